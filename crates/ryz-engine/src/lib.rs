@@ -1,0 +1,2 @@
+//! Requests in, token events out: sequences, scheduler, sampler.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Model files: untrusted bytes in, validated views out.
+#![forbid(unsafe_code)]

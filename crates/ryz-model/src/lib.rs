@@ -1,0 +1,2 @@
+//! Transformer architectures: weights, run state and the forward pass.
+#![forbid(unsafe_code)]

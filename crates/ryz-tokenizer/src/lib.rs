@@ -1,0 +1,2 @@
+//! Text to tokens and back, and chat templates.
+#![forbid(unsafe_code)]

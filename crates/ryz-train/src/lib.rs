@@ -1,0 +1,2 @@
+//! Quantisation-aware training and conversion.
+#![forbid(unsafe_code)]
