@@ -1,2 +1,44 @@
 //! Model files: untrusted bytes in, validated views out.
+//!
+//! Nothing here opens or reads a file: the caller gives byte slices and the file's length, and gets back headers whose
+//! every size, offset and shape has been checked, so that later code may index by them without asking again.
+//!
+//! - [`Gguf::parse`] reads a GGUF header; [`ModelHeader::merge`] joins the parts of a split model.
+//! - [`ModelConfig`] is what a model is, whatever file described it, checked against the shapes of its tensors.
+//! - [`TensorView`] is a tensor's bytes together with the promise that they are as many as its shape needs.
+//! - [`decode`] is the plain reference decoder of every block type, [`encode`] the inverse for those that we write.
+//!
+//! # Examples
+//!
+//! ```
+//! use ryz_format::{Gguf, GgufWriter, Value};
+//!
+//! let mut writer = GgufWriter::new();
+//! writer.push("general.architecture", Value::from("llama"))?;
+//! let mut file = Vec::new();
+//! writer.start(&mut file)?.finish()?;
+//!
+//! let gguf = Gguf::parse(&file, file.len() as u64)?;
+//! assert_eq!(gguf.metadata.get_str("general.architecture")?, "llama");
+//! # Ok::<(), ryz_format::FormatError>(())
+//! ```
 #![forbid(unsafe_code)]
+
+pub mod config;
+pub mod decode;
+mod dtype;
+pub mod encode;
+mod error;
+pub mod gguf;
+mod metadata;
+mod view;
+
+pub use config::{
+    Architecture, ExpectedTensor, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle,
+    TensorRole,
+};
+pub use dtype::DType;
+pub use error::FormatError;
+pub use gguf::{Gguf, GgufBody, GgufWriter, ModelHeader, SplitInfo, TensorInfo, split_paths};
+pub use metadata::{Array, Metadata, StringArray, Value};
+pub use view::TensorView;

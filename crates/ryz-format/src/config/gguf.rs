@@ -1,0 +1,306 @@
+//! [`ModelConfig`] from GGUF's keys, as llama.cpp writes and reads them.
+
+use super::{
+    Architecture, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle, validate::Keys,
+};
+use crate::{FormatError, Metadata, TensorInfo};
+
+impl Architecture {
+    fn from_gguf(name: &str) -> Option<Architecture> {
+        Some(match name {
+            // Microsoft's first files of the 2B-4T model are named `bitnet-25`.
+            "bitnet-b1.58" | "bitnet-25" => Architecture::BitnetB158,
+            "bitnet" => Architecture::Bitnet,
+            "llama" => Architecture::Llama,
+            "qwen3" => Architecture::Qwen3,
+            _ => return None,
+        })
+    }
+}
+
+/// Keys that change the function and that the forward pass does not have, with the value that changes nothing.
+const UNSUPPORTED: [(&str, f32); 7] = [
+    ("expert_count", 0.0),
+    ("attention.scale", 0.0),
+    ("attention.clamp_kqv", 0.0),
+    ("logit_scale", 1.0),
+    ("residual_scale", 1.0),
+    ("embedding_scale", 1.0),
+    ("attn_logit_softcapping", 0.0),
+];
+
+impl ModelConfig {
+    /// Reads a model's config and checks it against the tensors: each needed one is there in the shape needed.
+    ///
+    /// # Errors
+    ///
+    /// A key that is missing, of the wrong type or out of range; an architecture or feature that is not implemented; a
+    /// tensor that is missing, unknown or of the wrong shape.
+    pub fn from_gguf(
+        metadata: &Metadata,
+        tensors: &[TensorInfo],
+    ) -> Result<ModelConfig, FormatError> {
+        let config = ModelConfig::from_gguf_keys(metadata, tensors)?;
+        config.check_tensors(tensors)?;
+        Ok(config)
+    }
+
+    /// Reads a model's config without checking the shapes of tensors: enough for a file that has only a vocabulary.
+    /// What only the tensors tell (a tied head, biases) is taken from `tensors`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelConfig::from_gguf`], less those about tensors.
+    pub fn from_gguf_keys(
+        metadata: &Metadata,
+        tensors: &[TensorInfo],
+    ) -> Result<ModelConfig, FormatError> {
+        let name = metadata.get_str("general.architecture")?;
+        let architecture =
+            Architecture::from_gguf(name).ok_or_else(|| FormatError::UnsupportedArchitecture {
+                expected: Architecture::NAMES,
+                got: name.to_owned(),
+            })?;
+        let source = Source {
+            metadata,
+            prefix: name,
+        };
+        let has = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
+        let any_ends = |end: &str| tensors.iter().any(|tensor| tensor.name.ends_with(end));
+
+        let hidden_size = source.size("embedding_length")?;
+        let num_attention_heads = source.size("attention.head_count")?;
+        let num_key_value_heads = source
+            .find_size("attention.head_count_kv")?
+            .unwrap_or(num_attention_heads);
+        let head_dim = source.find_size("attention.key_length")?;
+        let key_head_dim = match head_dim {
+            Some(dim) => dim,
+            None => source.default_head_dim(hidden_size, num_attention_heads)?,
+        };
+        let value_head_dim = match source.find_size("attention.value_length")? {
+            Some(dim) => dim,
+            None if head_dim.is_none() => key_head_dim,
+            None => source.default_head_dim(hidden_size, num_attention_heads)?,
+        };
+        let is_bitnet = matches!(
+            architecture,
+            Architecture::BitnetB158 | Architecture::Bitnet
+        );
+        let max_position_embeddings = source.size("context_length")?;
+        let config = ModelConfig {
+            architecture,
+            hidden_size,
+            intermediate_size: source.size("feed_forward_length")?,
+            num_hidden_layers: source.size("block_count")?,
+            num_attention_heads,
+            num_key_value_heads,
+            key_head_dim,
+            value_head_dim,
+            rope_dim: source
+                .find_size("rope.dimension_count")?
+                .unwrap_or(key_head_dim),
+            vocab_size: source.vocab_size(tensors)?,
+            max_position_embeddings,
+            rms_norm_eps: metadata.get_f32(&source.key("attention.layer_norm_rms_epsilon"))?,
+            rope: RopeConfig {
+                theta: source.find_f32("rope.freq_base")?.unwrap_or(10000.0),
+                // llama's converters permute q and k; the others keep the order of the checkpoint.
+                style: if architecture == Architecture::Llama {
+                    RopeStyle::Norm
+                } else {
+                    RopeStyle::Neox
+                },
+                scaling: source.scaling(max_position_embeddings, has("rope_freqs.weight"))?,
+            },
+            hidden_act: if architecture == Architecture::BitnetB158 {
+                HiddenAct::Relu2
+            } else {
+                HiddenAct::Silu
+            },
+            tie_word_embeddings: !has("output.weight"),
+            attention_bias: has("blk.0.attn_q.bias"),
+            attention_output_bias: has("blk.0.attn_output.bias"),
+            sub_norms: is_bitnet,
+            qk_norm: architecture == Architecture::Qwen3,
+            weight_scales: any_ends(".scale"),
+        };
+        config.validate(&Keys {
+            name: &|field| source.key(gguf_key(field)),
+        })?;
+        source.refuse_unsupported(max_position_embeddings)?;
+        Ok(config)
+    }
+}
+
+/// GGUF's key for a Hugging Face field name.
+fn gguf_key(field: &'static str) -> &'static str {
+    match field {
+        "num_hidden_layers" => "block_count",
+        "hidden_size" => "embedding_length",
+        "intermediate_size" => "feed_forward_length",
+        "num_attention_heads" | "query_dim" | "attention_dim" => "attention.head_count",
+        "num_key_value_heads" => "attention.head_count_kv",
+        "head_dim" => "attention.key_length",
+        "value_head_dim" => "attention.value_length",
+        "max_position_embeddings" => "context_length",
+        "rope_dim" => "rope.dimension_count",
+        "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
+        "rope_theta" => "rope.freq_base",
+        "rope_scaling.factor" => "rope.scaling.factor",
+        "rope_scaling.attention_factor" => "rope.scaling.attn_factor",
+        "rope_scaling.beta_fast" => "rope.scaling.yarn_beta_fast",
+        "rope_scaling.beta_slow" => "rope.scaling.yarn_beta_slow",
+        "rope_scaling.ext_factor" => "rope.scaling.yarn_ext_factor",
+        "rope_scaling.original_max_position_embeddings" => "rope.scaling.original_context_length",
+        other => other,
+    }
+}
+
+/// The keys under one architecture's prefix.
+struct Source<'a> {
+    metadata: &'a Metadata,
+    prefix: &'a str,
+}
+
+impl Source<'_> {
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.prefix)
+    }
+
+    fn size(&self, name: &str) -> Result<usize, FormatError> {
+        self.metadata
+            .get_u32(&self.key(name))
+            .map(|size| size as usize)
+    }
+
+    fn find_size(&self, name: &str) -> Result<Option<usize>, FormatError> {
+        Ok(self
+            .metadata
+            .find_u32(&self.key(name))?
+            .map(|size| size as usize))
+    }
+
+    fn find_f32(&self, name: &str) -> Result<Option<f32>, FormatError> {
+        self.metadata.find_f32(&self.key(name))
+    }
+
+    /// The head size where no key gives it: the width divided among the heads.
+    fn default_head_dim(&self, hidden: usize, heads: usize) -> Result<usize, FormatError> {
+        if heads == 0 || !hidden.is_multiple_of(heads) {
+            return Err(FormatError::KeyValue {
+                key: self.key("attention.head_count"),
+                expected: format!("a divisor of the width {hidden}, where no key_length is given"),
+                got: heads.to_string(),
+            });
+        }
+        Ok(hidden / heads)
+    }
+
+    /// The key where there is one, else the tokenizer's list, else the embedding's rows; a list must fit in.
+    fn vocab_size(&self, tensors: &[TensorInfo]) -> Result<usize, FormatError> {
+        let tokens = self
+            .metadata
+            .find_strings("tokenizer.ggml.tokens")
+            .ok()
+            .flatten()
+            .map(|tokens| tokens.len());
+        let key = self.key("vocab_size");
+        let Some(vocab) = self.metadata.find_u32(&key)? else {
+            let rows = tensors
+                .iter()
+                .find(|tensor| tensor.name == "token_embd.weight")
+                .map(|tensor| tensor.rows);
+            return tokens.or(rows).ok_or(FormatError::MissingKey { key });
+        };
+        match tokens {
+            Some(tokens) if tokens > vocab as usize => Err(FormatError::KeyValue {
+                key,
+                expected: format!("at least the tokenizer's {tokens} tokens"),
+                got: vocab.to_string(),
+            }),
+            _ => Ok(vocab as usize),
+        }
+    }
+
+    /// As llama.cpp: the type defaults to linear, and a factor of 0, or none, to 1.
+    fn scaling(&self, context: usize, freq_factors: bool) -> Result<RopeScaling, FormatError> {
+        let kind_key = self.key("rope.scaling.type");
+        let kind = self.metadata.find_str(&kind_key)?.unwrap_or("linear");
+        let factor = match self.find_f32("rope.scaling.factor")? {
+            Some(factor) => factor,
+            None => self.find_f32("rope.scale_linear")?.unwrap_or(0.0),
+        };
+        let factor = if factor == 0.0 { 1.0 } else { factor };
+        let unsupported = || FormatError::UnsupportedValue {
+            key: kind_key.clone(),
+            got: kind.to_owned(),
+        };
+        match (kind, freq_factors) {
+            ("none", false) => Ok(RopeScaling::None),
+            ("linear", false) if factor == 1.0 => Ok(RopeScaling::None),
+            ("linear", false) => Ok(RopeScaling::Linear { factor }),
+            ("none", true) => Ok(RopeScaling::FreqFactors),
+            ("linear", true) if factor == 1.0 => Ok(RopeScaling::FreqFactors),
+            // Factors and another scaling at once: no model has both.
+            ("linear" | "yarn", true) => Err(FormatError::UnsupportedValue {
+                key: kind_key.clone(),
+                got: format!("{kind} together with rope_freqs.weight"),
+            }),
+            ("yarn", false) => self.yarn(factor, context),
+            _ => Err(unsupported()),
+        }
+    }
+
+    fn yarn(&self, factor: f32, context: usize) -> Result<RopeScaling, FormatError> {
+        let log_multiplier = "rope.scaling.yarn_log_multiplier";
+        if let Some(got) = self.find_f32(log_multiplier)?
+            && got != 0.0
+        {
+            return Err(FormatError::UnsupportedValue {
+                key: self.key(log_multiplier),
+                got: got.to_string(),
+            });
+        }
+        let or = |name, default| Ok::<f32, FormatError>(self.find_f32(name)?.unwrap_or(default));
+        // `attn_factor` is in real files; the yarn_* keys override llama.cpp's defaults since they exist.
+        let attn_factor = match self.find_f32("rope.scaling.yarn_attn_factor")? {
+            Some(yarn) => yarn * or("rope.scaling.attn_factor", 1.0)?,
+            None => or("rope.scaling.attn_factor", 1.0)?,
+        };
+        Ok(RopeScaling::Yarn {
+            factor,
+            original_context: self
+                .find_size("rope.scaling.original_context_length")?
+                .unwrap_or(context),
+            attn_factor,
+            beta_fast: or("rope.scaling.yarn_beta_fast", 32.0)?,
+            beta_slow: or("rope.scaling.yarn_beta_slow", 1.0)?,
+            ext_factor: or("rope.scaling.yarn_ext_factor", 1.0)?,
+        })
+    }
+
+    /// Refuses features that would change the function if they were passed over.
+    fn refuse_unsupported(&self, context: usize) -> Result<(), FormatError> {
+        for (name, neutral) in UNSUPPORTED {
+            let key = self.key(name);
+            let got = match self.metadata.find_f32(&key) {
+                Ok(got) => got.unwrap_or(neutral),
+                Err(_) => self.metadata.get_u32(&key)? as f32,
+            };
+            if got != neutral {
+                return Err(FormatError::UnsupportedValue {
+                    key,
+                    got: got.to_string(),
+                });
+            }
+        }
+        match self.find_size("attention.sliding_window")? {
+            Some(window) if (1..context).contains(&window) => Err(FormatError::UnsupportedValue {
+                key: self.key("attention.sliding_window"),
+                got: window.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What a model is, whatever file described it: dimensions, positions, activations, and the tensors these ask for.
+
+mod gguf;
+mod rope;
+mod tensors;
+mod validate;
+
+pub use rope::{RopeConfig, RopeScaling, RopeStyle};
+pub use tensors::{ExpectedTensor, TensorRole};
+
+/// The architectures that the forward pass implements; they differ by the data in [`ModelConfig`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Architecture {
+    /// BitNet b1.58 as microsoft/bitnet-b1.58-2B-4T: sub-norms, squared ReLU.
+    BitnetB158,
+    /// BitNet as llama.cpp's `bitnet`: sub-norms, SiLU.
+    Bitnet,
+    /// Llama and the many models of its shape.
+    Llama,
+    /// Qwen3: a norm on each head of q and k.
+    Qwen3,
+}
+
+impl Architecture {
+    /// The names for messages.
+    pub(crate) const NAMES: &'static str = "bitnet-b1.58, bitnet-25, bitnet, llama, qwen3";
+
+    /// The name in GGUF files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Architecture::BitnetB158 => "bitnet-b1.58",
+            Architecture::Bitnet => "bitnet",
+            Architecture::Llama => "llama",
+            Architecture::Qwen3 => "qwen3",
+        }
+    }
+}
+
+/// The activation between the feed-forward layer's gate and its product with up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HiddenAct {
+    /// x · sigmoid(x)
+    Silu,
+    /// max(x, 0)²
+    Relu2,
+}
+
+/// A model's dimensions and rules, with Hugging Face's field names, checked against each other and against limits, so
+/// that sizes computed from them cannot overflow.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ModelConfig {
+    /// The architecture.
+    pub architecture: Architecture,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads; divides `num_attention_heads`.
+    pub num_key_value_heads: usize,
+    /// Width of a query or key head; `num_attention_heads` × this need not be `hidden_size`.
+    pub key_head_dim: usize,
+    /// Width of a value head.
+    pub value_head_dim: usize,
+    /// Leading elements of a query or key head that are rotated; even, at most `key_head_dim`.
+    pub rope_dim: usize,
+    /// Rows of the embedding and of the head.
+    pub vocab_size: usize,
+    /// The context that the model was made for. Size nothing by it without a limit of your own.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in every RMSNorm; finite, at least 0.
+    pub rms_norm_eps: f32,
+    /// Positions.
+    pub rope: RopeConfig,
+    /// The feed-forward layer's activation.
+    pub hidden_act: HiddenAct,
+    /// Whether the head is the embedding (there is no `output.weight`).
+    pub tie_word_embeddings: bool,
+    /// Whether q, k and v have biases.
+    pub attention_bias: bool,
+    /// Whether the attention's output projection has a bias.
+    pub attention_output_bias: bool,
+    /// Whether there are norms before the attention's output projection and before down.
+    pub sub_norms: bool,
+    /// Whether each head of q and k is normalised before its rotation.
+    pub qk_norm: bool,
+    /// Whether linear layers may have a scale in a tensor of its own (`blk.N.attn_q.scale`, one f32 that multiplies the
+    /// output): files that llama.cpp converted from BitNet's Hugging Face checkpoints have them.
+    pub weight_scales: bool,
+}
+
+impl ModelConfig {
+    /// Width of all query heads together.
+    pub fn query_dim(&self) -> usize {
+        self.num_attention_heads * self.key_head_dim
+    }
+
+    /// Width of all key heads together.
+    pub fn key_dim(&self) -> usize {
+        self.num_key_value_heads * self.key_head_dim
+    }
+
+    /// Width of all value heads together.
+    pub fn value_dim(&self) -> usize {
+        self.num_key_value_heads * self.value_head_dim
+    }
+
+    /// Width of the attention's output before its projection.
+    pub fn attention_dim(&self) -> usize {
+        self.num_attention_heads * self.value_head_dim
+    }
+}

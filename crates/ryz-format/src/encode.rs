@@ -1,0 +1,132 @@
+//! Encoders, the inverse of [`crate::decode`] for the types that are written: ternary codes and plain numbers to blocks.
+
+use half::{bf16, f16};
+
+use crate::DType;
+
+/// Encodes ternary codes t + 1 to whole blocks and appends them, for `I2_S` with its tail; give it whole tensors then.
+///
+/// `scales` has one scale a block (rounded to fp16, as the blocks store it), for `I2_S` one in all (kept in fp32).
+/// Given the codes and scales of an existing file it gives that file's bytes.
+///
+/// # Panics
+///
+/// When the type is not ternary or is [`DType::HfPacked`], the codes are not whole blocks, the scales are not as many as
+/// said above, or a code is over 2 (over 3 for `TQ2_0` and `Q2_0`).
+pub fn encode_ternary(dtype: DType, codes: &[u8], scales: &[f32], out: &mut Vec<u8>) {
+    assert!(
+        dtype.is_ternary() && dtype != DType::HfPacked,
+        "{dtype} is not written"
+    );
+    let block_values = dtype.block_values();
+    assert!(
+        codes.len().is_multiple_of(block_values),
+        "{} codes are no whole blocks of {dtype}",
+        codes.len()
+    );
+    let blocks = codes.len() / block_values;
+    assert_eq!(
+        scales.len(),
+        if dtype == DType::I2S { 1 } else { blocks },
+        "scales of {dtype}"
+    );
+    let max = if matches!(dtype, DType::TQ1_0 | DType::I2S) {
+        2
+    } else {
+        3
+    };
+    assert!(
+        codes.iter().all(|&code| code <= max),
+        "codes of {dtype} are at most {max}"
+    );
+
+    out.reserve(blocks * dtype.block_bytes() + dtype.tail_bytes());
+    for (n, block) in codes.chunks_exact(block_values).enumerate() {
+        let scale = || f16::from_f32(scales[n]).to_le_bytes();
+        match dtype {
+            DType::TQ1_0 => {
+                out.extend((0..32).map(|m| trits(block, m, 32, 5)));
+                out.extend((0..16).map(|m| trits(block, 160 + m, 16, 5)));
+                out.extend((0..4).map(|m| trits(block, 240 + m, 4, 4)));
+                out.extend(scale());
+            }
+            DType::TQ2_0 => {
+                out.extend((0..64).map(|i| pairs(block, 128 * (i / 32) + i % 32, 32)));
+                out.extend(scale());
+            }
+            DType::Q2_0G64 | DType::Q2_0G128 => {
+                out.extend(scale());
+                out.extend((0..block_values / 4).map(|i| pairs(block, 4 * i, 1)));
+            }
+            DType::I2S => out.extend((0..32).map(|m| pairs(block, m, 32).reverse_pairs())),
+            _ => unreachable!("not ternary, or refused above"),
+        }
+    }
+    if dtype == DType::I2S {
+        out.extend(scales[0].to_le_bytes());
+        out.extend([0; 28]);
+    }
+}
+
+/// Encodes floats as `F32`, `F16` or `BF16` (round to nearest, ties to even), or `Q8_0` as ggml's reference does
+/// (d = max|w| / 127 rounded to fp16, q = w·(1/d) with the unrounded d, halves away from zero), and appends them.
+///
+/// # Panics
+///
+/// For another type, or when `values` is not a whole number of blocks.
+pub fn encode_floats(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
+    match dtype {
+        DType::F32 => out.extend(values.iter().flat_map(|v| v.to_le_bytes())),
+        DType::F16 => out.extend(values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes())),
+        DType::BF16 => out.extend(values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes())),
+        DType::Q8_0 => {
+            let (blocks, rest) = values.as_chunks::<32>();
+            assert!(
+                rest.is_empty(),
+                "{} values are no whole blocks of {dtype}",
+                values.len()
+            );
+            for block in blocks {
+                let d = block.iter().fold(0f32, |max, v| max.max(v.abs())) / 127.0;
+                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                out.extend(f16::from_f32(d).to_le_bytes());
+                out.extend(
+                    block
+                        .iter()
+                        .map(|v| ((v * inverse).round() as i8).cast_unsigned()),
+                );
+            }
+        }
+        _ => panic!("{dtype} is not written from floats"),
+    }
+}
+
+/// One byte of `count` trits, the first most significant, scaled by ceil(q·256/243); four trits count as five with a zero.
+fn trits(codes: &[u8], first: usize, step: usize, count: usize) -> u8 {
+    let q = (0..5).fold(0u16, |q, n| {
+        3 * q
+            + if n < count {
+                codes[first + n * step].into()
+            } else {
+                0
+            }
+    });
+    ((q * 256).div_ceil(243)) as u8
+}
+
+/// One byte of four codes, the first in the low bits.
+fn pairs(codes: &[u8], first: usize, step: usize) -> u8 {
+    (0..4).fold(0, |byte, l| byte | codes[first + l * step] << (2 * l))
+}
+
+trait ReversePairs {
+    fn reverse_pairs(self) -> Self;
+}
+
+impl ReversePairs for u8 {
+    /// The four bit pairs in the other order: `I2_S` has the first code in the high bits.
+    fn reverse_pairs(self) -> u8 {
+        let nibbles = self.rotate_left(4);
+        (nibbles & 0x33) << 2 | (nibbles >> 2) & 0x33
+    }
+}

@@ -1,0 +1,301 @@
+//! Everything that can be wrong with a model file, each fault with its place, what was expected and what was there.
+
+use std::{fmt, io};
+
+/// A fault of a model file, or a feature of it that is not handled.
+///
+/// Callers know the file's path, this crate does not: they add it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// The prefix given is shorter than the header; come back with at least `needed` bytes.
+    #[error("header continues past the {got} bytes given: at least {needed} are needed")]
+    Incomplete {
+        /// Bytes from the start of the file that are needed to get further.
+        needed: u64,
+        /// Bytes that were given.
+        got: u64,
+    },
+    /// The file ends inside something.
+    #[error("file ends inside {what}: expected {expected} bytes at offset {offset}, got {got}")]
+    Truncated {
+        /// What was being read.
+        what: &'static str,
+        /// Where it begins.
+        offset: u64,
+        /// Bytes that it needs.
+        expected: u64,
+        /// Bytes that the file has left.
+        got: u64,
+    },
+    /// The first four bytes are not `GGUF`.
+    #[error("not a GGUF file: expected magic \"GGUF\", got {}", Shown(&String::from_utf8_lossy(got)))]
+    BadMagic {
+        /// The first four bytes.
+        got: [u8; 4],
+    },
+    /// The version is not 2 or 3.
+    #[error("GGUF version: expected 2 or 3 (little endian), got {got:#x}")]
+    BadVersion {
+        /// The version field.
+        got: u32,
+    },
+    /// A count or length is over a limit that no real file reaches.
+    #[error("{what}: expected at most {limit}, got {got}")]
+    LimitExceeded {
+        /// What was counted.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// The count in the file.
+        got: u64,
+    },
+    /// Text that is not UTF-8, or is empty where a name is needed.
+    #[error("{what} at offset {offset} is not {expected}")]
+    BadText {
+        /// What was being read.
+        what: &'static str,
+        /// Where its bytes begin.
+        offset: u64,
+        /// What it should have been.
+        expected: &'static str,
+    },
+    /// A key occurs twice.
+    #[error("metadata key {} occurs twice", Shown(key))]
+    DuplicateKey {
+        /// The key.
+        key: String,
+    },
+    /// A value's type id is not one of GGUF's.
+    #[error(
+        "metadata key {}: expected a value type 0 to 12, got {got:#x}",
+        Shown(key)
+    )]
+    BadValueType {
+        /// The key.
+        key: String,
+        /// The type id.
+        got: u32,
+    },
+    /// An array of arrays.
+    #[error("metadata key {}: nested arrays are not supported", Shown(key))]
+    NestedArray {
+        /// The key.
+        key: String,
+    },
+    /// A required key or field is not there.
+    #[error("metadata key {} is missing", Shown(key))]
+    MissingKey {
+        /// The key.
+        key: String,
+    },
+    /// A value has the wrong type.
+    #[error("metadata key {}: expected {expected}, got {got}", Shown(key))]
+    KeyType {
+        /// The key.
+        key: String,
+        /// The type that was needed.
+        expected: &'static str,
+        /// The type in the file.
+        got: &'static str,
+    },
+    /// A value has the right type and is still impossible.
+    #[error("metadata key {}: expected {expected}, got {}", Shown(key), Shown(got))]
+    KeyValue {
+        /// The key.
+        key: String,
+        /// What was needed.
+        expected: String,
+        /// The value in the file.
+        got: String,
+    },
+    /// A well-formed value that asks for something that is not implemented.
+    #[error("{} is not supported: got {}", Shown(key), Shown(got))]
+    UnsupportedValue {
+        /// The key or field.
+        key: String,
+        /// The value in the file.
+        got: String,
+    },
+    /// The architecture is not one of those implemented.
+    #[error(
+        "architecture {} is not supported: expected one of {expected}",
+        Shown(got)
+    )]
+    UnsupportedArchitecture {
+        /// The architectures that are.
+        expected: &'static str,
+        /// The architecture in the file.
+        got: String,
+    },
+    /// Two tensors have one name.
+    #[error("tensor {} occurs twice", Shown(name))]
+    DuplicateTensor {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor's dimensions are impossible.
+    #[error("tensor {}: expected {expected}, got {got}", Shown(name))]
+    BadShape {
+        /// The tensor.
+        name: String,
+        /// What was needed.
+        expected: String,
+        /// What the file says.
+        got: String,
+    },
+    /// A tensor's type is unknown, removed, or not implemented.
+    #[error("tensor {}: type id {type_id} is not supported", Shown(name))]
+    UnsupportedType {
+        /// The tensor.
+        name: String,
+        /// GGUF's id or the other format's name of the type.
+        type_id: String,
+    },
+    /// A tensor has a type that its place does not allow.
+    #[error("tensor {}: expected type {expected}, got {got}", Shown(name))]
+    BadType {
+        /// The tensor.
+        name: String,
+        /// The types allowed.
+        expected: &'static str,
+        /// The type in the file.
+        got: String,
+    },
+    /// A tensor's offset is not a multiple of the alignment.
+    #[error(
+        "tensor {}: expected an offset that is a multiple of {alignment}, got {offset}",
+        Shown(name)
+    )]
+    Misaligned {
+        /// The tensor.
+        name: String,
+        /// The file's alignment.
+        alignment: u64,
+        /// The offset in the data section.
+        offset: u64,
+    },
+    /// A tensor's data reach past the end of the file.
+    #[error(
+        "tensor {}: {bytes} bytes at offset {offset} of the data end past the file's {file_len} bytes",
+        Shown(name)
+    )]
+    OutOfFile {
+        /// The tensor.
+        name: String,
+        /// Its offset in the data section.
+        offset: u64,
+        /// Its size.
+        bytes: u64,
+        /// The file's length.
+        file_len: u64,
+    },
+    /// Two tensors share bytes.
+    #[error("tensor {} overlaps tensor {}", Shown(name), Shown(other))]
+    Overlap {
+        /// The later tensor.
+        name: String,
+        /// The tensor that it begins inside of.
+        other: String,
+    },
+    /// The file's Q2_0 tensors fit neither or both of the layouts with groups of 64 and of 128.
+    #[error(
+        "tensor {}: Q2_0 needs {g64} bytes in groups of 64 or {g128} in groups of 128, got {got} bytes, which {verdict}",
+        Shown(name)
+    )]
+    Q2Layout {
+        /// The first tensor that does not fit.
+        name: String,
+        /// Bytes, with padding, in groups of 64.
+        g64: u64,
+        /// Bytes, with padding, in groups of 128.
+        g128: u64,
+        /// Bytes up to the next tensor or the end of the file.
+        got: u64,
+        /// `fit neither` or `fit both`.
+        verdict: &'static str,
+    },
+    /// A tensor that the architecture needs is not there.
+    #[error("tensor {} is missing", Shown(name))]
+    MissingTensor {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor that the architecture does not know; leaving it out would change the model's function.
+    #[error(
+        "tensor {} is not part of the {architecture} architecture",
+        Shown(name)
+    )]
+    UnexpectedTensor {
+        /// The tensor.
+        name: String,
+        /// The architecture.
+        architecture: &'static str,
+    },
+    /// The parts of a split model do not belong together.
+    #[error("split model, part {part}: expected {what} {expected}, got {got}")]
+    BadSplit {
+        /// The part, from 0.
+        part: usize,
+        /// What does not agree.
+        what: &'static str,
+        /// What was needed.
+        expected: u64,
+        /// What the part says.
+        got: u64,
+    },
+    /// A slice has another length than the shape and type need.
+    #[error("tensor {}: expected {expected} bytes, got {got}", Shown(name))]
+    ByteCount {
+        /// The tensor.
+        name: String,
+        /// Bytes that the shape and type need.
+        expected: u64,
+        /// Bytes that were given.
+        got: u64,
+    },
+    /// The sink of a writer failed.
+    #[error("cannot write {what}")]
+    Write {
+        /// What was being written.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl FormatError {
+    /// Whether a longer prefix of the same file may do.
+    pub fn is_incomplete(&self) -> bool {
+        matches!(self, FormatError::Incomplete { .. })
+    }
+
+    /// A stable code for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            FormatError::NestedArray { .. }
+            | FormatError::UnsupportedValue { .. }
+            | FormatError::UnsupportedArchitecture { .. }
+            | FormatError::UnsupportedType { .. }
+            | FormatError::UnexpectedTensor { .. } => "UNSUPPORTED",
+            // Version 1, and the versions that we read in the other byte order, are well formed.
+            FormatError::BadVersion {
+                got: 1 | 0x0200_0000 | 0x0300_0000,
+            } => "UNSUPPORTED",
+            FormatError::Write { .. } => "IO",
+            _ => "INVALID_FILE",
+        }
+    }
+}
+
+/// Text from a file as an error message may show it: quoted, escaped, and cut after 64 characters.
+pub(crate) struct Shown<'a>(pub &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.char_indices().nth(64) {
+            Some((end, _)) => write!(f, "{:?}… ({} bytes)", &self.0[..end], self.0.len()),
+            None => write!(f, "{:?}", self.0),
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Parsing of the header: counts, pairs, tensor infos.
+
+use super::{DEFAULT_ALIGNMENT, Gguf, layout, reader::Reader};
+use crate::{Array, FormatError, Metadata, StringArray, Value};
+
+/// More than any real file has, and few enough that the parsed form of so many stays within twice the file.
+const MAX_PAIRS: u64 = 1 << 16;
+const MAX_TENSORS: u64 = 1 << 18;
+/// The format's limit on keys.
+const MAX_KEY_BYTES: u64 = 65535;
+/// The format's limit on tensor names.
+const MAX_NAME_BYTES: u64 = 64;
+/// The least bytes of a pair (1-byte key, u8) and of a tensor info (1-byte name, no dimension).
+const MIN_PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
+const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 4 + 8;
+
+pub(super) fn parse(prefix: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
+    let mut reader = Reader::new(prefix, file_len);
+    let magic = reader.bytes::<4>("the magic")?;
+    if magic != *b"GGUF" {
+        return Err(FormatError::BadMagic { got: magic });
+    }
+    let version = reader.u32("the version")?;
+    if !matches!(version, 2 | 3) {
+        return Err(FormatError::BadVersion { got: version });
+    }
+    let tensor_count = count(
+        &mut reader,
+        "the tensor count",
+        MAX_TENSORS,
+        MIN_TENSOR_BYTES,
+    )?;
+    let pair_count = count(
+        &mut reader,
+        "the metadata pair count",
+        MAX_PAIRS,
+        MIN_PAIR_BYTES,
+    )?;
+
+    let mut pairs = Vec::new();
+    for _ in 0..pair_count {
+        let key = reader.name("a metadata key", MAX_KEY_BYTES)?;
+        pairs.push((key.to_owned(), value(&mut reader, key)?));
+    }
+    let metadata = Metadata::from_pairs(pairs)?;
+    let alignment = alignment(&metadata)?;
+
+    let mut raw = Vec::new();
+    for _ in 0..tensor_count {
+        raw.push(tensor(&mut reader)?);
+    }
+    let data_start = reader
+        .offset()
+        .checked_next_multiple_of(alignment)
+        .unwrap_or(u64::MAX);
+    let tensors = layout::place(&raw, data_start, alignment, file_len)?;
+    Ok(Gguf {
+        version,
+        metadata,
+        tensors,
+        data_start,
+        alignment,
+    })
+}
+
+fn count(
+    reader: &mut Reader<'_>,
+    what: &'static str,
+    limit: u64,
+    least_bytes: u64,
+) -> Result<u64, FormatError> {
+    let count = reader.u64(what)?;
+    if count > limit {
+        return Err(FormatError::LimitExceeded {
+            what,
+            limit,
+            got: count,
+        });
+    }
+    reader.require(what, count * least_bytes)?;
+    Ok(count)
+}
+
+fn alignment(metadata: &Metadata) -> Result<u64, FormatError> {
+    let key = "general.alignment";
+    let alignment = metadata.find_u32(key)?.map_or(DEFAULT_ALIGNMENT, u64::from);
+    if alignment < 8 || !alignment.is_power_of_two() {
+        return Err(FormatError::KeyValue {
+            key: key.to_owned(),
+            expected: "a power of two, at least 8".to_owned(),
+            got: alignment.to_string(),
+        });
+    }
+    Ok(alignment)
+}
+
+fn value(reader: &mut Reader<'_>, key: &str) -> Result<Value, FormatError> {
+    const WHAT: &str = "a metadata value";
+    let value_type = reader.u32(WHAT)?;
+    Ok(match value_type {
+        0 => Value::U8(reader.u8(WHAT)?),
+        1 => Value::I8(reader.u8(WHAT)?.cast_signed()),
+        2 => Value::U16(u16::from_le_bytes(reader.bytes(WHAT)?)),
+        3 => Value::I16(i16::from_le_bytes(reader.bytes(WHAT)?)),
+        4 => Value::U32(reader.u32(WHAT)?),
+        5 => Value::I32(reader.u32(WHAT)?.cast_signed()),
+        6 => Value::F32(f32::from_le_bytes(reader.bytes(WHAT)?)),
+        7 => Value::Bool(boolean(reader.u8(WHAT)?, key)?),
+        8 => Value::String(reader.string(WHAT)?.to_owned()),
+        9 => Value::Array(array(reader, key)?),
+        10 => Value::U64(reader.u64(WHAT)?),
+        11 => Value::I64(reader.u64(WHAT)?.cast_signed()),
+        12 => Value::F64(f64::from_le_bytes(reader.bytes(WHAT)?)),
+        got => {
+            return Err(FormatError::BadValueType {
+                key: key.to_owned(),
+                got,
+            });
+        }
+    })
+}
+
+fn boolean(byte: u8, key: &str) -> Result<bool, FormatError> {
+    match byte {
+        0 => Ok(false),
+        1 => Ok(true),
+        got => Err(FormatError::KeyValue {
+            key: key.to_owned(),
+            expected: "a bool byte 0 or 1".to_owned(),
+            got: got.to_string(),
+        }),
+    }
+}
+
+fn array(reader: &mut Reader<'_>, key: &str) -> Result<Array, FormatError> {
+    const WHAT: &str = "a metadata array";
+    let element_type = reader.u32(WHAT)?;
+    let count = reader.u64(WHAT)?;
+
+    /// Takes `count` elements of N bytes: the length is checked before anything is allocated.
+    fn elements<const N: usize, T>(
+        reader: &mut Reader<'_>,
+        count: u64,
+        read: impl Fn([u8; N]) -> T,
+    ) -> Result<Vec<T>, FormatError> {
+        let bytes = reader.take(WHAT, count.saturating_mul(N as u64))?;
+        Ok(bytes
+            .as_chunks::<N>()
+            .0
+            .iter()
+            .map(|chunk| read(*chunk))
+            .collect())
+    }
+
+    Ok(match element_type {
+        0 => Array::U8(elements(reader, count, u8::from_le_bytes)?),
+        1 => Array::I8(elements(reader, count, i8::from_le_bytes)?),
+        2 => Array::U16(elements(reader, count, u16::from_le_bytes)?),
+        3 => Array::I16(elements(reader, count, i16::from_le_bytes)?),
+        4 => Array::U32(elements(reader, count, u32::from_le_bytes)?),
+        5 => Array::I32(elements(reader, count, i32::from_le_bytes)?),
+        6 => Array::F32(elements(reader, count, f32::from_le_bytes)?),
+        7 => {
+            let bytes = elements(reader, count, |[byte]: [u8; 1]| byte)?;
+            Array::Bool(
+                bytes
+                    .into_iter()
+                    .map(|byte| boolean(byte, key))
+                    .collect::<Result<_, _>>()?,
+            )
+        }
+        8 => Array::Strings(strings(reader, count)?),
+        9 => {
+            return Err(FormatError::NestedArray {
+                key: key.to_owned(),
+            });
+        }
+        10 => Array::U64(elements(reader, count, u64::from_le_bytes)?),
+        11 => Array::I64(elements(reader, count, i64::from_le_bytes)?),
+        12 => Array::F64(elements(reader, count, f64::from_le_bytes)?),
+        got => {
+            return Err(FormatError::BadValueType {
+                key: key.to_owned(),
+                got,
+            });
+        }
+    })
+}
+
+/// Reads the strings twice: once for their total length, so that the second time allocates exactly.
+fn strings(reader: &mut Reader<'_>, count: u64) -> Result<StringArray, FormatError> {
+    const WHAT: &str = "an array of strings";
+    reader.require(WHAT, count.saturating_mul(8))?;
+    let mut ahead = reader.fork();
+    let mut bytes = 0;
+    for _ in 0..count {
+        bytes += ahead.string(WHAT)?.len() as u64;
+    }
+    let limit = u64::from(u32::MAX);
+    if bytes > limit {
+        return Err(FormatError::LimitExceeded {
+            what: "the text of an array of strings",
+            limit,
+            got: bytes,
+        });
+    }
+    let mut array = StringArray::with_capacity(count as usize, bytes as usize);
+    for _ in 0..count {
+        array.push(reader.string(WHAT)?);
+    }
+    Ok(array)
+}
+
+fn tensor<'a>(reader: &mut Reader<'a>) -> Result<layout::RawTensor<'a>, FormatError> {
+    const WHAT: &str = "a tensor info";
+    let name = reader.name("a tensor name", MAX_NAME_BYTES)?;
+    let rank = reader.u32(WHAT)?;
+    let bad_shape = |expected: &str, got: u64| FormatError::BadShape {
+        name: name.to_owned(),
+        expected: expected.to_owned(),
+        got: got.to_string(),
+    };
+    if rank > 4 {
+        return Err(bad_shape("at most 4 dimensions", rank.into()));
+    }
+    let mut dims = [1u64; 4];
+    for dim in &mut dims[..rank as usize] {
+        *dim = reader.u64(WHAT)?;
+        if *dim == 0 || i64::try_from(*dim).is_err() {
+            return Err(bad_shape("dimensions 1 to 2^63 - 1", *dim));
+        }
+    }
+    let type_id = reader.u32(WHAT)?;
+    let offset = reader.u64(WHAT)?;
+    Ok(layout::RawTensor {
+        name,
+        rank: rank as usize,
+        dims,
+        type_id,
+        offset,
+    })
+}

@@ -1,0 +1,237 @@
+//! Where each tensor lies: its type, its size, and the checks that keep it inside the file and off its neighbours.
+
+use crate::{DType, FormatError};
+
+/// A tensor's place in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TensorInfo {
+    /// The name, at most 64 bytes.
+    pub name: String,
+    /// How the elements are stored; both layouts of `Q2_0` are told apart already.
+    pub dtype: DType,
+    /// The product of all dimensions but the first; 1 for a vector.
+    pub rows: usize,
+    /// The first dimension, along which elements are contiguous.
+    pub cols: usize,
+    /// All dimensions in the file's order, the contiguous one first.
+    pub shape: Vec<u64>,
+    /// Where the data begin, in bytes from the start of the file.
+    pub offset: u64,
+    /// How many they are, with the tail of `I2_S` and without padding.
+    pub bytes: u64,
+    /// Which file of a split model holds it, from 0.
+    pub shard: usize,
+}
+
+/// A tensor info as it stands in the header.
+pub(super) struct RawTensor<'a> {
+    pub name: &'a str,
+    pub rank: usize,
+    pub dims: [u64; 4],
+    pub type_id: u32,
+    /// From the start of the data.
+    pub offset: u64,
+}
+
+/// `Q2_0`: two layouts with one type id.
+const Q2_0: u32 = 42;
+
+/// Types and sizes all tensors and checks that they fit.
+pub(super) fn place(
+    raw: &[RawTensor<'_>],
+    data_start: u64,
+    alignment: u64,
+    file_len: u64,
+) -> Result<Vec<TensorInfo>, FormatError> {
+    let data_len = file_len.saturating_sub(data_start);
+    check_names(raw)?;
+
+    // In the order of their offsets each tensor has the room up to the next one.
+    let mut by_offset: Vec<u32> = (0..raw.len() as u32).collect();
+    by_offset.sort_by_key(|&i| raw[i as usize].offset);
+    let mut room = vec![0; raw.len()];
+    for (n, &i) in by_offset.iter().enumerate() {
+        let tensor = &raw[i as usize];
+        if !tensor.offset.is_multiple_of(alignment) {
+            return Err(FormatError::Misaligned {
+                name: tensor.name.to_owned(),
+                alignment,
+                offset: tensor.offset,
+            });
+        }
+        let end = by_offset
+            .get(n + 1)
+            .map_or(data_len, |&next| raw[next as usize].offset);
+        room[i as usize] = end.saturating_sub(tensor.offset);
+    }
+    let last = by_offset.last().map(|&i| i as usize);
+    let q2_0 = q2_layout(raw, &room, last, alignment)?;
+
+    let mut tensors = Vec::with_capacity(raw.len());
+    for tensor in raw {
+        tensors.push(info(tensor, q2_0, data_start, data_len, file_len)?);
+    }
+    for pair in by_offset.windows(2) {
+        let (earlier, later) = (&tensors[pair[0] as usize], &tensors[pair[1] as usize]);
+        if earlier.offset + earlier.bytes > later.offset {
+            return Err(FormatError::Overlap {
+                name: later.name.clone(),
+                other: earlier.name.clone(),
+            });
+        }
+    }
+    Ok(tensors)
+}
+
+fn check_names(raw: &[RawTensor<'_>]) -> Result<(), FormatError> {
+    let mut names: Vec<&str> = raw.iter().map(|tensor| tensor.name).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => Err(FormatError::DuplicateTensor {
+            name: pair[0].to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// One tensor, inside the file.
+fn info(
+    tensor: &RawTensor<'_>,
+    q2_0: DType,
+    data_start: u64,
+    data_len: u64,
+    file_len: u64,
+) -> Result<TensorInfo, FormatError> {
+    let name = tensor.name.to_owned();
+    let dtype = match tensor.type_id {
+        Q2_0 => q2_0,
+        id => match DType::ALL
+            .into_iter()
+            .find(|dtype| dtype.gguf_id() == Some(id))
+        {
+            Some(dtype) => dtype,
+            None => {
+                return Err(FormatError::UnsupportedType {
+                    name,
+                    type_id: id.to_string(),
+                });
+            }
+        },
+    };
+    let (rows, cols) = tensor.rows_and_cols()?;
+    let Some(bytes) = dtype.tensor_bytes(rows, cols) else {
+        return Err(FormatError::BadShape {
+            name,
+            expected: format!("rows of whole {dtype} blocks of {}", dtype.block_values()),
+            got: tensor.shape_text(),
+        });
+    };
+    if tensor
+        .offset
+        .checked_add(bytes)
+        .is_none_or(|end| end > data_len)
+    {
+        return Err(FormatError::OutOfFile {
+            name,
+            offset: tensor.offset,
+            bytes,
+            file_len,
+        });
+    }
+    let shape = tensor.dims[..tensor.rank].to_vec();
+    Ok(TensorInfo {
+        name,
+        dtype,
+        rows,
+        cols,
+        shape,
+        offset: data_start + tensor.offset,
+        bytes,
+        shard: 0,
+    })
+}
+
+/// Decides which layout the file's `Q2_0` tensors have: the one in which every one of them fills, up to padding, exactly
+/// the room to the next tensor. After the last tensor of a file there may be other bytes, so that for it filling the
+/// room exactly is asked only when nothing else decides.
+fn q2_layout(
+    raw: &[RawTensor<'_>],
+    room: &[u64],
+    last: Option<usize>,
+    alignment: u64,
+) -> Result<DType, FormatError> {
+    let layouts = [DType::Q2_0G64, DType::Q2_0G128];
+    let mut fits = [true; 2];
+    let mut fills = [true; 2];
+    let mut subject = None;
+    for (i, tensor) in raw
+        .iter()
+        .enumerate()
+        .filter(|(_, tensor)| tensor.type_id == Q2_0)
+    {
+        let (rows, cols) = tensor.rows_and_cols()?;
+        let before = fits;
+        let mut padded = [0; 2];
+        for (n, layout) in layouts.into_iter().enumerate() {
+            let Some(bytes) = layout.tensor_bytes(rows, cols) else {
+                fits[n] = false;
+                continue;
+            };
+            padded[n] = bytes
+                .checked_next_multiple_of(alignment)
+                .unwrap_or(u64::MAX);
+            // The padding after a file's last tensor may be missing.
+            let exact = padded[n] == room[i] || (last == Some(i) && bytes == room[i]);
+            fills[n] &= exact;
+            fits[n] &= exact || (last == Some(i) && bytes <= room[i]);
+        }
+        // The error names the tensor that left no layout, or failing that the last of those that leave both.
+        if before != [false; 2] {
+            subject = Some((tensor.name, padded, room[i]));
+        }
+    }
+    let Some((name, [g64, g128], got)) = subject else {
+        return Ok(DType::Q2_0G64);
+    };
+    match (fits, fills) {
+        ([true, false], _) | ([true, true], [true, false]) => Ok(DType::Q2_0G64),
+        ([false, true], _) | ([true, true], [false, true]) => Ok(DType::Q2_0G128),
+        (fits, _) => Err(FormatError::Q2Layout {
+            name: name.to_owned(),
+            g64,
+            g128,
+            got,
+            verdict: if fits[0] { "fit both" } else { "fit neither" },
+        }),
+    }
+}
+
+impl RawTensor<'_> {
+    fn rows_and_cols(&self) -> Result<(usize, usize), FormatError> {
+        let rows = self.dims[1..]
+            .iter()
+            .try_fold(1u64, |product, &dim| product.checked_mul(dim));
+        // The number of elements must fit too, whatever their size.
+        let counts = rows.and_then(|rows| {
+            rows.checked_mul(self.dims[0])?;
+            Some((
+                usize::try_from(rows).ok()?,
+                usize::try_from(self.dims[0]).ok()?,
+            ))
+        });
+        counts.ok_or_else(|| FormatError::BadShape {
+            name: self.name.to_owned(),
+            expected: "fewer than 2^64 elements".to_owned(),
+            got: self.shape_text(),
+        })
+    }
+
+    fn shape_text(&self) -> String {
+        self.dims[..self.rank]
+            .iter()
+            .map(u64::to_string)
+            .collect::<Vec<_>>()
+            .join(" × ")
+    }
+}

@@ -1,0 +1,55 @@
+//! GGUF, versions 2 and 3, little endian: the header of one file, and of a model in several files.
+//!
+//! ```text
+//! "GGUF"  version u32  tensor count u64  pair count u64
+//! pairs:   key string, value type u32, value          (string = length u64, bytes)
+//! tensors: name string, rank u32, dims u64…, type u32, offset u64 (from the start of the data)
+//! padding to general.alignment (default 32), then the data
+//! ```
+
+mod header;
+mod layout;
+mod reader;
+mod split;
+mod writer;
+
+pub use layout::TensorInfo;
+pub use split::{ModelHeader, SplitInfo, split_paths};
+pub use writer::{GgufBody, GgufWriter};
+
+use crate::{FormatError, Metadata};
+
+/// The alignment of tensor data when a file does not say.
+pub const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// The header of one GGUF file, checked against the file's length.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Gguf {
+    /// 2 or 3.
+    pub version: u32,
+    /// The key–value pairs.
+    pub metadata: Metadata,
+    /// The tensors, in the header's order.
+    pub tensors: Vec<TensorInfo>,
+    /// Where the data section begins, in bytes from the start of the file.
+    pub data_start: u64,
+    /// What offsets of tensors are multiples of.
+    pub alignment: u64,
+}
+
+impl Gguf {
+    /// Parses the header out of a prefix of the file, of which `file_len` is the whole length.
+    ///
+    /// All offsets and sizes of tensors are checked against `file_len`, so that the caller may read each tensor's
+    /// `offset..offset + bytes` without another check. Nothing is allocated by a count that the file's own length does
+    /// not bear out.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::Incomplete`] when the prefix ends inside the header and is shorter than the file
+    /// ([`FormatError::is_incomplete`]: read more and call again); otherwise the fault of the file.
+    pub fn parse(prefix: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
+        header::parse(prefix, file_len)
+    }
+}

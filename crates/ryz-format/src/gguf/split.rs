@@ -1,0 +1,201 @@
+//! Models in several files: `name-00001-of-00003.gguf`, each a GGUF of its own, the metadata in the first.
+
+use std::path::{Path, PathBuf};
+
+use super::{Gguf, TensorInfo};
+use crate::{FormatError, Metadata};
+
+/// What one file says about the split that it is part of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SplitInfo {
+    /// Which part this is, from 0.
+    pub number: u32,
+    /// How many parts there are.
+    pub count: u32,
+    /// Tensors in all parts.
+    pub tensors: u32,
+}
+
+impl SplitInfo {
+    /// Reads `split.no`, `split.count` and `split.tensors.count`; `None` when the file is whole by itself.
+    ///
+    /// # Errors
+    ///
+    /// Missing or impossible values of these keys.
+    pub fn from_metadata(metadata: &Metadata) -> Result<Option<SplitInfo>, FormatError> {
+        let count = metadata.find_u32("split.count")?.unwrap_or(0);
+        if count <= 1 {
+            return Ok(None);
+        }
+        let number = metadata.get_u32("split.no")?;
+        if number >= count {
+            return Err(FormatError::KeyValue {
+                key: "split.no".to_owned(),
+                expected: format!("less than split.count {count}"),
+                got: number.to_string(),
+            });
+        }
+        Ok(Some(SplitInfo {
+            number,
+            count,
+            tensors: metadata.get_u32("split.tensors.count")?,
+        }))
+    }
+}
+
+/// The paths of all parts when `path` is named like one of them (`…-00002-of-00003.gguf`), in order; else `None`.
+///
+/// Only names: whether the files exist is for the caller to find out.
+pub fn split_paths(path: &Path) -> Option<Vec<PathBuf>> {
+    let stem = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (base, number) = rest.rsplit_once('-')?;
+    let five_digits = |s: &str| {
+        if s.len() == 5 {
+            s.bytes()
+                .all(|b| b.is_ascii_digit())
+                .then(|| s.parse().ok())?
+        } else {
+            None
+        }
+    };
+    let (number, count): (u32, u32) = (five_digits(number)?, five_digits(count)?);
+    if number == 0 || number > count {
+        return None;
+    }
+    Some(
+        (1..=count)
+            .map(|n| path.with_file_name(format!("{base}-{n:05}-of-{count:05}.gguf")))
+            .collect(),
+    )
+}
+
+/// The header of a whole model, in however many files.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ModelHeader {
+    /// The metadata of the first file.
+    pub metadata: Metadata,
+    /// All tensors, file after file; [`TensorInfo::shard`] says which file.
+    pub tensors: Vec<TensorInfo>,
+    /// How many files there are.
+    pub shards: usize,
+    /// Indices into `tensors`, sorted by name.
+    by_name: Vec<u32>,
+}
+
+impl ModelHeader {
+    /// Joins the headers of a model's files, given in the order of [`split_paths`]; a model in one file is a list of one.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::BadSplit`] when the parts do not belong together or one is missing,
+    /// [`FormatError::DuplicateTensor`] when two parts have one tensor.
+    pub fn merge(parts: Vec<Gguf>) -> Result<ModelHeader, FormatError> {
+        let shards = parts.len();
+        let mut metadata = None;
+        let mut tensors = Vec::new();
+        let mut total = None;
+        for (part, gguf) in parts.into_iter().enumerate() {
+            let agree = |what, expected: u64, got: u64| {
+                if expected == got {
+                    Ok(())
+                } else {
+                    Err(FormatError::BadSplit {
+                        part,
+                        what,
+                        expected,
+                        got,
+                    })
+                }
+            };
+            match SplitInfo::from_metadata(&gguf.metadata)? {
+                Some(split) => {
+                    agree("split.count", shards as u64, split.count.into())?;
+                    agree("split.no", part as u64, split.number.into())?;
+                    agree(
+                        "split.tensors.count",
+                        (*total.get_or_insert(split.tensors)).into(),
+                        split.tensors.into(),
+                    )?;
+                }
+                None => agree("split.count", shards as u64, 1)?,
+            }
+            metadata.get_or_insert(gguf.metadata);
+            tensors.extend(gguf.tensors.into_iter().map(|tensor| TensorInfo {
+                shard: part,
+                ..tensor
+            }));
+        }
+        if let Some(total) = total
+            && total as usize != tensors.len()
+        {
+            let (expected, got) = (total.into(), tensors.len() as u64);
+            return Err(FormatError::BadSplit {
+                part: shards - 1,
+                what: "tensors in all parts",
+                expected,
+                got,
+            });
+        }
+        ModelHeader::new(metadata.unwrap_or_default(), tensors, shards)
+    }
+
+    fn new(
+        metadata: Metadata,
+        tensors: Vec<TensorInfo>,
+        shards: usize,
+    ) -> Result<ModelHeader, FormatError> {
+        let mut by_name: Vec<u32> = (0..tensors.len() as u32).collect();
+        by_name.sort_unstable_by_key(|&i| &tensors[i as usize].name);
+        for pair in by_name.windows(2) {
+            let name = &tensors[pair[0] as usize].name;
+            if *name == tensors[pair[1] as usize].name {
+                return Err(FormatError::DuplicateTensor { name: name.clone() });
+            }
+        }
+        Ok(ModelHeader {
+            metadata,
+            tensors,
+            shards,
+            by_name,
+        })
+    }
+
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+        let search = self
+            .by_name
+            .binary_search_by(|&i| self.tensors[i as usize].name.as_str().cmp(name));
+        search.ok().map(|i| &self.tensors[self.by_name[i] as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_names() {
+        let paths = split_paths(Path::new("/m/x-00002-of-00003.gguf")).unwrap();
+        assert_eq!(
+            paths,
+            [
+                "/m/x-00001-of-00003.gguf",
+                "/m/x-00002-of-00003.gguf",
+                "/m/x-00003-of-00003.gguf"
+            ]
+            .map(PathBuf::from)
+        );
+        for whole in [
+            "x.gguf",
+            "x-00004-of-00003.gguf",
+            "x-00000-of-00003.gguf",
+            "x-1-of-3.gguf",
+            "x-00001-of-+0003.gguf",
+        ] {
+            assert_eq!(split_paths(Path::new(whole)), None, "{whole}");
+        }
+    }
+}
