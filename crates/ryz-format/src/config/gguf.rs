@@ -19,7 +19,7 @@ impl Architecture {
 }
 
 /// Keys that change the function and that the forward pass does not have, with the value that changes nothing.
-const UNSUPPORTED: [(&str, f32); 7] = [
+const UNSUPPORTED: [(&str, f32); 8] = [
     ("expert_count", 0.0),
     ("attention.scale", 0.0),
     ("attention.clamp_kqv", 0.0),
@@ -27,6 +27,7 @@ const UNSUPPORTED: [(&str, f32); 7] = [
     ("residual_scale", 1.0),
     ("embedding_scale", 1.0),
     ("attn_logit_softcapping", 0.0),
+    ("final_logit_softcapping", 0.0),
 ];
 
 impl ModelConfig {
@@ -294,6 +295,13 @@ impl Source<'_> {
                     got: got.to_string(),
                 });
             }
+        }
+        let causal = self.key("attention.causal");
+        if self.metadata.find_bool(&causal)? == Some(false) {
+            return Err(FormatError::UnsupportedValue {
+                key: causal,
+                got: "false".to_owned(),
+            });
         }
         match self.find_size("attention.sliding_window")? {
             Some(window) if (1..context).contains(&window) => Err(FormatError::UnsupportedValue {
