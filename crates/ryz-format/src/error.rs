@@ -20,7 +20,7 @@ pub enum FormatError {
     #[error("file ends inside {what}: expected {expected} bytes at offset {offset}, got {got}")]
     Truncated {
         /// What was being read.
-        what: &'static str,
+        what: String,
         /// Where it begins.
         offset: u64,
         /// Bytes that it needs.
@@ -44,7 +44,7 @@ pub enum FormatError {
     #[error("{what}: expected at most {limit}, got {got}")]
     LimitExceeded {
         /// What was counted.
-        what: &'static str,
+        what: String,
         /// The limit.
         limit: u64,
         /// The count in the file.
@@ -54,7 +54,7 @@ pub enum FormatError {
     #[error("{what} at offset {offset} is not {expected}")]
     BadText {
         /// What was being read.
-        what: &'static str,
+        what: String,
         /// Where its bytes begin.
         offset: u64,
         /// What it should have been.

@@ -1,7 +1,7 @@
 //! Parsing of the header: counts, pairs, tensor infos.
 
 use super::{DEFAULT_ALIGNMENT, Gguf, layout, reader::Reader};
-use crate::{Array, FormatError, Metadata, StringArray, Value};
+use crate::{Array, FormatError, Metadata, StringArray, Value, error::Shown};
 
 /// More than any real file has, and few enough that the parsed form of so many stays within twice the file.
 const MAX_PAIRS: u64 = 1 << 16;
@@ -24,18 +24,8 @@ pub(super) fn parse(prefix: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
     if !matches!(version, 2 | 3) {
         return Err(FormatError::BadVersion { got: version });
     }
-    let tensor_count = count(
-        &mut reader,
-        "the tensor count",
-        MAX_TENSORS,
-        MIN_TENSOR_BYTES,
-    )?;
-    let pair_count = count(
-        &mut reader,
-        "the metadata pair count",
-        MAX_PAIRS,
-        MIN_PAIR_BYTES,
-    )?;
+    let tensor_count = count(&mut reader, "tensor", MAX_TENSORS, MIN_TENSOR_BYTES)?;
+    let pair_count = count(&mut reader, "metadata pair", MAX_PAIRS, MIN_PAIR_BYTES)?;
 
     let mut pairs = Vec::new();
     for _ in 0..pair_count {
@@ -63,21 +53,22 @@ pub(super) fn parse(prefix: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
     })
 }
 
+/// A count of things of at least `least_bytes` each, which the file must have room for.
 fn count(
     reader: &mut Reader<'_>,
-    what: &'static str,
+    of: &str,
     limit: u64,
     least_bytes: u64,
 ) -> Result<u64, FormatError> {
-    let count = reader.u64(what)?;
+    let count = reader.u64(&format!("the {of} count"))?;
     if count > limit {
         return Err(FormatError::LimitExceeded {
-            what,
+            what: format!("the {of} count"),
             limit,
             got: count,
         });
     }
-    reader.require(what, count * least_bytes)?;
+    reader.require(&format!("the {count} {of}s"), count * least_bytes)?;
     Ok(count)
 }
 
@@ -95,22 +86,22 @@ fn alignment(metadata: &Metadata) -> Result<u64, FormatError> {
 }
 
 fn value(reader: &mut Reader<'_>, key: &str) -> Result<Value, FormatError> {
-    const WHAT: &str = "a metadata value";
-    let value_type = reader.u32(WHAT)?;
+    let what = &format!("metadata key {}", Shown(key));
+    let value_type = reader.u32(what)?;
     Ok(match value_type {
-        0 => Value::U8(reader.u8(WHAT)?),
-        1 => Value::I8(reader.u8(WHAT)?.cast_signed()),
-        2 => Value::U16(u16::from_le_bytes(reader.bytes(WHAT)?)),
-        3 => Value::I16(i16::from_le_bytes(reader.bytes(WHAT)?)),
-        4 => Value::U32(reader.u32(WHAT)?),
-        5 => Value::I32(reader.u32(WHAT)?.cast_signed()),
-        6 => Value::F32(f32::from_le_bytes(reader.bytes(WHAT)?)),
-        7 => Value::Bool(boolean(reader.u8(WHAT)?, key)?),
-        8 => Value::String(reader.string(WHAT)?.to_owned()),
-        9 => Value::Array(array(reader, key)?),
-        10 => Value::U64(reader.u64(WHAT)?),
-        11 => Value::I64(reader.u64(WHAT)?.cast_signed()),
-        12 => Value::F64(f64::from_le_bytes(reader.bytes(WHAT)?)),
+        0 => Value::U8(reader.u8(what)?),
+        1 => Value::I8(reader.u8(what)?.cast_signed()),
+        2 => Value::U16(u16::from_le_bytes(reader.bytes(what)?)),
+        3 => Value::I16(i16::from_le_bytes(reader.bytes(what)?)),
+        4 => Value::U32(reader.u32(what)?),
+        5 => Value::I32(reader.u32(what)?.cast_signed()),
+        6 => Value::F32(f32::from_le_bytes(reader.bytes(what)?)),
+        7 => Value::Bool(boolean(reader.u8(what)?, key)?),
+        8 => Value::String(reader.string(what)?.to_owned()),
+        9 => Value::Array(array(reader, key, what)?),
+        10 => Value::U64(reader.u64(what)?),
+        11 => Value::I64(reader.u64(what)?.cast_signed()),
+        12 => Value::F64(f64::from_le_bytes(reader.bytes(what)?)),
         got => {
             return Err(FormatError::BadValueType {
                 key: key.to_owned(),
@@ -132,18 +123,18 @@ fn boolean(byte: u8, key: &str) -> Result<bool, FormatError> {
     }
 }
 
-fn array(reader: &mut Reader<'_>, key: &str) -> Result<Array, FormatError> {
-    const WHAT: &str = "a metadata array";
-    let element_type = reader.u32(WHAT)?;
-    let count = reader.u64(WHAT)?;
+fn array(reader: &mut Reader<'_>, key: &str, what: &str) -> Result<Array, FormatError> {
+    let element_type = reader.u32(what)?;
+    let count = reader.u64(what)?;
 
     /// Takes `count` elements of N bytes: the length is checked before anything is allocated.
     fn elements<const N: usize, T>(
         reader: &mut Reader<'_>,
+        what: &str,
         count: u64,
         read: impl Fn([u8; N]) -> T,
     ) -> Result<Vec<T>, FormatError> {
-        let bytes = reader.take(WHAT, count.saturating_mul(N as u64))?;
+        let bytes = reader.take(what, count.saturating_mul(N as u64))?;
         Ok(bytes
             .as_chunks::<N>()
             .0
@@ -153,15 +144,15 @@ fn array(reader: &mut Reader<'_>, key: &str) -> Result<Array, FormatError> {
     }
 
     Ok(match element_type {
-        0 => Array::U8(elements(reader, count, u8::from_le_bytes)?),
-        1 => Array::I8(elements(reader, count, i8::from_le_bytes)?),
-        2 => Array::U16(elements(reader, count, u16::from_le_bytes)?),
-        3 => Array::I16(elements(reader, count, i16::from_le_bytes)?),
-        4 => Array::U32(elements(reader, count, u32::from_le_bytes)?),
-        5 => Array::I32(elements(reader, count, i32::from_le_bytes)?),
-        6 => Array::F32(elements(reader, count, f32::from_le_bytes)?),
+        0 => Array::U8(elements(reader, what, count, u8::from_le_bytes)?),
+        1 => Array::I8(elements(reader, what, count, i8::from_le_bytes)?),
+        2 => Array::U16(elements(reader, what, count, u16::from_le_bytes)?),
+        3 => Array::I16(elements(reader, what, count, i16::from_le_bytes)?),
+        4 => Array::U32(elements(reader, what, count, u32::from_le_bytes)?),
+        5 => Array::I32(elements(reader, what, count, i32::from_le_bytes)?),
+        6 => Array::F32(elements(reader, what, count, f32::from_le_bytes)?),
         7 => {
-            let bytes = elements(reader, count, |[byte]: [u8; 1]| byte)?;
+            let bytes = elements(reader, what, count, |[byte]: [u8; 1]| byte)?;
             Array::Bool(
                 bytes
                     .into_iter()
@@ -169,15 +160,15 @@ fn array(reader: &mut Reader<'_>, key: &str) -> Result<Array, FormatError> {
                     .collect::<Result<_, _>>()?,
             )
         }
-        8 => Array::Strings(strings(reader, count)?),
+        8 => Array::Strings(strings(reader, what, count)?),
         9 => {
             return Err(FormatError::NestedArray {
                 key: key.to_owned(),
             });
         }
-        10 => Array::U64(elements(reader, count, u64::from_le_bytes)?),
-        11 => Array::I64(elements(reader, count, i64::from_le_bytes)?),
-        12 => Array::F64(elements(reader, count, f64::from_le_bytes)?),
+        10 => Array::U64(elements(reader, what, count, u64::from_le_bytes)?),
+        11 => Array::I64(elements(reader, what, count, i64::from_le_bytes)?),
+        12 => Array::F64(elements(reader, what, count, f64::from_le_bytes)?),
         got => {
             return Err(FormatError::BadValueType {
                 key: key.to_owned(),
@@ -188,33 +179,32 @@ fn array(reader: &mut Reader<'_>, key: &str) -> Result<Array, FormatError> {
 }
 
 /// Reads the strings twice: once for their total length, so that the second time allocates exactly.
-fn strings(reader: &mut Reader<'_>, count: u64) -> Result<StringArray, FormatError> {
-    const WHAT: &str = "an array of strings";
-    reader.require(WHAT, count.saturating_mul(8))?;
+fn strings(reader: &mut Reader<'_>, what: &str, count: u64) -> Result<StringArray, FormatError> {
+    reader.require(what, count.saturating_mul(8))?;
     let mut ahead = reader.fork();
     let mut bytes = 0;
     for _ in 0..count {
-        bytes += ahead.string(WHAT)?.len() as u64;
+        bytes += ahead.string(what)?.len() as u64;
     }
     let limit = u64::from(u32::MAX);
     if bytes > limit {
         return Err(FormatError::LimitExceeded {
-            what: "the text of an array of strings",
+            what: format!("text of {what}"),
             limit,
             got: bytes,
         });
     }
     let mut array = StringArray::with_capacity(count as usize, bytes as usize);
     for _ in 0..count {
-        array.push(reader.string(WHAT)?);
+        array.push(reader.string(what)?);
     }
     Ok(array)
 }
 
 fn tensor<'a>(reader: &mut Reader<'a>) -> Result<layout::RawTensor<'a>, FormatError> {
-    const WHAT: &str = "a tensor info";
     let name = reader.name("a tensor name", MAX_NAME_BYTES)?;
-    let rank = reader.u32(WHAT)?;
+    let what = &format!("tensor {}", Shown(name));
+    let rank = reader.u32(what)?;
     let bad_shape = |expected: &str, got: u64| FormatError::BadShape {
         name: name.to_owned(),
         expected: expected.to_owned(),
@@ -225,13 +215,13 @@ fn tensor<'a>(reader: &mut Reader<'a>) -> Result<layout::RawTensor<'a>, FormatEr
     }
     let mut dims = [1u64; 4];
     for dim in &mut dims[..rank as usize] {
-        *dim = reader.u64(WHAT)?;
+        *dim = reader.u64(what)?;
         if *dim == 0 || i64::try_from(*dim).is_err() {
             return Err(bad_shape("dimensions 1 to 2^63 - 1", *dim));
         }
     }
-    let type_id = reader.u32(WHAT)?;
-    let offset = reader.u64(WHAT)?;
+    let type_id = reader.u32(what)?;
+    let offset = reader.u64(what)?;
     Ok(layout::RawTensor {
         name,
         rank: rank as usize,

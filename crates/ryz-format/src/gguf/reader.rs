@@ -25,11 +25,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Checks that the file has `bytes` more, in the prefix or after it.
-    pub(super) fn require(&self, what: &'static str, bytes: u64) -> Result<(), FormatError> {
+    pub(super) fn require(&self, what: &str, bytes: u64) -> Result<(), FormatError> {
         let got = self.file_len - self.offset();
         if bytes > got {
             return Err(FormatError::Truncated {
-                what,
+                what: what.to_owned(),
                 offset: self.offset(),
                 expected: bytes,
                 got,
@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `bytes` bytes.
-    pub(super) fn take(&mut self, what: &'static str, bytes: u64) -> Result<&'a [u8], FormatError> {
+    pub(super) fn take(&mut self, what: &str, bytes: u64) -> Result<&'a [u8], FormatError> {
         self.require(what, bytes)?;
         let needed = self.offset() + bytes;
         if needed > self.prefix.len() as u64 {
@@ -53,56 +53,53 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], FormatError> {
+    fn array<const N: usize>(&mut self, what: &str) -> Result<[u8; N], FormatError> {
         let bytes = self.take(what, N as u64)?;
         Ok(*bytes.first_chunk().expect("N bytes were taken"))
     }
 
-    pub(super) fn u8(&mut self, what: &'static str) -> Result<u8, FormatError> {
+    pub(super) fn u8(&mut self, what: &str) -> Result<u8, FormatError> {
         Ok(self.array::<1>(what)?[0])
     }
 
-    pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, FormatError> {
+    pub(super) fn u32(&mut self, what: &str) -> Result<u32, FormatError> {
         self.array(what).map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self, what: &'static str) -> Result<u64, FormatError> {
+    pub(super) fn u64(&mut self, what: &str) -> Result<u64, FormatError> {
         self.array(what).map(u64::from_le_bytes)
     }
 
-    pub(super) fn bytes<const N: usize>(
-        &mut self,
-        what: &'static str,
-    ) -> Result<[u8; N], FormatError> {
+    pub(super) fn bytes<const N: usize>(&mut self, what: &str) -> Result<[u8; N], FormatError> {
         self.array(what)
     }
 
     /// A length and that many bytes of UTF-8.
-    pub(super) fn string(&mut self, what: &'static str) -> Result<&'a str, FormatError> {
+    pub(super) fn string(&mut self, what: &str) -> Result<&'a str, FormatError> {
         let len = self.u64(what)?;
         let offset = self.offset();
         let bytes = self.take(what, len)?;
         std::str::from_utf8(bytes).map_err(|_| FormatError::BadText {
-            what,
+            what: what.to_owned(),
             offset,
             expected: "UTF-8",
         })
     }
 
     /// A name: a string of 1 to `limit` bytes.
-    pub(super) fn name(&mut self, what: &'static str, limit: u64) -> Result<&'a str, FormatError> {
+    pub(super) fn name(&mut self, what: &str, limit: u64) -> Result<&'a str, FormatError> {
         let offset = self.offset();
         let len = self.u64(what)?;
         if len > limit {
             return Err(FormatError::LimitExceeded {
-                what,
+                what: what.to_owned(),
                 limit,
                 got: len,
             });
         }
         if len == 0 {
             return Err(FormatError::BadText {
-                what,
+                what: what.to_owned(),
                 offset,
                 expected: "at least one byte long",
             });
