@@ -1,0 +1,79 @@
+//! How results get back to JavaScript: one call of a `(failure, value)` callback, from whatever thread.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use napi::bindgen_prelude::{FnArgs, Function, ToNapiValue};
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi::{Result, Status};
+use napi_derive::napi;
+
+/// What went wrong, for TypeScript to make an error of.
+#[napi(object)]
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// One of the stable codes.
+    pub code: String,
+    /// What was wrong, where, what was expected and what was there.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure that no error type stands behind.
+    pub fn plain(code: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+/// The arguments of a callback: one of them is null.
+pub type AnswerArgs<T> = FnArgs<(Option<Failure>, Option<T>)>;
+
+/// The JavaScript callback of one call, to be answered once.
+pub struct Answer<T: ToNapiValue + 'static> {
+    callback: ThreadsafeFunction<std::result::Result<T, Failure>, (), AnswerArgs<T>, Status, false>,
+}
+
+impl<T: ToNapiValue + Send + 'static> Answer<T> {
+    /// Takes hold of a callback. The process stays alive until it is answered.
+    pub fn new(callback: &Function<'_, AnswerArgs<T>, ()>) -> Result<Self> {
+        let callback = callback.build_threadsafe_function().build_callback(
+            |context: napi::threadsafe_function::ThreadsafeCallContext<
+                std::result::Result<T, Failure>,
+            >| {
+                Ok(match context.value {
+                    Ok(value) => (None, Some(value)).into(),
+                    Err(failure) => (Some(failure), None).into(),
+                })
+            },
+        )?;
+        Ok(Self { callback })
+    }
+
+    /// Answers. Where the JavaScript side is gone already, nothing happens.
+    pub fn send(self, result: std::result::Result<T, Failure>) {
+        self.callback
+            .call(result, ThreadsafeFunctionCallMode::NonBlocking);
+    }
+
+    /// Answers with what `work` returns, or with `INTERNAL` when it panics.
+    pub fn send_from(self, work: impl FnOnce() -> std::result::Result<T, Failure>) {
+        self.send(catching(work));
+    }
+}
+
+/// Runs `work`; a panic becomes a failure with the code `INTERNAL`.
+pub fn catching<T>(
+    work: impl FnOnce() -> std::result::Result<T, Failure>,
+) -> std::result::Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+        let said = said.unwrap_or_else(|| "no message".to_owned());
+        Err(Failure::plain(
+            "INTERNAL",
+            format!("a native thread panicked: {said}"),
+        ))
+    })
+}

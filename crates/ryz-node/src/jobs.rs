@@ -1,0 +1,92 @@
+//! The threads that work for one Node.js environment (the main thread, or a worker), and their end with it.
+//!
+//! When an environment goes away, by `worker.terminate()` for example, no thread may go on in its name: a clean-up hook
+//! cancels and joins them all.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use napi::{Env, Error, Result};
+
+/// Something that ends with its environment.
+pub trait Ending {
+    /// Stops and waits until it has stopped. Called on the environment's own thread.
+    fn end(&mut self);
+    /// Whether it has stopped by itself, so that it need not be kept.
+    fn is_over(&self) -> bool;
+}
+
+#[derive(Default)]
+struct Environment {
+    hooked: bool,
+    live: Vec<Box<dyn Ending>>,
+}
+
+thread_local! {
+    // Every environment runs on a thread of its own.
+    static ENVIRONMENT: RefCell<Environment> = RefCell::default();
+}
+
+/// Keeps `ending` until it is over, and ends it with the environment.
+pub fn keep(env: &Env, ending: Box<dyn Ending>) -> Result<()> {
+    let hooked = ENVIRONMENT.with_borrow_mut(|environment| {
+        environment.live.retain(|other| !other.is_over());
+        environment.live.push(ending);
+        std::mem::replace(&mut environment.hooked, true)
+    });
+    if !hooked {
+        env.add_env_cleanup_hook((), |()| end_all())?;
+    }
+    Ok(())
+}
+
+fn end_all() {
+    let live = ENVIRONMENT.with_borrow_mut(|environment| std::mem::take(&mut environment.live));
+    for mut ending in live {
+        ending.end();
+    }
+}
+
+/// A thread that can be asked to stop.
+struct Job {
+    cancelled: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ending for Job {
+    fn end(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A job catches its own panics and has answered; there is nobody left to tell.
+            drop(thread.join());
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+/// Runs `work` on a thread of its own. The flag is set when it should stop early.
+pub fn spawn(
+    env: &Env,
+    name: &str,
+    work: impl FnOnce(&AtomicBool) + Send + 'static,
+) -> Result<Arc<AtomicBool>> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&cancelled);
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || work(&flag))
+        .map_err(|error| Error::from_reason(format!("no thread could be started: {error}")))?;
+    keep(
+        env,
+        Box::new(Job {
+            cancelled: Arc::clone(&cancelled),
+            thread: Some(thread),
+        }),
+    )?;
+    Ok(cancelled)
+}

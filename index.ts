@@ -1,0 +1,41 @@
+/** Ryzanstein: ternary-weight language models on CPUs, streamed into TypeScript. This is the whole public surface. */
+
+export type { ChatMessage, ChatRole, ChatTemplateOptions } from "./src/chat.js";
+export type { Activations, EngineConfig, KvType, Level, LoadProgress } from "./src/config.js";
+export {
+  BitNetEngine,
+  type ChatOptions,
+  type DetokenizeOptions,
+  type EmbedOptions,
+  type Logits,
+  type LogitsOptions,
+  type MemoryStats,
+  type ModelInfo,
+  type Perplexity,
+  type PerplexityOptions,
+  type Prompt,
+  type TokenizeOptions,
+} from "./src/engine.js";
+export { type ErrorCode, InvalidArgumentError, ModelFileError, PlatformError, RyzansteinError } from "./src/errors.js";
+export type {
+  Completion,
+  Finish,
+  FinishReason,
+  GenerateOptions,
+  StreamPart,
+  TextDelta,
+  Timings,
+  TokenLogprob,
+  TokenLogprobs,
+  Usage,
+} from "./src/generate-options.js";
+export {
+  type BandwidthOptions,
+  type CpuInfo,
+  cpuInfo,
+  inspectModel,
+  type ModelInspection,
+  type ModelTensor,
+  measureReadBandwidth,
+} from "./src/machine.js";
+export { TextStream } from "./src/stream.js";

@@ -1,0 +1,69 @@
+// The one set-up: brings a fresh clone to the point where everything runs, and does nothing when it already is.
+//
+//   node scripts/setup.mjs        npm start and npm test call it for you
+//
+// RYZANSTEIN_NO_INSTALL=1 forbids it to install system packages or Rust: it then only says what is missing.
+
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { fail, run, say } from "./lib/run.mjs";
+import { isFresh, markFresh, root, stampOf } from "./lib/stamp.mjs";
+import { ensureRust, ensureSystemPackages } from "./lib/system.mjs";
+
+function step(name, stamp, outputs, work) {
+  if (isFresh(name, stamp, outputs)) return;
+  work();
+  markFresh(name, stamp);
+}
+
+function ensureNode() {
+  const major = Number.parseInt(process.versions.node, 10);
+  if (major < 20) fail(`Node.js 20 or newer is needed; this is ${process.versions.node} (https://nodejs.org)`);
+}
+
+function ensureDependencies() {
+  step("npm", stampOf(["package-lock.json"]), ["node_modules/.package-lock.json"], () => {
+    say("installing npm packages (npm ci)");
+    run("npm", ["ci", "--no-audit", "--no-fund", "--loglevel=error"]);
+  });
+}
+
+/** The file names of the built addons in the root folder. */
+export function addons() {
+  return readdirSync(root).filter((name) => /^ryzanstein\..*\.node$/.test(name));
+}
+
+function ensureNative() {
+  const host = [process.platform, process.arch];
+  const stamp = stampOf(
+    ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "crates", "scripts/build-native.mjs"],
+    host,
+  );
+  const outputs = ["native.cjs", "native.d.cts", addons()[0] ?? "ryzanstein.<host>.node"];
+  step("native", stamp, outputs, () => {
+    ensureSystemPackages();
+    ensureRust();
+    say("building the native addon (release; the first time takes some minutes)");
+    run(process.execPath, ["scripts/build-native.mjs"]);
+  });
+}
+
+function ensureTypeScript() {
+  const stamp = stampOf(["index.ts", "src", "tsconfig.json", "package.json", "scripts/build-ts.mjs"]);
+  step("typescript", stamp, ["dist/index.js", "dist/cjs/index.js"], () => {
+    say("compiling TypeScript");
+    run(process.execPath, ["scripts/build-ts.mjs"]);
+  });
+}
+
+/** Brings everything up to date. */
+export function setup() {
+  ensureNode();
+  if (!existsSync(join(root, "package-lock.json"))) fail("package-lock.json is missing: is this a whole clone?");
+  ensureDependencies();
+  ensureNative();
+  ensureTypeScript();
+}
+
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) setup();

@@ -1,0 +1,183 @@
+import type { Command } from "commander";
+import { BitNetEngine } from "../engine.js";
+import { cpuInfo, measureReadBandwidth } from "../machine.js";
+import { addRunOptions, engineConfig, type RunFlags, wholeNumber, wholeNumbers } from "./options.js";
+import { interruptible, printJson } from "./run.js";
+import { print, StatusLine, table } from "./terminal.js";
+
+interface Flags extends Omit<RunFlags, "threads"> {
+  readonly prompt: number;
+  readonly tokens: number;
+  readonly threads?: number[];
+  readonly repeat: number;
+}
+
+/** One measured line. */
+interface Row {
+  readonly test: string;
+  readonly threads: number;
+  readonly tokensPerSecond: number;
+  /** Bytes of weights read for one token. */
+  readonly bytesPerToken: number;
+  /** `bytesPerToken * tokensPerSecond`, in 10^9. */
+  readonly bandwidthGBs: number;
+  /** The share of the read bandwidth that this machine showed with as many threads, in this run. */
+  readonly roofline: number;
+}
+
+export function addBench(program: Command): void {
+  const command = program.command("bench").description("measure prefill and decode against the memory's limit");
+  addRunOptions(command, { threads: false })
+    .option("-p, --prompt <n>", "prompt tokens of the prefill test; 0 = leave it out", wholeNumber(0), 512)
+    .option("-n, --tokens <n>", "generated tokens of the decode test; 0 = leave it out", wholeNumber(0), 128)
+    .option("-t, --threads <list>", "thread counts, separated by commas (default: the physical cores)", wholeNumbers(1))
+    .option("-r, --repeat <n>", "runs of each test; the median counts", wholeNumber(1), 3)
+    .addHelpText("after", "\nExample:\n  ryzanstein bench -m model.gguf -p 512 -n 128 -t 1,2")
+    .action(bench);
+}
+
+async function bench(flags: Flags): Promise<void> {
+  await interruptible(async (signal) => {
+    const { model: cpu, logicalCores, level, defaultThreads } = cpuInfo();
+    const status = new StatusLine();
+    const rows: Row[] = [];
+    const readBandwidthGBs: Record<string, number> = {};
+    let kernels: readonly string[] = [];
+    let levelInUse = level;
+    try {
+      for (const threads of flags.threads ?? [defaultThreads]) {
+        signal.throwIfAborted();
+        status.show(`memory bandwidth, ${threads} threads`);
+        const limit = (await measureReadBandwidth({ threads })) / 1e9;
+        readBandwidthGBs[threads] = limit;
+        const engine = await loadFor(flags, threads, signal);
+        ({ kernels, level: levelInUse } = engine.modelInfo);
+        try {
+          for (const test of tests(flags)) {
+            status.show(`${test.name}, ${threads} threads`);
+            rows.push(await measure(engine, test, flags.repeat, limit, signal));
+          }
+        } finally {
+          await engine.dispose();
+        }
+      }
+    } finally {
+      status.clear();
+    }
+    const { platform, arch } = process;
+    const machine = { cpu, logicalCores, platform, arch, level: levelInUse, kernels, readBandwidthGBs };
+    if (flags.json) await printJson({ machine, rows });
+    else await print(report(machine, rows));
+  });
+}
+
+interface Test {
+  readonly name: string;
+  readonly prompt: number;
+  readonly generated: number;
+}
+
+function tests({ prompt, tokens }: Flags): Test[] {
+  const all: Test[] = [
+    { name: `pp${prompt}`, prompt, generated: 0 },
+    { name: `tg${tokens}`, prompt: 1, generated: tokens },
+  ];
+  return all.filter((test) => (test.generated === 0 ? test.prompt > 0 : test.generated > 0));
+}
+
+function loadFor(flags: Flags, threads: number, signal: AbortSignal): Promise<BitNetEngine> {
+  const longest = Math.max(16, flags.prompt + 1, flags.tokens + 2);
+  return BitNetEngine.load(flags.model, { ...engineConfig({ ...flags, threads, ctx: flags.ctx ?? longest }), signal });
+}
+
+async function measure(
+  engine: BitNetEngine,
+  test: Test,
+  repeat: number,
+  limitGBs: number,
+  signal: AbortSignal,
+): Promise<Row> {
+  const { weightBytesPerToken, threads } = engine.modelInfo;
+  const speeds: number[] = [];
+  for (let i = 0; i < repeat; i += 1) {
+    speeds.push(await (test.generated > 0 ? decodeSpeed(engine, test, signal) : prefillSpeed(engine, test, signal)));
+  }
+  const tokensPerSecond = median(speeds);
+  const passes = test.generated > 0 ? 1 : Math.ceil(test.prompt / PREFILL_CHUNK) / test.prompt;
+  const bytesPerToken = weightBytesPerToken * passes;
+  const bandwidthGBs = (bytesPerToken * tokensPerSecond) / 1e9;
+  return { test: test.name, threads, tokensPerSecond, bytesPerToken, bandwidthGBs, roofline: bandwidthGBs / limitGBs };
+}
+
+/** The engine's default: so many prompt tokens are computed for one reading of the weights. */
+const PREFILL_CHUNK = 512;
+
+/** Token ids that no two runs share a prefix of: a small generator over the vocabulary. */
+function promptTokens(engine: BitNetEngine, count: number, seed: number): number[] {
+  let state = seed >>> 0 || 1;
+  return Array.from({ length: count }, () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return state % engine.modelInfo.vocabularySize;
+  });
+}
+
+let runs = 0;
+
+async function prefillSpeed(engine: BitNetEngine, test: Test, signal: AbortSignal): Promise<number> {
+  runs += 1;
+  const prompt = promptTokens(engine, test.prompt, runs);
+  const { timings } = await engine.complete(prompt, { maxTokens: 1, temperature: 0, signal });
+  return (test.prompt * 1000) / timings.prefillMs;
+}
+
+/** A model may end its text early: it is asked again until enough tokens were generated. */
+async function decodeSpeed(engine: BitNetEngine, test: Test, signal: AbortSignal): Promise<number> {
+  let steps = 0;
+  let ms = 0;
+  while (steps < test.generated) {
+    runs += 1;
+    const prompt = promptTokens(engine, test.prompt, runs);
+    const maxTokens = Math.max(2, test.generated - steps + 1);
+    const { usage, timings } = await engine.complete(prompt, {
+      maxTokens,
+      temperature: 1,
+      topK: 0,
+      seed: runs,
+      signal,
+    });
+    steps += usage.completionTokens - 1;
+    ms += timings.decodeMs;
+  }
+  return (steps * 1000) / ms;
+}
+
+function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = Math.floor(sorted.length / 2);
+  return sorted.length % 2 === 1 ? (sorted[middle] ?? 0) : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
+}
+
+function report(
+  machine: { cpu: string; level: string; kernels: readonly string[]; readBandwidthGBs: Record<string, number> },
+  rows: readonly Row[],
+): string {
+  const limits = Object.entries(machine.readBandwidthGBs).map(([t, gbs]) => `${gbs.toFixed(1)} GB/s with ${t}`);
+  return [
+    `${machine.cpu}, ${machine.level}, ${machine.kernels.join(", ")}\n`,
+    `read bandwidth by thread count: ${limits.join(", ")}\n\n`,
+    table(
+      [
+        ["test", "threads", "tokens/s", "MB/token", "GB/s", "of limit"],
+        ...rows.map((row) => [
+          row.test,
+          String(row.threads),
+          row.tokensPerSecond.toFixed(2),
+          (row.bytesPerToken / 1e6).toFixed(2),
+          row.bandwidthGBs.toFixed(2),
+          `${(row.roofline * 100).toFixed(1)} %`,
+        ]),
+      ],
+      [1, 2, 3, 4, 5],
+    ),
+  ].join("");
+}

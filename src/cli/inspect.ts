@@ -1,0 +1,95 @@
+import type { Command } from "commander";
+import { inspectModel, type ModelInspection } from "../machine.js";
+import { addModelOptions, type ModelFlags, wholeNumber } from "./options.js";
+import { printJson } from "./run.js";
+import { bytes, print, table } from "./terminal.js";
+
+interface Flags extends ModelFlags {
+  readonly ctx?: number;
+  readonly details?: boolean;
+}
+
+const DEFAULT_CONTEXT = 4096;
+
+export function addInspect(program: Command): void {
+  const command = program.command("inspect").description("show what a model file holds and the memory it will need");
+  addModelOptions(command)
+    .option("--ctx <tokens>", "context length for the memory it will need", wholeNumber(16))
+    .option("--details", "with --json: also metadata, bitsPerWeight and memory")
+    .addHelpText("after", "\nExample:\n  ryzanstein inspect -m model.gguf")
+    .action(inspect);
+}
+
+async function inspect(flags: Flags): Promise<void> {
+  const found = await inspectModel(flags.model);
+  const { architecture, parameters, tensors, sizes } = found;
+  if (!flags.json) {
+    await print(report(found, flags));
+    return;
+  }
+  const details = flags.details && {
+    metadata: found.metadata,
+    bitsPerWeight: found.bitsPerWeight,
+    memory: memory(found, flags),
+  };
+  await printJson({ architecture, parameters, tensors, sizes, ...details });
+}
+
+interface MemoryNeed {
+  readonly contextLength: number;
+  readonly weights: number;
+  readonly kvCache: number;
+}
+
+function memory(found: ModelInspection, { ctx }: Flags): MemoryNeed {
+  const contextLength = ctx ?? Math.min(found.trainedContextLength, DEFAULT_CONTEXT);
+  return { contextLength, weights: found.sizes.packed, kvCache: contextLength * found.kvBytesPerToken };
+}
+
+function report(found: ModelInspection, flags: Flags): string {
+  const { sizes, tensors } = found;
+  const need = memory(found, flags);
+  const share = (size: number): string => (sizes.packed > 0 ? `${(size / sizes.packed).toFixed(2)} x` : "");
+  return [
+    table([
+      ["architecture", found.architecture],
+      ["parameters", found.parameters.toLocaleString("en")],
+      ["file", `${bytes(found.fileBytes)}, ${found.bitsPerWeight.toFixed(2)} bits per weight`],
+      ["context", `${found.trainedContextLength} tokens`],
+    ]),
+    "\nsize\n",
+    table(
+      [
+        ["FP32", bytes(sizes.fp32), share(sizes.fp32)],
+        ["FP16", bytes(sizes.fp16), share(sizes.fp16)],
+        ["INT8", bytes(sizes.int8), share(sizes.int8)],
+        ["packed", bytes(sizes.packed), share(sizes.packed)],
+      ],
+      [1, 2],
+    ),
+    `\nmemory it will need (context of ${need.contextLength} tokens, f16 cache)\n`,
+    table(
+      [
+        ["weights", bytes(need.weights)],
+        ["key-value cache", bytes(need.kvCache)],
+        ["together", bytes(need.weights + need.kvCache)],
+      ],
+      [1],
+    ),
+    "\nmetadata\n",
+    table(Object.entries(found.metadata).map(([key, value]) => [key, shown(value)])),
+    "\ntensors\n",
+    table(
+      [
+        ["name", "type", "shape", "size"],
+        ...tensors.map((tensor) => [tensor.name, tensor.type, tensor.shape.join(" x "), bytes(tensor.bytes)]),
+      ],
+      [3],
+    ),
+  ].join("");
+}
+
+function shown(value: unknown): string {
+  const text = JSON.stringify(value) ?? "";
+  return text.length > 100 ? `${text.slice(0, 97)}...` : text;
+}

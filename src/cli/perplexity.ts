@@ -1,0 +1,43 @@
+import type { Command } from "commander";
+import { inspectModel } from "../machine.js";
+import { addRunOptions, exactlyOne, type RunFlags, readText, wholeNumber, wholeNumbers } from "./options.js";
+import { interruptible, printJson, withEngine } from "./run.js";
+import { print } from "./terminal.js";
+
+interface Flags extends RunFlags {
+  readonly file?: string;
+  readonly tokens?: number[];
+}
+
+const LONGEST_WINDOW = 2048;
+
+export function addPerplexity(program: Command): void {
+  const command = program.command("perplexity").description("measure how well a model predicts a text");
+  addRunOptions(command, { ctx: false })
+    .option("-f, --file <file>", "the text (- is stdin)")
+    .option("--tokens <ids>", "token ids, separated by commas: one window, nothing added", wholeNumbers(0))
+    .option("--ctx <tokens>", `window length (default: the model's context, at most ${LONGEST_WINDOW})`, wholeNumber(2))
+    .addHelpText("after", "\nExample:\n  ryzanstein perplexity -m model.gguf -f story.txt --ctx 512 --json")
+    .action(perplexity);
+}
+
+async function perplexity(flags: Flags): Promise<void> {
+  exactlyOne(["--file", flags.file], ["--tokens", flags.tokens]);
+  const input = flags.tokens ?? readText(flags.file as string);
+  const window = flags.tokens?.length ?? flags.ctx ?? (await defaultWindow(flags.model));
+  await interruptible((signal) =>
+    withEngine({ ...flags, ctx: Math.max(window, 16) }, signal, async (engine) => {
+      const result = await engine.perplexity(input, { window: Math.max(window, 2), signal });
+      if (flags.json) await printJson(result);
+      else {
+        const { tokens, meanNll } = result;
+        await print(`perplexity ${result.perplexity.toFixed(4)} (mean nll ${meanNll.toFixed(5)}, ${tokens} tokens)\n`);
+      }
+    }),
+  );
+}
+
+async function defaultWindow(model: string): Promise<number> {
+  const { trainedContextLength } = await inspectModel(model);
+  return Math.min(trainedContextLength, LONGEST_WINDOW);
+}

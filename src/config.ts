@@ -1,0 +1,118 @@
+/** What a model is loaded with. */
+
+import type { NativeEngineConfig } from "./native.js";
+import { OptionReader } from "./validate.js";
+
+/** Instruction sets that kernels exist for. */
+export type Level = "scalar" | "avx2" | "avxvnni" | "avx512" | "avx512vnni";
+export const LEVELS: readonly Level[] = ["scalar", "avx2", "avxvnni", "avx512", "avx512vnni"];
+
+/** How the inputs of ternary layers are quantised. */
+export type Activations = "int8" | "int8-group" | "f32";
+export const ACTIVATIONS: readonly Activations[] = ["int8", "int8-group", "f32"];
+
+/** The number type of cached keys and values. */
+export type KvType = "f32" | "f16" | "int8";
+export const KV_TYPES: readonly KvType[] = ["f32", "f16", "int8"];
+
+/** How far a load has come. */
+export interface LoadProgress {
+  /** Bytes of weights read and packed so far. */
+  readonly loadedBytes: number;
+  /** Bytes of weights in all. */
+  readonly totalBytes: number;
+  /** `loadedBytes / totalBytes`, from 0 to 1. */
+  readonly fraction: number;
+}
+
+/** Options of `BitNetEngine.load`. Every one may be left out. */
+export interface EngineConfig {
+  /**
+   * Threads that compute.
+   * @defaultValue the physical cores this process may use (its CPU affinity and cgroup quota count)
+   */
+  readonly threads?: number | undefined;
+  /**
+   * The instruction set to use. Every level gives the same logits, bit for bit.
+   * @defaultValue the best this processor has
+   */
+  readonly level?: Level | undefined;
+  /**
+   * How the inputs of ternary layers are quantised: `int8` per token over the whole row (BitNet's own definition),
+   * `int8-group` per token and group of weights that share a scale, `f32` not at all (exact, slower).
+   * @defaultValue `int8` for BitNet architectures, `int8-group` for models whose activations were float in training
+   */
+  readonly activations?: Activations | undefined;
+  /**
+   * The number type of the key-value cache.
+   * @defaultValue `f16`
+   */
+  readonly kv?: KvType | undefined;
+  /**
+   * The longest context in tokens, prompt and answer together. The cache is sized by it.
+   * @defaultValue the model's own, at most 4096
+   */
+  readonly contextLength?: number | undefined;
+  /**
+   * The most prompt tokens that one step computes. Smaller steps cancel sooner; the logits do not depend on it.
+   * @defaultValue 512
+   */
+  readonly prefillChunk?: number | undefined;
+  /**
+   * How many requests are computed together; more wait their turn.
+   * @defaultValue 8
+   */
+  readonly maxSequences?: number | undefined;
+  /**
+   * The most bytes that weights, cache and scratch memory may take. A load or request over it fails with `MEMORY_LIMIT`.
+   * @defaultValue no limit
+   */
+  readonly memoryLimit?: number | undefined;
+  /**
+   * Whether each computing thread is bound to a core of its own.
+   * @defaultValue `true`
+   */
+  readonly pinThreads?: boolean | undefined;
+  /**
+   * Called while the weights load, at most some dozen times.
+   * @defaultValue none
+   */
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /**
+   * Stops the load; the promise rejects with `signal.reason`.
+   * @defaultValue none
+   */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** A checked {@link EngineConfig}. @internal */
+export interface CheckedConfig {
+  readonly native: NativeEngineConfig;
+  readonly onProgress: ((progress: LoadProgress) => void) | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+/** Leaves out the entries that are undefined: absent and undefined differ on the native side. @internal */
+export function defined<T extends object>(entries: { [K in keyof T]: T[K] | undefined }): T {
+  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined)) as T;
+}
+
+/** Checks every option. @internal */
+export function checkConfig(config: unknown): CheckedConfig {
+  const read = new OptionReader(config, "config");
+  const native = defined<NativeEngineConfig>({
+    threads: read.integer("threads", { min: 1, max: 1024 }),
+    level: read.choice("level", LEVELS),
+    activations: read.choice("activations", ACTIVATIONS),
+    kv: read.choice("kv", KV_TYPES),
+    contextLength: read.integer("contextLength", { min: 16, max: 1 << 24 }),
+    prefillChunk: read.integer("prefillChunk", { min: 1, max: 65_536 }),
+    maxSequences: read.integer("maxSequences", { min: 1, max: 4096 }),
+    memoryLimit: read.integer("memoryLimit", { min: 1, max: Number.MAX_SAFE_INTEGER }),
+    pinThreads: read.boolean("pinThreads"),
+  } as NativeEngineConfig);
+  const onProgress = read.callback("onProgress") as CheckedConfig["onProgress"];
+  const signal = read.signal();
+  read.done();
+  return { native, onProgress, signal };
+}

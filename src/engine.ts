@@ -1,0 +1,375 @@
+/** The engine: a model file loaded once, and everything that can be asked of it. */
+
+import { fileURLToPath } from "node:url";
+import { type ChatMessage, type ChatTemplateOptions, templateInput } from "./chat.js";
+import { type Activations, checkConfig, type EngineConfig, type KvType, type Level } from "./config.js";
+import { InvalidArgumentError, RyzansteinError } from "./errors.js";
+import { type Completion, checkGenerate, type GenerateOptions } from "./generate-options.js";
+import {
+  type NativeCallback,
+  type NativeCancel,
+  type NativeEngine,
+  type NativeLogits,
+  type NativeScore,
+  native,
+} from "./native.js";
+import { cancellable, promised } from "./promised.js";
+import { ASYNC_DISPOSE, type Generation, TextStream } from "./stream.js";
+import { OptionReader, promptOf, textOf, tokenIds } from "./validate.js";
+
+/** Text, or token ids that are taken as they are. */
+export type Prompt = string | readonly number[] | Uint32Array;
+
+/** What was loaded, and how it will run. */
+export interface ModelInfo {
+  readonly path: string;
+  /** The architecture's name in the model file, for example `bitnet-b1.58`. */
+  readonly architecture: string;
+  /** The model's own name, if its file has one. */
+  readonly name?: string;
+  readonly parameters: number;
+  readonly layers: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly attentionHeads: number;
+  readonly keyValueHeads: number;
+  readonly vocabularySize: number;
+  /** The longest context the model was made for. */
+  readonly trainedContextLength: number;
+  /** The longest context it was loaded with. */
+  readonly contextLength: number;
+  readonly activations: Activations;
+  readonly kv: KvType;
+  readonly level: Level;
+  readonly threads: number;
+  /** The kernels in use, for example `i8_t2_i32_gemm_8x128_avx2`. */
+  readonly kernels: readonly string[];
+  /** Bytes of weights in memory. */
+  readonly packedBytes: number;
+  /** Bytes of weights that one generated token reads. */
+  readonly weightBytesPerToken: number;
+  readonly hasChatTemplate: boolean;
+  readonly bosToken?: number;
+  readonly eosToken?: number;
+}
+
+/** Bytes of memory in use by an engine. */
+export interface MemoryStats {
+  readonly weights: number;
+  readonly kvCache: number;
+  readonly scratch: number;
+  /** Buffers through which files are read. */
+  readonly staging: number;
+  readonly inUse: number;
+  /** The most that was ever in use at once. */
+  readonly highWater: number;
+  /** The `memoryLimit` the engine was loaded with. */
+  readonly limit?: number;
+}
+
+/** How text is turned into tokens. */
+export interface TokenizeOptions {
+  /**
+   * Whether the tokens that the model wants around every text (such as BOS) are added.
+   * @defaultValue `true`
+   */
+  readonly addSpecial?: boolean | undefined;
+  /**
+   * Whether special tokens written in the text become those tokens.
+   * @defaultValue `false`
+   */
+  readonly parseSpecial?: boolean | undefined;
+}
+
+/** How tokens are turned into text. */
+export interface DetokenizeOptions {
+  /**
+   * Whether special tokens are left out.
+   * @defaultValue `true`
+   */
+  readonly skipSpecial?: boolean | undefined;
+}
+
+/** Options of `logits`. */
+export interface LogitsOptions {
+  /**
+   * Whether every position is returned, not the last alone.
+   * @defaultValue `false`
+   */
+  readonly all?: boolean | undefined;
+  /**
+   * Stops the work; the promise rejects with `signal.reason`.
+   * @defaultValue none
+   */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Logits of one or more positions: a matrix of `rows` × `columns`, row after row. */
+export interface Logits {
+  /** The token ids that were computed. */
+  readonly tokens: Uint32Array;
+  readonly rows: number;
+  /** The vocabulary size. */
+  readonly columns: number;
+  /** `rows * columns` numbers. */
+  readonly data: Float32Array;
+}
+
+/** Options of `embed`. */
+export interface EmbedOptions {
+  /**
+   * Whether the vector is scaled to length 1.
+   * @defaultValue `true`
+   */
+  readonly normalize?: boolean | undefined;
+  /**
+   * Stops the work; the promise rejects with `signal.reason`.
+   * @defaultValue none
+   */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Options of `perplexity`. */
+export interface PerplexityOptions {
+  /**
+   * Tokens in a window. Windows follow one another without overlap, each on a fresh cache.
+   * @defaultValue the engine's context length, at most 2048
+   */
+  readonly window?: number | undefined;
+  /**
+   * Stops the work; the promise rejects with `signal.reason`.
+   * @defaultValue none
+   */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** How well a model predicts a text. */
+export interface Perplexity {
+  /** How many tokens were scored: all but the first of each window. */
+  readonly tokens: number;
+  /** The mean of −ln p(token) over the scored tokens. */
+  readonly meanNll: number;
+  /** `exp(meanNll)` */
+  readonly perplexity: number;
+}
+
+/** Options of `chat`. */
+export interface ChatOptions extends Omit<GenerateOptions, "parseSpecial">, ChatTemplateOptions {}
+
+/**
+ * A loaded model.
+ *
+ * Loading, tokenising and computing run on other threads: nothing here blocks the event loop. One engine serves many
+ * requests at once; when they exceed `maxSequences` they wait their turn.
+ *
+ * @example
+ * const engine = await BitNetEngine.load("model.gguf");
+ * try {
+ *   for await (const part of engine.generate("Once upon a time", { maxTokens: 64 })) process.stdout.write(part.text);
+ * } finally {
+ *   await engine.dispose();
+ * }
+ */
+export class BitNetEngine {
+  /** What was loaded. */
+  readonly modelInfo: ModelInfo;
+  /** Milliseconds that the load took. */
+  readonly loadMs: number;
+  readonly #native: NativeEngine;
+  readonly #running = new Set<Generation>();
+  #disposed: Promise<void> | undefined;
+
+  private constructor(engine: NativeEngine, loadMs: number) {
+    this.#native = engine;
+    this.modelInfo = Object.freeze(engine.modelInfo()) as ModelInfo;
+    this.loadMs = loadMs;
+  }
+
+  /**
+   * Loads a model file; of a split one, its first part (`…-00001-of-0000N.gguf`).
+   *
+   * @throws {@link ModelFileError} when the file is not there, malformed or of a kind that is not supported.
+   */
+  static async load(path: string | URL, config?: EngineConfig): Promise<BitNetEngine> {
+    const file = pathOf(path);
+    const { native: settings, onProgress, signal } = checkConfig(config);
+    signal?.throwIfAborted();
+    const report = onProgress ? progressReporter(onProgress) : null;
+    const start = performance.now();
+    const engine = await cancellable<NativeEngine>(
+      signal,
+      (done) => native().loadEngine(file, settings, report, done),
+      (late) => late.dispose(() => {}),
+    );
+    return new BitNetEngine(engine, performance.now() - start);
+  }
+
+  /** Streams the continuation of a prompt. The work starts when the first part is asked for. */
+  generate(prompt: Prompt, options?: GenerateOptions): TextStream {
+    const input = promptOf("prompt", prompt);
+    const checked = checkGenerate(options);
+    return this.#stream(checked, () => input);
+  }
+
+  /** The whole continuation of a prompt. */
+  async complete(prompt: Prompt, options?: GenerateOptions): Promise<Completion> {
+    return this.generate(prompt, options).completion();
+  }
+
+  /**
+   * Streams the assistant's next message. The model's own chat template makes the prompt.
+   *
+   * Special tokens written inside a message stay plain text: a user cannot end a turn by writing its end token.
+   */
+  chat(messages: readonly ChatMessage[], options: ChatOptions = {}): TextStream {
+    const { tools, addGenerationPrompt, templateVariables, ...rest } = options;
+    const input = templateInput(messages, { tools, addGenerationPrompt, templateVariables });
+    const checked = checkGenerate(rest);
+    return this.#stream(checked, () => this.#call((done) => this.#native.chatTokens(input, done)));
+  }
+
+  /** The prompt that `chat` makes of these messages, as text. */
+  async applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Promise<string> {
+    const input = templateInput(messages, options);
+    return this.#call((done) => this.#native.applyChatTemplate(input, done));
+  }
+
+  /** The token ids of a text. */
+  async tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array> {
+    const input = textOf("text", text);
+    const read = new OptionReader(options, "options");
+    const addSpecial = read.boolean("addSpecial") ?? true;
+    const parseSpecial = read.boolean("parseSpecial") ?? false;
+    read.done();
+    return this.#call((done) => this.#native.tokenize(input, addSpecial, parseSpecial, done));
+  }
+
+  /** The text of some token ids. Bytes that are not whole characters become U+FFFD. */
+  async detokenize(tokens: readonly number[] | Uint32Array, options?: DetokenizeOptions): Promise<string> {
+    const ids = tokenIds("tokens", tokens);
+    const read = new OptionReader(options, "options");
+    const skipSpecial = read.boolean("skipSpecial") ?? true;
+    read.done();
+    return this.#call((done) => this.#native.detokenize(ids, skipSpecial, done));
+  }
+
+  /** The text of each token by itself, special ones included. */
+  async pieces(tokens: readonly number[] | Uint32Array): Promise<string[]> {
+    const ids = tokenIds("tokens", tokens);
+    return this.#call((done) => this.#native.pieces(ids, done));
+  }
+
+  /** The logits after the prompt's last token, or after each of its tokens. */
+  async logits(prompt: Prompt, options?: LogitsOptions): Promise<Logits> {
+    const read = new OptionReader(options, "options");
+    const all = read.boolean("all") ?? false;
+    const signal = read.signal();
+    read.done();
+    const tokens = await this.#tokensOf(prompt);
+    const result = await this.#cancellable<NativeLogits>(signal, (done) => this.#native.logits(tokens, all, done));
+    return { tokens, rows: result.rows, columns: result.columns, data: result.data };
+  }
+
+  /** The hidden state after the prompt's last token, after the final norm: a vector for comparing texts. */
+  async embed(prompt: Prompt, options?: EmbedOptions): Promise<Float32Array> {
+    const read = new OptionReader(options, "options");
+    const normalize = read.boolean("normalize") ?? true;
+    const signal = read.signal();
+    read.done();
+    const tokens = await this.#tokensOf(prompt);
+    return this.#cancellable(signal, (done) => this.#native.embed(tokens, normalize, done));
+  }
+
+  /** How well the model predicts a text, in consecutive windows. */
+  async perplexity(prompt: Prompt, options?: PerplexityOptions): Promise<Perplexity> {
+    const read = new OptionReader(options, "options");
+    const { contextLength } = this.modelInfo;
+    const window = read.integer("window", { min: 2, max: contextLength }) ?? Math.min(contextLength, 2048);
+    const signal = read.signal();
+    read.done();
+    const tokens = await this.#tokensOf(prompt);
+    if (tokens.length < 2) throw new InvalidArgumentError("prompt", "at least two tokens long", tokens.length);
+    const score = await this.#cancellable<NativeScore>(signal, (done) => this.#native.score(tokens, window, done));
+    const meanNll = score.sumNll / score.tokens;
+    return { tokens: score.tokens, meanNll, perplexity: Math.exp(meanNll) };
+  }
+
+  /** Memory in use now. */
+  memoryStats(): MemoryStats {
+    this.#assertUsable();
+    return this.#native.memoryStats();
+  }
+
+  /** Whether `dispose` has been called. */
+  get disposed(): boolean {
+    return this.#disposed !== undefined;
+  }
+
+  /**
+   * Stops everything that runs and frees the memory. May be called more than once.
+   *
+   * Streams that are being read throw a {@link RyzansteinError} with the code `DISPOSED`.
+   */
+  dispose(): Promise<void> {
+    if (this.#disposed === undefined) {
+      for (const generation of [...this.#running]) generation.fail(disposedError());
+      this.#disposed = promised((done: NativeCallback<boolean>) => this.#native.dispose(done)).then(() => undefined);
+    }
+    return this.#disposed;
+  }
+
+  [ASYNC_DISPOSE](): Promise<void> {
+    return this.dispose();
+  }
+
+  #stream(
+    checked: ReturnType<typeof checkGenerate>,
+    prompt: () => string | Uint32Array | Promise<Uint32Array>,
+  ): TextStream {
+    this.#assertUsable();
+    const usable = (): string | Uint32Array | Promise<Uint32Array> => {
+      this.#assertUsable();
+      return prompt();
+    };
+    return new TextStream({ ...checked, native: this.#native, prompt: usable, running: this.#running });
+  }
+
+  async #tokensOf(prompt: Prompt): Promise<Uint32Array> {
+    const input = promptOf("prompt", prompt);
+    const tokens = typeof input === "string" ? await this.tokenize(input) : input;
+    if (tokens.length === 0) throw new InvalidArgumentError("prompt", "at least one token long", prompt);
+    return tokens;
+  }
+
+  async #call<T>(call: (done: NativeCallback<T>) => void): Promise<T> {
+    this.#assertUsable();
+    return promised(call);
+  }
+
+  async #cancellable<T>(signal: AbortSignal | undefined, call: (done: NativeCallback<T>) => NativeCancel): Promise<T> {
+    this.#assertUsable();
+    return cancellable(signal, call);
+  }
+
+  #assertUsable(): void {
+    if (this.#disposed !== undefined) throw disposedError();
+  }
+}
+
+function disposedError(): RyzansteinError {
+  return new RyzansteinError("DISPOSED", "the engine has been disposed of");
+}
+
+function pathOf(path: unknown): string {
+  if (path instanceof URL) {
+    if (path.protocol === "file:") return fileURLToPath(path);
+    throw new InvalidArgumentError("path", "a file path or a file: URL", path.href);
+  }
+  if (typeof path === "string" && path !== "" && !path.includes("\0")) return path;
+  throw new InvalidArgumentError("path", "a file path or a file: URL", path);
+}
+
+function progressReporter(onProgress: NonNullable<EngineConfig["onProgress"]>) {
+  return (loadedBytes: number, totalBytes: number): void =>
+    onProgress({ loadedBytes, totalBytes, fraction: totalBytes > 0 ? loadedBytes / totalBytes : 1 });
+}

@@ -1,0 +1,156 @@
+/**
+ * The errors this package throws: a few classes, each with a stable `code` to switch on.
+ *
+ * @example
+ * try {
+ *   await BitNetEngine.load("model.gguf");
+ * } catch (error) {
+ *   if (RyzansteinError.isInstance(error) && error.code === "FILE_NOT_FOUND") console.error("no such model");
+ *   else throw error;
+ * }
+ */
+
+/** Every code an error of this package can carry. Codes are stable: switch on them, not on messages. */
+export type ErrorCode =
+  /** The model file, or a part of a split one, does not exist. */
+  | "FILE_NOT_FOUND"
+  /** The operating system refused to open or read a file. */
+  | "IO"
+  /** The model file is malformed; the message names the tensor or key, what was expected and what was there. */
+  | "INVALID_FILE"
+  /** Well formed, but an architecture, tensor type or feature that is not handled. */
+  | "UNSUPPORTED"
+  /** The tokenizer in the model file is malformed. */
+  | "INVALID_TOKENIZER"
+  /** The chat template is malformed, absent, or refused these messages. */
+  | "INVALID_TEMPLATE"
+  /** The chat template ran past its limits of work, depth or output. */
+  | "TEMPLATE_LIMIT"
+  /** An option or argument is not what its documentation permits. */
+  | "INVALID_ARGUMENT"
+  /** The prompt does not fit in the context. */
+  | "CONTEXT_OVERFLOW"
+  /** The engine's `memoryLimit` would be exceeded. */
+  | "MEMORY_LIMIT"
+  /** The operating system has no more memory. */
+  | "OUT_OF_MEMORY"
+  /** Too many requests are waiting. */
+  | "QUEUE_FULL"
+  /** The work was cancelled. (An `AbortSignal` throws its own `reason` instead.) */
+  | "ABORTED"
+  /** The engine has been disposed of. */
+  | "DISPOSED"
+  /** A kernel failed its self-test, or the level asked for does not exist on this processor. */
+  | "KERNEL_REFUSED"
+  /** A fault of this package: please report it. */
+  | "INTERNAL"
+  /** There is no native addon for this platform. */
+  | "PLATFORM_UNSUPPORTED";
+
+const ERROR_MARK: unique symbol = Symbol.for("ryzanstein.error") as never;
+const KIND_MARK: unique symbol = Symbol.for("ryzanstein.error.kind") as never;
+
+function hasMark(value: unknown, mark: symbol, expected: unknown): boolean {
+  return typeof value === "object" && value !== null && (value as Record<symbol, unknown>)[mark] === expected;
+}
+
+/** The base of every error that this package throws. */
+export class RyzansteinError extends Error {
+  /** What went wrong; stable between versions. */
+  readonly code: ErrorCode;
+  /** @internal */
+  readonly [ERROR_MARK] = true;
+
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+    this.name = new.target.name;
+  }
+
+  /**
+   * Whether `value` is an error of this package.
+   *
+   * Prefer it to `instanceof`: it also holds between two copies of the package (two versions installed, or one bundled).
+   */
+  static isInstance(value: unknown): value is RyzansteinError {
+    return hasMark(value, ERROR_MARK, true);
+  }
+}
+
+/** An option or argument is not what its documentation permits (`INVALID_ARGUMENT`). */
+export class InvalidArgumentError extends RyzansteinError {
+  /** The option's name, for example `maxTokens`. */
+  readonly option: string;
+  /** What would have been accepted, in words. */
+  readonly expected: string;
+  /** What was given. */
+  readonly got: unknown;
+  /** @internal */
+  readonly [KIND_MARK] = "argument";
+
+  constructor(option: string, expected: string, got: unknown) {
+    super("INVALID_ARGUMENT", `${option} must be ${expected}, got ${describe(got)}`);
+    this.option = option;
+    this.expected = expected;
+    this.got = got;
+  }
+
+  static override isInstance(value: unknown): value is InvalidArgumentError {
+    return hasMark(value, KIND_MARK, "argument");
+  }
+}
+
+/** The model file cannot be used (`FILE_NOT_FOUND`, `IO`, `INVALID_FILE`, `UNSUPPORTED`, `INVALID_TOKENIZER`). */
+export class ModelFileError extends RyzansteinError {
+  /** @internal */
+  readonly [KIND_MARK] = "file";
+
+  static override isInstance(value: unknown): value is ModelFileError {
+    return hasMark(value, KIND_MARK, "file");
+  }
+}
+
+/** The native addon does not exist for this platform, or does not load here (`PLATFORM_UNSUPPORTED`). */
+export class PlatformError extends RyzansteinError {
+  /** @internal */
+  readonly [KIND_MARK] = "platform";
+
+  static override isInstance(value: unknown): value is PlatformError {
+    return hasMark(value, KIND_MARK, "platform");
+  }
+}
+
+/** A value in a message: short, and never throwing. */
+export function describe(value: unknown): string {
+  switch (typeof value) {
+    case "string":
+      return JSON.stringify(value.length > 60 ? `${value.slice(0, 57)}...` : value);
+    case "number":
+      return Object.is(value, -0) ? "-0" : String(value);
+    case "bigint":
+      return `${value}n`;
+    case "undefined":
+    case "boolean":
+    case "symbol":
+      return String(value);
+    case "function":
+      return "a function";
+    default:
+      if (value === null) return "null";
+      return Array.isArray(value) ? `an array of ${value.length}` : "an object";
+  }
+}
+
+const FILE_CODES: ReadonlySet<string> = new Set([
+  "FILE_NOT_FOUND",
+  "IO",
+  "INVALID_FILE",
+  "UNSUPPORTED",
+  "INVALID_TOKENIZER",
+]);
+
+/** Makes the error class for a failure that the native side reported. @internal */
+export function errorFrom(failure: { readonly code: string; readonly message: string }): RyzansteinError {
+  const code = failure.code as ErrorCode;
+  return FILE_CODES.has(code) ? new ModelFileError(code, failure.message) : new RyzansteinError(code, failure.message);
+}

@@ -1,0 +1,93 @@
+/** Questions that need no loaded model: what a file holds, and what this machine can do. */
+
+import { type NativeInspection, native } from "./native.js";
+import { promised } from "./promised.js";
+import { OptionReader, textOf } from "./validate.js";
+
+/** A tensor of a model file. */
+export interface ModelTensor {
+  readonly name: string;
+  /** The type in the file, for example `TQ2_0`. */
+  readonly type: string;
+  /** Rows × columns; the file's own order is the reverse. */
+  readonly shape: readonly number[];
+  readonly bytes: number;
+}
+
+/** What a model file holds, read from its header alone. */
+export interface ModelInspection {
+  readonly architecture: string;
+  readonly parameters: number;
+  readonly fileBytes: number;
+  /** Key and value of everything the header says; long arrays are shortened. */
+  readonly metadata: Readonly<Record<string, unknown>>;
+  readonly tensors: readonly ModelTensor[];
+  /** Bytes that all parameters would take in each form; `packed` is what this engine keeps in memory. */
+  readonly sizes: { readonly fp32: number; readonly fp16: number; readonly int8: number; readonly packed: number };
+  /** Bits in the file per parameter. */
+  readonly bitsPerWeight: number;
+  /** Bytes of key-value cache per token of context (f16). */
+  readonly kvBytesPerToken: number;
+  /** The longest context the model was made for. */
+  readonly trainedContextLength: number;
+}
+
+/** Reads a model file's header, without its weights. */
+export async function inspectModel(path: string): Promise<ModelInspection> {
+  const file = textOf("path", path);
+  const found = await promised<NativeInspection>((done) => native().inspectModel(file, done));
+  const { architecture, parameters, fileBytes, tensors, fp32, fp16, int8, packed, kvBytesPerToken } = found;
+  const tensorBytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
+  return {
+    architecture,
+    parameters,
+    fileBytes,
+    metadata: JSON.parse(found.metadata) as Record<string, unknown>,
+    tensors,
+    sizes: { fp32, fp16, int8, packed },
+    bitsPerWeight: parameters > 0 ? (tensorBytes * 8) / parameters : 0,
+    kvBytesPerToken,
+    trainedContextLength: found.contextLength,
+  };
+}
+
+/** The processor as the engine sees it. */
+export interface CpuInfo {
+  /** The processor's name, as the system gives it. */
+  readonly model: string;
+  readonly logicalCores: number;
+  /** The threads that an engine uses by default. */
+  readonly defaultThreads: number;
+  /** The best instruction set, which an engine uses by default. */
+  readonly level: string;
+  /** Every instruction set that works here. */
+  readonly levels: readonly string[];
+}
+
+/** What the processor is and can do. */
+export function cpuInfo(): CpuInfo {
+  return native().cpuInfo();
+}
+
+/** Options of `measureReadBandwidth`. */
+export interface BandwidthOptions {
+  /**
+   * Threads that read.
+   * @defaultValue `cpuInfo().defaultThreads`
+   */
+  readonly threads?: number | undefined;
+  /**
+   * Bytes that are read, by all threads together.
+   * @defaultValue 1 GiB
+   */
+  readonly bytes?: number | undefined;
+}
+
+/** How fast memory can be read, in bytes a second: the limit of every decode. */
+export async function measureReadBandwidth(options?: BandwidthOptions): Promise<number> {
+  const read = new OptionReader(options, "options");
+  const threads = read.integer("threads", { min: 1, max: 1024 }) ?? cpuInfo().defaultThreads;
+  const bytes = read.integer("bytes", { min: 1 << 20, max: 2 ** 40 }) ?? 2 ** 30;
+  read.done();
+  return promised((done) => native().readBandwidth(bytes, threads, done));
+}

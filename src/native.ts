@@ -1,0 +1,217 @@
+/**
+ * The native addon as TypeScript sees it, and how it is found.
+ *
+ * The generated `native.d.cts` is checked against these types (`__test__/native.test-d.ts`), so neither can drift.
+ */
+
+import { PlatformError } from "./errors.js";
+
+/** A failure as the native side reports it. */
+export interface NativeFailure {
+  readonly code: string;
+  readonly message: string;
+}
+
+/** How the native side delivers a result: exactly one call. */
+export type NativeCallback<T> = (failure: NativeFailure | null, value: T | null) => void;
+
+export interface NativeEngineConfig {
+  threads?: number;
+  level?: string;
+  activations?: string;
+  kv?: string;
+  contextLength?: number;
+  prefillChunk?: number;
+  maxSequences?: number;
+  memoryLimit?: number;
+  pinThreads?: boolean;
+}
+
+export interface NativeGenerateRequest {
+  text?: string;
+  tokens?: Uint32Array;
+  parseSpecial: boolean;
+  maxTokens?: number;
+  temperature: number;
+  topK: number;
+  topP: number;
+  minP: number;
+  seed?: number;
+  stop: string[];
+  stopTokens: number[];
+  logprobs?: number;
+  credits: number;
+}
+
+export interface NativeTokenLogprob {
+  tokenId: number;
+  logprob: number;
+}
+
+export interface NativeTokenLogprobs extends NativeTokenLogprob {
+  top: NativeTokenLogprob[];
+}
+
+export interface NativeDelta {
+  text: string;
+  tokenIds: number[];
+  logprobs?: NativeTokenLogprobs[];
+}
+
+export interface NativeFinish {
+  finishReason: string;
+  promptTokens: number;
+  completionTokens: number;
+  queueMs: number;
+  prefillMs: number;
+  timeToFirstTokenMs: number;
+  decodeMs: number;
+}
+
+/** What a stream hands over in one call: the deltas since the last one, and how it ended, if it did. */
+export interface NativeBatch {
+  deltas: NativeDelta[];
+  finish?: NativeFinish;
+  failure?: NativeFailure;
+}
+
+export interface NativeRequest {
+  cancel(): void;
+  grant(credits: number): void;
+  /** While referenced, the stream keeps the process alive: only as long as somebody waits for a part. */
+  ref(): void;
+  unref(): void;
+}
+
+export interface NativeCancel {
+  cancel(): void;
+}
+
+export interface NativeModelInfo {
+  path: string;
+  architecture: string;
+  name?: string;
+  parameters: number;
+  layers: number;
+  hiddenSize: number;
+  intermediateSize: number;
+  attentionHeads: number;
+  keyValueHeads: number;
+  vocabularySize: number;
+  trainedContextLength: number;
+  contextLength: number;
+  activations: string;
+  kv: string;
+  level: string;
+  threads: number;
+  kernels: string[];
+  packedBytes: number;
+  weightBytesPerToken: number;
+  hasChatTemplate: boolean;
+  bosToken?: number;
+  eosToken?: number;
+}
+
+export interface NativeMemoryStats {
+  weights: number;
+  kvCache: number;
+  scratch: number;
+  staging: number;
+  inUse: number;
+  highWater: number;
+  limit?: number;
+}
+
+export interface NativeLogits {
+  rows: number;
+  columns: number;
+  data: Float32Array;
+}
+
+export interface NativeScore {
+  tokens: number;
+  sumNll: number;
+}
+
+export interface NativeTensor {
+  name: string;
+  type: string;
+  shape: number[];
+  bytes: number;
+}
+
+export interface NativeInspection {
+  architecture: string;
+  parameters: number;
+  fileBytes: number;
+  metadata: string;
+  tensors: NativeTensor[];
+  fp32: number;
+  fp16: number;
+  int8: number;
+  packed: number;
+  kvBytesPerToken: number;
+  contextLength: number;
+}
+
+export interface NativeEngine {
+  modelInfo(): NativeModelInfo;
+  memoryStats(): NativeMemoryStats;
+  generate(request: NativeGenerateRequest, onBatch: (batch: NativeBatch) => void): NativeRequest;
+  tokenize(text: string, addSpecial: boolean, parseSpecial: boolean, done: NativeCallback<Uint32Array>): void;
+  detokenize(tokens: Uint32Array, skipSpecial: boolean, done: NativeCallback<string>): void;
+  pieces(tokens: Uint32Array, done: NativeCallback<string[]>): void;
+  applyChatTemplate(input: string, done: NativeCallback<string>): void;
+  chatTokens(input: string, done: NativeCallback<Uint32Array>): void;
+  logits(tokens: Uint32Array, all: boolean, done: NativeCallback<NativeLogits>): NativeCancel;
+  embed(tokens: Uint32Array, normalize: boolean, done: NativeCallback<Float32Array>): NativeCancel;
+  score(tokens: Uint32Array, window: number, done: NativeCallback<NativeScore>): NativeCancel;
+  dispose(done: NativeCallback<boolean>): void;
+}
+
+export interface NativeCpuInfo {
+  model: string;
+  logicalCores: number;
+  defaultThreads: number;
+  level: string;
+  levels: string[];
+}
+
+export interface NativeBinding {
+  version(): string;
+  cpuInfo(): NativeCpuInfo;
+  loadEngine(
+    path: string,
+    config: NativeEngineConfig,
+    onProgress: ((doneBytes: number, totalBytes: number) => void) | null,
+    done: NativeCallback<NativeEngine>,
+  ): NativeCancel;
+  inspectModel(path: string, done: NativeCallback<NativeInspection>): void;
+  readBandwidth(bytes: number, threads: number, done: NativeCallback<number>): void;
+}
+
+let binding: NativeBinding | undefined;
+
+/** The addon, loaded at first use; throws a {@link PlatformError} where there is none. */
+export function native(): NativeBinding {
+  binding ??= load();
+  return binding;
+}
+
+function load(): NativeBinding {
+  try {
+    return require("../../../native.cjs") as NativeBinding;
+  } catch (cause) {
+    throw new PlatformError("PLATFORM_UNSUPPORTED", platformMessage(cause), { cause });
+  }
+}
+
+function platformMessage(cause: unknown): string {
+  const host = `${process.platform}-${process.arch}`;
+  const reason = cause instanceof Error ? cause.message.split("\n", 1)[0] : String(cause);
+  return (
+    `the native addon for ${host} (Node.js ${process.versions.node}) did not load: ${reason}. ` +
+    "If npm left it out, install again without --omit=optional and without a lock file made on another platform; " +
+    "if this platform has no prebuilt addon, build one from a clone of the repository with `npm run build`."
+  );
+}

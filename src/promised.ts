@@ -1,0 +1,40 @@
+/** Native calls, which answer through a callback, as promises. */
+
+import { errorFrom } from "./errors.js";
+import type { NativeCallback, NativeCancel, NativeFailure } from "./native.js";
+
+/** Turns one callback-style native call into a promise. */
+export function promised<T>(call: (done: NativeCallback<T>) => void): Promise<T> {
+  return new Promise<T>((resolve, reject) => {
+    call((failure: NativeFailure | null, value) => {
+      if (failure !== null) reject(errorFrom(failure));
+      else resolve(value as T);
+    });
+  });
+}
+
+/** The same for a call that a signal can stop; a result that comes after the abort goes to `discard`. */
+export async function cancellable<T>(
+  signal: AbortSignal | undefined,
+  call: (done: NativeCallback<T>) => NativeCancel,
+  discard?: (late: T) => void,
+): Promise<T> {
+  if (signal === undefined) return promised((done) => void call(done));
+  signal.throwIfAborted();
+  let handle: NativeCancel | undefined;
+  const onAbort = (): void => handle?.cancel();
+  signal.addEventListener("abort", onAbort);
+  try {
+    const value = await promised<T>((done) => {
+      handle = call(done);
+    });
+    if (signal.aborted) discard?.(value);
+    signal.throwIfAborted();
+    return value;
+  } catch (error) {
+    signal.throwIfAborted();
+    throw error;
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
+}

@@ -1,0 +1,261 @@
+/**
+ * A generation as an async generator: the native side pushes within the credits it was given, the reader pulls.
+ *
+ * `TextStream` is what the user holds; `Generation` is what the native callback holds. Only the first refers to the
+ * second, so that a stream which was dropped half-read can be collected, and its generation cancelled by a registry.
+ */
+
+import { errorFrom, RyzansteinError } from "./errors.js";
+import type {
+  CheckedGenerate,
+  Completion,
+  Finish,
+  FinishReason,
+  StreamPart,
+  TokenLogprobs,
+} from "./generate-options.js";
+import type { NativeBatch, NativeDelta, NativeEngine, NativeFinish, NativeRequest } from "./native.js";
+
+type Step = IteratorResult<StreamPart, undefined>;
+const DONE: Step = Object.freeze({ done: true, value: undefined });
+
+interface Waiter {
+  readonly resolve: (step: Step) => void;
+  readonly reject: (reason: unknown) => void;
+}
+
+/** How a generation begins: its prompt may need work first, such as a chat template. @internal */
+export interface GenerationStart extends CheckedGenerate {
+  readonly native: NativeEngine;
+  readonly prompt: () => string | Uint32Array | Promise<string | Uint32Array>;
+  /** The engine's running generations, which `dispose` stops. */
+  readonly running: Set<Generation>;
+}
+
+/** The state of one generation. @internal */
+export class Generation {
+  readonly #start: GenerationStart;
+  readonly #parts: StreamPart[] = [];
+  readonly #waiters: Waiter[] = [];
+  #phase: "new" | "running" | "ended" = "new";
+  #request: NativeRequest | undefined;
+  #error: { readonly reason: unknown } | undefined;
+  #unreturned = 0;
+
+  constructor(start: GenerationStart) {
+    this.#start = start;
+  }
+
+  next(): Promise<Step> {
+    if (this.#phase === "new") this.#begin();
+    const part = this.#parts.shift();
+    if (part !== undefined) {
+      this.#returnCredits(part);
+      return Promise.resolve({ done: false, value: part });
+    }
+    if (this.#error !== undefined) {
+      const { reason } = this.#error;
+      this.#error = undefined;
+      return Promise.reject(reason);
+    }
+    if (this.#phase === "ended") return Promise.resolve(DONE);
+    return new Promise<Step>((resolve, reject) => {
+      this.#waiters.push({ resolve, reject });
+      if (this.#waiters.length === 1) this.#request?.ref();
+    });
+  }
+
+  /** Ends the generation and throws away what was not read. */
+  cancel(): void {
+    this.#parts.length = 0;
+    this.#error = undefined;
+    this.#stop();
+  }
+
+  /** Ends the generation with an error, which the reader gets at once. */
+  fail(reason: unknown): void {
+    if (this.#phase === "ended") return;
+    this.#parts.length = 0;
+    const waiter = this.#waiters.shift();
+    if (waiter === undefined) this.#error = { reason };
+    else waiter.reject(reason);
+    this.#stop();
+  }
+
+  #begin(): void {
+    const { signal, running } = this.#start;
+    this.#phase = "running";
+    if (signal?.aborted) {
+      this.fail(signal.reason);
+      return;
+    }
+    signal?.addEventListener("abort", this.#onAbort);
+    running.add(this);
+    this.#submit().catch((error: unknown) => this.fail(error));
+  }
+
+  async #submit(): Promise<void> {
+    const { native, prompt, request } = this.#start;
+    let text = prompt();
+    if (typeof text === "object" && "then" in text) text = await text;
+    if (this.#phase !== "running") return;
+    const input = typeof text === "string" ? { text } : { tokens: text };
+    this.#request = native.generate({ ...request, ...input }, (batch) => this.#receive(batch));
+    if (this.#waiters.length === 0) this.#request.unref();
+  }
+
+  readonly #onAbort = (): void => this.fail(this.#start.signal?.reason);
+
+  #receive(batch: NativeBatch): void {
+    if (this.#phase !== "running") return;
+    for (const delta of batch.deltas) this.#deliver(partOf(delta));
+    if (batch.failure !== undefined) this.#failAfterParts(errorFrom(batch.failure));
+    else if (batch.finish !== undefined) this.#finish(batch.finish);
+  }
+
+  #finish(finish: NativeFinish): void {
+    if (finish.finishReason === "abort") {
+      this.#failAfterParts(new RyzansteinError("ABORTED", "the generation was cancelled"));
+      return;
+    }
+    this.#deliver(finishOf(finish));
+    this.#stop();
+  }
+
+  /** Unlike an abort, a failure of the engine comes after the text that was computed before it. */
+  #failAfterParts(error: RyzansteinError): void {
+    const waiter = this.#waiters.shift();
+    if (waiter === undefined) this.#error = { reason: error };
+    else waiter.reject(error);
+    this.#stop();
+  }
+
+  #deliver(part: StreamPart): void {
+    const waiter = this.#waiters.shift();
+    if (waiter === undefined) {
+      this.#parts.push(part);
+      return;
+    }
+    this.#returnCredits(part);
+    if (this.#waiters.length === 0) this.#request?.unref();
+    waiter.resolve({ done: false, value: part });
+  }
+
+  /** Credits go back in halves of the buffer, or as soon as the reader has caught up. */
+  #returnCredits(part: StreamPart): void {
+    if (part.type !== "text-delta") return;
+    this.#unreturned += part.tokenIds.length;
+    const enough = this.#unreturned * 2 >= this.#start.request.credits || this.#parts.length === 0;
+    if (!enough || this.#unreturned === 0 || this.#phase !== "running") return;
+    this.#request?.grant(this.#unreturned);
+    this.#unreturned = 0;
+  }
+
+  #stop(): void {
+    if (this.#phase === "ended") return;
+    this.#phase = "ended";
+    this.#start.signal?.removeEventListener("abort", this.#onAbort);
+    this.#start.running.delete(this);
+    this.#request?.cancel();
+    this.#request = undefined;
+    for (const waiter of this.#waiters.splice(0)) waiter.resolve(DONE);
+  }
+}
+
+/** `Symbol.asyncDispose`, also on the first releases of Node.js 20, which lack it. @internal */
+export const ASYNC_DISPOSE: typeof Symbol.asyncDispose = Symbol.asyncDispose ?? Symbol.for("nodejs.asyncDispose");
+
+const abandoned = new FinalizationRegistry<Generation>((generation) => generation.cancel());
+
+/**
+ * The parts of one generation, in order: an async generator.
+ *
+ * Nothing is computed before the first part is asked for, and never more than `bufferedTokens` ahead of the reader.
+ * Leaving a `for await` loop, `return()`, the `signal` and the engine's `dispose()` each stop it within one step.
+ *
+ * @example
+ * for await (const part of engine.generate("Once upon a time")) process.stdout.write(part.text);
+ */
+export class TextStream implements AsyncGenerator<StreamPart, undefined, undefined> {
+  readonly #generation: Generation;
+
+  /** @internal */
+  constructor(start: GenerationStart) {
+    this.#generation = new Generation(start);
+    abandoned.register(this, this.#generation, this);
+  }
+
+  /** The next part; waits until there is one. */
+  next(): Promise<Step> {
+    return this.#generation.next();
+  }
+
+  /** Stops the generation. A loop's `break` calls it. */
+  return(): Promise<Step> {
+    this.#generation.cancel();
+    return Promise.resolve(DONE);
+  }
+
+  /** Stops the generation and throws `error`. */
+  throw(error: unknown): Promise<Step> {
+    this.#generation.cancel();
+    return Promise.reject(error);
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+
+  async [ASYNC_DISPOSE](): Promise<void> {
+    await this.return();
+  }
+
+  /** Reads the stream to its end and gathers what it said. */
+  async completion(): Promise<Completion> {
+    let text = "";
+    const tokenIds: number[] = [];
+    const logprobs: TokenLogprobs[] = [];
+    for await (const part of this) {
+      if (part.type === "finish") {
+        const { finishReason, usage, timings } = part;
+        const rest = { finishReason, usage, timings };
+        return logprobs.length > 0 ? { text, tokenIds, logprobs, ...rest } : { text, tokenIds, ...rest };
+      }
+      text += part.text;
+      tokenIds.push(...part.tokenIds);
+      if (part.logprobs !== undefined) logprobs.push(...part.logprobs);
+    }
+    throw new RyzansteinError("ABORTED", "the stream was ended before its last part");
+  }
+
+  /** The same parts as a web stream; cancelling it stops the generation. */
+  toReadableStream(): ReadableStream<StreamPart> {
+    const pull = async (controller: ReadableStreamDefaultController<StreamPart>): Promise<void> => {
+      const { done, value } = await this.next();
+      if (done) controller.close();
+      else controller.enqueue(value);
+    };
+    const cancel = async (): Promise<void> => {
+      await this.return();
+    };
+    return new ReadableStream({ pull, cancel }, { highWaterMark: 0 });
+  }
+}
+
+function partOf(delta: NativeDelta): StreamPart {
+  const { text, tokenIds, logprobs } = delta;
+  if (logprobs === undefined) return { type: "text-delta", text, tokenIds };
+  return { type: "text-delta", text, tokenIds, logprobs };
+}
+
+function finishOf(finish: NativeFinish): Finish {
+  const { promptTokens, completionTokens, prefillMs, timeToFirstTokenMs, decodeMs } = finish;
+  const tokensPerSecond = completionTokens > 1 && decodeMs > 0 ? ((completionTokens - 1) * 1000) / decodeMs : 0;
+  return {
+    type: "finish",
+    text: "",
+    finishReason: finish.finishReason as FinishReason,
+    usage: { promptTokens, completionTokens },
+    timings: { prefillMs, timeToFirstTokenMs, decodeMs, tokensPerSecond },
+  };
+}
