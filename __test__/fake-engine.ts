@@ -1,0 +1,69 @@
+/** A native engine of plain TypeScript that obeys the same contract: tests can see every credit and every cancellation. */
+
+import { createRequire } from "node:module";
+
+const require = createRequire(import.meta.url);
+export const { TextStream } = require("../dist/cjs/src/stream.js") as typeof import("../dist/cjs/src/stream.js");
+
+type Start = ConstructorParameters<typeof TextStream>[0];
+type Batch = Parameters<Parameters<Start["native"]["generate"]>[1]>[0];
+
+/** What happened to one request. */
+export class FakeRequest {
+  credits: number;
+  cancelled = false;
+  referenced = true;
+  readonly send: (batch: Batch) => void;
+
+  constructor(credits: number, send: (batch: Batch) => void) {
+    this.credits = credits;
+    this.send = send;
+  }
+
+  cancel(): void {
+    this.cancelled = true;
+  }
+
+  grant(credits: number): void {
+    this.credits += credits;
+  }
+
+  ref(): void {
+    this.referenced = true;
+  }
+
+  unref(): void {
+    this.referenced = false;
+  }
+
+  /** Sends a token's text, for which there must be a credit. */
+  token(text: string, id = 0): void {
+    if (this.credits === 0) throw new Error("no credit left");
+    this.credits -= 1;
+    this.send({ deltas: [{ text, tokenIds: [id] }] });
+  }
+
+  finish(finishReason = "stop"): void {
+    const times = { queueMs: 0, prefillMs: 1, timeToFirstTokenMs: 2, decodeMs: 3 };
+    this.send({ deltas: [], finish: { finishReason, promptTokens: 4, completionTokens: 4, ...times } });
+  }
+}
+
+/** A stream, the requests it made, and the set of those that run. */
+export function fakeStream(options: { credits?: number; signal?: AbortSignal; prompt?: Start["prompt"] } = {}) {
+  const requests: FakeRequest[] = [];
+  const running: Start["running"] = new Set();
+  const generate = (request: { credits: number }, send: (batch: Batch) => void): FakeRequest => {
+    const made = new FakeRequest(request.credits, send);
+    requests.push(made);
+    return made;
+  };
+  const stream = new TextStream({
+    native: { generate } as unknown as Start["native"],
+    prompt: options.prompt ?? (() => "a prompt"),
+    request: { credits: options.credits ?? 4 } as Start["request"],
+    signal: options.signal,
+    running,
+  });
+  return { stream, requests, running };
+}

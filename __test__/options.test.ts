@@ -1,0 +1,125 @@
+import { createRequire } from "node:module";
+import { InvalidArgumentError } from "ryzanstein";
+import { describe, expect, test } from "vitest";
+
+const require = createRequire(import.meta.url);
+const { checkGenerate } =
+  require("../dist/cjs/src/generate-options.js") as typeof import("../dist/cjs/src/generate-options.js");
+const { checkConfig } = require("../dist/cjs/src/config.js") as typeof import("../dist/cjs/src/config.js");
+const { tokenIds } = require("../dist/cjs/src/validate.js") as typeof import("../dist/cjs/src/validate.js");
+const { templateInput } = require("../dist/cjs/src/chat.js") as typeof import("../dist/cjs/src/chat.js");
+
+function refusal(work: () => unknown): InvalidArgumentError {
+  try {
+    work();
+  } catch (error) {
+    if (InvalidArgumentError.isInstance(error)) return error;
+    throw error;
+  }
+  throw new Error("nothing was refused");
+}
+
+describe("generate options", () => {
+  test("have the documented defaults", () => {
+    const { request, signal } = checkGenerate(undefined);
+    const sampling = { temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05 };
+    expect(request).toEqual({ ...sampling, stop: [], stopTokens: [], parseSpecial: false, credits: 32 });
+    expect(signal).toBeUndefined();
+  });
+
+  test.each([
+    ["maxTokens", [-1, 0, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 31, "5", null, 5n]],
+    ["temperature", [-0.1, Number.NaN, 101, "1", null]],
+    ["topK", [-1, 0.5, Number.NaN, 2 ** 32]],
+    ["topP", [-0.01, 1.01, Number.NaN]],
+    ["minP", [-1, 2, Number.NaN]],
+    ["seed", [-1, 0.5, 2 ** 53, Number.NaN]],
+    ["logprobs", [-1, 101, 0.5]],
+    ["bufferedTokens", [0, -1, 1.5, 65_537]],
+    ["stop", ["", [""], [1], 5, Array(65).fill("x")]],
+    ["stopTokens", [[-1], [1.5], [2 ** 32], "1", 7]],
+    ["parseSpecial", [1, "true", null]],
+    ["signal", [{}, 1, "x", null]],
+  ])("refuse a bad %s and name it", (option, values) => {
+    for (const value of values) {
+      const error = refusal(() => checkGenerate({ [option]: value }));
+      expect(error.code).toBe("INVALID_ARGUMENT");
+      expect(error.option.startsWith(option)).toBe(true);
+      expect(error.message).toContain(error.expected);
+    }
+  });
+
+  test("refuse an option that does not exist", () => {
+    const error = refusal(() => checkGenerate({ max_tokens: 5 }));
+    expect(error.option).toBe("max_tokens");
+    expect(error.expected).toContain("maxTokens");
+  });
+
+  test("take undefined as left out", () => {
+    expect(checkGenerate({ maxTokens: undefined, unknown: undefined }).request).not.toHaveProperty("maxTokens");
+  });
+
+  test("refuse what is no object", () => {
+    for (const value of [null, 5, "x", []]) expect(refusal(() => checkGenerate(value)).option).toBe("options");
+  });
+
+  test("take one stop string or several", () => {
+    expect(checkGenerate({ stop: "\n" }).request.stop).toEqual(["\n"]);
+    expect(checkGenerate({ stop: ["a", "b"] }).request.stop).toEqual(["a", "b"]);
+  });
+});
+
+describe("engine options", () => {
+  test.each([
+    ["threads", [0, -1, 1.5, Number.NaN, 1025]],
+    ["level", ["sse2", 2, null]],
+    ["activations", ["int4", 8]],
+    ["kv", ["int4", null]],
+    ["contextLength", [15, -1, 1e9]],
+    ["prefillChunk", [0, 1.5]],
+    ["maxSequences", [0, 5000]],
+    ["memoryLimit", [0, -5, 1.5]],
+    ["pinThreads", ["yes"]],
+    ["onProgress", [{}]],
+  ])("refuse a bad %s", (option, values) => {
+    for (const value of values) expect(refusal(() => checkConfig({ [option]: value })).option).toBe(option);
+  });
+
+  test("leave out what was left out", () => {
+    expect(checkConfig({ threads: 2, kv: "int8" }).native).toEqual({ threads: 2, kv: "int8" });
+  });
+});
+
+describe("token ids", () => {
+  test("come from any array of whole numbers", () => {
+    expect(tokenIds("tokens", [0, 5, 0xffff_ffff])).toEqual(Uint32Array.of(0, 5, 0xffff_ffff));
+    expect(tokenIds("tokens", Int32Array.of(1, 2))).toEqual(Uint32Array.of(1, 2));
+  });
+
+  test("that are none are refused with their place", () => {
+    expect(refusal(() => tokenIds("tokens", [1, -2])).option).toBe("tokens[1]");
+    expect(refusal(() => tokenIds("tokens", Float32Array.of(0.5))).option).toBe("tokens[0]");
+    for (const value of ["1", 1, null, undefined, new DataView(new ArrayBuffer(8)), {}]) {
+      expect(refusal(() => tokenIds("tokens", value)).option).toBe("tokens");
+    }
+  });
+});
+
+describe("chat messages", () => {
+  test("become the template's input", () => {
+    const input = JSON.parse(templateInput([{ role: "user", content: "hi", name: "Ann" }], {}));
+    expect(input).toEqual({
+      messages: [{ role: "user", content: "hi", name: "Ann" }],
+      addGenerationPrompt: true,
+      variables: {},
+    });
+  });
+
+  test("that are malformed are refused with their place", () => {
+    expect(refusal(() => templateInput([], {})).option).toBe("messages");
+    expect(refusal(() => templateInput("hi", {})).option).toBe("messages");
+    expect(refusal(() => templateInput([null], {})).option).toBe("messages[0]");
+    expect(refusal(() => templateInput([{ role: "user" }], {})).option).toBe("messages[0].content");
+    expect(refusal(() => templateInput([{ role: 1, content: "" }], {})).option).toBe("messages[0].role");
+  });
+});
