@@ -101,6 +101,26 @@ pub fn encode_floats(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
     }
 }
 
+/// Makes float weights ternary as BitNet's absmean rule does (arXiv 2402.17764, and transformers' `online` mode):
+/// s = 1/max(mean|w|, 1e-5), code = clip(round_half_even(w·s), −1, 1) + 1. Returns the weights' scale, 1/s rounded to bf16.
+///
+/// `weights` is the whole tensor, whose mean is summed in f64 in order, the same on every machine.
+///
+/// # Panics
+///
+/// When the slices differ in length.
+pub fn quantize_absmean(weights: &[f32], codes: &mut [u8]) -> f32 {
+    assert_eq!(weights.len(), codes.len(), "one code for each weight");
+    let sum: f64 = weights.iter().map(|w| f64::from(w.abs())).sum();
+    let mean = (sum / weights.len().max(1) as f64) as f32;
+    let s = 1.0 / mean.max(1e-5);
+    for (code, w) in codes.iter_mut().zip(weights) {
+        // NaN becomes 0, which `as` would make it too; a clip before the cast keeps infinities.
+        *code = ((w * s).round_ties_even().clamp(-1.0, 1.0) as i8 + 1) as u8;
+    }
+    bf16::from_f32(1.0 / s).to_f32()
+}
+
 /// One byte of `count` trits, the first most significant, scaled by ceil(q·256/243); four trits count as five with a zero.
 fn trits(codes: &[u8], first: usize, step: usize, count: usize) -> u8 {
     let q = (0..5).fold(0u16, |q, n| {

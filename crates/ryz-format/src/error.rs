@@ -61,16 +61,13 @@ pub enum FormatError {
         expected: &'static str,
     },
     /// A key occurs twice.
-    #[error("metadata key {} occurs twice", Shown(key))]
+    #[error("key {} occurs twice", Shown(key))]
     DuplicateKey {
         /// The key.
         key: String,
     },
     /// A value's type id is not one of GGUF's.
-    #[error(
-        "metadata key {}: expected a value type 0 to 12, got {got:#x}",
-        Shown(key)
-    )]
+    #[error("key {}: expected a value type 0 to 12, got {got:#x}", Shown(key))]
     BadValueType {
         /// The key.
         key: String,
@@ -78,19 +75,19 @@ pub enum FormatError {
         got: u32,
     },
     /// An array of arrays.
-    #[error("metadata key {}: nested arrays are not supported", Shown(key))]
+    #[error("key {}: nested arrays are not supported", Shown(key))]
     NestedArray {
         /// The key.
         key: String,
     },
     /// A required key or field is not there.
-    #[error("metadata key {} is missing", Shown(key))]
+    #[error("key {} is missing", Shown(key))]
     MissingKey {
         /// The key.
         key: String,
     },
     /// A value has the wrong type.
-    #[error("metadata key {}: expected {expected}, got {got}", Shown(key))]
+    #[error("key {}: expected {expected}, got {got}", Shown(key))]
     KeyType {
         /// The key.
         key: String,
@@ -100,7 +97,7 @@ pub enum FormatError {
         got: &'static str,
     },
     /// A value has the right type and is still impossible.
-    #[error("metadata key {}: expected {expected}, got {}", Shown(key), Shown(got))]
+    #[error("key {}: expected {expected}, got {}", Shown(key), Shown(got))]
     KeyValue {
         /// The key.
         key: String,
@@ -254,6 +251,20 @@ pub enum FormatError {
         /// Bytes that were given.
         got: u64,
     },
+    /// A JSON document, or the header of a safetensors file, that does not parse or breaks its format's rules.
+    #[error("{what} is malformed: {}", Cut(source))]
+    Json {
+        /// Which document.
+        what: &'static str,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A safetensors header whose offsets and shapes do not agree.
+    #[error("safetensors header is malformed: {}", Cut(source))]
+    Safetensors {
+        /// Which rule it breaks.
+        source: safetensors::SafeTensorError,
+    },
     /// The sink of a writer failed.
     #[error("cannot write {what}")]
     Write {
@@ -296,6 +307,27 @@ impl fmt::Display for Shown<'_> {
         match self.0.char_indices().nth(64) {
             Some((end, _)) => write!(f, "{:?}… ({} bytes)", &self.0[..end], self.0.len()),
             None => write!(f, "{:?}", self.0),
+        }
+    }
+}
+
+/// A parser's own words, which may quote the file at any length: cut after 200 characters, control characters escaped.
+struct Cut<'a>(&'a dyn fmt::Display);
+
+impl fmt::Display for Cut<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        for c in text.chars().take(200) {
+            if c.is_control() {
+                write!(f, "{}", c.escape_default())?
+            } else {
+                write!(f, "{c}")?
+            }
+        }
+        if text.chars().nth(200).is_some() {
+            f.write_str("…")
+        } else {
+            Ok(())
         }
     }
 }

@@ -4,6 +4,7 @@
 //! every size, offset and shape has been checked, so that later code may index by them without asking again.
 //!
 //! - [`Gguf::parse`] reads a GGUF header; [`ModelHeader::merge`] joins the parts of a split model.
+//! - [`hf`] reads the files of a Hugging Face folder: config.json, safetensors, and the index of shards.
 //! - [`ModelConfig`] is what a model is, whatever file described it, checked against the shapes of its tensors.
 //! - [`TensorView`] is a tensor's bytes together with the promise that they are as many as its shape needs.
 //! - [`decode`] is the plain reference decoder of every block type, [`encode`] the inverse for those that we write.
@@ -30,12 +31,13 @@ mod dtype;
 pub mod encode;
 mod error;
 pub mod gguf;
+pub mod hf;
 mod metadata;
 mod view;
 
 pub use config::{
     Architecture, ExpectedTensor, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle,
-    TensorRole,
+    TensorRole, WeightScales,
 };
 pub use dtype::DType;
 pub use error::FormatError;

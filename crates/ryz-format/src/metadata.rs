@@ -443,15 +443,15 @@ mod tests {
         assert_eq!(map.get_u32("n").unwrap(), 7);
         assert_eq!(
             map.get_u32("minus").unwrap_err().to_string(),
-            "metadata key \"minus\": expected an integer 0 to 4294967295, got \"-5\""
+            "key \"minus\": expected an integer 0 to 4294967295, got \"-5\""
         );
         assert_eq!(
             map.get_bool("name").unwrap_err().to_string(),
-            "metadata key \"name\": expected bool, got string"
+            "key \"name\": expected bool, got string"
         );
         assert_eq!(
             map.get_f32("none").unwrap_err().to_string(),
-            "metadata key \"none\" is missing"
+            "key \"none\" is missing"
         );
         assert_eq!(map.find_f32("none").unwrap(), None);
         assert_eq!(*map.get_i32s("types").unwrap(), [1, 3]);

@@ -6,6 +6,7 @@ mod common;
 use common::{parse, tiny_model};
 use ryz_format::{
     Architecture, DType, FormatError, HiddenAct, Metadata, ModelConfig, RopeScaling, Value,
+    WeightScales,
 };
 
 type Tensors = Vec<(String, DType, Vec<u64>)>;
@@ -175,7 +176,7 @@ fn untied_head_biases_and_scales_show_in_the_config() {
     })
     .unwrap();
     assert!(!config.tie_word_embeddings && config.attention_bias && !config.attention_output_bias);
-    assert!(config.weight_scales);
+    assert_eq!(config.weight_scales, WeightScales::Multiply);
 }
 
 #[test]
@@ -220,7 +221,7 @@ fn impossible_values_name_their_key() {
         ("attention.key_length", Value::U32(1 << 20), "1 to 16384"),
     ] {
         let error = with(key, value).unwrap_err().to_string();
-        let start = format!("metadata key \"llama.{key}\": expected {expected}, got ");
+        let start = format!("key \"llama.{key}\": expected {expected}, got ");
         assert!(error.starts_with(&start), "{error}");
     }
 }
@@ -280,6 +281,6 @@ fn more_tokens_than_rows() {
     .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "metadata key \"llama.vocab_size\": expected at least the tokenizer's 5 tokens, got \"4\""
+        "key \"llama.vocab_size\": expected at least the tokenizer's 5 tokens, got \"4\""
     );
 }

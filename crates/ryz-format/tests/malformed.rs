@@ -70,7 +70,7 @@ fn duplicate_key() {
     let pair = [string("a.b"), vec![0, 0, 0, 0, 7]].concat();
     assert_eq!(
         message(&raw(0, 2, &[pair.clone(), pair].concat())),
-        "metadata key \"a.b\" occurs twice"
+        "key \"a.b\" occurs twice"
     );
 }
 
@@ -88,7 +88,7 @@ fn value_cut_short() {
     let pair = [string("long.key"), vec![10, 0, 0, 0, 7]].concat();
     assert_eq!(
         message(&raw(0, 1, &pair)),
-        "file ends inside metadata key \"long.key\": expected 8 bytes at offset 44, got 1"
+        "file ends inside key \"long.key\": expected 8 bytes at offset 44, got 1"
     );
 }
 

@@ -1,7 +1,8 @@
 //! [`ModelConfig`] from GGUF's keys, as llama.cpp writes and reads them.
 
 use super::{
-    Architecture, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle, validate::Keys,
+    Architecture, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle, WeightScales,
+    validate::Keys,
 };
 use crate::{FormatError, Metadata, TensorInfo};
 
@@ -124,7 +125,12 @@ impl ModelConfig {
             attention_output_bias: has("blk.0.attn_output.bias"),
             sub_norms: is_bitnet,
             qk_norm: architecture == Architecture::Qwen3,
-            weight_scales: any_ends(".scale"),
+            weight_scales: if any_ends(".scale") {
+                WeightScales::Multiply
+            } else {
+                WeightScales::None
+            },
+            quantize_weights: false,
         };
         config.validate(&Keys {
             name: &|field| source.key(gguf_key(field)),

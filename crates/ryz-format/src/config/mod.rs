@@ -1,6 +1,7 @@
 //! What a model is, whatever file described it: dimensions, positions, activations, and the tensors these ask for.
 
 mod gguf;
+mod hf;
 mod rope;
 mod tensors;
 mod validate;
@@ -47,6 +48,19 @@ pub enum HiddenAct {
     Relu2,
 }
 
+/// What a tensor `blk.N.NAME.scale` beside `blk.N.NAME.weight` does to that linear layer's output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WeightScales {
+    /// There are none.
+    None,
+    /// The output is multiplied by it, where it is there: files that llama.cpp converted from BitNet checkpoints, and
+    /// Hugging Face's `autobitlinear`, where every packed weight has one.
+    Multiply,
+    /// The output is divided by it: Hugging Face's `bitlinear`.
+    Divide,
+}
+
 /// A model's dimensions and rules, with Hugging Face's field names, checked against each other and against limits, so
 /// that sizes computed from them cannot overflow.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,9 +104,12 @@ pub struct ModelConfig {
     pub sub_norms: bool,
     /// Whether each head of q and k is normalised before its rotation.
     pub qk_norm: bool,
-    /// Whether linear layers may have a scale in a tensor of its own (`blk.N.attn_q.scale`, one f32 that multiplies the
-    /// output): files that llama.cpp converted from BitNet's Hugging Face checkpoints have them.
-    pub weight_scales: bool,
+    /// What the scales of linear layers in tensors of their own (`blk.N.attn_q.scale`, one float each) do.
+    pub weight_scales: WeightScales,
+    /// Whether the linear layers' float weights are masters, to be made ternary on load (BitNet's `online` mode): with
+    /// s = 1/max(mean|w|, 1e-5) in f32, t = clip(round(w·s), −1, 1) and the scale is 1/s rounded to bf16.
+    /// See [`crate::encode::quantize_absmean`].
+    pub quantize_weights: bool,
 }
 
 impl ModelConfig {

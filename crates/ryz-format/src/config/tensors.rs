@@ -1,6 +1,6 @@
 //! The tensors that a model must have and may have, with their shapes.
 
-use super::{ModelConfig, RopeScaling};
+use super::{ModelConfig, RopeScaling, WeightScales};
 use crate::{DType, FormatError, TensorInfo};
 
 /// What a tensor is for, which decides the types it may have.
@@ -120,7 +120,7 @@ impl ModelConfig {
                 cols,
                 TensorRole::Linear,
             ));
-            if self.weight_scales {
+            if self.weight_scales != WeightScales::None {
                 let scale = tensor(
                     format!("blk.{layer}.{name}.scale"),
                     1,
@@ -154,6 +154,16 @@ impl ModelConfig {
                 Ok(i) => {
                     known[i] = true;
                     check(&expected, by_name[i])?;
+                    if by_name[i].dtype == DType::HfPacked {
+                        // Packed weights are codes alone.
+                        let name = expected.name.replace(".weight", ".scale");
+                        if by_name
+                            .binary_search_by(|tensor| tensor.name.cmp(&name))
+                            .is_err()
+                        {
+                            return Err(FormatError::MissingTensor { name });
+                        }
+                    }
                 }
                 Err(_) if expected.required => {
                     return Err(FormatError::MissingTensor {
@@ -164,8 +174,11 @@ impl ModelConfig {
             }
         }
         // llama.cpp's converters once wrote these tables, which nothing reads.
+        // A tied checkpoint of Hugging Face may hold the head all the same.
         let ignored = |name: &str| {
-            name.ends_with(".attn_rot_embd") || name.ends_with(".attn_rot_embd.weight")
+            name.ends_with(".attn_rot_embd")
+                || name.ends_with(".attn_rot_embd.weight")
+                || (self.tie_word_embeddings && name == "output.weight")
         };
         match by_name
             .iter()
@@ -200,7 +213,8 @@ fn check(expected: &ExpectedTensor, got: &TensorInfo) -> Result<(), FormatError>
         });
     }
     let allowed = match expected.role {
-        TensorRole::Linear | TensorRole::Embedding => true,
+        TensorRole::Linear => true,
+        TensorRole::Embedding => got.dtype != DType::HfPacked,
         TensorRole::Vector => matches!(got.dtype, DType::F32 | DType::F16 | DType::BF16),
     };
     if allowed {
@@ -208,7 +222,11 @@ fn check(expected: &ExpectedTensor, got: &TensorInfo) -> Result<(), FormatError>
     }
     Err(FormatError::BadType {
         name: got.name.clone(),
-        expected: "F32, F16 or BF16",
+        expected: if expected.role == TensorRole::Vector {
+            "F32, F16 or BF16"
+        } else {
+            "any but packed"
+        },
         got: got.dtype.name().to_owned(),
     })
 }

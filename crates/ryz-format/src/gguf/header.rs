@@ -86,7 +86,7 @@ fn alignment(metadata: &Metadata) -> Result<u64, FormatError> {
 }
 
 fn value(reader: &mut Reader<'_>, key: &str) -> Result<Value, FormatError> {
-    let what = &format!("metadata key {}", Shown(key));
+    let what = &format!("key {}", Shown(key));
     let value_type = reader.u32(what)?;
     Ok(match value_type {
         0 => Value::U8(reader.u8(what)?),

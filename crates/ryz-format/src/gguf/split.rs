@@ -142,7 +142,12 @@ impl ModelHeader {
         ModelHeader::new(metadata.unwrap_or_default(), tensors, shards)
     }
 
-    fn new(
+    /// Joins what is already known to belong together.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError::DuplicateTensor`].
+    pub(crate) fn new(
         metadata: Metadata,
         tensors: Vec<TensorInfo>,
         shards: usize,

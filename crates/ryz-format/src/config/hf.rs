@@ -1,0 +1,314 @@
+//! [`ModelConfig`] from Hugging Face's `config.json`, with transformers' defaults where a field is absent.
+
+use super::{
+    Architecture, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle, WeightScales,
+    validate::Keys,
+};
+use crate::{FormatError, TensorInfo, hf::Object};
+
+/// What an architecture has when config.json does not say.
+struct Defaults {
+    architecture: Architecture,
+    rms_norm_eps: f32,
+    rope_theta: f32,
+    head_dim: Option<usize>,
+    hidden_act: &'static str,
+    max_position_embeddings: usize,
+}
+
+impl ModelConfig {
+    /// Reads config.json and checks it against the tensors ([`crate::ModelHeader::from_safetensors`]).
+    ///
+    /// # Errors
+    ///
+    /// A field that is missing, of the wrong type or out of range; an architecture or feature that is not implemented; a
+    /// tensor that is missing, unknown or of the wrong shape.
+    pub fn from_hf(config_json: &[u8], tensors: &[TensorInfo]) -> Result<ModelConfig, FormatError> {
+        let config = ModelConfig::from_hf_fields(config_json, tensors)?;
+        config.check_tensors(tensors)?;
+        Ok(config)
+    }
+
+    /// Reads config.json without checking the shapes of tensors. What only the tensors tell (biases, and a tied head
+    /// where no field says) is taken from `tensors`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelConfig::from_hf`], less those about tensors.
+    pub fn from_hf_fields(
+        config_json: &[u8],
+        tensors: &[TensorInfo],
+    ) -> Result<ModelConfig, FormatError> {
+        let fields = Object::parse("config.json", config_json)?;
+        let source = Object::new(&fields);
+        let defaults = defaults(&source)?;
+        let has = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
+        let is_bitnet = defaults.architecture == Architecture::BitnetB158;
+
+        let hidden_size = source.size("hidden_size")?;
+        let num_attention_heads = source.size("num_attention_heads")?;
+        let head_dim = match source.find_size("head_dim")?.or(defaults.head_dim) {
+            Some(dim) => dim,
+            None => divide(hidden_size, num_attention_heads)?,
+        };
+        let max_position_embeddings = source
+            .find_size("max_position_embeddings")?
+            .unwrap_or(defaults.max_position_embeddings);
+        let (weight_scales, quantize_weights) = quantization(&source)?;
+        let config = ModelConfig {
+            architecture: defaults.architecture,
+            hidden_size,
+            intermediate_size: source.size("intermediate_size")?,
+            num_hidden_layers: source.size("num_hidden_layers")?,
+            num_attention_heads,
+            num_key_value_heads: source
+                .find_size("num_key_value_heads")?
+                .unwrap_or(num_attention_heads),
+            key_head_dim: head_dim,
+            value_head_dim: head_dim,
+            rope_dim: head_dim,
+            vocab_size: source.size("vocab_size")?,
+            max_position_embeddings,
+            rms_norm_eps: source
+                .find_f32("rms_norm_eps")?
+                .unwrap_or(defaults.rms_norm_eps),
+            rope: rope(&source, defaults.rope_theta, max_position_embeddings)?,
+            hidden_act: match source
+                .find_str("hidden_act")?
+                .unwrap_or(defaults.hidden_act)
+            {
+                "silu" | "swish" => HiddenAct::Silu,
+                "relu2" => HiddenAct::Relu2,
+                other => return Err(source.unsupported("hidden_act", other)),
+            },
+            tie_word_embeddings: source
+                .find_bool("tie_word_embeddings")?
+                .unwrap_or(!has("output.weight")),
+            attention_bias: has("blk.0.attn_q.bias"),
+            attention_output_bias: has("blk.0.attn_output.bias"),
+            sub_norms: is_bitnet,
+            qk_norm: defaults.architecture == Architecture::Qwen3,
+            weight_scales,
+            quantize_weights,
+        };
+        config.validate(&Keys {
+            name: &|field| field.to_owned(),
+        })?;
+        refuse_unsupported(&source)?;
+        Ok(config)
+    }
+}
+
+/// The architecture by its class, or where none is named by its model type.
+fn defaults(source: &Object<'_>) -> Result<Defaults, FormatError> {
+    let class = match source.find_array("architectures")? {
+        Some(classes) => classes.first().and_then(|class| class.as_str()),
+        None => None,
+    };
+    let name = match class {
+        Some(class) => class,
+        None => source.need("model_type", source.find_str("model_type")?)?,
+    };
+    Ok(match name {
+        "BitNetForCausalLM" | "bitnet" => Defaults {
+            architecture: Architecture::BitnetB158,
+            rms_norm_eps: 1e-5,
+            rope_theta: 500_000.0,
+            head_dim: None,
+            hidden_act: "relu2",
+            max_position_embeddings: 2048,
+        },
+        "LlamaForCausalLM" | "llama" => Defaults {
+            architecture: Architecture::Llama,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
+            head_dim: None,
+            hidden_act: "silu",
+            max_position_embeddings: 2048,
+        },
+        "Qwen3ForCausalLM" | "qwen3" => Defaults {
+            architecture: Architecture::Qwen3,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
+            head_dim: Some(128),
+            hidden_act: "silu",
+            max_position_embeddings: 32_768,
+        },
+        other => {
+            return Err(FormatError::UnsupportedArchitecture {
+                expected: "BitNetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM",
+                got: other.to_owned(),
+            });
+        }
+    })
+}
+
+fn divide(hidden: usize, heads: usize) -> Result<usize, FormatError> {
+    if heads == 0 || !hidden.is_multiple_of(heads) {
+        return Err(FormatError::KeyValue {
+            key: "num_attention_heads".to_owned(),
+            expected: format!("a divisor of hidden_size {hidden}, where no head_dim is given"),
+            got: heads.to_string(),
+        });
+    }
+    Ok(hidden / heads)
+}
+
+/// How `quantization_config` has linear layers stored: what their scales do, and whether they are float masters.
+fn quantization(source: &Object<'_>) -> Result<(WeightScales, bool), FormatError> {
+    let Some(config) = source.find_object("quantization_config", "quantization_config.")? else {
+        return Ok((WeightScales::None, false));
+    };
+    match config.need("quant_method", config.find_str("quant_method")?)? {
+        "bitnet" => {}
+        other => return Err(config.unsupported("quant_method", other)),
+    }
+    if config.find_bool("use_rms_norm")? == Some(true) {
+        return Err(config.unsupported("use_rms_norm", true));
+    }
+    let mode = config.find_str("quantization_mode")?.unwrap_or("offline");
+    match (
+        config.find_str("linear_class")?.unwrap_or("bitlinear"),
+        mode,
+    ) {
+        ("autobitlinear", "offline") => Ok((WeightScales::Multiply, false)),
+        ("autobitlinear", "online") => Ok((WeightScales::None, true)),
+        ("bitlinear", "offline") => Ok((WeightScales::Divide, false)),
+        ("autobitlinear" | "bitlinear", other) => {
+            Err(config.unsupported("quantization_mode", other))
+        }
+        (other, _) => Err(config.unsupported("linear_class", other)),
+    }
+}
+
+/// Positions: `rope_scaling` with `rope_theta` beside it, or `rope_parameters` with it inside (transformers 5).
+fn rope(
+    source: &Object<'_>,
+    default_theta: f32,
+    context: usize,
+) -> Result<RopeConfig, FormatError> {
+    let parameters = match source.find_object("rope_parameters", "rope_parameters.")? {
+        Some(parameters) => Some(parameters),
+        None => source.find_object("rope_scaling", "rope_scaling.")?,
+    };
+    let theta = match &parameters {
+        Some(parameters) => parameters.find_f32("rope_theta")?,
+        None => None,
+    };
+    let theta = match theta {
+        Some(theta) => theta,
+        None => source.find_f32("rope_theta")?.unwrap_or(default_theta),
+    };
+    let scaling = match &parameters {
+        Some(parameters) => scaling(parameters, context)?,
+        None => RopeScaling::None,
+    };
+    // Checkpoints of all these architectures have the rows of q and k in half order.
+    Ok(RopeConfig {
+        theta,
+        style: RopeStyle::Neox,
+        scaling,
+    })
+}
+
+fn scaling(rope: &Object<'_>, context: usize) -> Result<RopeScaling, FormatError> {
+    let kind = match rope.find_str("rope_type")? {
+        Some(kind) => kind,
+        None => rope.find_str("type")?.unwrap_or("default"),
+    };
+    let number = |field| rope.need(field, rope.find_f32(field)?);
+    let original = || rope.find_size("original_max_position_embeddings");
+    Ok(match kind {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear {
+            factor: number("factor")?,
+        },
+        "llama3" => RopeScaling::Llama3 {
+            factor: number("factor")?,
+            low_freq_factor: number("low_freq_factor")?,
+            high_freq_factor: number("high_freq_factor")?,
+            original_context: rope.need("original_max_position_embeddings", original()?)?,
+        },
+        "yarn" => {
+            for field in ["mscale", "mscale_all_dim"] {
+                if rope.get(field).is_some() {
+                    return Err(rope.unsupported(field, "a value"));
+                }
+            }
+            if rope.find_bool("truncate")? == Some(false) {
+                return Err(rope.unsupported("truncate", false));
+            }
+            let factor = number("factor")?;
+            // `attention_factor` replaces 1 + 0.1 ln(factor), which `attn_factor` multiplies.
+            let attn_factor = match rope.find_f32("attention_factor")? {
+                Some(whole) => (f64::from(whole) / (1.0 + 0.1 * ln(factor.into()))) as f32,
+                None => 1.0,
+            };
+            RopeScaling::Yarn {
+                factor,
+                original_context: original()?.unwrap_or(context),
+                attn_factor,
+                beta_fast: rope.find_f32("beta_fast")?.unwrap_or(32.0),
+                beta_slow: rope.find_f32("beta_slow")?.unwrap_or(1.0),
+                ext_factor: 1.0,
+            }
+        }
+        other => return Err(rope.unsupported("rope_type", other)),
+    })
+}
+
+/// ln(x) for x > 0 by its series, the same on every machine: x = 2^k·m with m in [1, 2), ln m = 2 artanh((m−1)/(m+1)).
+fn ln(x: f64) -> f64 {
+    if !(x.is_finite() && x > 0.0) {
+        return 0.0;
+    }
+    let (mut m, mut k) = (x, 0);
+    while m >= 2.0 {
+        m /= 2.0;
+        k += 1;
+    }
+    while m < 1.0 {
+        m *= 2.0;
+        k -= 1;
+    }
+    let z = (m - 1.0) / (m + 1.0);
+    let series = (0..24)
+        .rev()
+        .fold(0.0, |sum, n| sum * z * z + 1.0 / f64::from(2 * n + 1));
+    2.0 * z * series + f64::from(k) * std::f64::consts::LN_2
+}
+
+/// Refuses features that would change the function if they were passed over.
+fn refuse_unsupported(source: &Object<'_>) -> Result<(), FormatError> {
+    if source.find_bool("use_sliding_window")? == Some(true) {
+        return Err(source.unsupported("use_sliding_window", true));
+    }
+    if let Some(types) = source.find_array("layer_types")?
+        && let Some(other) = types.iter().find(|kind| *kind != "full_attention")
+    {
+        return Err(source.unsupported("layer_types", other));
+    }
+    if let Some(factor) = source.find_f32("partial_rotary_factor")?
+        && factor != 1.0
+    {
+        return Err(source.unsupported("partial_rotary_factor", factor));
+    }
+    if source.find_bool("mlp_bias")? == Some(true) {
+        return Err(source.unsupported("mlp_bias", true));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn own_logarithm() {
+        for x in [1e-30, 0.1, 0.5, 1.0, 1.5, 2.0, 4.0, 40.0, 1e6] {
+            let (got, expected) = (super::ln(x), f64::ln(x));
+            assert!(
+                (got - expected).abs() <= 4e-16 * expected.abs().max(1.0),
+                "ln {x}: {got} {expected}"
+            );
+        }
+    }
+}

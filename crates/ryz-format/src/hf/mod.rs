@@ -1,0 +1,15 @@
+//! Hugging Face folders: `config.json` ([`crate::ModelConfig::from_hf`]), `model.safetensors` or its shards with their
+//! index, under the same tensor names as in GGUF.
+//!
+//! The files come as bytes; the index names the shards to open, and only ever plain file names in the same folder.
+
+mod index;
+mod json;
+mod names;
+mod safetensors;
+
+pub(crate) use self::json::Object;
+pub use self::{index::ShardIndex, safetensors::Safetensors};
+
+/// The longest `config.json` or index that is parsed.
+pub const MAX_JSON_BYTES: u64 = 16 << 20;
