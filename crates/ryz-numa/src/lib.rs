@@ -1,1 +1,37 @@
 //! CPU topology, pinned rayon pools, SPMD regions, barriers and the checked partitioned slice.
+//!
+//! An engine [`Lease`]s threads of a process-wide pool; a step is one [`Lease::run`], in which every worker runs the same
+//! function, takes its share of the work by its index, and meets the others at [`Worker::barrier`]. Scratch is shared
+//! through [`PartitionedSlice`], which hands out disjoint parts and checks that they are.
+//!
+//! ```
+//! use ryz_numa::{Lease, PartitionedSlice, Pinning};
+//!
+//! let lease = Lease::new(2, Pinning::Off)?;
+//! let mut squares = vec![0u64; 100];
+//! let shared = PartitionedSlice::new(&mut squares, 1);
+//! lease.run(|worker| {
+//!     let rows = worker.split(100, 1);
+//!     let mut part = shared.rows_mut(rows.clone());
+//!     for (row, i) in rows.enumerate() {
+//!         part.row_mut(row)[0] = (i * i) as u64;
+//!     }
+//! })?;
+//! assert_eq!(squares[9], 81);
+//! # Ok::<(), ryz_numa::RegionError>(())
+//! ```
+
+mod barrier;
+mod cgroup;
+mod error;
+mod partition;
+mod pool;
+mod topology;
+mod work;
+
+pub use barrier::Poisoned;
+pub use error::{RegionError, TopologyError};
+pub use partition::{PartitionedSlice, ReadGuard, WriteGuard};
+pub use pool::{Lease, Pinning, Worker};
+pub use topology::{Core, Topology, default_threads};
+pub use work::{Chunk, WorkQueue, split};

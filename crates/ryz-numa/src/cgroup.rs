@@ -1,0 +1,110 @@
+//! The CPU time that the control group of this process may use.
+
+use std::{fs, path::Path};
+
+/// CPUs' worth of time by quota (cgroup v2 `cpu.max`, v1 `cpu.cfs_quota_us` over `cpu.cfs_period_us`), the smallest on the
+/// way up to the root; `None` without a quota or without control groups.
+pub(crate) fn cpu_quota() -> Option<f64> {
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+    quota_under(Path::new("/sys/fs/cgroup"), &own)
+}
+
+/// [`cpu_quota`] for a mounted hierarchy and the text of `/proc/self/cgroup`.
+fn quota_under(mount: &Path, own: &str) -> Option<f64> {
+    let mut smallest: Option<f64> = None;
+    for line in own.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) =
+            (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        let (root, read): (_, fn(&Path) -> Option<f64>) = if controllers.is_empty() {
+            (mount.to_owned(), quota_v2)
+        } else if controllers.split(',').any(|controller| controller == "cpu") {
+            (mount.join(controllers), quota_v1)
+        } else {
+            continue;
+        };
+        // In a container the path may be the host's: what is not there has no quota, and the root is asked too.
+        let mut folder = root.join(path.trim_start_matches('/'));
+        while folder.starts_with(&root) {
+            if let Some(quota) = read(&folder) {
+                smallest = Some(smallest.map_or(quota, |least| least.min(quota)));
+            }
+            if !folder.pop() {
+                break;
+            }
+        }
+    }
+    smallest
+}
+
+fn quota_v2(folder: &Path) -> Option<f64> {
+    let text = fs::read_to_string(folder.join("cpu.max")).ok()?;
+    let mut fields = text.split_whitespace();
+    ratio(fields.next()?, fields.next()?)
+}
+
+fn quota_v1(folder: &Path) -> Option<f64> {
+    let read = |name| fs::read_to_string(folder.join(name)).ok();
+    ratio(
+        read("cpu.cfs_quota_us")?.trim(),
+        read("cpu.cfs_period_us")?.trim(),
+    )
+}
+
+/// `quota / period`; "max" and −1 are no quota.
+fn ratio(quota: &str, period: &str) -> Option<f64> {
+    let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
+    (quota > 0.0 && period > 0.0).then_some(quota / period)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: std::path::PathBuf, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn v2_takes_the_smallest_on_the_way_up() {
+        let mount = tempfile::tempdir().unwrap();
+        file(mount.path().join("a/b/cpu.max"), "max 100000\n");
+        file(mount.path().join("a/cpu.max"), "150000 100000\n");
+        file(mount.path().join("cpu.max"), "400000 100000\n");
+        assert_eq!(quota_under(mount.path(), "0::/a/b\n"), Some(1.5));
+        assert_eq!(quota_under(mount.path(), "0::/not/visible\n"), Some(4.0));
+    }
+
+    #[test]
+    fn v1_reads_quota_and_period() {
+        let mount = tempfile::tempdir().unwrap();
+        file(
+            mount.path().join("cpu,cpuacct/x/cpu.cfs_quota_us"),
+            "50000\n",
+        );
+        file(
+            mount.path().join("cpu,cpuacct/x/cpu.cfs_period_us"),
+            "100000\n",
+        );
+        file(mount.path().join("cpu,cpuacct/cpu.cfs_quota_us"), "-1\n");
+        file(
+            mount.path().join("cpu,cpuacct/cpu.cfs_period_us"),
+            "100000\n",
+        );
+        assert_eq!(
+            quota_under(mount.path(), "4:cpu,cpuacct:/x\n3:memory:/x\n"),
+            Some(0.5)
+        );
+    }
+
+    #[test]
+    fn nonsense_is_no_quota() {
+        let mount = tempfile::tempdir().unwrap();
+        file(mount.path().join("cpu.max"), "lots\n");
+        assert_eq!(quota_under(mount.path(), "0::/\nrubbish\n"), None);
+    }
+}

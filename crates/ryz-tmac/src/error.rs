@@ -1,0 +1,77 @@
+use std::{io, path::PathBuf};
+
+use crate::BufferKind;
+
+/// Why memory or a file's bytes could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The arena's byte limit would be passed.
+    #[error("memory limit: {requested} bytes for {kind} asked with {in_use} of {limit} in use")]
+    LimitExceeded {
+        /// What it was for.
+        kind: BufferKind,
+        /// Bytes asked.
+        requested: usize,
+        /// Bytes in use before.
+        in_use: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// The system has no such memory, or the size does not fit the address space.
+    #[error("out of memory: {requested} bytes for {kind}")]
+    OutOfMemory {
+        /// What it was for.
+        kind: BufferKind,
+        /// Bytes asked.
+        requested: usize,
+    },
+    /// There is no such file.
+    #[error("{}: no such file", path.display())]
+    FileNotFound {
+        /// The path asked.
+        path: PathBuf,
+    },
+    /// A directory, a device or a pipe was given where a file is needed.
+    #[error("{}: expected a regular file, got {found}", path.display())]
+    NotARegularFile {
+        /// The path asked.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// A file ended before the bytes that its length promised: it was cut while it was read.
+    #[error("{}: expected {expected} bytes at offset {offset}, got {got}", path.display())]
+    ShortRead {
+        /// The file.
+        path: PathBuf,
+        /// Where the read began.
+        offset: u64,
+        /// Bytes asked.
+        expected: usize,
+        /// Bytes there were.
+        got: usize,
+    },
+    /// The system refused to open, read or map.
+    #[error("{}: cannot {action}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried: "open", "read", "map".
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl MemoryError {
+    /// The stable code that crosses to TypeScript.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::LimitExceeded { .. } => "MEMORY_LIMIT",
+            Self::OutOfMemory { .. } => "OUT_OF_MEMORY",
+            Self::FileNotFound { .. } => "FILE_NOT_FOUND",
+            Self::NotARegularFile { .. } | Self::ShortRead { .. } | Self::Io { .. } => "IO",
+        }
+    }
+}

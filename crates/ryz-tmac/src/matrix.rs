@@ -1,0 +1,185 @@
+//! Strided row-major views of matrices.
+
+use std::{fmt, marker::PhantomData, ptr::NonNull};
+
+/// A matrix that is read: `rows` rows of `cols` elements, `stride` apart.
+pub struct MatRef<'a, T> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<T> Clone for MatRef<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for MatRef<'_, T> {}
+
+impl<'a, T> MatRef<'a, T> {
+    /// Views a slice as rows of `cols` elements, one after another.
+    ///
+    /// # Panics
+    /// When the slice is no whole number of rows.
+    pub fn from_slice(data: &'a [T], cols: usize) -> Self {
+        let rows = rows_of(data.len(), cols);
+        Self {
+            data,
+            rows,
+            cols,
+            stride: cols,
+        }
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Elements of a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements from one row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// One row.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, row: usize) -> &'a [T] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        &self.data[row * self.stride..][..self.cols]
+    }
+}
+
+impl<T> fmt::Debug for MatRef<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "MatRef({} × {}, stride {})",
+            self.rows, self.cols, self.stride
+        )
+    }
+}
+
+/// A matrix that is written: `rows` rows of `cols` elements, `stride` apart. What lies between the rows is not touched,
+/// so that two of these may be neighbouring columns of one matrix.
+pub struct MatMut<'a, T> {
+    start: NonNull<T>,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    data: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it is a set of `&mut [T]` rows.
+unsafe impl<T: Send> Send for MatMut<'_, T> {}
+// SAFETY: `&MatMut` gives `&[T]` only.
+unsafe impl<T: Sync> Sync for MatMut<'_, T> {}
+
+impl<'a, T> MatMut<'a, T> {
+    /// Views a slice as rows of `cols` elements, one after another.
+    ///
+    /// # Panics
+    /// When the slice is no whole number of rows.
+    pub fn from_slice(data: &'a mut [T], cols: usize) -> Self {
+        let rows = rows_of(data.len(), cols);
+        Self {
+            start: NonNull::from(data).cast(),
+            rows,
+            cols,
+            stride: cols,
+            data: PhantomData,
+        }
+    }
+
+    /// Views memory as a matrix.
+    ///
+    /// # Safety
+    /// - For every row below `rows`, the `cols` elements at `start + row · stride` are valid, initialised and aligned.
+    /// - For `'a` they are reached through this value alone; `stride >= cols` unless `rows` is at most 1.
+    pub unsafe fn from_raw_parts(
+        start: NonNull<T>,
+        rows: usize,
+        cols: usize,
+        stride: usize,
+    ) -> Self {
+        debug_assert!(stride >= cols || rows <= 1);
+        Self {
+            start,
+            rows,
+            cols,
+            stride,
+            data: PhantomData,
+        }
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Elements of a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// One row.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row(&self, row: usize) -> &[T] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: the row is one of those that the constructor was promised (asserted).
+        let start = unsafe { self.start.add(row * self.stride) };
+        // SAFETY: its `cols` elements are valid, and `&self` excludes writers.
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), self.cols) }
+    }
+
+    /// One row, for writing.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn row_mut(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: the row is one of those that the constructor was promised (asserted).
+        let start = unsafe { self.start.add(row * self.stride) };
+        // SAFETY: its `cols` elements are valid, and `&mut self` excludes every other access.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.cols) }
+    }
+
+    /// The same view for a shorter time.
+    pub fn reborrow(&mut self) -> MatMut<'_, T> {
+        MatMut {
+            start: self.start,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+            data: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for MatMut<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "MatMut({} × {}, stride {})",
+            self.rows, self.cols, self.stride
+        )
+    }
+}
+
+fn rows_of(len: usize, cols: usize) -> usize {
+    assert!(
+        cols > 0 && len.is_multiple_of(cols),
+        "{len} elements are no rows of {cols}"
+    );
+    len / cols
+}
