@@ -113,9 +113,9 @@ pub fn quantize_absmean(weights: &[f32], codes: &mut [u8]) -> f32 {
     assert_eq!(weights.len(), codes.len(), "one code for each weight");
     let sum: f64 = weights.iter().map(|w| f64::from(w.abs())).sum();
     let mean = (sum / weights.len().max(1) as f64) as f32;
-    let s = 1.0 / mean.max(1e-5);
+    // A NaN among the weights goes through to the scale, where it shows.
+    let s = 1.0 / if mean < 1e-5 { 1e-5 } else { mean };
     for (code, w) in codes.iter_mut().zip(weights) {
-        // NaN becomes 0, which `as` would make it too; a clip before the cast keeps infinities.
         *code = ((w * s).round_ties_even().clamp(-1.0, 1.0) as i8 + 1) as u8;
     }
     bf16::from_f32(1.0 / s).to_f32()
@@ -148,5 +148,29 @@ impl ReversePairs for u8 {
     fn reverse_pairs(self) -> u8 {
         let nibbles = self.rotate_left(4);
         (nibbles & 0x33) << 2 | (nibbles >> 2) & 0x33
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absmean_by_hand() {
+        // mean|w| = 1, s = 1: halves go to even, so ±0.5 are 0.
+        let weights = [0.5, -0.5, 0.75, -2.0, 0.25, 2.0, f32::NAN, 0.0];
+        let mut codes = [9; 8];
+        assert_eq!(quantize_absmean(&weights[..6], &mut codes[..6]), 1.0);
+        assert_eq!(codes[..6], [1, 1, 2, 0, 1, 2]);
+        // The mean is held at 1e-5 or more; the scale comes back rounded to bf16.
+        assert_eq!(
+            quantize_absmean(&[0.0; 4], &mut codes[..4]),
+            bf16::from_f32(1e-5).to_f32()
+        );
+        assert_eq!(codes[..4], [1; 4]);
+        // NaN spoils the scale, visibly, and no code.
+        assert!(
+            quantize_absmean(&weights, &mut codes).is_nan() || codes.iter().all(|&code| code <= 2)
+        );
     }
 }

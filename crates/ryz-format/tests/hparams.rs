@@ -284,3 +284,36 @@ fn more_tokens_than_rows() {
         "key \"llama.vocab_size\": expected at least the tokenizer's 5 tokens, got \"4\""
     );
 }
+
+#[test]
+fn pairs_of_a_config_give_it_back() {
+    let scalings: [fn(&mut Metadata); 3] = [
+        |_| {},
+        |pairs| pairs.set("qwen3.rope.scaling.factor", 2f32),
+        |pairs| {
+            pairs.set("qwen3.rope.scaling.type", "yarn");
+            pairs.set("qwen3.rope.scaling.factor", 8f32);
+            pairs.set("qwen3.rope.scaling.original_context_length", 16u32);
+            pairs.set("qwen3.rope.scaling.attn_factor", 0.5f32);
+            pairs.set("qwen3.rope.scaling.yarn_beta_fast", 16f32);
+        },
+    ];
+    for edit in scalings {
+        let gguf = parse(&tiny_model("qwen3", |pairs, _| edit(pairs))).unwrap();
+        let config = ModelConfig::from_gguf(&gguf.metadata, &gguf.tensors).unwrap();
+        let pairs = Metadata::from_pairs(config.gguf_pairs()).unwrap();
+        assert_eq!(
+            ModelConfig::from_gguf(&pairs, &gguf.tensors).unwrap(),
+            config
+        );
+    }
+    for architecture in ["bitnet-25", "bitnet", "llama"] {
+        let gguf = parse(&tiny_model(architecture, |_, _| {})).unwrap();
+        let config = ModelConfig::from_gguf(&gguf.metadata, &gguf.tensors).unwrap();
+        let pairs = Metadata::from_pairs(config.gguf_pairs()).unwrap();
+        assert_eq!(
+            ModelConfig::from_gguf(&pairs, &gguf.tensors).unwrap(),
+            config
+        );
+    }
+}

@@ -4,7 +4,7 @@ use super::{
     Architecture, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle, WeightScales,
     validate::Keys,
 };
-use crate::{FormatError, Metadata, TensorInfo};
+use crate::{FormatError, Metadata, TensorInfo, Value};
 
 impl Architecture {
     fn from_gguf(name: &str) -> Option<Architecture> {
@@ -137,6 +137,66 @@ impl ModelConfig {
         })?;
         source.refuse_unsupported(max_position_embeddings)?;
         Ok(config)
+    }
+}
+
+impl ModelConfig {
+    /// The GGUF pairs that say what this config says, `general.architecture` first: [`ModelConfig::from_gguf_keys`] reads
+    /// them back, given the same tensors.
+    ///
+    /// GGUF fixes the order of llama's q and k rows ([`RopeStyle::Norm`]): whoever writes a llama config of the other style
+    /// permutes these rows. [`RopeScaling::Llama3`] has no keys: its factors belong into `rope_freqs.weight`.
+    pub fn gguf_pairs(&self) -> Vec<(String, Value)> {
+        let arch = self.architecture.name();
+        let mut pairs = vec![("general.architecture".to_owned(), Value::from(arch))];
+        let mut push = |name: &str, value: Value| pairs.push((format!("{arch}.{name}"), value));
+        // Every size is below 2^32: `validate` has seen to it.
+        for (name, size) in [
+            ("context_length", self.max_position_embeddings),
+            ("embedding_length", self.hidden_size),
+            ("block_count", self.num_hidden_layers),
+            ("feed_forward_length", self.intermediate_size),
+            ("attention.head_count", self.num_attention_heads),
+            ("attention.head_count_kv", self.num_key_value_heads),
+            ("attention.key_length", self.key_head_dim),
+            ("attention.value_length", self.value_head_dim),
+            ("rope.dimension_count", self.rope_dim),
+            ("vocab_size", self.vocab_size),
+        ] {
+            push(name, Value::U32(size as u32));
+        }
+        push(
+            "attention.layer_norm_rms_epsilon",
+            Value::F32(self.rms_norm_eps),
+        );
+        push("rope.freq_base", Value::F32(self.rope.theta));
+        match self.rope.scaling {
+            RopeScaling::None | RopeScaling::FreqFactors | RopeScaling::Llama3 { .. } => {}
+            RopeScaling::Linear { factor } => {
+                push("rope.scaling.type", "linear".into());
+                push("rope.scaling.factor", factor.into());
+            }
+            RopeScaling::Yarn {
+                factor,
+                original_context,
+                attn_factor,
+                beta_fast,
+                beta_slow,
+                ext_factor,
+            } => {
+                push("rope.scaling.type", "yarn".into());
+                push("rope.scaling.factor", factor.into());
+                push(
+                    "rope.scaling.original_context_length",
+                    Value::U32(original_context as u32),
+                );
+                push("rope.scaling.attn_factor", attn_factor.into());
+                push("rope.scaling.yarn_beta_fast", beta_fast.into());
+                push("rope.scaling.yarn_beta_slow", beta_slow.into());
+                push("rope.scaling.yarn_ext_factor", ext_factor.into());
+            }
+        }
+        pairs
     }
 }
 

@@ -2,7 +2,6 @@
 
 /// How positions turn queries and keys. The angle of pair i at position p is p · θ^(−2i/`rope_dim`), then scaled.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct RopeConfig {
     /// θ; finite, above 0.
     pub theta: f32,

@@ -5,7 +5,7 @@ use crate::{Array, FormatError, Metadata, StringArray, Value, error::Shown};
 
 /// More than any real file has, and few enough that the parsed form of so many stays within twice the file.
 const MAX_PAIRS: u64 = 1 << 16;
-const MAX_TENSORS: u64 = 1 << 18;
+const MAX_TENSORS: u64 = 1 << 17;
 /// The format's limit on keys.
 const MAX_KEY_BYTES: u64 = 65535;
 /// The format's limit on tensor names.
@@ -152,11 +152,11 @@ fn array(reader: &mut Reader<'_>, key: &str, what: &str) -> Result<Array, Format
         5 => Array::I32(elements(reader, what, count, i32::from_le_bytes)?),
         6 => Array::F32(elements(reader, what, count, f32::from_le_bytes)?),
         7 => {
-            let bytes = elements(reader, what, count, |[byte]: [u8; 1]| byte)?;
+            let bytes = reader.take(what, count)?;
             Array::Bool(
                 bytes
-                    .into_iter()
-                    .map(|byte| boolean(byte, key))
+                    .iter()
+                    .map(|&byte| boolean(byte, key))
                     .collect::<Result<_, _>>()?,
             )
         }
