@@ -194,13 +194,13 @@ export class BitNetEngine {
     const file = pathOf(path);
     const { native: settings, onProgress, signal } = checkConfig(config);
     signal?.throwIfAborted();
-    const report = onProgress ? progressReporter(onProgress) : null;
+    const progress = onProgress && new ProgressReporter(onProgress, signal);
     const start = performance.now();
     const engine = await cancellable<NativeEngine>(
-      signal,
-      (done) => native().loadEngine(file, settings, report, done),
+      progress?.signal ?? signal,
+      (done) => native().loadEngine(file, settings, progress?.report ?? null, done),
       (late) => late.dispose(() => {}),
-    );
+    ).finally(() => progress?.close());
     return new BitNetEngine(engine, performance.now() - start);
   }
 
@@ -369,7 +369,33 @@ function pathOf(path: unknown): string {
   throw new InvalidArgumentError("path", "a file path or a file: URL", path);
 }
 
-function progressReporter(onProgress: NonNullable<EngineConfig["onProgress"]>) {
-  return (loadedBytes: number, totalBytes: number): void =>
-    onProgress({ loadedBytes, totalBytes, fraction: totalBytes > 0 ? loadedBytes / totalBytes : 1 });
+/** Passes progress on, and stops the load when the callback throws. */
+class ProgressReporter {
+  readonly signal: AbortSignal;
+  readonly #fault = new AbortController();
+  readonly #outer: AbortSignal | undefined;
+  readonly #onProgress: NonNullable<EngineConfig["onProgress"]>;
+
+  constructor(onProgress: NonNullable<EngineConfig["onProgress"]>, signal: AbortSignal | undefined) {
+    this.#onProgress = onProgress;
+    this.signal = this.#fault.signal;
+    this.#outer = signal;
+    if (signal?.aborted) this.#pass();
+    signal?.addEventListener("abort", this.#pass);
+  }
+
+  readonly #pass = (): void => this.#fault.abort(this.#outer?.reason);
+
+  close(): void {
+    this.#outer?.removeEventListener("abort", this.#pass);
+  }
+
+  readonly report = (loadedBytes: number, totalBytes: number): void => {
+    if (this.signal.aborted) return;
+    try {
+      this.#onProgress({ loadedBytes, totalBytes, fraction: totalBytes > 0 ? loadedBytes / totalBytes : 1 });
+    } catch (error) {
+      this.#fault.abort(error);
+    }
+  };
 }

@@ -47,6 +47,16 @@ export interface GenerateOptions {
    */
   readonly stopTokens?: readonly number[] | Uint32Array | undefined;
   /**
+   * The fewest tokens to generate: before that, no token ends the text.
+   * @defaultValue 0
+   */
+  readonly minTokens?: number | undefined;
+  /**
+   * Whether the model's own end-of-text tokens are never chosen.
+   * @defaultValue `false`
+   */
+  readonly ignoreEos?: boolean | undefined;
+  /**
    * Reports, with each token, its log-probability and those of the `logprobs` most probable tokens. At most 100.
    * @defaultValue off
    */
@@ -155,6 +165,8 @@ export function checkGenerate(options: unknown): CheckedGenerate {
     seed: read.integer("seed", { min: 0, max: Number.MAX_SAFE_INTEGER }),
     stop: read.strings("stop", 64) ?? [],
     stopTokens: Array.from(read.tokens("stopTokens") ?? []),
+    minTokens: read.integer("minTokens", { min: 0, max: MAX_TOKENS }) ?? 0,
+    ignoreEos: read.boolean("ignoreEos") ?? false,
     logprobs: read.integer("logprobs", { min: 0, max: 100 }),
     parseSpecial: read.boolean("parseSpecial") ?? false,
     credits: read.integer("bufferedTokens", { min: 1, max: 65_536 }) ?? 32,

@@ -39,6 +39,8 @@ export interface NativeGenerateRequest {
   seed?: number;
   stop: string[];
   stopTokens: number[];
+  minTokens: number;
+  ignoreEos: boolean;
   logprobs?: number;
   credits: number;
 }

@@ -22,6 +22,8 @@ const DONE: Step = Object.freeze({ done: true, value: undefined });
 interface Waiter {
   readonly resolve: (step: Step) => void;
   readonly reject: (reason: unknown) => void;
+  /** The stream that is read: it must not be collected while somebody waits for its next part. */
+  readonly reader: object;
 }
 
 /** How a generation begins: its prompt may need work first, such as a chat template. @internal */
@@ -46,7 +48,7 @@ export class Generation {
     this.#start = start;
   }
 
-  next(): Promise<Step> {
+  next(reader: object): Promise<Step> {
     if (this.#phase === "new") this.#begin();
     const part = this.#parts.shift();
     if (part !== undefined) {
@@ -60,7 +62,7 @@ export class Generation {
     }
     if (this.#phase === "ended") return Promise.resolve(DONE);
     return new Promise<Step>((resolve, reject) => {
-      this.#waiters.push({ resolve, reject });
+      this.#waiters.push({ resolve, reject, reader });
       if (this.#waiters.length === 1) this.#request?.ref();
     });
   }
@@ -187,7 +189,7 @@ export class TextStream implements AsyncGenerator<StreamPart, undefined, undefin
 
   /** The next part; waits until there is one. */
   next(): Promise<Step> {
-    return this.#generation.next();
+    return this.#generation.next(this);
   }
 
   /** Stops the generation. A loop's `break` calls it. */
