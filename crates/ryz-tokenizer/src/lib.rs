@@ -1,2 +1,30 @@
 //! Text to tokens and back, and chat templates.
+//!
+//! - [`Tokenizer`] comes from a GGUF file's metadata or from Hugging Face's tokenizer.json; it encodes and decodes.
+//! - [`DecodeStream`] decodes ids as they come and never gives half a character.
+//! - [`ChatTemplate`] turns a conversation into the text that a model was trained on, within bounds of work and memory.
+//!
+//! All of it reads files that may be hostile: vocabularies are checked whole before they are used, no regular expression
+//! out of a file is ever compiled, and text of a user never yields a control token unless it is asked to.
+//!
+//! Byte-level BPE and its merges are those of the `tokenizers` crate; what that crate cannot express (SentencePiece
+//! scores) or does not bound (patterns, added tokens of any number) is written here.
 #![forbid(unsafe_code)]
+
+mod bpe;
+mod byte_level;
+mod error;
+mod gguf;
+mod hf;
+mod pretokenizer;
+mod special;
+mod spm;
+mod stream;
+mod template;
+mod tokenizer;
+mod vocab;
+
+pub use error::{TemplateError, TokenizerError};
+pub use stream::DecodeStream;
+pub use template::{ChatInput, ChatTemplate};
+pub use tokenizer::{EncodeOptions, Tokenizer};

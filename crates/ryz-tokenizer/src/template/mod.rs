@@ -1,0 +1,289 @@
+//! Chat templates: the Jinja program that a model's files carry, which writes a conversation as the model knows it.
+//!
+//! A template comes out of a file and is a program, so it runs within bounds: of its source, of the nesting in it, of the
+//! work it does and the memory it makes (minijinja's fuel pays for instructions, for bytes and for items), of recursion
+//! and of the text it writes. It reaches nothing but the conversation: there is no loader for other templates.
+
+mod guard;
+mod json;
+mod strftime;
+
+use std::{io, time::SystemTime};
+
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
+use serde_json::Value as Json;
+
+use crate::TemplateError;
+
+/// Fuel for any rendering: about a tenth of a second. Real templates use a few hundred for each message.
+const FUEL: u64 = 2_000_000;
+/// Fuel for each byte of the conversation, for templates that go over it several times.
+const FUEL_PER_BYTE: u64 = 2;
+/// Nested macro calls and recursive loops.
+const RECURSION: usize = 64;
+/// Bytes of output beyond those of the conversation.
+const OUTPUT: usize = 4 << 20;
+/// How deeply messages may nest.
+const INPUT_DEPTH: usize = 64;
+
+const NAME: &str = "chat template";
+
+/// A compiled chat template.
+///
+/// # Examples
+///
+/// ```
+/// use ryz_tokenizer::{ChatInput, ChatTemplate};
+/// use serde_json::json;
+///
+/// let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{{ eos_token }}{% endfor %}";
+/// let template = ChatTemplate::new(source, "<s>", "</s>")?;
+/// let input = ChatInput::new(json!([{ "role": "user", "content": "Hello" }]));
+/// assert_eq!(template.render(&input)?, "<|user|>Hello</s>");
+/// # Ok::<(), ryz_tokenizer::TemplateError>(())
+/// ```
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    bos_token: String,
+    eos_token: String,
+}
+
+/// What a template gets to see.
+#[derive(Clone, Debug)]
+pub struct ChatInput {
+    /// The conversation: an array of objects with `role`, `content` and whatever else the template knows.
+    pub messages: Json,
+    /// Definitions of tools; none by default.
+    pub tools: Option<Json>,
+    /// Whether to end with the beginning of the assistant's turn. Default: true.
+    pub add_generation_prompt: bool,
+    /// Other variables, such as `enable_thinking`; they come before everything but `messages`.
+    pub extra: serde_json::Map<String, Json>,
+    /// What `strftime_now` takes for now, in UTC. Default: the time of rendering.
+    pub now: Option<SystemTime>,
+}
+
+impl ChatInput {
+    /// A conversation, with the defaults of the other fields.
+    pub fn new(messages: Json) -> ChatInput {
+        ChatInput {
+            messages,
+            tools: None,
+            add_generation_prompt: true,
+            extra: serde_json::Map::new(),
+            now: None,
+        }
+    }
+}
+
+impl ChatTemplate {
+    /// Compiles a template; `bos_token` and `eos_token` are the texts that it knows by these names.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError::Syntax`], or [`TemplateError::TooLarge`] for a source beyond anything real.
+    pub fn new(
+        source: &str,
+        bos_token: &str,
+        eos_token: &str,
+    ) -> Result<ChatTemplate, TemplateError> {
+        let source = guard::check(source)?;
+        let syntax_error = |source| TemplateError::Syntax { source };
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build()
+            .map_err(syntax_error)?;
+        let mut environment = Environment::new();
+        environment.set_debug(false);
+        environment.set_syntax(syntax);
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_recursion_limit(RECURSION);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.remove_global("debug");
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_filter("tojson", json::tojson);
+        environment
+            .add_template_owned(NAME, source)
+            .map_err(syntax_error)?;
+        Ok(ChatTemplate {
+            environment,
+            bos_token: bos_token.to_owned(),
+            eos_token: eos_token.to_owned(),
+        })
+    }
+
+    /// As [`ChatTemplate::new`], from a file's bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError::NotUtf8`] besides.
+    pub fn from_bytes(
+        source: &[u8],
+        bos_token: &str,
+        eos_token: &str,
+    ) -> Result<ChatTemplate, TemplateError> {
+        let source = std::str::from_utf8(source).map_err(|error| TemplateError::NotUtf8 {
+            offset: error.valid_up_to(),
+        })?;
+        ChatTemplate::new(source, bos_token, eos_token)
+    }
+
+    /// Writes the conversation.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError::Raised`] with what the template itself says, [`TemplateError::LimitExceeded`] when it takes more
+    /// work, memory or output than any real one, [`TemplateError::Render`] for the rest.
+    pub fn render(&self, input: &ChatInput) -> Result<String, TemplateError> {
+        let mut bytes = 0;
+        let messages = value(&input.messages, &mut bytes, 0)?;
+        let tools = match &input.tools {
+            Some(tools) => value(tools, &mut bytes, 0)?,
+            None => Value::from(()),
+        };
+        let now = input.now.unwrap_or_else(SystemTime::now);
+        let strftime_now = move |format: &str| strftime::format(now, format);
+        let mut variables = vec![
+            ("tools".to_owned(), tools),
+            ("documents".to_owned(), Value::from(())),
+            ("bos_token".to_owned(), Value::from(self.bos_token.as_str())),
+            ("eos_token".to_owned(), Value::from(self.eos_token.as_str())),
+            (
+                "strftime_now".to_owned(),
+                Value::from_function(strftime_now),
+            ),
+            (
+                "add_generation_prompt".to_owned(),
+                Value::from(input.add_generation_prompt),
+            ),
+        ];
+        for (name, json) in &input.extra {
+            variables.push((name.clone(), value(json, &mut bytes, 0)?));
+        }
+        variables.push(("messages".to_owned(), messages));
+
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(FUEL.saturating_add(FUEL_PER_BYTE * bytes as u64)));
+        let mut output = Output {
+            text: Vec::new(),
+            limit: OUTPUT.saturating_add(bytes.saturating_mul(4)),
+            full: false,
+        };
+        let rendered = environment.get_template(NAME).and_then(|template| {
+            template.render_captured_to(Value::from_pairs(variables), &mut output)
+        });
+        if output.full {
+            return Err(TemplateError::LimitExceeded { what: "output" });
+        }
+        match rendered {
+            Ok(_) => {}
+            Err(error) => return Err(render_error(error)),
+        }
+        String::from_utf8(output.text).map_err(|error| TemplateError::NotUtf8 {
+            offset: error.utf8_error().valid_up_to(),
+        })
+    }
+}
+
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChatTemplate")
+            .field("bos_token", &self.bos_token)
+            .field("eos_token", &self.eos_token)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a template says when it refuses a conversation.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Raised(String);
+
+fn raise_exception(message: String) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+}
+
+fn render_error(error: Error) -> TemplateError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(source) = cause {
+        if let Some(Raised(message)) = source.downcast_ref() {
+            return TemplateError::Raised {
+                message: message.clone(),
+            };
+        }
+        if let Some(error) = source.downcast_ref::<Error>() {
+            if error.kind() == ErrorKind::OutOfFuel {
+                return TemplateError::LimitExceeded { what: "work" };
+            }
+            if error.detail() == Some("recursion limit exceeded") {
+                return TemplateError::LimitExceeded { what: "recursion" };
+            }
+        }
+        cause = source.source();
+    }
+    TemplateError::Render { source: error }
+}
+
+/// A value of the template's language; counts the bytes of text in it.
+fn value(json: &Json, bytes: &mut usize, depth: usize) -> Result<Value, TemplateError> {
+    if depth > INPUT_DEPTH {
+        return Err(TemplateError::TooLarge {
+            what: "levels of nesting in the conversation",
+            limit: INPUT_DEPTH,
+            got: depth,
+        });
+    }
+    *bytes += 8;
+    Ok(match json {
+        Json::Null => Value::from(()),
+        Json::Bool(bool) => Value::from(*bool),
+        Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+            (Some(number), _, _) => Value::from(number),
+            (_, Some(number), _) => Value::from(number),
+            (_, _, number) => Value::from(number.unwrap_or(f64::NAN)),
+        },
+        Json::String(text) => {
+            *bytes += text.len();
+            Value::from(text.as_str())
+        }
+        Json::Array(items) => {
+            let items: Result<Vec<Value>, TemplateError> = items
+                .iter()
+                .map(|item| value(item, bytes, depth + 1))
+                .collect();
+            Value::from(items?)
+        }
+        Json::Object(pairs) => {
+            let mut out = Vec::with_capacity(pairs.len());
+            for (key, item) in pairs {
+                *bytes += key.len();
+                out.push((key.as_str(), value(item, bytes, depth + 1)?));
+            }
+            Value::from_pairs(out)
+        }
+    })
+}
+
+/// Takes text up to a limit.
+struct Output {
+    text: Vec<u8>,
+    limit: usize,
+    full: bool,
+}
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() > self.limit - self.text.len() {
+            self.full = true;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,329 @@
+//! The tokenizer: text to ids and back.
+
+use std::{borrow::Cow, sync::Arc};
+
+use unicode_normalization::UnicodeNormalization;
+
+use crate::{
+    ChatTemplate, DecodeStream, TemplateError, TokenizerError,
+    bpe::ByteLevelBpe,
+    hf::SentencePieceBpe,
+    special::{AddedTokens, Fragment},
+    spm::Spm,
+    vocab::{Kind, Vocab},
+};
+
+/// How text becomes ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// Put BOS in front and EOS behind where the model's own files say so. Default: true.
+    pub add_special: bool,
+    /// Turn the text of control tokens, such as `<|eot_id|>`, into those tokens. Default: false, because text from a user
+    /// must not steer the model; true for the output of a chat template.
+    pub parse_special: bool,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> EncodeOptions {
+        EncodeOptions {
+            add_special: true,
+            parse_special: false,
+        }
+    }
+}
+
+/// Turns text into token ids and back.
+///
+/// A clone is cheap and shares everything.
+///
+/// # Examples
+///
+/// ```
+/// use ryz_format::{Array, Metadata, Value};
+/// use ryz_tokenizer::{EncodeOptions, Tokenizer};
+///
+/// let strings = |list: &[&str]| Value::Array(Array::Strings(list.iter().collect()));
+/// let mut metadata = Metadata::new();
+/// metadata.set("tokenizer.ggml.model", "gpt2");
+/// metadata.set("tokenizer.ggml.pre", "gpt-2");
+/// metadata.set("tokenizer.ggml.tokens", strings(&["a", "b", "Ġ", "ab", "Ġab"]));
+/// metadata.set("tokenizer.ggml.merges", strings(&["a b", "Ġ ab"]));
+/// let tokenizer = Tokenizer::from_gguf(&metadata)?;
+/// let ids = tokenizer.encode("ab ab", EncodeOptions::default())?;
+/// assert_eq!(ids, [3, 4]);
+/// assert_eq!(tokenizer.decode(&ids, true), "ab ab");
+/// # Ok::<(), ryz_tokenizer::TokenizerError>(())
+/// ```
+#[derive(Clone)]
+pub struct Tokenizer {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the readers of the file formats fill in.
+pub(crate) struct Inner {
+    pub(crate) vocab: Vocab,
+    pub(crate) model: Model,
+    pub(crate) added: AddedTokens,
+    pub(crate) special: SpecialTokens,
+    /// Sorted ids that end a generation.
+    pub(crate) end_of_generation: Vec<u32>,
+    /// Ids put before text.
+    pub(crate) prefix: Vec<u32>,
+    /// Ids put after text.
+    pub(crate) suffix: Vec<u32>,
+    /// Unicode normalisation form C is applied to text first.
+    pub(crate) nfc: bool,
+    /// The first piece of text gets a space that decoding takes away again.
+    pub(crate) space_prefix: SpacePrefix,
+    pub(crate) chat_template: Option<String>,
+}
+
+/// Where a SentencePiece model puts a space before text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SpacePrefix {
+    Never,
+    /// At the start and after every added token.
+    Always,
+    /// At the start.
+    First,
+}
+
+/// The ids with a name.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SpecialTokens {
+    pub(crate) bos: Option<u32>,
+    pub(crate) eos: Option<u32>,
+    pub(crate) eot: Option<u32>,
+    pub(crate) eom: Option<u32>,
+    pub(crate) unk: Option<u32>,
+    pub(crate) pad: Option<u32>,
+}
+
+pub(crate) enum Model {
+    ByteLevel(Box<ByteLevelBpe>),
+    Spm(Box<Spm>),
+    /// SentencePiece's BPE with a list of merges, as tokenizer.json has it.
+    SentencePieceBpe(Box<SentencePieceBpe>),
+}
+
+impl Model {
+    fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), TokenizerError> {
+        match self {
+            Model::ByteLevel(model) => model.encode(text, out),
+            Model::Spm(model) => model.encode(text, out),
+            Model::SentencePieceBpe(model) => model.encode(text, out),
+        }
+    }
+
+    fn token_to_id(&self, text: &str) -> Option<u32> {
+        match self {
+            Model::ByteLevel(model) => model.token_to_id(text),
+            Model::Spm(model) => model.token_to_id(text),
+            Model::SentencePieceBpe(model) => model.token_to_id(text),
+        }
+    }
+
+    fn is_sentence_piece(&self) -> bool {
+        !matches!(self, Model::ByteLevel(_))
+    }
+}
+
+impl Tokenizer {
+    /// The ids of a text.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::Unencodable`] for text that the vocabulary has no tokens for; a vocabulary with all bytes has none.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
+        let inner = &*self.inner;
+        let mut out = Vec::with_capacity(text.len() / 3 + 2);
+        if options.add_special {
+            out.extend_from_slice(&inner.prefix);
+        }
+        let mut first = true;
+        let mut after_token = true;
+        inner.added.split(
+            text,
+            options.parse_special,
+            &mut |fragment| match fragment {
+                Fragment::Token(id) => {
+                    out.push(id);
+                    after_token = true;
+                    first = false;
+                    Ok(())
+                }
+                Fragment::Text(text) => {
+                    let prefix = match inner.space_prefix {
+                        SpacePrefix::Never => false,
+                        SpacePrefix::Always => after_token,
+                        SpacePrefix::First => first,
+                    };
+                    after_token = false;
+                    first = false;
+                    inner.model.encode(&inner.prepare(text, prefix), &mut out)
+                }
+            },
+        )?;
+        if options.add_special {
+            out.extend_from_slice(&inner.suffix);
+        }
+        Ok(out)
+    }
+
+    /// The text of ids; bytes that are not UTF-8, such as a character cut at either end, become U+FFFD.
+    ///
+    /// With `skip_special`, control tokens are left out. Ids outside the vocabulary have no text.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> String {
+        let mut bytes = Vec::with_capacity(4 * ids.len());
+        let mut space = self.inner.space_prefix != SpacePrefix::Never;
+        for &id in ids {
+            if self.is_special(id) {
+                if !skip_special {
+                    bytes.extend_from_slice(self.token_bytes(id));
+                }
+                continue;
+            }
+            let token = self.token_bytes(id);
+            let token = if space {
+                token.strip_prefix(b" ").unwrap_or(token)
+            } else {
+                token
+            };
+            space = false;
+            bytes.extend_from_slice(token);
+        }
+        match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }
+    }
+
+    /// A decoder for ids that come one at a time, which never gives half a character.
+    pub fn decode_stream(&self, skip_special: bool) -> DecodeStream {
+        DecodeStream::new(self.clone(), skip_special)
+    }
+
+    /// The bytes of a token; none for an id outside the vocabulary.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.inner.vocab.token_bytes(id)
+    }
+
+    /// The text of a token, with U+FFFD for bytes that are not UTF-8 alone.
+    pub fn piece(&self, id: u32) -> String {
+        String::from_utf8_lossy(self.token_bytes(id)).into_owned()
+    }
+
+    /// The id of a token by the text that the file has for it, such as `<|im_start|>` or `Ġthe`.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        let added = self.inner.added.token_to_id(text);
+        added.or_else(|| self.inner.model.token_to_id(text))
+    }
+
+    /// The number of ids: each is below it. A model's embedding may have more rows.
+    pub fn vocab_size(&self) -> u32 {
+        self.inner.vocab.len()
+    }
+
+    /// The token that begins a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.inner.special.bos
+    }
+
+    /// The token that ends a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.inner.special.eos
+    }
+
+    /// The token that ends a turn of a conversation, where the file names one.
+    pub fn eot(&self) -> Option<u32> {
+        self.inner.special.eot
+    }
+
+    /// The token for what the vocabulary cannot express.
+    pub fn unk(&self) -> Option<u32> {
+        self.inner.special.unk
+    }
+
+    /// The token that fills a batch.
+    pub fn pad(&self) -> Option<u32> {
+        self.inner.special.pad
+    }
+
+    /// Whether [`EncodeOptions::add_special`] puts BOS in front.
+    pub fn adds_bos(&self) -> bool {
+        self.bos()
+            .is_some_and(|bos| self.inner.prefix.contains(&bos))
+    }
+
+    /// Whether a token instructs the model instead of being text: what `parse_special` is about.
+    pub fn is_control(&self, id: u32) -> bool {
+        self.inner.vocab.kind(id) == Some(Kind::Control)
+    }
+
+    /// Whether decoding with `skip_special` leaves a token out: control tokens and the unknown token.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.inner.vocab.kind(id).is_some_and(Kind::is_special)
+    }
+
+    /// Whether a model that samples this token has finished: EOS, the end of a turn, and the other names for it.
+    pub fn is_end_of_generation(&self, id: u32) -> bool {
+        self.inner.end_of_generation.binary_search(&id).is_ok()
+    }
+
+    /// The tokens that end a generation, in ascending order.
+    pub fn end_of_generation(&self) -> &[u32] {
+        &self.inner.end_of_generation
+    }
+
+    /// The source of the model's chat template.
+    pub fn chat_template_source(&self) -> Option<&str> {
+        self.inner.chat_template.as_deref()
+    }
+
+    /// The model's chat template, with its BOS and EOS; none when the model has no template.
+    ///
+    /// # Errors
+    ///
+    /// As [`ChatTemplate::new`].
+    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, TemplateError> {
+        let Some(source) = self.chat_template_source() else {
+            return Ok(None);
+        };
+        let text = |id: Option<u32>| id.map(|id| self.piece(id)).unwrap_or_default();
+        ChatTemplate::new(source, &text(self.bos()), &text(self.eos())).map(Some)
+    }
+
+    /// Whether text gets a space in front that decoding takes away again.
+    pub(crate) fn strips_space(&self) -> bool {
+        self.inner.space_prefix != SpacePrefix::Never
+    }
+}
+
+impl Inner {
+    fn prepare<'t>(&self, text: &'t str, prefix: bool) -> Cow<'t, str> {
+        let mut text = Cow::Borrowed(text);
+        if self.nfc && !text.is_ascii() {
+            text = Cow::Owned(text.nfc().collect());
+        }
+        if self.model.is_sentence_piece() {
+            let mut escaped = String::with_capacity(text.len() + text.len() / 2 + 3);
+            if prefix {
+                escaped.push('▁');
+            }
+            for char in text.chars() {
+                escaped.push(if char == ' ' { '▁' } else { char });
+            }
+            text = Cow::Owned(escaped);
+        }
+        text
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .field("special", &self.inner.special)
+            .finish_non_exhaustive()
+    }
+}
