@@ -23,6 +23,7 @@
 
 mod barrier;
 mod cgroup;
+mod claims;
 mod error;
 mod partition;
 mod pool;

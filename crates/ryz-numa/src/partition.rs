@@ -3,7 +3,7 @@
 //! In a phase of the region, threads either write disjoint parts or all read everything; a barrier parts the phases.
 //! That is a contract of the calling pass, and this type checks it at run time instead of trusting it: readers and
 //! writers exclude each other, and two live writers may not overlap. A breach is our own fault and panics, which
-//! poisons the region.
+//! poisons the region; the guards that live keep their rights, and the one that was refused leaves no trace.
 
 use std::{
     fmt,
@@ -18,29 +18,20 @@ use std::{
 
 use ryz_tmac::{MatMut, MatRef};
 
-/// A rectangle of rows and columns.
-#[derive(Clone, PartialEq, Eq)]
-struct Rect {
-    rows: Range<usize>,
-    cols: Range<usize>,
-}
-
-impl Rect {
-    fn overlaps(&self, other: &Self) -> bool {
-        let meet = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
-        meet(&self.rows, &other.rows) && meet(&self.cols, &other.cols)
-    }
-}
+use crate::claims::{Claims, Rect};
 
 /// A slice seen as rows of `cols` elements, of which threads take disjoint rectangles to write, or everything to read.
+///
+/// Making one allocates nothing, and neither does taking a guard while at most 32 writers live.
 pub struct PartitionedSlice<'a, T> {
+    name: &'static str,
     start: NonNull<T>,
     rows: usize,
     cols: usize,
     /// Live guards: positive = readers, negative = writers.
     guards: AtomicI32,
     /// What live writers hold.
-    written: Mutex<Vec<Rect>>,
+    written: Mutex<Claims>,
     data: PhantomData<&'a mut [T]>,
 }
 
@@ -56,19 +47,33 @@ impl<'a, T> PartitionedSlice<'a, T> {
     /// # Panics
     /// When `data` is no whole number of rows.
     pub fn new(data: &'a mut [T], cols: usize) -> Self {
+        Self::named("a shared slice", data, cols)
+    }
+
+    /// [`PartitionedSlice::new`] with a name, by which a breach is told.
+    ///
+    /// # Panics
+    /// When `data` is no whole number of rows.
+    pub fn named(name: &'static str, data: &'a mut [T], cols: usize) -> Self {
         assert!(
             cols > 0 && data.len().is_multiple_of(cols),
-            "{} elements are no rows of {cols}",
+            "{name}: {} elements are no rows of {cols}",
             data.len()
         );
         Self {
+            name,
             rows: data.len() / cols,
             cols,
             start: NonNull::from(data).cast(),
             guards: AtomicI32::new(0),
-            written: Mutex::new(Vec::with_capacity(16)),
+            written: Mutex::new(Claims::new()),
             data: PhantomData,
         }
+    }
+
+    /// The name in panics.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// Rows.
@@ -85,49 +90,54 @@ impl<'a, T> PartitionedSlice<'a, T> {
     ///
     /// # Panics
     /// When they are out of range, someone reads, or another writer holds one of them.
+    #[track_caller]
     pub fn rows_mut(&self, rows: Range<usize>) -> WriteGuard<'_, T> {
         self.rect_mut(rows, 0..self.cols)
     }
 
-    /// Takes some columns of some rows for writing.
+    /// Takes some columns of some rows for writing. An empty rectangle clashes with no other writer.
     ///
     /// # Panics
     /// As [`PartitionedSlice::rows_mut`].
+    #[track_caller]
     pub fn rect_mut(&self, rows: Range<usize>, cols: Range<usize>) -> WriteGuard<'_, T> {
+        let name = self.name;
         assert!(
             rows.start <= rows.end && rows.end <= self.rows,
-            "rows {rows:?} of {}",
+            "{name}: rows {rows:?} of {}",
             self.rows
         );
         assert!(
             cols.start <= cols.end && cols.end <= self.cols,
-            "columns {cols:?} of {}",
+            "{name}: columns {cols:?} of {}",
             self.cols
         );
-        let before = self.guards.fetch_sub(1, Ordering::Acquire);
-        assert!(before <= 0, "a shared slice is written while it is read");
         let rect = Rect { rows, cols };
-        {
-            let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-            let clash = written.iter().any(|other| other.overlaps(&rect));
-            assert!(!clash, "two threads write one part of a shared slice");
-            written.push(rect.clone());
+        let entered = self.enter(|live| (live <= 0).then(|| live - 1));
+        assert!(entered, "{name} is written while it is read");
+        if let Err(other) = self.claims(|claims| claims.take(&rect)) {
+            self.guards.fetch_add(1, Ordering::Release);
+            panic!("two threads write one part of {name}: {rect:?} and {other:?}");
         }
-        // SAFETY: the rectangle lies in the slice (asserted), so its start does.
-        let start = unsafe {
-            self.start
-                .add(rect.rows.start * self.cols + rect.cols.start)
+        let (start, stride) = if rect.is_empty() {
+            // Where an empty rectangle begins may be past the slice: it begins nowhere, and its rows do not move.
+            (NonNull::dangling(), 0)
+        } else {
+            let first = rect.rows.start * self.cols + rect.cols.start;
+            // SAFETY: the rectangle has an element and lies in the slice (asserted), so its first element does.
+            (unsafe { self.start.add(first) }, self.cols)
         };
-        // SAFETY: every row of the rectangle lies in the slice, which this value borrows mutably. No one else reaches it
-        // while the guard lives: readers are excluded by `guards`, other writers by `written`.
+        // SAFETY: every row of the rectangle lies in the slice, which this value borrows mutably, or has no elements and
+        // is aligned. No one else reaches it while the guard lives: readers are excluded by `guards`, other writers by
+        // `written`. Rows do not overlap: their stride is the slice's, or they have no elements, or there are none.
         let view =
-            unsafe { MatMut::from_raw_parts(start, rect.rows.len(), rect.cols.len(), self.cols) };
+            unsafe { MatMut::from_raw_parts(start, rect.rows.len(), rect.cols.len(), stride) };
         WriteGuard {
             view,
-            rect,
             release: Release {
                 guards: &self.guards,
                 written: &self.written,
+                rect,
             },
         }
     }
@@ -136,81 +146,100 @@ impl<'a, T> PartitionedSlice<'a, T> {
     ///
     /// # Panics
     /// When someone writes.
+    #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, T> {
-        let before = self.guards.fetch_add(1, Ordering::Acquire);
-        assert!(before >= 0, "a shared slice is read while it is written");
-        // SAFETY: the slice is borrowed mutably by this value, and writers are excluded while the guard lives.
-        let data =
-            unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.rows * self.cols) };
-        ReadGuard {
-            view: MatRef::from_slice(data, self.cols),
-            data,
-            guards: &self.guards,
-        }
+        let entered = self.enter(|live| (live >= 0).then(|| live + 1));
+        assert!(entered, "{} is read while it is written", self.name);
+        ReadGuard { shared: self }
+    }
+
+    /// Counts a guard in, unless `next` refuses. One step, and nothing changes on refusal: were it counted first and
+    /// looked at later, the refused guard would open the slice to the next one of its kind.
+    fn enter(&self, next: impl FnMut(i32) -> Option<i32>) -> bool {
+        self.guards
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, next)
+            .is_ok()
+    }
+
+    fn claims<R>(&self, look: impl FnOnce(&mut Claims) -> R) -> R {
+        look(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl<T> fmt::Debug for PartitionedSlice<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PartitionedSlice({} × {})", self.rows, self.cols)
+        write!(
+            f,
+            "PartitionedSlice({}, {} × {})",
+            self.name, self.rows, self.cols
+        )
     }
 }
 
 /// A rectangle that this thread alone writes, until it is dropped.
+#[derive(Debug)]
 pub struct WriteGuard<'s, T> {
     view: MatMut<'s, T>,
-    rect: Rect,
+    /// Gives the rectangle back after the view is gone.
     release: Release<'s>,
 }
 
+#[derive(Debug)]
 struct Release<'s> {
     guards: &'s AtomicI32,
-    written: &'s Mutex<Vec<Rect>>,
+    written: &'s Mutex<Claims>,
+    rect: Rect,
 }
 
 impl<T> WriteGuard<'_, T> {
+    /// The rectangle's rows in the slice.
+    pub fn rows(&self) -> Range<usize> {
+        self.release.rect.rows.clone()
+    }
+
+    /// The rectangle's columns in the slice.
+    pub fn cols(&self) -> Range<usize> {
+        self.release.rect.cols.clone()
+    }
+
     /// The rectangle as a matrix.
     pub fn view(&mut self) -> MatMut<'_, T> {
         self.view.reborrow()
     }
 
     /// One of its rows, counted from the rectangle's first.
+    #[track_caller]
     pub fn row_mut(&mut self, row: usize) -> &mut [T] {
         self.view.row_mut(row)
     }
 }
 
-impl<T> Drop for WriteGuard<'_, T> {
+impl Drop for Release<'_> {
     fn drop(&mut self) {
-        let mut written = self
-            .release
-            .written
+        self.written
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(mine) = written.iter().position(|rect| *rect == self.rect) {
-            written.swap_remove(mine);
-        }
-        drop(written);
-        self.release.guards.fetch_add(1, Ordering::Release);
+            .unwrap_or_else(PoisonError::into_inner)
+            .give_back(&self.rect);
+        self.guards.fetch_add(1, Ordering::Release);
     }
 }
 
 /// Everything, for reading, until it is dropped.
 pub struct ReadGuard<'s, T> {
-    view: MatRef<'s, T>,
-    data: &'s [T],
-    guards: &'s AtomicI32,
+    /// No reference to the elements is kept: it would outlive the release within `drop`.
+    shared: &'s PartitionedSlice<'s, T>,
 }
 
 impl<T> ReadGuard<'_, T> {
     /// One row.
+    #[track_caller]
     pub fn row(&self, row: usize) -> &[T] {
-        self.view.row(row)
+        self.view().row(row)
     }
 
     /// The slice as a matrix.
     pub fn view(&self) -> MatRef<'_, T> {
-        self.view
+        MatRef::strided(self, self.shared.rows, self.shared.cols, self.shared.cols)
     }
 }
 
@@ -218,55 +247,22 @@ impl<T> Deref for ReadGuard<'_, T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        self.data
+        let PartitionedSlice {
+            start, rows, cols, ..
+        } = self.shared;
+        // SAFETY: it is the slice that was borrowed, and no one writes it while this guard lives (`guards`).
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), rows * cols) }
+    }
+}
+
+impl<T> fmt::Debug for ReadGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReadGuard({:?})", self.shared)
     }
 }
 
 impl<T> Drop for ReadGuard<'_, T> {
     fn drop(&mut self) {
-        self.guards.fetch_sub(1, Ordering::Release);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn disjoint_rectangles_are_written_together() {
-        let mut data = [0; 12];
-        let shared = PartitionedSlice::new(&mut data, 4);
-        let (mut left, mut right) = (shared.rect_mut(0..3, 0..2), shared.rect_mut(0..3, 2..4));
-        left.row_mut(1)[1] = 1;
-        right.row_mut(1)[0] = 2;
-        drop((left, right));
-        assert_eq!(shared.read().row(1), [0, 1, 2, 0]);
-    }
-
-    #[test]
-    #[should_panic(expected = "two threads write one part")]
-    fn overlapping_writers_are_caught() {
-        let mut data = [0; 12];
-        let shared = PartitionedSlice::new(&mut data, 4);
-        let _first = shared.rect_mut(0..2, 0..3);
-        let _second = shared.rect_mut(1..3, 2..4);
-    }
-
-    #[test]
-    #[should_panic(expected = "read while it is written")]
-    fn reading_under_a_writer_is_caught() {
-        let mut data = [0; 4];
-        let shared = PartitionedSlice::new(&mut data, 2);
-        let _writer = shared.rows_mut(0..1);
-        let _reader = shared.read();
-    }
-
-    #[test]
-    #[should_panic(expected = "written while it is read")]
-    fn writing_under_a_reader_is_caught() {
-        let mut data = [0; 4];
-        let shared = PartitionedSlice::new(&mut data, 2);
-        let _reader = shared.read();
-        let _writer = shared.rows_mut(0..1);
+        self.shared.guards.fetch_sub(1, Ordering::Release);
     }
 }

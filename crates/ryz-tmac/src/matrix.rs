@@ -33,6 +33,21 @@ impl<'a, T> MatRef<'a, T> {
         }
     }
 
+    /// Views a slice as `rows` rows of `cols` elements, `stride` apart: rows that are padded, or some columns of a wider
+    /// matrix.
+    ///
+    /// # Panics
+    /// When rows overlap or the last one ends past the slice.
+    pub fn strided(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Self {
+        check_strided(data.len(), rows, cols, stride);
+        Self {
+            data,
+            rows,
+            cols,
+            stride,
+        }
+    }
+
     /// Rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -99,6 +114,21 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
+    /// Views a slice as `rows` rows of `cols` elements, `stride` apart; see [`MatRef::strided`].
+    ///
+    /// # Panics
+    /// When rows overlap or the last one ends past the slice.
+    pub fn strided(data: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Self {
+        check_strided(data.len(), rows, cols, stride);
+        Self {
+            start: NonNull::from(data).cast(),
+            rows,
+            cols,
+            stride,
+            data: PhantomData,
+        }
+    }
+
     /// Views memory as a matrix.
     ///
     /// # Safety
@@ -128,6 +158,11 @@ impl<'a, T> MatMut<'a, T> {
     /// Elements of a row.
     pub fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// Elements from one row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
     }
 
     /// One row.
@@ -182,4 +217,21 @@ fn rows_of(len: usize, cols: usize) -> usize {
         "{len} elements are no rows of {cols}"
     );
     len / cols
+}
+
+fn check_strided(len: usize, rows: usize, cols: usize, stride: usize) {
+    assert!(
+        stride >= cols || rows <= 1,
+        "rows of {cols} elements overlap {stride} apart"
+    );
+    let end = match rows.checked_sub(1) {
+        Some(last) => last
+            .checked_mul(stride)
+            .and_then(|start| start.checked_add(cols)),
+        None => Some(0),
+    };
+    assert!(
+        end.is_some_and(|end| end <= len),
+        "{len} elements are no {rows} rows of {cols}, {stride} apart"
+    );
 }
