@@ -13,7 +13,8 @@ fn refusal<R>(breach: impl FnOnce() -> R) -> String {
     let Err(payload) = catch_unwind(AssertUnwindSafe(breach)) else {
         panic!("a breach was granted");
     };
-    *payload.downcast::<String>().unwrap()
+    let message = payload.downcast_ref::<String>();
+    message.expect("a formatted message").clone()
 }
 
 #[test]
