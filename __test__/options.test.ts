@@ -23,7 +23,8 @@ describe("generate options", () => {
   test("have the documented defaults", () => {
     const { request, signal } = checkGenerate(undefined);
     const sampling = { temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05 };
-    expect(request).toEqual({ ...sampling, stop: [], stopTokens: [], parseSpecial: false, credits: 32 });
+    const ends = { stop: [], stopTokens: [], minTokens: 0, ignoreEos: false };
+    expect(request).toEqual({ ...sampling, ...ends, parseSpecial: false, credits: 32 });
     expect(signal).toBeUndefined();
   });
 

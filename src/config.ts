@@ -64,6 +64,11 @@ export interface EngineConfig {
    */
   readonly maxSequences?: number | undefined;
   /**
+   * How many requests may wait for their turn; one more fails with `QUEUE_FULL`.
+   * @defaultValue 128
+   */
+  readonly maxQueue?: number | undefined;
+  /**
    * The most bytes that weights, cache and scratch memory may take. A load or request over it fails with `MEMORY_LIMIT`.
    * @defaultValue no limit
    */
@@ -108,6 +113,7 @@ export function checkConfig(config: unknown): CheckedConfig {
     contextLength: read.integer("contextLength", { min: 16, max: 1 << 24 }),
     prefillChunk: read.integer("prefillChunk", { min: 1, max: 65_536 }),
     maxSequences: read.integer("maxSequences", { min: 1, max: 4096 }),
+    maxQueue: read.integer("maxQueue", { min: 1, max: 1 << 20 }),
     memoryLimit: read.integer("memoryLimit", { min: 1, max: Number.MAX_SAFE_INTEGER }),
     pinThreads: read.boolean("pinThreads"),
   } as NativeEngineConfig);

@@ -10,6 +10,7 @@ import {
   type NativeCancel,
   type NativeEngine,
   type NativeLogits,
+  type NativeProgress,
   type NativeScore,
   native,
 } from "./native.js";
@@ -198,7 +199,11 @@ export class BitNetEngine {
     const start = performance.now();
     const engine = await cancellable<NativeEngine>(
       progress?.signal ?? signal,
-      (done) => native().loadEngine(file, settings, progress?.report ?? null, done),
+      (done) =>
+        native().loadEngine(file, settings, progress !== undefined, (failure, loaded, step) => {
+          if (step === null) done(failure, loaded);
+          else progress?.report(step);
+        }),
       (late) => late.dispose(() => {}),
     ).finally(() => progress?.close());
     return new BitNetEngine(engine, performance.now() - start);
@@ -390,12 +395,12 @@ class ProgressReporter {
     this.#outer?.removeEventListener("abort", this.#pass);
   }
 
-  readonly report = (loadedBytes: number, totalBytes: number): void => {
+  report({ loadedBytes, totalBytes }: NativeProgress): void {
     if (this.signal.aborted) return;
     try {
       this.#onProgress({ loadedBytes, totalBytes, fraction: totalBytes > 0 ? loadedBytes / totalBytes : 1 });
     } catch (error) {
       this.#fault.abort(error);
     }
-  };
+  }
 }

@@ -1,5 +1,6 @@
 /** Questions that need no loaded model: what a file holds, and what this machine can do. */
 
+import { cpus } from "node:os";
 import { type NativeInspection, native } from "./native.js";
 import { promised } from "./promised.js";
 import { OptionReader, textOf } from "./validate.js";
@@ -66,7 +67,8 @@ export interface CpuInfo {
 
 /** What the processor is and can do. */
 export function cpuInfo(): CpuInfo {
-  return native().cpuInfo();
+  const cores = cpus();
+  return { model: cores[0]?.model.trim() ?? "unknown", logicalCores: cores.length, ...native().cpuInfo() };
 }
 
 /** Options of `measureReadBandwidth`. */

@@ -23,6 +23,7 @@ export interface NativeEngineConfig {
   contextLength?: number;
   prefillChunk?: number;
   maxSequences?: number;
+  maxQueue?: number;
   memoryLimit?: number;
   pinThreads?: boolean;
 }
@@ -68,6 +69,7 @@ export interface NativeFinish {
   prefillMs: number;
   timeToFirstTokenMs: number;
   decodeMs: number;
+  tokensPerSecond: number;
 }
 
 /** What a stream hands over in one call: the deltas since the last one, and how it ended, if it did. */
@@ -87,6 +89,11 @@ export interface NativeRequest {
 
 export interface NativeCancel {
   cancel(): void;
+}
+
+export interface NativeProgress {
+  loadedBytes: number;
+  totalBytes: number;
 }
 
 export interface NativeModelInfo {
@@ -172,8 +179,6 @@ export interface NativeEngine {
 }
 
 export interface NativeCpuInfo {
-  model: string;
-  logicalCores: number;
   defaultThreads: number;
   level: string;
   levels: string[];
@@ -182,11 +187,12 @@ export interface NativeCpuInfo {
 export interface NativeBinding {
   version(): string;
   cpuInfo(): NativeCpuInfo;
+  /** Calls back with progress any number of times, if asked to, and then once with a failure or an engine. */
   loadEngine(
     path: string,
     config: NativeEngineConfig,
-    onProgress: ((doneBytes: number, totalBytes: number) => void) | null,
-    done: NativeCallback<NativeEngine>,
+    withProgress: boolean,
+    onMessage: (failure: NativeFailure | null, engine: NativeEngine | null, progress: NativeProgress | null) => void,
   ): NativeCancel;
   inspectModel(path: string, done: NativeCallback<NativeInspection>): void;
   readBandwidth(bytes: number, threads: number, done: NativeCallback<number>): void;

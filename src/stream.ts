@@ -251,8 +251,7 @@ function partOf(delta: NativeDelta): StreamPart {
 }
 
 function finishOf(finish: NativeFinish): Finish {
-  const { promptTokens, completionTokens, prefillMs, timeToFirstTokenMs, decodeMs } = finish;
-  const tokensPerSecond = completionTokens > 1 && decodeMs > 0 ? ((completionTokens - 1) * 1000) / decodeMs : 0;
+  const { promptTokens, completionTokens, prefillMs, timeToFirstTokenMs, decodeMs, tokensPerSecond } = finish;
   return {
     type: "finish",
     text: "",

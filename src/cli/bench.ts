@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import { BitNetEngine } from "../engine.js";
-import { cpuInfo, measureReadBandwidth } from "../machine.js";
+import { cpuInfo, inspectModel, measureReadBandwidth } from "../machine.js";
 import { addRunOptions, engineConfig, type RunFlags, wholeNumber, wholeNumbers } from "./options.js";
 import { interruptible, printJson } from "./run.js";
 import { print, StatusLine, table } from "./terminal.js";
@@ -85,9 +85,11 @@ function tests({ prompt, tokens }: Flags): Test[] {
   return all.filter((test) => (test.generated === 0 ? test.prompt > 0 : test.generated > 0));
 }
 
-function loadFor(flags: Flags, threads: number, signal: AbortSignal): Promise<BitNetEngine> {
-  const longest = Math.max(16, flags.prompt + 1, flags.tokens + 2);
-  return BitNetEngine.load(flags.model, { ...engineConfig({ ...flags, threads, ctx: flags.ctx ?? longest }), signal });
+async function loadFor(flags: Flags, threads: number, signal: AbortSignal): Promise<BitNetEngine> {
+  const { trainedContextLength } = await inspectModel(flags.model);
+  const needed = Math.max(16, flags.prompt, flags.tokens + 2);
+  const ctx = flags.ctx ?? Math.min(needed, trainedContextLength);
+  return BitNetEngine.load(flags.model, { ...engineConfig({ ...flags, threads, ctx }), signal });
 }
 
 async function measure(
@@ -126,8 +128,9 @@ let runs = 0;
 async function prefillSpeed(engine: BitNetEngine, test: Test, signal: AbortSignal): Promise<number> {
   runs += 1;
   const prompt = promptTokens(engine, test.prompt, runs);
-  const { timings } = await engine.complete(prompt, { maxTokens: 1, temperature: 0, signal });
-  return (test.prompt * 1000) / timings.prefillMs;
+  const start = performance.now();
+  await engine.logits(prompt, { signal });
+  return (test.prompt * 1000) / (performance.now() - start);
 }
 
 async function decodeSpeed(engine: BitNetEngine, test: Test, signal: AbortSignal): Promise<number> {
