@@ -1,1 +1,29 @@
 //! Paged key-value cache: block bookkeeping and storage.
+//!
+//! [`BlockPool`] knows which blocks are free and how often each is shared; it holds no tensors.
+//! [`KvCache`] holds the keys and values of every block, in one allocation of the arena, and computes
+//! attention over a block table. A block is [`BLOCK_TOKENS`] consecutive positions of one sequence in
+//! all layers, and its bytes are contiguous, so that it can be moved, swapped or shared as one piece.
+//!
+//! ```
+//! use ryz_kvcache::BlockPool;
+//!
+//! let mut pool = BlockPool::new(2);
+//! let block = pool.allocate().expect("two are free");
+//! assert_eq!(pool.available(), 1);
+//! pool.release(block);
+//! assert_eq!(pool.available(), 2);
+//! ```
+
+mod attention;
+mod block_pool;
+mod cache;
+mod config;
+mod error;
+mod sharing;
+
+pub use attention::AttentionScratch;
+pub use block_pool::{BlockId, BlockPool};
+pub use cache::{KvCache, KvReader, KvWriter};
+pub use config::{BLOCK_TOKENS, KvCacheConfig, KvDType};
+pub use error::KvCacheError;

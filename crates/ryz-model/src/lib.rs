@@ -1,2 +1,21 @@
 //! Transformer architectures: weights, run state and the forward pass.
+//!
+//! [`ModelSource`] opens a model's files and validates their headers; [`Model::load`] reads the weights into the arena;
+//! [`Model::forward`] computes one step of a ragged batch over a paged cache. Configuration, weights and scratch are
+//! separate: a [`Model`] never changes, a [`RunState`] belongs to whoever runs it.
 #![forbid(unsafe_code)]
+
+mod batch;
+mod error;
+mod forward;
+mod load;
+mod rope;
+mod run_state;
+mod source;
+mod weights;
+
+pub use batch::{BatchSequence, Outputs};
+pub use error::ModelError;
+pub use load::{Activations, LoadOptions, LoadProgress, Model};
+pub use run_state::RunState;
+pub use source::ModelSource;

@@ -1,0 +1,129 @@
+//! Dense weights in the file's own blocks: heads, embeddings, and the linears of models that are not ternary.
+//!
+//! ```text
+//! y = Σ_c x[c] · decode(W)[r][c]        element c in lane c mod 16, ascending, fused; lanes by the fixed tree
+//! ```
+//!
+//! With int8 activations x is the integers q and y is divided by s at the end, or x is q·(1/s) of the group.
+
+pub(crate) mod blocks;
+pub(crate) mod k_quants;
+pub(crate) mod matmul;
+
+use std::ops::Range;
+
+use ryz_format::DType;
+use ryz_tmac::{Buffer, MatMut};
+
+use crate::{ActivationView, KernelError, Kernels};
+
+/// A dense matrix (rows, cols) as the file has it.
+#[derive(Debug)]
+pub struct DenseWeight {
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+    blocks: Buffer,
+    kernels: Kernels,
+}
+
+impl DenseWeight {
+    /// Takes the blocks of a matrix named `name`.
+    ///
+    /// # Errors
+    /// [`KernelError::UnsupportedType`] for a ternary type, [`KernelError::Shape`] when the bytes do not fit the shape.
+    pub fn new(
+        name: &str,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        blocks: Buffer,
+        kernels: Kernels,
+    ) -> Result<Self, KernelError> {
+        if dtype.is_ternary() {
+            return Err(KernelError::UnsupportedType {
+                tensor: name.to_owned(),
+                expected: "a dense type",
+                got: dtype,
+            });
+        }
+        let shape = |what, expected, got| KernelError::Shape {
+            tensor: name.to_owned(),
+            what,
+            expected,
+            got,
+        };
+        let row_bytes = dtype.row_bytes(cols).filter(|&bytes| bytes > 0);
+        let row_bytes = row_bytes
+            .ok_or_else(|| shape("columns in whole blocks of", dtype.block_values(), cols))?;
+        let bytes = row_bytes.saturating_mul(rows);
+        if bytes != blocks.len() {
+            return Err(shape("bytes", bytes, blocks.len()));
+        }
+        Ok(Self {
+            dtype,
+            rows,
+            cols,
+            row_bytes,
+            blocks,
+            kernels,
+        })
+    }
+
+    /// The type of its blocks.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Rows: outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns: inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes that one product reads.
+    pub fn packed_bytes(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// The kernel of its products.
+    pub fn kernel_name(&self) -> &'static str {
+        self.kernels.set().dense.name
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &[u8] {
+        &self.blocks.as_bytes()[row * self.row_bytes..][..self.row_bytes]
+    }
+
+    /// Multiplies: `out` (tokens, rows.len()) = activations · W[rows]ᵀ.
+    ///
+    /// # Panics
+    /// When shapes do not fit.
+    pub fn matmul(&self, rows: Range<usize>, x: ActivationView<'_>, out: MatMut<'_, f32>) {
+        assert!(
+            rows.start <= rows.end && rows.end <= self.rows,
+            "rows {rows:?} of {}",
+            self.rows
+        );
+        assert_eq!(x.cols(), self.cols, "columns of activations");
+        assert_eq!(out.rows(), x.tokens(), "rows of the output");
+        assert_eq!(out.cols(), rows.len(), "columns of the output");
+        self.kernels.dense_matmul(self, rows, x, out);
+    }
+
+    /// Decodes one row exactly.
+    ///
+    /// # Panics
+    /// When there is no such row or `out` is not `cols` long.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        assert_eq!(out.len(), self.cols, "length of a decoded row");
+        self.kernels.dense_decode(self.dtype, self.row(row), out);
+    }
+}

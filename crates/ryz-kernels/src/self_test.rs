@@ -1,0 +1,174 @@
+//! The load-time check of a level's kernels against the reference: milliseconds, once a model.
+
+use ryz_format::{DType, TensorView};
+use ryz_tmac::{Arena, ArenaConfig, BufferKind, MatMut, MatRef};
+
+use crate::{
+    ActivationView, DenseWeight, KernelError, Kernels, Level, PackedTernary, QuantizedActivations,
+    QuantizedLayout,
+};
+
+/// Rows, columns and tokens of the cases: whole and partial tiles, more than one unpacked piece, every token path.
+const ROWS: usize = 41;
+const COLS: usize = 768;
+const TOKENS: usize = 13;
+
+/// Compares `kernels` with the reference, bit for bit, on small products of every kind.
+///
+/// # Errors
+/// [`KernelError::SelfTest`], which names the kernel; [`KernelError::Memory`].
+pub fn self_test(kernels: Kernels) -> Result<(), KernelError> {
+    let reference = Kernels::new(Level::Scalar)?;
+    let arena = Arena::new(ArenaConfig::default());
+    let mut random = Random(0x5eed);
+    let x: Vec<f32> = (0..TOKENS * COLS).map(|_| random.float() * 4.0).collect();
+    for dtype in [
+        DType::I2S,
+        DType::TQ1_0,
+        DType::TQ2_0,
+        DType::Q2_0G64,
+        DType::Q2_0G128,
+    ] {
+        let bytes = blocks(dtype, &mut random);
+        let view = if dtype.has_tensor_scale() {
+            TensorView::with_scale("self-test", dtype, ROWS, COLS, &bytes, 0.75)
+        } else {
+            TensorView::with_scale("self-test", dtype, ROWS, COLS, &bytes, 1.0)
+        };
+        let Ok(view) = view else {
+            unreachable!("the bytes are as many as the shape needs")
+        };
+        let tested = PackedTernary::pack(&view, kernels, &arena)?;
+        let expected = PackedTernary::pack(&view, reference, &arena)?;
+        for group in [None, Some(128)] {
+            let layout = match group {
+                None => QuantizedLayout::per_token(COLS),
+                Some(group) => QuantizedLayout::per_group(COLS, group),
+            };
+            let quantized = [kernels, reference].map(|kernels| {
+                let mut rows = QuantizedActivations::new(layout, TOKENS, &arena)?;
+                for (token, x) in x.chunks_exact(COLS).enumerate() {
+                    kernels.quantize_row(layout, x, rows.row_mut(token));
+                }
+                Ok::<_, KernelError>(rows)
+            });
+            let [a, b] = quantized;
+            let (a, b) = (a?, b?);
+            for tokens in [1, TOKENS] {
+                compare(
+                    tested.kernel_name(true),
+                    || format!("{dtype}, {group:?}, {tokens} tokens"),
+                    |out| tested.matmul(0..ROWS, ActivationView::I8(a.rows(tokens)), out),
+                    |out| expected.matmul(0..ROWS, ActivationView::I8(b.rows(tokens)), out),
+                    tokens,
+                )?;
+            }
+        }
+        for tokens in [1, TOKENS] {
+            let x = ActivationView::F32(MatRef::from_slice(&x[..tokens * COLS], COLS));
+            compare(
+                tested.kernel_name(false),
+                || format!("{dtype}, {tokens} tokens"),
+                |out| tested.matmul(0..ROWS, x, out),
+                |out| expected.matmul(0..ROWS, x, out),
+                tokens,
+            )?;
+        }
+    }
+    for dtype in DType::ALL.into_iter().filter(|dtype| !dtype.is_ternary()) {
+        let bytes = blocks(dtype, &mut random);
+        let weights = [kernels, reference].map(|kernels| {
+            let mut buffer = arena.allocate(bytes.len(), BufferKind::Scratch)?;
+            buffer.as_bytes_mut().copy_from_slice(&bytes);
+            DenseWeight::new("self-test", dtype, ROWS, COLS, buffer, kernels)
+        });
+        let [tested, expected] = weights;
+        let (tested, expected) = (tested?, expected?);
+        for tokens in [1, TOKENS] {
+            let x = ActivationView::F32(MatRef::from_slice(&x[..tokens * COLS], COLS));
+            compare(
+                tested.kernel_name(),
+                || format!("{dtype}, {tokens} tokens"),
+                |out| tested.matmul(0..ROWS, x, out),
+                |out| expected.matmul(0..ROWS, x, out),
+                tokens,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs both and looks for the first bit that differs.
+fn compare(
+    kernel: &'static str,
+    case: impl Fn() -> String,
+    tested: impl Fn(MatMut<'_, f32>),
+    expected: impl Fn(MatMut<'_, f32>),
+    tokens: usize,
+) -> Result<(), KernelError> {
+    let (mut a, mut b) = (vec![0.0; tokens * ROWS], vec![0.0; tokens * ROWS]);
+    tested(MatMut::from_slice(&mut a, ROWS));
+    expected(MatMut::from_slice(&mut b, ROWS));
+    let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+    match a.iter().zip(&b).find(|&(&a, &b)| !same(a, b)) {
+        None => Ok(()),
+        Some((&got, &expected)) => Err(KernelError::SelfTest {
+            kernel,
+            case: case(),
+            expected,
+            got,
+        }),
+    }
+}
+
+/// Random blocks of a type, with scales that are modest numbers.
+fn blocks(dtype: DType, random: &mut Random) -> Vec<u8> {
+    let count = ROWS * COLS / dtype.block_values();
+    let bytes = dtype.block_bytes();
+    let mut blocks: Vec<u8> = (0..count * bytes).map(|_| random.next() as u8).collect();
+    let halves: &[usize] = match dtype {
+        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::Q2_0G64 | DType::Q2_0G128 => &[0],
+        DType::Q4_1 | DType::Q5_1 | DType::Q4K | DType::Q5K => &[0, 2],
+        DType::Q2K => &[80, 82],
+        DType::Q3K => &[108],
+        DType::Q6K => &[208],
+        DType::TQ1_0 => &[52],
+        DType::TQ2_0 => &[64],
+        DType::F16 => &[0],
+        _ => &[],
+    };
+    for block in blocks.chunks_exact_mut(bytes) {
+        for &at in halves {
+            // A half between 2^−7 and 2, of either sign.
+            let half = random.next() as u16 & 0x9fff | 0x2000;
+            block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        match dtype {
+            DType::F32 => block.copy_from_slice(&random.float().to_le_bytes()),
+            DType::BF16 => block.copy_from_slice(&random.float().to_le_bytes()[2..]),
+            // Codes 0 to 2 in every field.
+            DType::I2S => block
+                .iter_mut()
+                .for_each(|byte| *byte &= !((*byte & 0xaa) >> 1 & *byte & 0x55)),
+            _ => {}
+        }
+    }
+    blocks
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Between −1 and 1.
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    }
+}

@@ -1,0 +1,264 @@
+//! The kernel table: one row names, selects, tests and benches a kernel, and the one place that calls kernels of
+//! products.
+
+use std::ops::Range;
+
+use ryz_format::DType;
+use ryz_tmac::{MatMut, MatRef};
+
+use crate::{
+    ActivationView, DenseWeight, KernelError, Level, PackedTernary, QuantizedRows, dense, simd,
+    ternary, vector,
+};
+
+/// A row: a kernel's name (inputs_output_op_tile_isa) and the kernel.
+#[derive(Debug)]
+pub(crate) struct KernelRow<F> {
+    pub name: &'static str,
+    kernel: F,
+}
+
+type TernaryI8 = unsafe fn(&PackedTernary, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
+type TernaryF32 = unsafe fn(&PackedTernary, Range<usize>, MatRef<'_, f32>, MatMut<'_, f32>);
+type Dense = unsafe fn(&DenseWeight, Range<usize>, ActivationView<'_>, MatMut<'_, f32>);
+type Decode = unsafe fn(DType, &[u8], &mut [f32]);
+
+/// The kernels of one level.
+#[derive(Debug)]
+pub(crate) struct KernelSet {
+    pub level: Level,
+    pub vector: &'static vector::VectorKernels,
+    pub ternary_i8: KernelRow<TernaryI8>,
+    pub ternary_f32: KernelRow<TernaryF32>,
+    pub dense: KernelRow<Dense>,
+    decode: KernelRow<Decode>,
+}
+
+/// The kernels of one level, proved to run here: a small handle that is passed by value.
+///
+/// ```
+/// use ryz_kernels::{Kernels, Level};
+///
+/// let best = Kernels::default();
+/// let reference = Kernels::new(Level::Scalar)?;
+/// let x: Vec<f32> = (0..100).map(|i| i as f32 * 0.1).collect();
+/// assert_eq!(best.dot_f32(&x, &x), reference.dot_f32(&x, &x)); // the same bits on every level
+/// # Ok::<(), ryz_kernels::KernelError>(())
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Kernels(&'static KernelSet);
+
+impl Default for Kernels {
+    /// The best level of this machine.
+    fn default() -> Self {
+        Self(set_of(Level::detect()))
+    }
+}
+
+impl Kernels {
+    /// The kernels of `level`.
+    ///
+    /// # Errors
+    /// [`KernelError::UnsupportedLevel`] when this machine cannot run it.
+    pub fn new(level: Level) -> Result<Self, KernelError> {
+        if level.supported() {
+            Ok(Self(set_of(level)))
+        } else {
+            Err(KernelError::UnsupportedLevel {
+                expected: Level::detect(),
+                got: level,
+            })
+        }
+    }
+
+    /// Its level.
+    pub fn level(self) -> Level {
+        self.0.level
+    }
+
+    /// The names of its kernels of products.
+    pub fn names(self) -> [&'static str; 4] {
+        let set = self.0;
+        [
+            set.ternary_i8.name,
+            set.ternary_f32.name,
+            set.dense.name,
+            set.decode.name,
+        ]
+    }
+
+    pub(crate) fn set(self) -> &'static KernelSet {
+        self.0
+    }
+
+    /// Shapes are the caller's to check.
+    pub(crate) fn ternary_matmul(
+        self,
+        weights: &PackedTernary,
+        rows: Range<usize>,
+        x: ActivationView<'_>,
+        out: MatMut<'_, f32>,
+    ) {
+        match x {
+            ActivationView::I8(x) => {
+                // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+                unsafe { (self.0.ternary_i8.kernel)(weights, rows, x, out) }
+            }
+            ActivationView::F32(x) => {
+                // SAFETY: as above.
+                unsafe { (self.0.ternary_f32.kernel)(weights, rows, x, out) }
+            }
+        }
+    }
+
+    pub(crate) fn dense_matmul(
+        self,
+        weights: &DenseWeight,
+        rows: Range<usize>,
+        x: ActivationView<'_>,
+        out: MatMut<'_, f32>,
+    ) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.0.dense.kernel)(weights, rows, x, out) }
+    }
+
+    pub(crate) fn dense_decode(self, dtype: DType, bytes: &[u8], out: &mut [f32]) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.0.decode.kernel)(dtype, bytes, out) }
+    }
+}
+
+fn set_of(level: Level) -> &'static KernelSet {
+    match level {
+        Level::Scalar => &SCALAR,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => &AVX2,
+        #[cfg(target_arch = "x86_64")]
+        Level::AvxVnni => &AVX_VNNI,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => &AVX512,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni => &AVX512_VNNI,
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => &SCALAR,
+    }
+}
+
+/// Declares the set of a level: wrappers of the generic kernels with its features, each with its row.
+macro_rules! kernel_set {
+    (
+        $set:ident, $level:ident, $isa:literal, $vector:ident,
+        features($($features:literal)?), simd($simd:expr), codes($codes:expr), i8($tile:literal)
+    ) => {
+        static $set: KernelSet = {
+            $(#[target_feature(enable = $features)])?
+            fn ternary_i8(
+                weights: &PackedTernary,
+                rows: Range<usize>,
+                x: QuantizedRows<'_>,
+                out: MatMut<'_, f32>,
+            ) {
+                ternary::integer::matmul($codes, weights, rows, x, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn ternary_f32(
+                weights: &PackedTernary,
+                rows: Range<usize>,
+                x: MatRef<'_, f32>,
+                out: MatMut<'_, f32>,
+            ) {
+                ternary::float::matmul($simd, weights, rows, x, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn dense(
+                weights: &DenseWeight,
+                rows: Range<usize>,
+                x: ActivationView<'_>,
+                out: MatMut<'_, f32>,
+            ) {
+                dense::matmul::matmul($simd, weights, rows, x, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+                dense::matmul::decode($simd, dtype, bytes, out);
+            }
+
+            KernelSet {
+                level: Level::$level,
+                vector: &vector::$vector,
+                ternary_i8: KernelRow { name: concat!("i8_t2_i32_gemm_", $tile, "_", $isa), kernel: ternary_i8 },
+                ternary_f32: KernelRow { name: concat!("f32_t2_f32_gemm_4x16_", $isa), kernel: ternary_f32 },
+                dense: KernelRow { name: concat!("f32_blocks_f32_gemm_4x16_", $isa), kernel: dense },
+                decode: KernelRow { name: concat!("blocks_f32_decode_1x16_", $isa), kernel: decode },
+            }
+        };
+    };
+}
+
+kernel_set! {
+    SCALAR, Scalar, "scalar", SCALAR,
+    features(), simd(simd::Scalar), codes(ternary::ScalarCodes), i8("16x16")
+}
+
+#[cfg(target_arch = "x86_64")]
+kernel_set! {
+    AVX2, Avx2, "avx2", AVX2,
+    features("avx2,fma,f16c"),
+    simd({
+        // SAFETY: the function has the features that the token stands for.
+        unsafe { simd::Avx2::assume() }
+    }),
+    codes({
+        // SAFETY: the function has the features that the token stands for.
+        unsafe { ternary::Avx2Codes::assume() }
+    }),
+    i8("16x16")
+}
+
+#[cfg(target_arch = "x86_64")]
+kernel_set! {
+    AVX_VNNI, AvxVnni, "avxvnni", AVX2,
+    features("avx2,fma,f16c,avxvnni"),
+    simd({
+        // SAFETY: the function has the features that the token stands for.
+        unsafe { simd::Avx2::assume() }
+    }),
+    codes({
+        // SAFETY: the function has the features that the token stands for.
+        unsafe { ternary::AvxVnniCodes::assume() }
+    }),
+    i8("16x16")
+}
+
+#[cfg(target_arch = "x86_64")]
+kernel_set! {
+    AVX512, Avx512, "avx512", AVX512,
+    features("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"),
+    simd({
+        // SAFETY: the function has the features that the token stands for.
+        unsafe { simd::Avx512::assume() }
+    }),
+    codes({
+        // SAFETY: the function has the features that the token stands for.
+        unsafe { ternary::Avx512Codes::assume() }
+    }),
+    i8("16x16")
+}
+
+#[cfg(target_arch = "x86_64")]
+kernel_set! {
+    AVX512_VNNI, Avx512Vnni, "avx512vnni", AVX512,
+    features("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c"),
+    simd({
+        // SAFETY: the function has the features that the token stands for.
+        unsafe { simd::Avx512::assume() }
+    }),
+    codes({
+        // SAFETY: the function has the features that the token stands for.
+        unsafe { ternary::Avx512VnniCodes::assume() }
+    }),
+    i8("16x16")
+}

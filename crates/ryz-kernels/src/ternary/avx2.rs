@@ -1,0 +1,244 @@
+//! Integer products in 256-bit registers: two for the 16 rows of a line, 8 rows × 4 columns each.
+//!
+//! AVX2: `maddubs` multiplies unsigned codes with int8 activations and adds pairs into int16; `madd` widens to int32.
+//! Only one shift is made for four fields: fields 1 and 3 stay where they are, four times too large, in sums of their
+//! own. Bounds of those int16 sums, a lane gaining two pairs a line:
+//!
+//! - codes ≤ 2: |4·2·128 · 2| · 2 = 4096 a line, so 8 lines reach −32768 at the least and 32512 at the most: they fit.
+//! - codes ≤ 3: 6144 a line, so 4 lines reach 24576: they fit.
+//!
+//! Unpacked codes gain one pair a quad: codes ≤ 2 512 (64 quads reach −32768 … 32512), codes ≤ 3 768 (32 reach 24576).
+//! The int32 sums hold 4·Σ: 4 · 3 · 128 · MAX_COLS = 4.0e8.
+//!
+//! AVX-VNNI: `dpbusd` adds four products to int32. No shift at all is made: field k stays 4^k times too large in a sum
+//! of its own, which is divided at the end, exactly. Bound: 192 · 128 · MAX_COLS / 4 < 2^31 (asserted beside MAX_COLS).
+
+use std::arch::x86_64::*;
+
+use super::{
+    LINE_COLS, Line,
+    code_dot::{CodeDot, Quad},
+};
+use crate::simd::Avx2;
+
+/// Bytes ahead of the current line that are prefetched. Far ones pay: 512 gained nothing where 4096 doubled the speed.
+const PREFETCH: usize = 4096;
+
+/// An intrinsic on registers alone.
+macro_rules! isa {
+    ($intrinsic:expr) => {
+        // SAFETY: a token of this module exists, so the CPU has the features; nothing else is asked of registers.
+        unsafe { $intrinsic }
+    };
+}
+
+/// Half of 64 bytes.
+#[inline(always)]
+fn load_half(bytes: &[u8; 64], half: usize) -> __m256i {
+    let (halves, _) = bytes.as_chunks::<32>();
+    // SAFETY: a reference to 32 bytes, read unaligned; callers hold a token, so the CPU has AVX.
+    unsafe { _mm256_loadu_si256(halves[half].as_ptr().cast()) }
+}
+
+/// Four activations in every lane.
+#[inline(always)]
+fn broadcast(x: &[i8; 4]) -> __m256i {
+    isa!(_mm256_set1_epi32(i32::from_le_bytes(x.map(|q| q as u8))))
+}
+
+#[inline(always)]
+fn prefetch(line: &Line) {
+    let ahead = line.0.as_ptr().wrapping_add(PREFETCH);
+    // SAFETY: a prefetch reads nothing, wherever it points.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) }
+}
+
+/// The token of AVX2 products.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2Codes(Avx2);
+
+impl Avx2Codes {
+    /// # Safety
+    /// - [`crate::Level::Avx2`] is supported.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { Avx2::assume() })
+    }
+}
+
+impl CodeDot for Avx2Codes {
+    type S = Avx2;
+
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn simd(self) -> Avx2 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn span(self, lines: &[Line], x: &[i8], code_3: bool) -> [__m256i; 2] {
+        let block = if code_3 { 4 } else { 8 };
+        let (low, high) = (isa!(_mm256_set1_epi8(0x03)), isa!(_mm256_set1_epi8(0x0c)));
+        let (one, four) = (isa!(_mm256_set1_epi16(1)), isa!(_mm256_set1_epi16(4)));
+        let mut total = [isa!(_mm256_setzero_si256()); 2];
+        for (lines, x) in lines.chunks(block).zip(x.chunks(block * LINE_COLS)) {
+            let mut ones = [isa!(_mm256_setzero_si256()); 2];
+            let mut fours = ones;
+            for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
+                prefetch(line);
+                let (x, _) = x.as_chunks::<4>();
+                let x = [
+                    broadcast(&x[0]),
+                    broadcast(&x[1]),
+                    broadcast(&x[2]),
+                    broadcast(&x[3]),
+                ];
+                for half in 0..2 {
+                    let codes = load_half(&line.0, half);
+                    let upper = isa!(_mm256_srli_epi16::<4>(codes));
+                    let a = isa!(_mm256_maddubs_epi16(_mm256_and_si256(codes, low), x[0]));
+                    let b = isa!(_mm256_maddubs_epi16(_mm256_and_si256(codes, high), x[1]));
+                    let c = isa!(_mm256_maddubs_epi16(_mm256_and_si256(upper, low), x[2]));
+                    let d = isa!(_mm256_maddubs_epi16(_mm256_and_si256(upper, high), x[3]));
+                    ones[half] = isa!(_mm256_add_epi16(ones[half], _mm256_add_epi16(a, c)));
+                    fours[half] = isa!(_mm256_add_epi16(fours[half], _mm256_add_epi16(b, d)));
+                }
+            }
+            for half in 0..2 {
+                let ones = isa!(_mm256_madd_epi16(ones[half], four));
+                let fours = isa!(_mm256_madd_epi16(fours[half], one));
+                total[half] = isa!(_mm256_add_epi32(total[half], _mm256_add_epi32(ones, fours)));
+            }
+        }
+        [
+            isa!(_mm256_srai_epi32::<2>(total[0])),
+            isa!(_mm256_srai_epi32::<2>(total[1])),
+        ]
+    }
+
+    #[inline(always)]
+    fn quads<const R: usize, const T: usize>(
+        self,
+        codes: [&[Quad]; R],
+        x: [&[i8]; T],
+        code_3: bool,
+    ) -> [[[__m256i; 2]; T]; R] {
+        let block = if code_3 { 32 } else { 64 };
+        let one = isa!(_mm256_set1_epi16(1));
+        let zero = [[[isa!(_mm256_setzero_si256()); 2]; T]; R];
+        let x = x.map(|x| x.as_chunks::<4>().0);
+        let len = codes[0].len();
+        assert!(codes.iter().all(|codes| codes.len() == len) && x.iter().all(|x| x.len() == len));
+        let mut total = zero;
+        for start in (0..len).step_by(block) {
+            let mut sums = zero;
+            for q in start..len.min(start + block) {
+                for r in 0..R {
+                    let codes = [load_half(&codes[r][q].0, 0), load_half(&codes[r][q].0, 1)];
+                    for t in 0..T {
+                        let x = broadcast(&x[t][q]);
+                        for half in 0..2 {
+                            let pairs = isa!(_mm256_maddubs_epi16(codes[half], x));
+                            sums[r][t][half] = isa!(_mm256_add_epi16(sums[r][t][half], pairs));
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                for t in 0..T {
+                    for half in 0..2 {
+                        let sum = isa!(_mm256_madd_epi16(sums[r][t][half], one));
+                        total[r][t][half] = isa!(_mm256_add_epi32(total[r][t][half], sum));
+                    }
+                }
+            }
+        }
+        total
+    }
+}
+
+/// The token of AVX-VNNI products.
+#[derive(Clone, Copy)]
+pub(crate) struct AvxVnniCodes(Avx2);
+
+impl AvxVnniCodes {
+    /// # Safety
+    /// - [`crate::Level::AvxVnni`] is supported.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        // SAFETY: the caller's promise: the level includes AVX2.
+        Self(unsafe { Avx2::assume() })
+    }
+}
+
+impl CodeDot for AvxVnniCodes {
+    type S = Avx2;
+
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn simd(self) -> Avx2 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn span(self, lines: &[Line], x: &[i8], _: bool) -> [__m256i; 2] {
+        let masks = [
+            isa!(_mm256_set1_epi8(0x03)),
+            isa!(_mm256_set1_epi8(0x0c)),
+            isa!(_mm256_set1_epi8(0x30)),
+            isa!(_mm256_set1_epi8(0xc0u8 as i8)),
+        ];
+        let mut sums = [[isa!(_mm256_setzero_si256()); 2]; 4];
+        for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
+            prefetch(line);
+            let halves = [load_half(&line.0, 0), load_half(&line.0, 1)];
+            for ((x, mask), sums) in x.as_chunks::<4>().0.iter().zip(masks).zip(&mut sums) {
+                let x = broadcast(x);
+                for half in 0..2 {
+                    let codes = isa!(_mm256_and_si256(halves[half], mask));
+                    sums[half] = isa!(_mm256_dpbusd_avx_epi32(sums[half], codes, x));
+                }
+            }
+        }
+        let mut total = sums[0];
+        for half in 0..2 {
+            let b = isa!(_mm256_srai_epi32::<2>(sums[1][half]));
+            let c = isa!(_mm256_srai_epi32::<4>(sums[2][half]));
+            let d = isa!(_mm256_srai_epi32::<6>(sums[3][half]));
+            total[half] = isa!(_mm256_add_epi32(
+                _mm256_add_epi32(total[half], b),
+                _mm256_add_epi32(c, d)
+            ));
+        }
+        total
+    }
+
+    #[inline(always)]
+    fn quads<const R: usize, const T: usize>(
+        self,
+        codes: [&[Quad]; R],
+        x: [&[i8]; T],
+        _: bool,
+    ) -> [[[__m256i; 2]; T]; R] {
+        let mut sums = [[[isa!(_mm256_setzero_si256()); 2]; T]; R];
+        let x = x.map(|x| x.as_chunks::<4>().0);
+        let len = codes[0].len();
+        assert!(codes.iter().all(|codes| codes.len() == len) && x.iter().all(|x| x.len() == len));
+        for q in 0..len {
+            for r in 0..R {
+                let codes = [load_half(&codes[r][q].0, 0), load_half(&codes[r][q].0, 1)];
+                for t in 0..T {
+                    let x = broadcast(&x[t][q]);
+                    for half in 0..2 {
+                        sums[r][t][half] =
+                            isa!(_mm256_dpbusd_avx_epi32(sums[r][t][half], codes[half], x));
+                    }
+                }
+            }
+        }
+        sums
+    }
+}

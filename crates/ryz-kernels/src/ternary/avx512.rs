@@ -1,0 +1,226 @@
+//! Integer products in 512-bit registers: one for the 16 rows of a line.
+//!
+//! The arithmetic and its bounds are those of the 256-bit file beside this one; lanes are rows, so they are the same.
+
+use std::arch::x86_64::*;
+
+use super::{
+    LINE_COLS, Line,
+    code_dot::{CodeDot, Quad},
+};
+use crate::simd::Avx512;
+
+/// Bytes ahead of the current line that are prefetched.
+const PREFETCH: usize = 4096;
+
+/// An intrinsic on registers alone.
+macro_rules! isa {
+    ($intrinsic:expr) => {
+        // SAFETY: a token of this module exists, so the CPU has the features; nothing else is asked of registers.
+        unsafe { $intrinsic }
+    };
+}
+
+#[inline(always)]
+fn load(bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: a reference to 64 bytes, read unaligned; callers hold a token, so the CPU has AVX-512 F.
+    unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+}
+
+/// Four activations in every lane.
+#[inline(always)]
+fn broadcast(x: &[i8; 4]) -> __m512i {
+    isa!(_mm512_set1_epi32(i32::from_le_bytes(x.map(|q| q as u8))))
+}
+
+#[inline(always)]
+fn prefetch(line: &Line) {
+    let ahead = line.0.as_ptr().wrapping_add(PREFETCH);
+    // SAFETY: a prefetch reads nothing, wherever it points.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) }
+}
+
+/// The token of AVX-512 products without VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Codes(Avx512);
+
+impl Avx512Codes {
+    /// # Safety
+    /// - [`crate::Level::Avx512`] is supported.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { Avx512::assume() })
+    }
+}
+
+impl CodeDot for Avx512Codes {
+    type S = Avx512;
+
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn span(self, lines: &[Line], x: &[i8], code_3: bool) -> __m512i {
+        let block = if code_3 { 4 } else { 8 };
+        let (low, high) = (isa!(_mm512_set1_epi8(0x03)), isa!(_mm512_set1_epi8(0x0c)));
+        let (one, four) = (isa!(_mm512_set1_epi16(1)), isa!(_mm512_set1_epi16(4)));
+        let mut total = isa!(_mm512_setzero_si512());
+        for (lines, x) in lines.chunks(block).zip(x.chunks(block * LINE_COLS)) {
+            let mut ones = isa!(_mm512_setzero_si512());
+            let mut fours = ones;
+            for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
+                prefetch(line);
+                let (x, _) = x.as_chunks::<4>();
+                let codes = load(&line.0);
+                let upper = isa!(_mm512_srli_epi16::<4>(codes));
+                let a = isa!(_mm512_maddubs_epi16(
+                    _mm512_and_si512(codes, low),
+                    broadcast(&x[0])
+                ));
+                let b = isa!(_mm512_maddubs_epi16(
+                    _mm512_and_si512(codes, high),
+                    broadcast(&x[1])
+                ));
+                let c = isa!(_mm512_maddubs_epi16(
+                    _mm512_and_si512(upper, low),
+                    broadcast(&x[2])
+                ));
+                let d = isa!(_mm512_maddubs_epi16(
+                    _mm512_and_si512(upper, high),
+                    broadcast(&x[3])
+                ));
+                ones = isa!(_mm512_add_epi16(ones, _mm512_add_epi16(a, c)));
+                fours = isa!(_mm512_add_epi16(fours, _mm512_add_epi16(b, d)));
+            }
+            let sums = isa!(_mm512_add_epi32(
+                _mm512_madd_epi16(ones, four),
+                _mm512_madd_epi16(fours, one)
+            ));
+            total = isa!(_mm512_add_epi32(total, sums));
+        }
+        isa!(_mm512_srai_epi32::<2>(total))
+    }
+
+    #[inline(always)]
+    fn quads<const R: usize, const T: usize>(
+        self,
+        codes: [&[Quad]; R],
+        x: [&[i8]; T],
+        code_3: bool,
+    ) -> [[__m512i; T]; R] {
+        let block = if code_3 { 32 } else { 64 };
+        let one = isa!(_mm512_set1_epi16(1));
+        let zero = [[isa!(_mm512_setzero_si512()); T]; R];
+        let x = x.map(|x| x.as_chunks::<4>().0);
+        let len = codes[0].len();
+        assert!(codes.iter().all(|codes| codes.len() == len) && x.iter().all(|x| x.len() == len));
+        let mut total = zero;
+        for start in (0..len).step_by(block) {
+            let mut sums = zero;
+            for q in start..len.min(start + block) {
+                for t in 0..T {
+                    let x = broadcast(&x[t][q]);
+                    for r in 0..R {
+                        let pairs = isa!(_mm512_maddubs_epi16(load(&codes[r][q].0), x));
+                        sums[r][t] = isa!(_mm512_add_epi16(sums[r][t], pairs));
+                    }
+                }
+            }
+            for r in 0..R {
+                for t in 0..T {
+                    let sum = isa!(_mm512_madd_epi16(sums[r][t], one));
+                    total[r][t] = isa!(_mm512_add_epi32(total[r][t], sum));
+                }
+            }
+        }
+        total
+    }
+}
+
+/// The token of AVX-512 VNNI products.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512VnniCodes(Avx512);
+
+impl Avx512VnniCodes {
+    /// # Safety
+    /// - [`crate::Level::Avx512Vnni`] is supported.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        // SAFETY: the caller's promise: the level includes AVX-512.
+        Self(unsafe { Avx512::assume() })
+    }
+}
+
+impl CodeDot for Avx512VnniCodes {
+    type S = Avx512;
+
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn simd(self) -> Avx512 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn span(self, lines: &[Line], x: &[i8], _: bool) -> __m512i {
+        let masks = [
+            isa!(_mm512_set1_epi8(0x03)),
+            isa!(_mm512_set1_epi8(0x0c)),
+            isa!(_mm512_set1_epi8(0x30)),
+            isa!(_mm512_set1_epi8(0xc0u8 as i8)),
+        ];
+        // Two lines in flight: a chain of sums is longer than the products of one line take.
+        let mut sums = [[isa!(_mm512_setzero_si512()); 4]; 2];
+        let (pairs, _) = lines.as_chunks::<2>();
+        for (lines, x) in pairs.iter().zip(x.as_chunks::<{ 2 * LINE_COLS }>().0) {
+            for ((line, x), sums) in lines
+                .iter()
+                .zip(x.as_chunks::<LINE_COLS>().0)
+                .zip(&mut sums)
+            {
+                prefetch(line);
+                let codes = load(&line.0);
+                let (x, _) = x.as_chunks::<4>();
+                for k in 0..4 {
+                    let codes = isa!(_mm512_and_si512(codes, masks[k]));
+                    sums[k] = isa!(_mm512_dpbusd_epi32(sums[k], codes, broadcast(&x[k])));
+                }
+            }
+        }
+        let field = |k: usize| isa!(_mm512_add_epi32(sums[0][k], sums[1][k]));
+        let b = isa!(_mm512_srai_epi32::<2>(field(1)));
+        let c = isa!(_mm512_srai_epi32::<4>(field(2)));
+        let d = isa!(_mm512_srai_epi32::<6>(field(3)));
+        isa!(_mm512_add_epi32(
+            _mm512_add_epi32(field(0), b),
+            _mm512_add_epi32(c, d)
+        ))
+    }
+
+    #[inline(always)]
+    fn quads<const R: usize, const T: usize>(
+        self,
+        codes: [&[Quad]; R],
+        x: [&[i8]; T],
+        _: bool,
+    ) -> [[__m512i; T]; R] {
+        let mut sums = [[isa!(_mm512_setzero_si512()); T]; R];
+        let x = x.map(|x| x.as_chunks::<4>().0);
+        let len = codes[0].len();
+        assert!(codes.iter().all(|codes| codes.len() == len) && x.iter().all(|x| x.len() == len));
+        for q in 0..len {
+            for t in 0..T {
+                let x = broadcast(&x[t][q]);
+                for r in 0..R {
+                    sums[r][t] = isa!(_mm512_dpbusd_epi32(sums[r][t], load(&codes[r][q].0), x));
+                }
+            }
+        }
+        sums
+    }
+}

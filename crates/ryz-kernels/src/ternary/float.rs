@@ -1,0 +1,92 @@
+//! Products with f32 activations: the exactness path. y = Σ x·(s·t) in sixteen lanes, as a dense matrix of the decoded
+//! weights would have it, bit for bit.
+
+use std::ops::Range;
+
+use ryz_tmac::{MatMut, MatRef};
+
+use super::{LINE_COLS, PackedTernary, ROW_TILE, Scales};
+use crate::simd::{LANES, Simd, padded};
+
+#[inline(always)]
+pub(crate) fn matmul<S: Simd>(
+    s: S,
+    weights: &PackedTernary,
+    rows: Range<usize>,
+    x: MatRef<'_, f32>,
+    mut out: MatMut<'_, f32>,
+) {
+    let mut row = rows.start;
+    while row < rows.end {
+        let mut token = 0;
+        while token + 4 <= x.rows() {
+            for pair in [row, row + 2] {
+                block::<S, 2, 4>(s, weights, pair, &rows, x, token, &mut out);
+            }
+            token += 4;
+        }
+        while token < x.rows() {
+            block::<S, 4, 1>(s, weights, row, &rows, x, token, &mut out);
+            token += 1;
+        }
+        row += 4;
+    }
+}
+
+/// R rows, of one tile, with T tokens.
+#[inline(always)]
+fn block<S: Simd, const R: usize, const T: usize>(
+    s: S,
+    weights: &PackedTernary,
+    row: usize,
+    rows: &Range<usize>,
+    x: MatRef<'_, f32>,
+    token: usize,
+    out: &mut MatMut<'_, f32>,
+) {
+    let (tile, in_tile) = (row / ROW_TILE, row % ROW_TILE);
+    let values = s.load(&std::array::from_fn(|l| (l % 4) as f32 - 1.0));
+    let span = match weights.scales() {
+        Scales::PerGroup { group, .. } => group / LINE_COLS,
+        _ => weights.lines_per_tile(),
+    };
+    let x: [&[f32]; T] = std::array::from_fn(|t| x.row(token + t));
+    let whole = weights.cols() / LINE_COLS;
+    let mut sums = [[s.splat(0.0); T]; R];
+    for (index, lines) in weights.tile(tile).chunks(span).enumerate() {
+        let first = index * span;
+        let tables: [S::F; R] = std::array::from_fn(|r| {
+            s.mul(
+                values,
+                s.splat(weights.scales().at(tile, in_tile + r, first * LINE_COLS)),
+            )
+        });
+        for (line, codes) in lines.iter().enumerate() {
+            let line = first + line;
+            let x: [S::F; T] = std::array::from_fn(|t| {
+                if line < whole {
+                    s.load(&x[t].as_chunks::<LANES>().0[line])
+                } else {
+                    // Past the end: nothing is added to sums that are what they are.
+                    s.load(&padded(
+                        x[t].get(line * LINE_COLS..).unwrap_or_default(),
+                        0.0,
+                    ))
+                }
+            });
+            for r in 0..R {
+                let weights = s.lookup(codes.word(in_tile + r), tables[r]);
+                for t in 0..T {
+                    sums[r][t] = s.fma(weights, x[t], sums[r][t]);
+                }
+            }
+        }
+    }
+    for r in 0..R {
+        if rows.contains(&(row + r)) {
+            for t in 0..T {
+                out.row_mut(token + t)[row + r - rows.start] = s.sum(sums[r][t]);
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Ternary weights in 2 bits: their packed form and the products with it.
+//!
+//! ```text
+//! y = W·x,  W[r][c] = s·t,  t = code − 1 in {−1, 0, +1} (code 3, where a type has it, is +2)
+//! ```
+//!
+//! **Layout.** Rows go in tiles of 16, columns in lines of 16; one [`Line`] of 64 bytes holds 16 × 16 codes, and the
+//! lines of a tile follow one another, so that a tile is one stream. Word r (32 bits) of a line is row r:
+//! column c is in byte c mod 4, bits 2·(c div 4). So byte 4r + b shifted by 2k and masked is column 4k + b of row r, for
+//! all rows at once: a 32-bit lane holds four columns of one row, the four that one broadcast word of int8 activations
+//! multiplies, and lanes never have to be added together. Read the other way, one word broadcast and shifted by lane is
+//! 16 columns of one row, which the f32 path looks up.
+//! Columns are padded to whole units of 64 and rows to whole tiles, with code 0.
+//!
+//! **Equations.** With t the codes less one, u the units (spans of the smaller of the weights' and the activations'
+//! groups, ascending), and Σ in int32:
+//!
+//! | activations | scales of the weights | y |
+//! |---|---|---|
+//! | int8 per token | tensor or row | (f32(Σ q·t) · s_w) / s_x |
+//! | int8 per token | group | (Σ_u fma(f32(Σ q·t), s_u, …)) / s_x |
+//! | int8 per group | tensor or row | (Σ_u fma(f32(Σ q·t), 1/s_x,u, …)) · s_w |
+//! | int8 per group | group | Σ_u fma(f32(Σ q·t), s_u · (1/s_x,u), …) |
+//! | f32 | any | the 16-lane dot product of x with the decoded weights s·t, as a dense matrix has it |
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod code_dot;
+pub(crate) mod float;
+pub(crate) mod integer;
+mod pack;
+mod reference;
+mod scales;
+
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
+use ryz_tmac::{AlignedVec, MatMut};
+
+pub use pack::{PackChunk, TernaryPacker};
+pub use scales::ScaleLayout;
+pub(crate) use scales::Scales;
+
+pub(crate) use reference::ScalarCodes;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {
+    avx2::Avx2Codes, avx2::AvxVnniCodes, avx512::Avx512Codes, avx512::Avx512VnniCodes,
+};
+
+use crate::{ActivationView, Kernels, activations::UNIT};
+
+/// Rows of a tile.
+pub const ROW_TILE: usize = 16;
+/// Columns of a line.
+pub(crate) const LINE_COLS: usize = 16;
+/// Lines of a unit of 64 columns.
+pub(crate) const UNIT_LINES: usize = UNIT / LINE_COLS;
+/// The widest matrix whose sums fit int32 on every path: the widest product is (3·64)·128 a code, a quarter of the
+/// columns in one sum, so cols ≤ 4 · (2^31 − 1) / (192 · 128) = 349,525.
+pub const MAX_COLS: usize = 1 << 18;
+
+const _: () = assert!((MAX_COLS as u64 / 4) * 192 * 128 < 1 << 31);
+
+/// 16 rows × 16 columns of 2-bit codes; see the module's layout.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct Line(pub [u8; 64]);
+
+const _: () = assert!(size_of::<Line>() == 64);
+
+impl Line {
+    /// The codes of row `row`, as one word.
+    #[inline(always)]
+    pub(crate) fn word(&self, row: usize) -> u32 {
+        bytemuck::cast_ref::<[u8; 64], [[u8; 4]; 16]>(&self.0)
+            .get(row)
+            .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+    }
+}
+
+/// A ternary matrix, packed for the kernels: (rows, cols) of 2-bit codes, with scales.
+#[derive(Debug)]
+pub struct PackedTernary {
+    rows: usize,
+    cols: usize,
+    /// The greatest code: 3 when some weight is +2, which takes a row of kernels proved for it.
+    max_code: u8,
+    /// (tiles, lines of a tile)
+    lines: AlignedVec<Line>,
+    scales: Scales,
+    kernels: Kernels,
+}
+
+impl PackedTernary {
+    /// Rows: outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns: inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Whether some weight is +2 (code 3).
+    pub fn has_code_3(&self) -> bool {
+        self.max_code == 3
+    }
+
+    /// How the scales are stored, after equal ones were made one.
+    pub fn scale_layout(&self) -> ScaleLayout {
+        self.scales.layout()
+    }
+
+    /// Bytes of codes and scales that one product reads.
+    pub fn packed_bytes(&self) -> usize {
+        size_of_val::<[Line]>(&self.lines) + self.scales.bytes()
+    }
+
+    /// The kernel of products with int8 (`true`) or f32 activations.
+    pub fn kernel_name(&self, int8: bool) -> &'static str {
+        let set = self.kernels.set();
+        if int8 {
+            set.ternary_i8.name
+        } else {
+            set.ternary_f32.name
+        }
+    }
+
+    pub(crate) fn lines_per_tile(&self) -> usize {
+        self.cols.div_ceil(UNIT) * UNIT_LINES
+    }
+
+    #[inline(always)]
+    pub(crate) fn tile(&self, tile: usize) -> &[Line] {
+        &self.lines[tile * self.lines_per_tile()..][..self.lines_per_tile()]
+    }
+
+    pub(crate) fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    pub(crate) fn max_code(&self) -> u8 {
+        self.max_code
+    }
+
+    /// Multiplies: `out` (tokens, rows.len()) = activations · W[rows]ᵀ.
+    ///
+    /// A token's result depends on neither the other tokens nor the cut into row ranges.
+    ///
+    /// # Panics
+    /// When shapes do not fit, or `rows` starts inside a tile of [`ROW_TILE`].
+    pub fn matmul(&self, rows: Range<usize>, x: ActivationView<'_>, out: MatMut<'_, f32>) {
+        assert!(
+            rows.start <= rows.end && rows.end <= self.rows,
+            "rows {rows:?} of {}",
+            self.rows
+        );
+        assert!(
+            rows.start.is_multiple_of(ROW_TILE),
+            "row {} is inside a tile of {ROW_TILE}",
+            rows.start
+        );
+        assert_eq!(x.cols(), self.cols, "columns of activations");
+        assert_eq!(out.rows(), x.tokens(), "rows of the output");
+        assert_eq!(out.cols(), rows.len(), "columns of the output");
+        self.kernels.ternary_matmul(self, rows, x, out);
+    }
+
+    /// Decodes one row exactly.
+    ///
+    /// # Panics
+    /// When there is no such row or `out` is not `cols` long.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        assert_eq!(out.len(), self.cols, "length of a decoded row");
+        let (tile, row) = (row / ROW_TILE, row % ROW_TILE);
+        for (index, (line, out)) in self
+            .tile(tile)
+            .iter()
+            .zip(out.chunks_mut(LINE_COLS))
+            .enumerate()
+        {
+            let scale = self.scales.at(tile, row, index * LINE_COLS);
+            let word = line.word(row);
+            for (c, out) in out.iter_mut().enumerate() {
+                let code = word >> (8 * (c % 4) + 2 * (c / 4)) & 3;
+                *out = (code as f32 - 1.0) * scale;
+            }
+        }
+    }
+
+    /// Decodes one weight.
+    #[cfg(test)]
+    pub(crate) fn weight(&self, row: usize, col: usize) -> (i32, f32) {
+        let (tile, row) = (row / ROW_TILE, row % ROW_TILE);
+        let word = self.tile(tile)[col / LINE_COLS].word(row);
+        let c = col % LINE_COLS;
+        let code = word >> (8 * (c % 4) + 2 * (c / 4)) & 3;
+        (code as i32 - 1, self.scales.at(tile, row, col))
+    }
+}

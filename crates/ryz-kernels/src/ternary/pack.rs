@@ -1,0 +1,318 @@
+//! Packing a file's ternary blocks into lines, any rows at a time.
+
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+};
+
+use half::f16;
+use ryz_format::{DType, TensorView};
+use ryz_tmac::{AlignedVec, Arena, BufferKind};
+
+use super::{LINE_COLS, Line, MAX_COLS, PackedTernary, ROW_TILE, Scales, UNIT_LINES};
+use crate::{KernelError, Kernels, activations::UNIT};
+
+/// A ternary matrix that is being packed, piece by piece and by several threads.
+///
+/// ```
+/// use ryz_format::{DType, TensorView};
+/// use ryz_kernels::{Kernels, ScaleLayout, TernaryPacker};
+/// use ryz_tmac::{Arena, ArenaConfig};
+///
+/// let bytes = [0x55; 32 * 66]; // 32 rows of one TQ2_0 block
+/// let view = TensorView::new("w", DType::TQ2_0, 32, 256, &bytes).unwrap();
+/// let arena = Arena::new(ArenaConfig::default());
+/// let mut packer = TernaryPacker::new("w", DType::TQ2_0, 32, 256, Kernels::default(), &arena)?;
+/// for mut chunk in packer.chunks(16) {
+///     chunk.pack(&view.slice_rows(chunk.rows()))?;
+/// }
+/// assert_eq!(packer.finish(&arena)?.scale_layout(), ScaleLayout::PerTensor);
+/// # Ok::<(), ryz_kernels::KernelError>(())
+/// ```
+#[derive(Debug)]
+pub struct TernaryPacker {
+    name: String,
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    kernels: Kernels,
+    lines: AlignedVec<Line>,
+    halves: AlignedVec<[u16; ROW_TILE]>,
+    found: Found,
+}
+
+/// What the chunks found out about the whole tensor.
+#[derive(Debug, Default)]
+struct Found {
+    code_3: AtomicBool,
+    /// The bits of the tensor's scale, for the types that have one.
+    tensor_scale: AtomicU32,
+}
+
+impl TernaryPacker {
+    /// Takes the memory of a `rows` × `cols` matrix named `name`.
+    ///
+    /// # Errors
+    /// [`KernelError::UnsupportedType`] for a type that is not ternary, [`KernelError::Shape`] for one too wide or
+    /// empty, [`KernelError::Memory`].
+    pub fn new(
+        name: &str,
+        dtype: DType,
+        rows: usize,
+        cols: usize,
+        kernels: Kernels,
+        arena: &Arena,
+    ) -> Result<Self, KernelError> {
+        if !dtype.is_ternary() {
+            return Err(KernelError::UnsupportedType {
+                tensor: name.to_owned(),
+                expected: "a ternary type",
+                got: dtype,
+            });
+        }
+        let shape = |what, expected, got| KernelError::Shape {
+            tensor: name.to_owned(),
+            what,
+            expected,
+            got,
+        };
+        if cols == 0 || cols > MAX_COLS {
+            return Err(shape("columns from 1 to", MAX_COLS, cols));
+        }
+        // Far above any model; keeps the products below within usize.
+        const MAX_ROWS: usize = 1 << 32;
+        if rows == 0 || rows > MAX_ROWS {
+            return Err(shape("rows from 1 to", MAX_ROWS, rows));
+        }
+        let tiles = rows.div_ceil(ROW_TILE);
+        let lines = tiles * cols.div_ceil(UNIT) * UNIT_LINES;
+        let groups = if dtype.has_tensor_scale() {
+            0
+        } else {
+            cols.div_ceil(dtype.block_values())
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            dtype,
+            rows,
+            cols,
+            kernels,
+            lines: arena.allocate_slice(lines, BufferKind::Weights)?,
+            halves: arena.allocate_slice(tiles * groups, BufferKind::Weights)?,
+            found: Found::default(),
+        })
+    }
+
+    /// Cuts the matrix into chunks of `rows` rows, a multiple of [`ROW_TILE`] (the last may be shorter), which may be
+    /// packed in any order and on any thread.
+    ///
+    /// # Panics
+    /// When `rows` is no multiple of [`ROW_TILE`] or 0.
+    pub fn chunks(&mut self, rows: usize) -> impl ExactSizeIterator<Item = PackChunk<'_>> {
+        assert!(
+            rows > 0 && rows.is_multiple_of(ROW_TILE),
+            "{rows} rows are no whole tiles"
+        );
+        let tiles = rows / ROW_TILE;
+        let total = self.rows;
+        let groups = if self.dtype.has_tensor_scale() {
+            0
+        } else {
+            self.cols.div_ceil(self.dtype.block_values())
+        };
+        let lines_per_tile = self.cols.div_ceil(UNIT) * UNIT_LINES;
+        let mut halves: &mut [[u16; ROW_TILE]] = &mut self.halves;
+        let (name, dtype, cols, found) = (self.name.as_str(), self.dtype, self.cols, &self.found);
+        self.lines
+            .chunks_mut(tiles * lines_per_tile)
+            .enumerate()
+            .map(move |(index, lines)| {
+                let here = lines.len() / lines_per_tile * groups;
+                let (first, rest) = std::mem::take(&mut halves).split_at_mut(here);
+                halves = rest;
+                let start = index * rows;
+                PackChunk {
+                    name,
+                    dtype,
+                    cols,
+                    groups,
+                    rows: start..total.min(start + rows),
+                    lines,
+                    halves: first,
+                    found,
+                }
+            })
+    }
+
+    /// The packed matrix, once every chunk is packed. Rows of chunks that were not packed are undefined.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    pub fn finish(self, arena: &Arena) -> Result<PackedTernary, KernelError> {
+        let scales = if self.dtype.has_tensor_scale() {
+            Scales::PerTensor(f32::from_bits(self.found.tensor_scale.into_inner()))
+        } else {
+            let group = self.dtype.block_values();
+            let groups = self.cols.div_ceil(group);
+            Scales::PerGroup {
+                group,
+                groups,
+                halves: self.halves,
+            }
+            .collapse(arena)?
+        };
+        Ok(PackedTernary {
+            rows: self.rows,
+            cols: self.cols,
+            max_code: if self.found.code_3.into_inner() { 3 } else { 2 },
+            lines: self.lines,
+            scales,
+            kernels: self.kernels,
+        })
+    }
+}
+
+/// Some rows of a [`TernaryPacker`].
+#[derive(Debug)]
+pub struct PackChunk<'a> {
+    name: &'a str,
+    dtype: DType,
+    cols: usize,
+    groups: usize,
+    rows: Range<usize>,
+    lines: &'a mut [Line],
+    halves: &'a mut [[u16; ROW_TILE]],
+    found: &'a Found,
+}
+
+impl PackChunk<'_> {
+    /// Its rows in the matrix.
+    pub fn rows(&self) -> Range<usize> {
+        self.rows.clone()
+    }
+
+    /// Packs `view`, which is exactly these rows.
+    ///
+    /// # Errors
+    /// [`KernelError::InvalidCode`] for code 3 in a type that has none, [`KernelError::InvalidScale`] for a scale that is
+    /// not finite.
+    ///
+    /// # Panics
+    /// When `view` has another type or shape.
+    pub fn pack(&mut self, view: &TensorView<'_>) -> Result<(), KernelError> {
+        self.pack_rows_of(view, 0)
+    }
+
+    /// Packs these rows out of `view`, which holds the matrix from row `first` on.
+    ///
+    /// # Errors
+    /// As [`PackChunk::pack`].
+    ///
+    /// # Panics
+    /// When `view` has another type or width, or does not hold the rows.
+    pub fn pack_rows_of(&mut self, view: &TensorView<'_>, first: usize) -> Result<(), KernelError> {
+        assert_eq!(
+            (view.dtype(), view.cols()),
+            (self.dtype, self.cols),
+            "type and width of {}",
+            self.name
+        );
+        assert!(
+            first + self.rows.len() <= view.rows(),
+            "rows {:?} of {}",
+            self.rows,
+            self.name
+        );
+        let lines_per_tile = self.cols.div_ceil(UNIT) * UNIT_LINES;
+        let mut codes = vec![0; lines_per_tile * LINE_COLS];
+        let mut scales = vec![0.0; view.scales_per_row()];
+        for row in 0..self.rows.len() {
+            view.unpack_row(first + row, &mut codes[..self.cols], &mut scales);
+            self.check(row, &codes[..self.cols], &scales)?;
+            let (tile, row) = (row / ROW_TILE, row % ROW_TILE);
+            if self.groups > 0 {
+                let group = self.dtype.block_values();
+                let halves = &mut self.halves[tile * self.groups..][..self.groups];
+                for ((codes, &scale), halves) in codes.chunks_mut(group).zip(&scales).zip(halves) {
+                    // A group of zeroes has scale 0, and only such a group: its scale can then be any (see collapse).
+                    if scale == 0.0 {
+                        codes.fill(1);
+                    }
+                    let zero = codes.iter().fold(0, |or, code| or | (code ^ 1)) == 0;
+                    halves[row] = if zero {
+                        0
+                    } else {
+                        f16::from_f32(scale).to_bits()
+                    };
+                }
+            }
+            let lines = &mut self.lines[tile * lines_per_tile..][..lines_per_tile];
+            for (line, codes) in lines.iter_mut().zip(codes.as_chunks::<LINE_COLS>().0) {
+                line.0[4 * row..4 * row + 4].copy_from_slice(&pack_word(codes).to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for faults of the file, and for code 3 where it is none.
+    fn check(&self, row: usize, codes: &[u8], scales: &[f32]) -> Result<(), KernelError> {
+        let row = self.rows.start + row;
+        if codes.iter().fold(0, |max, &code| code.max(max)) > 2 {
+            if self.dtype.has_tensor_scale() {
+                return Err(KernelError::InvalidCode {
+                    tensor: self.name.to_owned(),
+                    row,
+                    got: 3,
+                });
+            }
+            self.found.code_3.store(true, Ordering::Relaxed);
+        }
+        if let Some(&got) = scales.iter().find(|scale| !scale.is_finite()) {
+            return Err(KernelError::InvalidScale {
+                tensor: self.name.to_owned(),
+                row,
+                got,
+            });
+        }
+        if self.dtype.has_tensor_scale() {
+            self.found
+                .tensor_scale
+                .store(scales[0].to_bits(), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Column c in byte c mod 4, bits 2·(c div 4).
+#[inline]
+fn pack_word(codes: &[u8; LINE_COLS]) -> u32 {
+    let words: [u32; 4] = bytemuck::cast(*codes);
+    let [a, b, c, d] = words.map(u32::from_le);
+    a | b << 2 | c << 4 | d << 6
+}
+
+impl PackedTernary {
+    /// Packs a whole tensor.
+    ///
+    /// # Errors
+    /// As [`TernaryPacker::new`], [`PackChunk::pack`] and [`TernaryPacker::finish`].
+    pub fn pack(
+        view: &TensorView<'_>,
+        kernels: Kernels,
+        arena: &Arena,
+    ) -> Result<Self, KernelError> {
+        let mut packer = TernaryPacker::new(
+            view.name(),
+            view.dtype(),
+            view.rows(),
+            view.cols(),
+            kernels,
+            arena,
+        )?;
+        let rows = view.rows().next_multiple_of(ROW_TILE);
+        for mut chunk in packer.chunks(rows) {
+            chunk.pack(view)?;
+        }
+        packer.finish(arena)
+    }
+}

@@ -1,0 +1,59 @@
+//! The portable integer products, and the reference of the others: Σ code·q as it is written.
+
+use super::{
+    LINE_COLS, Line,
+    code_dot::{CodeDot, Quad},
+};
+use crate::simd::Scalar;
+
+/// The token of the portable products: it needs nothing.
+#[derive(Clone, Copy)]
+pub(crate) struct ScalarCodes;
+
+impl CodeDot for ScalarCodes {
+    type S = Scalar;
+
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn simd(self) -> Scalar {
+        Scalar
+    }
+
+    #[inline(always)]
+    fn span(self, lines: &[Line], x: &[i8], _: bool) -> [i32; 16] {
+        let mut sums = [0; 16];
+        for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
+            for (row, sum) in sums.iter_mut().enumerate() {
+                let word = line.word(row);
+                for (c, &q) in x.iter().enumerate() {
+                    let code = word >> (8 * (c % 4) + 2 * (c / 4)) & 3;
+                    *sum += code as i32 * i32::from(q);
+                }
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn quads<const R: usize, const T: usize>(
+        self,
+        codes: [&[Quad]; R],
+        x: [&[i8]; T],
+        _: bool,
+    ) -> [[[i32; 16]; T]; R] {
+        let mut sums = [[[0; 16]; T]; R];
+        for (sums, codes) in sums.iter_mut().zip(codes) {
+            for (sums, x) in sums.iter_mut().zip(x) {
+                for (quad, x) in codes.iter().zip(x.as_chunks::<4>().0) {
+                    for (sum, codes) in sums.iter_mut().zip(quad.0.as_chunks::<4>().0) {
+                        *sum += (0..4)
+                            .map(|b| i32::from(codes[b]) * i32::from(x[b]))
+                            .sum::<i32>();
+                    }
+                }
+            }
+        }
+        sums
+    }
+}

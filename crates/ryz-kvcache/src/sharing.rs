@@ -1,0 +1,57 @@
+//! Who may touch the storage while threads share it: many readers, or many writers of different positions.
+//!
+//! The forward pass alternates phases, parted by barriers: all threads write the new keys and values of a layer,
+//! then all read. These counters check at run time that the phases never mix and that no two live writers hold the
+//! same position, which is what makes handing out the bytes sound.
+
+use std::sync::atomic::{AtomicI32, AtomicU16, Ordering};
+
+/// Live guards: positive = readers, negative = writers.
+#[derive(Debug, Default)]
+pub(crate) struct Phase(AtomicI32);
+
+impl Phase {
+    pub fn enter_read(&self) {
+        let before = self.0.fetch_add(1, Ordering::Acquire);
+        assert!(
+            before >= 0,
+            "the key-value cache is read while it is written"
+        );
+    }
+
+    pub fn leave_read(&self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+
+    pub fn enter_write(&self) {
+        let before = self.0.fetch_sub(1, Ordering::Acquire);
+        assert!(
+            before <= 0,
+            "the key-value cache is written while it is read"
+        );
+    }
+
+    pub fn leave_write(&self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// One bit for each position of a block: set while a writer holds it.
+#[derive(Debug, Default)]
+pub(crate) struct SlotClaims(AtomicU16);
+
+impl SlotClaims {
+    pub fn claim(&self, slot: usize) {
+        let before = self.0.fetch_or(1 << slot, Ordering::Acquire);
+        assert!(
+            before & (1 << slot) == 0,
+            "two threads write the same position of the key-value cache"
+        );
+    }
+
+    pub fn release(&self, slot: usize) {
+        self.0.fetch_and(!(1 << slot), Ordering::Release);
+    }
+}
+
+const _: () = assert!(crate::BLOCK_TOKENS <= u16::BITS as usize);

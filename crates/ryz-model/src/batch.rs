@@ -1,0 +1,156 @@
+//! What one step computes: new tokens of several sequences, each over its own blocks of the cache.
+
+use ryz_kvcache::{BLOCK_TOKENS, BlockId};
+
+use crate::ModelError;
+
+/// Which positions of a sequence's new tokens want logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outputs {
+    /// None: a chunk of a prompt that goes on.
+    None,
+    /// The last new token: decoding, or the end of a prompt.
+    Last,
+    /// Every new token: scoring.
+    All,
+}
+
+impl Outputs {
+    /// Rows of logits that `tokens` new tokens give.
+    pub fn count(self, tokens: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Last => 1,
+            Self::All => tokens,
+        }
+    }
+}
+
+/// One sequence's part of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchSequence<'a> {
+    /// New tokens, at least one.
+    pub tokens: &'a [u32],
+    /// Tokens whose keys and values are cached already: the position of the first new one.
+    pub start: usize,
+    /// The sequence's blocks, covering `start + tokens.len()` positions. Blocks that new tokens write must not be shared.
+    pub block_table: &'a [BlockId],
+    /// Which of the new tokens want logits.
+    pub outputs: Outputs,
+}
+
+/// Where a token of the batch belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TokenRow {
+    /// Index of its sequence in the batch.
+    pub sequence: usize,
+    /// Its id.
+    pub token: u32,
+    /// Its position in the sequence.
+    pub position: usize,
+}
+
+/// A validated batch: its tokens as rows, and the rows that give logits.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub rows: Vec<TokenRow>,
+    pub outputs: Vec<usize>,
+}
+
+/// Sizes a batch is checked against.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchLimits {
+    pub max_tokens: usize,
+    pub max_outputs: usize,
+    pub max_positions: usize,
+    pub vocab_size: usize,
+    pub cache_blocks: usize,
+}
+
+impl Plan {
+    /// Lays out `batch`, reusing this plan's memory.
+    pub fn fill(
+        &mut self,
+        batch: &[BatchSequence<'_>],
+        limits: BatchLimits,
+    ) -> Result<(), ModelError> {
+        self.rows.clear();
+        self.outputs.clear();
+        for (index, sequence) in batch.iter().enumerate() {
+            let new = sequence.tokens.len();
+            let end = sequence.start.saturating_add(new);
+            let invalid = |what, expected, got| {
+                Err(ModelError::InvalidBatch {
+                    sequence: index,
+                    what,
+                    expected,
+                    got,
+                })
+            };
+            if new == 0 {
+                return invalid("new tokens", 1, 0);
+            }
+            if end > limits.max_positions {
+                return Err(ModelError::ContextOverflow {
+                    sequence: index,
+                    limit: limits.max_positions,
+                    got: end,
+                });
+            }
+            if sequence.block_table.len() < end.div_ceil(BLOCK_TOKENS) {
+                return invalid(
+                    "blocks",
+                    end.div_ceil(BLOCK_TOKENS),
+                    sequence.block_table.len(),
+                );
+            }
+            if let Some(block) = sequence
+                .block_table
+                .iter()
+                .find(|block| block.index() >= limits.cache_blocks)
+            {
+                return invalid("block index below", limits.cache_blocks, block.index());
+            }
+            if self.rows.len() + new > limits.max_tokens {
+                return invalid(
+                    "tokens of the batch at most",
+                    limits.max_tokens,
+                    self.rows.len() + new,
+                );
+            }
+            let first_row = self.rows.len();
+            for (offset, &token) in sequence.tokens.iter().enumerate() {
+                if token as usize >= limits.vocab_size {
+                    return Err(ModelError::TokenOutOfRange {
+                        token,
+                        vocab_size: limits.vocab_size,
+                    });
+                }
+                self.rows.push(TokenRow {
+                    sequence: index,
+                    token,
+                    position: sequence.start + offset,
+                });
+            }
+            let wanted = sequence.outputs.count(new);
+            self.outputs
+                .extend(first_row + new - wanted..first_row + new);
+            if self.outputs.len() > limits.max_outputs {
+                return invalid(
+                    "outputs of the batch at most",
+                    limits.max_outputs,
+                    self.outputs.len(),
+                );
+            }
+        }
+        if self.rows.is_empty() {
+            return Err(ModelError::InvalidBatch {
+                sequence: 0,
+                what: "sequences",
+                expected: 1,
+                got: 0,
+            });
+        }
+        Ok(())
+    }
+}

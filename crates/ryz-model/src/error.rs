@@ -1,0 +1,98 @@
+use std::path::PathBuf;
+
+use ryz_format::FormatError;
+use ryz_kernels::KernelError;
+use ryz_kvcache::KvCacheError;
+use ryz_numa::RegionError;
+use ryz_tmac::MemoryError;
+
+/// Why a model cannot be loaded or a step cannot be computed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// A file is malformed or describes a model that is not supported.
+    #[error("{}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: FormatError,
+    },
+    /// A tensor's bytes cannot be used.
+    #[error("{}", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// Which one, and what is wrong with it.
+        source: KernelError,
+    },
+    /// Reading failed, or memory was refused.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The cache was refused.
+    #[error(transparent)]
+    KvCache(#[from] KvCacheError),
+    /// A kernel failed its self-test or an operand did not fit.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A worker panicked: our own fault, but the process lives.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// A token id is not in the vocabulary.
+    #[error("token id: expected less than {vocab_size}, got {token}")]
+    TokenOutOfRange {
+        /// The id.
+        token: u32,
+        /// Ids are below this.
+        vocab_size: usize,
+    },
+    /// A sequence would be longer than the context.
+    #[error("sequence {sequence}: expected at most {limit} positions, got {got}")]
+    ContextOverflow {
+        /// Its index in the batch.
+        sequence: usize,
+        /// Positions there are.
+        limit: usize,
+        /// Positions wanted.
+        got: usize,
+    },
+    /// A batch does not fit the run state.
+    #[error("sequence {sequence} of the batch: expected {what} {expected}, got {got}")]
+    InvalidBatch {
+        /// Its index in the batch.
+        sequence: usize,
+        /// The property.
+        what: &'static str,
+        /// What it may be.
+        expected: usize,
+        /// What it was.
+        got: usize,
+    },
+    /// A name that is no [`crate::Activations`].
+    #[error("activations: expected int8, int8-group or f32, got {got:?}")]
+    UnknownActivations {
+        /// The name given.
+        got: String,
+    },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Aborted,
+}
+
+impl ModelError {
+    /// The stable code that crosses to TypeScript.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Format { source, .. } => source.code(),
+            Self::Tensor { source, .. } => source.code(),
+            Self::Memory(error) => error.code(),
+            Self::KvCache(error) => error.code(),
+            Self::Kernel(error) => error.code(),
+            Self::Region(error) => error.code(),
+            Self::TokenOutOfRange { .. } | Self::UnknownActivations { .. } => "INVALID_ARGUMENT",
+            Self::InvalidBatch { .. } => "INTERNAL",
+            Self::ContextOverflow { .. } => "CONTEXT_OVERFLOW",
+            Self::Aborted => "ABORTED",
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The forward pass: tokens of a ragged batch in, logits out.
+//!
+//! One parallel region computes a whole step. Its threads walk the layers together, each taking its share of the
+//! tokens, of the rows of a matrix, or of the attention heads, and meet at a barrier wherever one phase reads what
+//! another wrote. Each value is computed by one thread, in an order that its position alone decides, so logits do not
+//! depend on the number of threads, on the batch, or on how a prompt was cut into chunks.
+//!
+//! ```text
+//! x = embedding[token]
+//! for each layer:
+//!     h = norm(x)                       q, k, v = Wq·h, Wk·h, Wv·h
+//!     q, k = rope(norm?(q), norm?(k))   cache ← k, v
+//!     a = attention(q, cache)           x += Wo · norm?(a)
+//!     h = norm(x)                       g = act(Wgate·h) · (Wup·h)
+//!     x += Wdown · norm?(g)
+//! logits = Whead · norm(x)
+//! ```
+
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use ryz_format::RopeStyle;
+use ryz_kernels::{ActivationView, ROW_TILE};
+use ryz_kvcache::{AttentionScratch, BLOCK_TOKENS, KvCache};
+use ryz_numa::{Lease, PartitionedSlice, Poisoned, Worker, WriteGuard};
+
+use crate::{
+    BatchSequence, Model, ModelError, RunState,
+    batch::{BatchLimits, Plan},
+    run_state::Shared,
+    weights::{LayerWeights, Projection},
+};
+
+/// Why a worker leaves the pass early.
+enum Stop {
+    /// Another worker panicked.
+    Poisoned,
+    /// The caller cancelled.
+    Cancelled,
+}
+
+impl From<Poisoned> for Stop {
+    fn from(_: Poisoned) -> Self {
+        Self::Poisoned
+    }
+}
+
+impl Model {
+    /// Computes one step: writes the keys and values of all new tokens to `cache`, and the logits that the batch asks
+    /// for to `state`, in batch order ([`RunState::logits`]).
+    ///
+    /// `cancel` is looked at between layers.
+    ///
+    /// # Errors
+    /// [`ModelError::InvalidBatch`], [`ModelError::TokenOutOfRange`] and [`ModelError::ContextOverflow`] before anything
+    /// is computed; [`ModelError::Aborted`] when `cancel` was set: the new positions of the cache are then undefined;
+    /// [`ModelError::Region`] when a worker panicked.
+    pub fn forward(
+        &self,
+        lease: &Lease,
+        state: &mut RunState,
+        cache: &mut KvCache,
+        batch: &[BatchSequence<'_>],
+        cancel: &AtomicBool,
+    ) -> Result<(), ModelError> {
+        let limits = BatchLimits {
+            max_tokens: state.max_tokens(),
+            max_outputs: state.max_outputs(),
+            max_positions: self.config.max_position_embeddings,
+            vocab_size: self.config.vocab_size,
+            cache_blocks: cache.config().blocks,
+        };
+        let (plan, shared) = state.begin(batch, limits)?;
+        let cancelled = AtomicBool::new(false);
+        lease.run(|worker| {
+            let (state, cancelled) = (&shared, &cancelled);
+            let pass = Pass {
+                model: self,
+                worker,
+                batch,
+                plan,
+                state,
+                cache,
+                cancel,
+                cancelled,
+            };
+            // Either reason to stop is known outside: `cancelled`, or the region's error.
+            let _stopped = pass.run();
+        })?;
+        if cancelled.into_inner() {
+            Err(ModelError::Aborted)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// One worker's view of a step.
+struct Pass<'a> {
+    model: &'a Model,
+    worker: &'a Worker<'a>,
+    batch: &'a [BatchSequence<'a>],
+    plan: &'a Plan,
+    state: &'a Shared<'a>,
+    cache: &'a KvCache,
+    cancel: &'a AtomicBool,
+    /// What the first worker saw of `cancel`.
+    cancelled: &'a AtomicBool,
+}
+
+impl Pass<'_> {
+    fn run(&self) -> Result<(), Stop> {
+        let state = self.state;
+        self.embed();
+        for (index, layer) in self.model.weights.layers.iter().enumerate() {
+            let qkv = [&layer.query, &layer.key, &layer.value];
+            self.normalize(index > 0, &layer.attn_norm, &qkv);
+            self.worker.barrier()?;
+            for (projection, out) in qkv
+                .into_iter()
+                .zip([&state.query, &state.key, &state.value])
+            {
+                self.project(projection, &state.normed, out);
+            }
+            self.worker.barrier()?;
+            self.rotate_and_store(index, layer);
+            self.worker.barrier()?;
+            self.attend(index);
+            self.worker.barrier()?;
+            self.prepare(&state.heads, layer.attn_sub_norm.as_deref(), &layer.output);
+            self.worker.barrier()?;
+            self.project(&layer.output, &state.heads, &state.projected);
+            self.worker.barrier()?;
+            self.normalize(true, &layer.ffn_norm, &[&layer.gate, &layer.up]);
+            self.worker.barrier()?;
+            self.gate_up(layer);
+            self.worker.barrier()?;
+            self.prepare(&state.gate, layer.ffn_sub_norm.as_deref(), &layer.down);
+            self.worker.barrier()?;
+            self.project(&layer.down, &state.gate, &state.projected);
+            self.barrier_or_cancelled()?;
+        }
+        self.normalize_outputs();
+        self.worker.barrier()?;
+        self.project_logits();
+        Ok(())
+    }
+
+    /// A barrier at which all workers learn alike whether the caller has cancelled: the first one looks before it, and
+    /// does not look again before all have read what it saw.
+    fn barrier_or_cancelled(&self) -> Result<(), Stop> {
+        if self.worker.index() == 0 {
+            self.cancelled
+                .store(self.cancel.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.worker.barrier()?;
+        if self.cancelled.load(Ordering::Relaxed) {
+            Err(Stop::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// residual = embedding\[token\], and the angles of the token's position.
+    fn embed(&self) {
+        let rows = self.worker.split(self.plan.rows.len(), 1);
+        let mut residual = self.state.residual.rows_mut(rows.clone());
+        let mut angles = self.state.angles.rows_mut(rows.clone());
+        for (row, token) in self.plan.rows[rows].iter().enumerate() {
+            self.model
+                .weights
+                .embedding
+                .embedding_row(token.token as usize, residual.row_mut(row));
+            self.model.angles.fill(token.position, angles.row_mut(row));
+        }
+    }
+
+    /// residual += projected (when there is something to add); normed = norm(residual), in every form that
+    /// `projections` read.
+    fn normalize(&self, add: bool, weight: &[f32], projections: &[&Projection]) {
+        let kernels = self.model.kernels;
+        let rows = self.worker.split(self.plan.rows.len(), 1);
+        if rows.is_empty() {
+            return;
+        }
+        {
+            let mut residual = self.state.residual.rows_mut(rows.clone());
+            let mut normed = self.state.normed.rows_mut(rows.clone());
+            let projected = add.then(|| self.state.projected.read());
+            for (index, row) in rows.clone().enumerate() {
+                if let Some(projected) = &projected {
+                    kernels.add(projected.row(row), residual.row_mut(index));
+                }
+                let eps = self.model.config.rms_norm_eps;
+                kernels.rms_norm(residual.row_mut(index), weight, eps, normed.row_mut(index));
+            }
+        }
+        self.quantize(&self.state.normed, rows, projections);
+    }
+
+    /// values = norm(values) where the model has this norm, in every form that `projection` reads.
+    fn prepare(
+        &self,
+        values: &PartitionedSlice<'_, f32>,
+        norm: Option<&[f32]>,
+        projection: &Projection,
+    ) {
+        let rows = self.worker.split(self.plan.rows.len(), 1);
+        if rows.is_empty() {
+            return;
+        }
+        if let Some(weight) = norm {
+            let mut values = values.rows_mut(rows.clone());
+            for index in 0..rows.len() {
+                let eps = self.model.config.rms_norm_eps;
+                self.model
+                    .kernels
+                    .rms_norm_in_place(values.row_mut(index), weight, eps);
+            }
+        }
+        self.quantize(values, rows, &[projection]);
+    }
+
+    /// Quantises this worker's rows of `values` in the forms that `projections` read.
+    fn quantize(
+        &self,
+        values: &PartitionedSlice<'_, f32>,
+        rows: Range<usize>,
+        projections: &[&Projection],
+    ) {
+        for form in self.state.forms_of(projections) {
+            let mut values = values.rows_mut(rows.clone());
+            let mut quantized = form.rows.rows_mut(rows.clone());
+            for index in 0..rows.len() {
+                self.model.kernels.quantize_row(
+                    form.layout,
+                    values.row_mut(index),
+                    quantized.row_mut(index),
+                );
+            }
+        }
+    }
+
+    /// out = scale · W·input + bias, this worker's rows of W.
+    fn project(
+        &self,
+        projection: &Projection,
+        input: &PartitionedSlice<'_, f32>,
+        out: &PartitionedSlice<'_, f32>,
+    ) {
+        let rows = self.worker.split(projection.weight.rows(), ROW_TILE);
+        let mut out = out.rect_mut(0..self.plan.rows.len(), rows.clone());
+        self.multiply(projection, input, rows, &mut out);
+    }
+
+    fn multiply(
+        &self,
+        projection: &Projection,
+        input: &PartitionedSlice<'_, f32>,
+        rows: Range<usize>,
+        out: &mut WriteGuard<'_, f32>,
+    ) {
+        if rows.is_empty() {
+            return;
+        }
+        let kernels = self.model.kernels;
+        let input = self.state.input_of(projection, input);
+        projection
+            .weight
+            .matmul(rows.clone(), input.view(), out.view());
+        if projection.scale.is_none() && projection.bias.is_none() {
+            return;
+        }
+        for token in 0..self.plan.rows.len() {
+            if let Some(scale) = projection.scale {
+                kernels.scale(scale, out.row_mut(token));
+            }
+            if let Some(bias) = &projection.bias {
+                kernels.add(&bias[rows.clone()], out.row_mut(token));
+            }
+        }
+    }
+
+    /// Norms of q and k heads where the model has them, rotation, and the new keys and values into the cache.
+    fn rotate_and_store(&self, index: usize, layer: &LayerWeights) {
+        let (config, kernels) = (&self.model.config, self.model.kernels);
+        let rows = self.worker.split(self.plan.rows.len(), 1);
+        let angles = self.state.angles.read();
+        let values = self.state.value.read();
+        let mut queries = self.state.query.rows_mut(rows.clone());
+        let mut keys = self.state.key.rows_mut(rows.clone());
+        for (local, row) in rows.enumerate() {
+            let token = self.plan.rows[row];
+            let (cos, sin) = angles.row(row).split_at(angles.row(row).len() / 2);
+            let turn = |head: &mut [f32], norm: Option<&[f32]>| {
+                if let Some(weight) = norm {
+                    kernels.rms_norm_in_place(head, weight, config.rms_norm_eps);
+                }
+                match config.rope.style {
+                    RopeStyle::Norm => kernels.rope_norm(head, cos, sin),
+                    _ => kernels.rope_neox(head, cos, sin),
+                }
+            };
+            for head in queries.row_mut(local).chunks_exact_mut(config.key_head_dim) {
+                turn(head, layer.query_norm.as_deref());
+            }
+            let block = self.batch[token.sequence].block_table[token.position / BLOCK_TOKENS];
+            let mut cached = self.cache.writer(block, token.position % BLOCK_TOKENS);
+            let heads = keys.row_mut(local).chunks_exact_mut(config.key_head_dim);
+            for (kv_head, (key, value)) in heads
+                .zip(values.row(row).chunks_exact(config.value_head_dim))
+                .enumerate()
+            {
+                turn(key, layer.key_norm.as_deref());
+                cached.write(kernels, index, kv_head, key, value);
+            }
+        }
+    }
+
+    /// heads = attention of each query head over its sequence's positions up to its own. Heads of tokens are taken
+    /// from a queue, because late tokens cost more than early ones.
+    fn attend(&self, index: usize) {
+        let config = &self.model.config;
+        let heads = config.num_attention_heads;
+        let group = heads / config.num_key_value_heads;
+        let items = self.plan.rows.len() * heads;
+        let granule = (items / (self.worker.count() * 8)).clamp(1, heads);
+        let (queries, cached) = (self.state.query.read(), self.cache.reader());
+        let mut scratch = AttentionScratch::default();
+        while let Some(chunk) = self.state.queues[index].next(items, granule) {
+            for item in chunk.range() {
+                let (row, head) = (item / heads, item % heads);
+                let token = self.plan.rows[row];
+                let columns = |dim: usize| head * dim..(head + 1) * dim;
+                let mut out = self
+                    .state
+                    .heads
+                    .rect_mut(row..row + 1, columns(config.value_head_dim));
+                cached.attend(
+                    self.model.kernels,
+                    index,
+                    head / group,
+                    self.batch[token.sequence].block_table,
+                    token.position + 1,
+                    &queries.row(row)[columns(config.key_head_dim)],
+                    self.model.attention_scale,
+                    &mut scratch,
+                    out.row_mut(0),
+                );
+            }
+        }
+    }
+
+    /// gate = act(Wgate·normed) · (Wup·normed), this worker's rows of both.
+    fn gate_up(&self, layer: &LayerWeights) {
+        let tokens = self.plan.rows.len();
+        let rows = self.worker.split(layer.gate.weight.rows(), ROW_TILE);
+        let mut gate = self.state.gate.rect_mut(0..tokens, rows.clone());
+        let mut up = self.state.up.rect_mut(0..tokens, rows.clone());
+        self.multiply(&layer.gate, &self.state.normed, rows.clone(), &mut gate);
+        self.multiply(&layer.up, &self.state.normed, rows, &mut up);
+        for token in 0..tokens {
+            self.model.kernels.activate_mul(
+                self.model.activation,
+                up.row_mut(token),
+                gate.row_mut(token),
+            );
+        }
+    }
+
+    /// hidden = norm(residual + projected), the rows that give logits.
+    fn normalize_outputs(&self) {
+        let kernels = self.model.kernels;
+        let outputs = self.worker.split(self.plan.outputs.len(), 1);
+        let mut hidden = self.state.hidden.rows_mut(outputs.clone());
+        let (residual, projected) = (self.state.residual.read(), self.state.projected.read());
+        for (index, &row) in self.plan.outputs[outputs].iter().enumerate() {
+            let out = hidden.row_mut(index);
+            out.copy_from_slice(residual.row(row));
+            kernels.add(projected.row(row), out);
+            kernels.rms_norm_in_place(
+                out,
+                &self.model.weights.output_norm,
+                self.model.config.rms_norm_eps,
+            );
+        }
+    }
+
+    /// logits = Whead·hidden, this worker's rows of the head.
+    fn project_logits(&self) {
+        let head = self.model.weights.head();
+        let rows = self.worker.split(head.rows(), ROW_TILE);
+        if rows.is_empty() || self.plan.outputs.is_empty() {
+            return;
+        }
+        let hidden = self.state.hidden.read();
+        let mut logits = self
+            .state
+            .logits
+            .rect_mut(0..self.plan.outputs.len(), rows.clone());
+        head.matmul(rows, ActivationView::F32(hidden.view()), logits.view());
+    }
+}

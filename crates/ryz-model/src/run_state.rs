@@ -1,0 +1,284 @@
+//! Scratch of a step: allocated once for the largest batch, shared between the threads of the region.
+
+use ryz_kernels::{ActivationView, ByteLine, QuantizedLayout, QuantizedRows};
+use ryz_numa::{PartitionedSlice, ReadGuard, WorkQueue};
+use ryz_tmac::{AlignedVec, Arena, BufferKind, MatRef};
+
+use crate::{
+    BatchSequence, Model, ModelError,
+    batch::{BatchLimits, Plan},
+    weights::{LayerWeights, Projection},
+};
+
+/// The buffers of [`Model::forward`], for batches of up to `max_tokens` tokens and `max_outputs` rows of logits.
+#[derive(Debug)]
+pub struct RunState {
+    max_tokens: usize,
+    max_outputs: usize,
+    plan: Plan,
+    /// One for each layer's attention.
+    queues: Vec<WorkQueue>,
+    buffers: Buffers,
+}
+
+/// Shapes are (token, columns) unless said.
+#[derive(Debug)]
+struct Buffers {
+    /// cos and sin of each pair
+    angles: Matrix,
+    /// hidden: the residual stream
+    residual: Matrix,
+    /// hidden: its norm
+    normed: Matrix,
+    /// q_dim
+    query: Matrix,
+    /// k_dim
+    key: Matrix,
+    /// v_dim
+    value: Matrix,
+    /// heads_dim
+    heads: Matrix,
+    /// ffn
+    gate: Matrix,
+    /// ffn
+    up: Matrix,
+    /// hidden: what a block adds to the residual stream
+    projected: Matrix,
+    /// (output, hidden)
+    hidden: Matrix,
+    /// (output, vocab)
+    logits: Matrix,
+    /// What projections read, quantised: one for each form.
+    quantized: Vec<QuantizedScratch>,
+}
+
+/// Rows of `cols` values.
+#[derive(Debug)]
+struct Matrix {
+    values: AlignedVec<f32>,
+    cols: usize,
+}
+
+/// Inputs of projections, quantised in one form.
+#[derive(Debug)]
+struct QuantizedScratch {
+    layout: QuantizedLayout,
+    lines: AlignedVec<ByteLine>,
+}
+
+impl RunState {
+    /// Takes the buffers from the arena.
+    ///
+    /// # Errors
+    /// [`ModelError::Memory`].
+    pub fn new(
+        model: &Model,
+        arena: &Arena,
+        max_tokens: usize,
+        max_outputs: usize,
+    ) -> Result<Self, ModelError> {
+        let config = model.config();
+        let matrix = |rows: usize, cols: usize| -> Result<Matrix, ModelError> {
+            let values = arena.allocate_slice(rows.saturating_mul(cols), BufferKind::Scratch)?;
+            Ok(Matrix { values, cols })
+        };
+        let mut layouts: Vec<QuantizedLayout> = Vec::new();
+        let projections = model
+            .weights
+            .layers
+            .iter()
+            .flat_map(LayerWeights::projections);
+        for layout in projections.filter_map(|projection| projection.form) {
+            if !layouts.contains(&layout) {
+                layouts.push(layout);
+            }
+        }
+        let quantized = layouts.into_iter().map(|layout| {
+            let lines = layout.lines().saturating_mul(max_tokens);
+            Ok(QuantizedScratch {
+                layout,
+                lines: arena.allocate_slice(lines, BufferKind::Scratch)?,
+            })
+        });
+        let buffers = Buffers {
+            quantized: quantized.collect::<Result<_, ModelError>>()?,
+            angles: matrix(max_tokens, model.angles.table_len())?,
+            residual: matrix(max_tokens, config.hidden_size)?,
+            normed: matrix(max_tokens, config.hidden_size)?,
+            query: matrix(max_tokens, config.query_dim())?,
+            key: matrix(max_tokens, config.key_dim())?,
+            value: matrix(max_tokens, config.value_dim())?,
+            heads: matrix(max_tokens, config.attention_dim())?,
+            gate: matrix(max_tokens, config.intermediate_size)?,
+            up: matrix(max_tokens, config.intermediate_size)?,
+            projected: matrix(max_tokens, config.hidden_size)?,
+            hidden: matrix(max_outputs, config.hidden_size)?,
+            logits: matrix(max_outputs, config.vocab_size)?,
+        };
+        let queues = (0..config.num_hidden_layers)
+            .map(|_| WorkQueue::new())
+            .collect();
+        Ok(Self {
+            max_tokens,
+            max_outputs,
+            plan: Plan::default(),
+            queues,
+            buffers,
+        })
+    }
+
+    /// The most tokens of a batch.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// The most rows of logits of a batch.
+    pub fn max_outputs(&self) -> usize {
+        self.max_outputs
+    }
+
+    /// Logits of the last step (output, vocab), in batch order.
+    pub fn logits(&self) -> MatRef<'_, f32> {
+        self.buffers.logits.first_rows(self.plan.outputs.len())
+    }
+
+    /// One row of [`RunState::logits`], which a sampler may change in place.
+    ///
+    /// # Panics
+    /// When the last step gave no such row.
+    pub fn logits_row_mut(&mut self, row: usize) -> &mut [f32] {
+        assert!(
+            row < self.plan.outputs.len(),
+            "row {row} of {} outputs",
+            self.plan.outputs.len()
+        );
+        let logits = &mut self.buffers.logits;
+        &mut logits.values[row * logits.cols..][..logits.cols]
+    }
+
+    /// Hidden states of the last step after the final norm (output, hidden), in batch order.
+    pub fn hidden(&self) -> MatRef<'_, f32> {
+        self.buffers.hidden.first_rows(self.plan.outputs.len())
+    }
+
+    /// Lays out a batch and shares the buffers for it.
+    pub(crate) fn begin(
+        &mut self,
+        batch: &[BatchSequence<'_>],
+        limits: BatchLimits,
+    ) -> Result<(&Plan, Shared<'_>), ModelError> {
+        self.plan.fill(batch, limits)?;
+        self.queues.iter().for_each(WorkQueue::reset);
+        let (tokens, outputs) = (self.plan.rows.len(), self.plan.outputs.len());
+        let buffers = &mut self.buffers;
+        let shared = Shared {
+            angles: buffers.angles.share(tokens),
+            residual: buffers.residual.share(tokens),
+            normed: buffers.normed.share(tokens),
+            query: buffers.query.share(tokens),
+            key: buffers.key.share(tokens),
+            value: buffers.value.share(tokens),
+            heads: buffers.heads.share(tokens),
+            gate: buffers.gate.share(tokens),
+            up: buffers.up.share(tokens),
+            projected: buffers.projected.share(tokens),
+            hidden: buffers.hidden.share(outputs),
+            logits: buffers.logits.share(outputs),
+            quantized: buffers
+                .quantized
+                .iter_mut()
+                .map(|scratch| scratch.share(tokens))
+                .collect(),
+            queues: &self.queues,
+        };
+        Ok((&self.plan, shared))
+    }
+}
+
+impl Matrix {
+    fn first_rows(&self, rows: usize) -> MatRef<'_, f32> {
+        MatRef::from_slice(&self.values[..rows * self.cols], self.cols)
+    }
+
+    fn share(&mut self, rows: usize) -> PartitionedSlice<'_, f32> {
+        PartitionedSlice::new(&mut self.values[..rows * self.cols], self.cols)
+    }
+}
+
+impl QuantizedScratch {
+    fn share(&mut self, rows: usize) -> SharedQuantized<'_> {
+        let lines = self.layout.lines();
+        SharedQuantized {
+            layout: self.layout,
+            rows: PartitionedSlice::new(&mut self.lines[..rows * lines], lines),
+        }
+    }
+}
+
+/// The buffers of one step; see [`Buffers`] for their shapes.
+pub(crate) struct Shared<'a> {
+    pub angles: PartitionedSlice<'a, f32>,
+    pub residual: PartitionedSlice<'a, f32>,
+    pub normed: PartitionedSlice<'a, f32>,
+    pub query: PartitionedSlice<'a, f32>,
+    pub key: PartitionedSlice<'a, f32>,
+    pub value: PartitionedSlice<'a, f32>,
+    pub heads: PartitionedSlice<'a, f32>,
+    pub gate: PartitionedSlice<'a, f32>,
+    pub up: PartitionedSlice<'a, f32>,
+    pub projected: PartitionedSlice<'a, f32>,
+    pub hidden: PartitionedSlice<'a, f32>,
+    pub logits: PartitionedSlice<'a, f32>,
+    quantized: Vec<SharedQuantized<'a>>,
+    pub queues: &'a [WorkQueue],
+}
+
+/// One form of quantised inputs.
+pub(crate) struct SharedQuantized<'a> {
+    pub layout: QuantizedLayout,
+    pub rows: PartitionedSlice<'a, ByteLine>,
+}
+
+impl<'a> Shared<'a> {
+    /// The forms that some of `projections` read.
+    pub fn forms_of(
+        &self,
+        projections: &[&Projection],
+    ) -> impl Iterator<Item = &SharedQuantized<'a>> {
+        let read =
+            |form: &&SharedQuantized<'a>| projections.iter().any(|p| p.form == Some(form.layout));
+        self.quantized.iter().filter(read)
+    }
+
+    /// What `projection` reads of an input that is `values` in f32.
+    pub fn input_of<'s>(
+        &'s self,
+        projection: &Projection,
+        values: &'s PartitionedSlice<'a, f32>,
+    ) -> Input<'s> {
+        let form = projection
+            .form
+            .and_then(|form| self.quantized.iter().find(|scratch| scratch.layout == form));
+        match form {
+            Some(form) => Input::Quantized(form.layout, form.rows.read()),
+            None => Input::F32(values.read()),
+        }
+    }
+}
+
+/// An input of a projection, held for reading.
+pub(crate) enum Input<'s> {
+    F32(ReadGuard<'s, f32>),
+    Quantized(QuantizedLayout, ReadGuard<'s, ByteLine>),
+}
+
+impl Input<'_> {
+    pub fn view(&self) -> ActivationView<'_> {
+        match self {
+            Self::F32(values) => ActivationView::F32(values.view()),
+            Self::Quantized(layout, lines) => {
+                ActivationView::I8(QuantizedRows::new(*layout, lines))
+            }
+        }
+    }
+}

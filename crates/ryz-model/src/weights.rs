@@ -1,0 +1,92 @@
+//! A loaded model's weights: immutable, shared by all threads.
+//!
+//! Names of the shapes: `hidden` = hidden_size, `q_dim` = heads × key_head_dim, `k_dim` = kv_heads × key_head_dim,
+//! `v_dim` = kv_heads × value_head_dim, `heads_dim` = heads × value_head_dim, `ffn` = intermediate_size.
+
+use ryz_kernels::{Linear, QuantizedLayout};
+use ryz_tmac::AlignedVec;
+
+/// Everything that was read from the file.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    /// (vocab, hidden)
+    pub embedding: Linear,
+    pub layers: Vec<LayerWeights>,
+    /// (hidden)
+    pub output_norm: AlignedVec<f32>,
+    /// (vocab, hidden); `None` when the embedding is the head too.
+    pub head: Option<Linear>,
+}
+
+impl Weights {
+    /// The matrix that makes logits.
+    pub fn head(&self) -> &Linear {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Every matrix, with the embedding first.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let layers = self.layers.iter().flat_map(LayerWeights::linears);
+        std::iter::once(&self.embedding)
+            .chain(layers)
+            .chain(&self.head)
+    }
+}
+
+/// One layer. Optional parts are there or not by architecture; the pass asks for them, never for a name.
+#[derive(Debug)]
+pub(crate) struct LayerWeights {
+    /// (hidden)
+    pub attn_norm: AlignedVec<f32>,
+    pub query: Projection,
+    pub key: Projection,
+    pub value: Projection,
+    /// (key_head_dim), qwen3: before RoPE.
+    pub query_norm: Option<AlignedVec<f32>>,
+    /// (key_head_dim)
+    pub key_norm: Option<AlignedVec<f32>>,
+    /// (heads_dim), BitNet: on the concatenated heads.
+    pub attn_sub_norm: Option<AlignedVec<f32>>,
+    pub output: Projection,
+    /// (hidden)
+    pub ffn_norm: AlignedVec<f32>,
+    pub gate: Projection,
+    pub up: Projection,
+    /// (ffn), BitNet: on act(gate) · up.
+    pub ffn_sub_norm: Option<AlignedVec<f32>>,
+    pub down: Projection,
+}
+
+impl LayerWeights {
+    /// The seven projections, in the order of the pass.
+    pub fn projections(&self) -> [&Projection; 7] {
+        [
+            &self.query,
+            &self.key,
+            &self.value,
+            &self.output,
+            &self.gate,
+            &self.up,
+            &self.down,
+        ]
+    }
+
+    fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.projections()
+            .into_iter()
+            .map(|projection| &projection.weight)
+    }
+}
+
+/// A matrix and, in some models, what is done to its product: `y = scale · W·x + bias`.
+#[derive(Debug)]
+pub(crate) struct Projection {
+    /// (out, in)
+    pub weight: Linear,
+    /// A scale that the file keeps beside the matrix.
+    pub scale: Option<f32>,
+    /// (out)
+    pub bias: Option<AlignedVec<f32>>,
+    /// How its input is quantised; `None` to read it in f32.
+    pub form: Option<QuantizedLayout>,
+}

@@ -1,0 +1,233 @@
+//! Running reference models and reading their goldens.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use ryz_kernels::{Kernels, Level};
+use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType};
+use ryz_model::{Activations, BatchSequence, LoadOptions, Model, ModelSource, Outputs, RunState};
+use ryz_numa::{Lease, Pinning};
+use ryz_tmac::{Arena, ArenaConfig};
+use serde_json::Value;
+
+/// Positions that a runner's cache holds.
+pub const CONTEXT: usize = 512;
+
+/// Folders of reference sets that are there: the committed one, and the whole one beside the repository.
+pub fn reference_folders() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let committed = root.join("__test__/fixtures/reference");
+    let whole = root.join("../shared/reference");
+    if whole.is_dir() {
+        vec![committed, whole]
+    } else {
+        eprintln!(
+            "SKIPPED: the whole reference set, {} is not there",
+            whole.display()
+        );
+        vec![committed]
+    }
+}
+
+/// How a model is run.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    pub activations: Activations,
+    pub kv: KvDType,
+    pub level: Level,
+    pub threads: usize,
+    /// The most tokens of one step.
+    pub chunk: usize,
+}
+
+impl Setup {
+    pub fn exact(activations: Activations) -> Self {
+        Self {
+            activations,
+            kv: KvDType::F32,
+            level: Level::detect(),
+            threads: 2,
+            chunk: 512,
+        }
+    }
+}
+
+/// A model with a cache for one sequence.
+pub struct Runner {
+    pub model: Model,
+    lease: Lease,
+    state: RunState,
+    cache: KvCache,
+    blocks: Vec<BlockId>,
+    chunk: usize,
+}
+
+impl Runner {
+    pub fn load(path: &Path, setup: Setup) -> Self {
+        let arena = Arena::new(ArenaConfig::default());
+        let lease = Lease::new(setup.threads, Pinning::Off).unwrap();
+        let source = ModelSource::open(path).unwrap();
+        let kernels = Kernels::new(setup.level).unwrap();
+        let options = LoadOptions {
+            kernels,
+            activations: Some(setup.activations),
+        };
+        let model = Model::load(&source, &options, &arena, &lease, &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let config = model.config();
+        let cache = KvCache::new(
+            &arena,
+            KvCacheConfig {
+                layers: config.num_hidden_layers,
+                kv_heads: config.num_key_value_heads,
+                key_dim: config.key_head_dim,
+                value_dim: config.value_head_dim,
+                dtype: setup.kv,
+                blocks: CONTEXT / BLOCK_TOKENS,
+            },
+        );
+        let state = RunState::new(&model, &arena, setup.chunk, setup.chunk).unwrap();
+        let mut pool = BlockPool::new(CONTEXT / BLOCK_TOKENS);
+        let blocks = std::iter::from_fn(|| pool.allocate()).collect();
+        Self {
+            model,
+            lease,
+            state,
+            cache: cache.unwrap(),
+            blocks,
+            chunk: setup.chunk,
+        }
+    }
+
+    /// Logits of every new token; `start` tokens are cached.
+    pub fn extend(&mut self, tokens: &[u32], start: usize) -> Vec<Vec<f32>> {
+        let mut logits = Vec::new();
+        for (index, chunk) in tokens.chunks(self.chunk).enumerate() {
+            let batch = [BatchSequence {
+                tokens: chunk,
+                start: start + index * self.chunk,
+                block_table: &self.blocks,
+                outputs: Outputs::All,
+            }];
+            let cancel = AtomicBool::new(false);
+            self.model
+                .forward(
+                    &self.lease,
+                    &mut self.state,
+                    &mut self.cache,
+                    &batch,
+                    &cancel,
+                )
+                .unwrap();
+            let rows = self.state.logits();
+            logits.extend((0..rows.rows()).map(|row| rows.row(row).to_vec()));
+        }
+        logits
+    }
+
+    /// Logits of every position of a fresh sequence.
+    pub fn logits(&mut self, tokens: &[u32]) -> Vec<Vec<f32>> {
+        self.extend(tokens, 0)
+    }
+
+    /// Greedy continuation, the lowest id among equals.
+    pub fn greedy(&mut self, prompt: &[u32], count: usize) -> Vec<u32> {
+        let mut last = self.logits(prompt).pop().unwrap();
+        let mut ids = Vec::new();
+        while ids.len() < count {
+            let best =
+                (0..last.len()).fold(0, |best, id| if last[id] > last[best] { id } else { best });
+            ids.push(best as u32);
+            last = self
+                .extend(&[best as u32], prompt.len() + ids.len() - 1)
+                .pop()
+                .unwrap();
+        }
+        ids
+    }
+}
+
+/// A golden file's fields.
+pub struct Golden(pub Value);
+
+impl Golden {
+    pub fn all(folder: &Path) -> Vec<(String, Self)> {
+        let mut goldens: Vec<_> = std::fs::read_dir(folder.join("golden"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| {
+                let value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+                (
+                    path.file_stem().unwrap().to_string_lossy().into_owned(),
+                    Self(value),
+                )
+            })
+            .collect();
+        goldens.sort_by(|a, b| a.0.cmp(&b.0));
+        goldens
+    }
+
+    /// The GGUF files in `folder` that compute this function.
+    pub fn files(&self, folder: &Path) -> Vec<PathBuf> {
+        let names = self.0["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|file| file["file"].as_str().unwrap());
+        names
+            .filter(|name| name.ends_with(".gguf"))
+            .map(|name| folder.join(name))
+            .filter(|path| path.is_file())
+            .collect()
+    }
+}
+
+pub fn ids(value: &Value) -> Vec<u32> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_u64().unwrap() as u32)
+        .collect()
+}
+
+pub fn floats(value: &Value) -> Vec<f64> {
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap())
+        .collect()
+}
+
+/// The greatest |got − expected|, NaN counting as infinite.
+pub fn max_difference(got: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let differences = got
+        .iter()
+        .zip(expected)
+        .map(|(got, expected)| (f64::from(*got) - expected).abs());
+    differences.fold(0.0, |max, d| {
+        if d.is_nan() {
+            f64::INFINITY
+        } else {
+            max.max(d)
+        }
+    })
+}
+
+/// Mean of −log softmax(logits[i])[ids[i+1]].
+pub fn mean_nll(logits: &[Vec<f32>], ids: &[u32]) -> f64 {
+    let terms = logits.iter().zip(&ids[1..]).map(|(row, &next)| {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
+        sum.ln() - f64::from(row[next as usize] - max)
+    });
+    terms.sum::<f64>() / (ids.len() - 1) as f64
+}
