@@ -38,4 +38,12 @@ export {
   type ModelTensor,
   measureReadBandwidth,
 } from "./src/machine.js";
+export type {
+  Dry,
+  DynamicTemperature,
+  Mirostat,
+  SamplerName,
+  SamplingOptions,
+  Xtc,
+} from "./src/sampling.js";
 export { TextStream } from "./src/stream.js";

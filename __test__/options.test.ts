@@ -22,9 +22,26 @@ function refusal(work: () => unknown): InvalidArgumentError {
 describe("generate options", () => {
   test("have the documented defaults", () => {
     const { request, signal } = checkGenerate(undefined);
-    const sampling = { temperature: 0.8, topK: 40, topP: 0.95, minP: 0.05 };
-    const ends = { stop: [], stopTokens: [], minTokens: 0, ignoreEos: false };
-    expect(request).toEqual({ ...sampling, ...ends, parseSpecial: false, credits: 32 });
+    const rest = { stop: [], stopTokens: [], parseSpecial: false, credits: 32 };
+    expect(request).toEqual({ ...rest, sampling: expect.any(Object) });
+    expect(request.sampling).toEqual({
+      temperature: 0.8,
+      dynamicTemperatureRange: 0,
+      dynamicTemperatureExponent: 1,
+      topK: 40,
+      topP: 0.95,
+      minP: 0.05,
+      topNSigma: 0,
+      typicalP: 1,
+      repetitionPenalty: 1,
+      presencePenalty: 0,
+      frequencyPenalty: 0,
+      penaltyWindow: 64,
+      xtcProbability: 0,
+      xtcThreshold: 0.1,
+      minTokens: 0,
+      ignoreEos: false,
+    });
     expect(signal).toBeUndefined();
   });
 
@@ -41,6 +58,20 @@ describe("generate options", () => {
     ["stopTokens", [[-1], [1.5], [2 ** 32], "1", 7]],
     ["parseSpecial", [1, "true", null]],
     ["signal", [{}, 1, "x", null]],
+    ["topNSigma", [-1, Number.NaN]],
+    ["typicalP", [-1, 1.5]],
+    ["repetitionPenalty", [0, -1, Number.NaN]],
+    ["presencePenalty", [Number.NaN, Number.POSITIVE_INFINITY]],
+    ["frequencyPenalty", ["1"]],
+    ["penaltyWindow", [-1, 0.5]],
+    ["dynamicTemperature", [1, {}, { range: -1 }, { range: 1, exponent: -1 }, { range: 1, other: 1 }]],
+    ["dry", [true, {}, { multiplier: -1 }, { multiplier: 1, base: 0 }, { multiplier: 1, window: 0 }]],
+    ["xtc", [{}, { probability: 2 }, { probability: 1, threshold: Number.NaN }]],
+    ["mirostat", [2, {}, { version: 3 }, { version: 1, tau: -1 }]],
+    ["logitBias", [5, [1], { a: 1 }, { 5: Number.NaN }, { 5: "1" }, new Map([[-1, 1]])]],
+    ["samplerOrder", ["top-k", ["top-q"], ["top-k", "top-k"]]],
+    ["minTokens", [-1]],
+    ["ignoreEos", [1]],
   ])("refuse a bad %s and name it", (option, values) => {
     for (const value of values) {
       const error = refusal(() => checkGenerate({ [option]: value }));
@@ -48,6 +79,24 @@ describe("generate options", () => {
       expect(error.option.startsWith(option)).toBe(true);
       expect(error.message).toContain(error.expected);
     }
+  });
+
+  test("take every sampler", () => {
+    const { sampling } = checkGenerate({
+      dry: { multiplier: 0.8, sequenceBreakers: ["\n"] },
+      xtc: { probability: 0.5 },
+      mirostat: { version: 2 },
+      logitBias: new Map([[7, Number.NEGATIVE_INFINITY]]),
+      samplerOrder: ["top-k", "temperature"],
+    }).request;
+    expect(sampling).toMatchObject({
+      dry: { multiplier: 0.8, base: 1.75, allowedLength: 2, sequenceBreakers: ["\n"] },
+      xtcProbability: 0.5,
+      mirostat: { version: 2, tau: 5, eta: 0.1 },
+      logitBias: [{ tokenId: 7, bias: Number.NEGATIVE_INFINITY }],
+      samplerOrder: ["top-k", "temperature"],
+    });
+    expect(checkGenerate({ logitBias: { 3: -1.5 } }).request.sampling.logitBias).toEqual([{ tokenId: 3, bias: -1.5 }]);
   });
 
   test("refuse an option that does not exist", () => {

@@ -1,7 +1,7 @@
 /** What a model is loaded with. */
 
 import type { NativeEngineConfig } from "./native.js";
-import { OptionReader } from "./validate.js";
+import { defined, OptionReader } from "./validate.js";
 
 /** Instruction sets that kernels exist for. */
 export type Level = "scalar" | "avx2" | "avxvnni" | "avx512" | "avx512vnni";
@@ -95,11 +95,6 @@ export interface CheckedConfig {
   readonly native: NativeEngineConfig;
   readonly onProgress: ((progress: LoadProgress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
-}
-
-/** Leaves out the entries that are undefined: absent and undefined differ on the native side. @internal */
-export function defined<T extends object>(entries: { [K in keyof T]: T[K] | undefined }): T {
-  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined)) as T;
 }
 
 /** Checks every option. @internal */

@@ -1,41 +1,16 @@
 /** What a generation is asked for, and what it yields. */
 
-import { defined } from "./config.js";
 import type { NativeGenerateRequest } from "./native.js";
-import { OptionReader } from "./validate.js";
+import { checkSampling, type SamplingOptions } from "./sampling.js";
+import { defined, OptionReader } from "./validate.js";
 
 /** Options of `generate`, `complete` and `chat`. Every one may be left out. */
-export interface GenerateOptions {
+export interface GenerateOptions extends SamplingOptions {
   /**
    * The most tokens to generate.
    * @defaultValue what the context has room for
    */
   readonly maxTokens?: number | undefined;
-  /**
-   * Flattens (above 1) or sharpens (below 1) the distribution; 0 always takes the most probable token.
-   * @defaultValue 0.8
-   */
-  readonly temperature?: number | undefined;
-  /**
-   * Draws from the `topK` most probable tokens only; 0 turns it off.
-   * @defaultValue 40
-   */
-  readonly topK?: number | undefined;
-  /**
-   * Draws from the smallest set of tokens whose probabilities sum to `topP`; 1 turns it off.
-   * @defaultValue 0.95
-   */
-  readonly topP?: number | undefined;
-  /**
-   * Draws from the tokens at least `minP` times as probable as the most probable one; 0 turns it off.
-   * @defaultValue 0.05
-   */
-  readonly minP?: number | undefined;
-  /**
-   * Makes the draw repeatable: the same seed gives the same text on every machine.
-   * @defaultValue a new one each time
-   */
-  readonly seed?: number | undefined;
   /**
    * Strings at which the text ends; they are not part of it. At most 64.
    * @defaultValue none
@@ -46,21 +21,6 @@ export interface GenerateOptions {
    * @defaultValue none
    */
   readonly stopTokens?: readonly number[] | Uint32Array | undefined;
-  /**
-   * The fewest tokens to generate: before that, no token ends the text.
-   * @defaultValue 0
-   */
-  readonly minTokens?: number | undefined;
-  /**
-   * Whether the model's own end-of-text tokens are never chosen.
-   * @defaultValue `false`
-   */
-  readonly ignoreEos?: boolean | undefined;
-  /**
-   * Reports, with each token, its log-probability and those of the `logprobs` most probable tokens. At most 100.
-   * @defaultValue off
-   */
-  readonly logprobs?: number | undefined;
   /**
    * Whether special tokens written in the prompt's text, such as `<|im_end|>`, become those tokens.
    * Leave it off for text that you did not write yourself.
@@ -158,16 +118,9 @@ export function checkGenerate(options: unknown): CheckedGenerate {
   const read = new OptionReader(options, "options");
   const request = defined<CheckedGenerate["request"]>({
     maxTokens: read.integer("maxTokens", { min: 1, max: MAX_TOKENS }),
-    temperature: read.number("temperature", { min: 0, max: 100 }) ?? 0.8,
-    topK: read.integer("topK", { min: 0, max: MAX_TOKENS }) ?? 40,
-    topP: read.number("topP", { min: 0, max: 1 }) ?? 0.95,
-    minP: read.number("minP", { min: 0, max: 1 }) ?? 0.05,
-    seed: read.integer("seed", { min: 0, max: Number.MAX_SAFE_INTEGER }),
+    sampling: checkSampling(read),
     stop: read.strings("stop", 64) ?? [],
     stopTokens: Array.from(read.tokens("stopTokens") ?? []),
-    minTokens: read.integer("minTokens", { min: 0, max: MAX_TOKENS }) ?? 0,
-    ignoreEos: read.boolean("ignoreEos") ?? false,
-    logprobs: read.integer("logprobs", { min: 0, max: 100 }),
     parseSpecial: read.boolean("parseSpecial") ?? false,
     credits: read.integer("bufferedTokens", { min: 1, max: 65_536 }) ?? 32,
   } as CheckedGenerate["request"]);

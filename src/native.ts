@@ -28,21 +28,39 @@ export interface NativeEngineConfig {
   pinThreads?: boolean;
 }
 
+export interface NativeSampling {
+  temperature: number;
+  dynamicTemperatureRange: number;
+  dynamicTemperatureExponent: number;
+  topK: number;
+  topP: number;
+  minP: number;
+  topNSigma: number;
+  typicalP: number;
+  repetitionPenalty: number;
+  presencePenalty: number;
+  frequencyPenalty: number;
+  penaltyWindow: number;
+  dry?: { multiplier: number; base: number; allowedLength: number; window?: number; sequenceBreakers?: string[] };
+  xtcProbability: number;
+  xtcThreshold: number;
+  mirostat?: { version: number; tau: number; eta: number };
+  logitBias?: { tokenId: number; bias: number }[];
+  samplerOrder?: string[];
+  seed?: number;
+  minTokens: number;
+  ignoreEos: boolean;
+  logprobs?: number;
+}
+
 export interface NativeGenerateRequest {
   text?: string;
   tokens?: Uint32Array;
   parseSpecial: boolean;
   maxTokens?: number;
-  temperature: number;
-  topK: number;
-  topP: number;
-  minP: number;
-  seed?: number;
+  sampling: NativeSampling;
   stop: string[];
   stopTokens: number[];
-  minTokens: number;
-  ignoreEos: boolean;
-  logprobs?: number;
   credits: number;
 }
 

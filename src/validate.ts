@@ -2,6 +2,11 @@
 
 import { InvalidArgumentError } from "./errors.js";
 
+/** Leaves out the entries that are undefined: absent and undefined differ on the native side. @internal */
+export function defined<T extends object>(entries: { [K in keyof T]: T[K] | undefined }): T {
+  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined)) as T;
+}
+
 interface Range {
   readonly min: number;
   readonly max: number;
@@ -85,6 +90,19 @@ export class OptionReader {
     if (typeof signal?.addEventListener === "function" && typeof signal.aborted === "boolean")
       return value as AbortSignal;
     this.#refuse("signal", "an AbortSignal", value);
+  }
+
+  /** An option that is itself a bag of options. */
+  group(option: string): OptionReader | undefined {
+    const value = this.#take(option);
+    return value === undefined
+      ? undefined
+      : new OptionReader(value, this.#prefix + option, `${this.#prefix}${option}.`);
+  }
+
+  /** Refuses the bag because an option that it must have is not there. */
+  require(option: string, expected: string): never {
+    this.#refuse(option, expected, undefined);
   }
 
   /** Takes an option as it is, to be checked elsewhere. */

@@ -1,0 +1,291 @@
+/** How the next token is chosen: every sampler, its default and what it takes. */
+
+import { InvalidArgumentError } from "./errors.js";
+import type { NativeSampling } from "./native.js";
+import { defined, type OptionReader } from "./validate.js";
+
+/** A step of the sampler chain. */
+export type SamplerName =
+  | "penalties"
+  | "dry"
+  | "top-n-sigma"
+  | "top-k"
+  | "typical"
+  | "top-p"
+  | "min-p"
+  | "xtc"
+  | "temperature";
+
+/** The samplers in their default order. */
+const DEFAULT_ORDER: readonly SamplerName[] = [
+  "penalties",
+  "dry",
+  "top-n-sigma",
+  "top-k",
+  "typical",
+  "top-p",
+  "min-p",
+  "xtc",
+  "temperature",
+];
+
+/** Temperature that follows the entropy of the distribution. */
+export interface DynamicTemperature {
+  /** The temperature moves within ± this much. */
+  readonly range: number;
+  /**
+   * Exponent of the normalised entropy.
+   * @defaultValue 1
+   */
+  readonly exponent?: number | undefined;
+}
+
+/** "Don't repeat yourself": a token that would extend a run of n tokens that already occurred is penalised. */
+export interface Dry {
+  /** Strength of the penalty, `multiplier * base^(n - allowedLength)`; 0 is off, 0.8 is usual. */
+  readonly multiplier: number;
+  /**
+   * Growth for each further token.
+   * @defaultValue 1.75
+   */
+  readonly base?: number | undefined;
+  /**
+   * Shorter runs are free.
+   * @defaultValue 2
+   */
+  readonly allowedLength?: number | undefined;
+  /**
+   * How many of the last tokens are searched.
+   * @defaultValue all
+   */
+  readonly window?: number | undefined;
+  /**
+   * Strings that no run may cross.
+   * @defaultValue newline, colon, double quote, asterisk
+   */
+  readonly sequenceBreakers?: readonly string[] | undefined;
+}
+
+/** "Exclude top choices": sometimes drops every token that is probable enough but the least probable of them. */
+export interface Xtc {
+  /** The chance, at each token, that it acts. */
+  readonly probability: number;
+  /**
+   * What counts as probable enough; above 0.5 nothing does.
+   * @defaultValue 0.1
+   */
+  readonly threshold?: number | undefined;
+}
+
+/** Steers the surprise of each token towards a target. It takes the place of the truncating samplers. */
+export interface Mirostat {
+  readonly version: 1 | 2;
+  /**
+   * Target surprise in bits.
+   * @defaultValue 5
+   */
+  readonly tau?: number | undefined;
+  /**
+   * Learning rate.
+   * @defaultValue 0.1
+   */
+  readonly eta?: number | undefined;
+}
+
+/** Sampling options. Every one may be left out. */
+export interface SamplingOptions {
+  /**
+   * Flattens (above 1) or sharpens (below 1) the distribution; 0 always takes the most probable token.
+   * @defaultValue 0.8
+   */
+  readonly temperature?: number | undefined;
+  /**
+   * Lets the temperature follow the entropy.
+   * @defaultValue off
+   */
+  readonly dynamicTemperature?: DynamicTemperature | undefined;
+  /**
+   * Draws from the `topK` most probable tokens only; 0 turns it off.
+   * @defaultValue 40
+   */
+  readonly topK?: number | undefined;
+  /**
+   * Draws from the smallest set of tokens whose probabilities sum to `topP`; 1 turns it off.
+   * @defaultValue 0.95
+   */
+  readonly topP?: number | undefined;
+  /**
+   * Draws from the tokens at least `minP` times as probable as the most probable one; 0 turns it off.
+   * @defaultValue 0.05
+   */
+  readonly minP?: number | undefined;
+  /**
+   * Draws from the tokens whose logits are within this many standard deviations of the largest; 0 turns it off.
+   * @defaultValue 0
+   */
+  readonly topNSigma?: number | undefined;
+  /**
+   * Keeps this share of probability, of the tokens whose surprise is most typical; 1 turns it off.
+   * @defaultValue 1
+   */
+  readonly typicalP?: number | undefined;
+  /**
+   * Divides positive and multiplies negative logits of tokens seen in the window; 1 turns it off.
+   * @defaultValue 1
+   */
+  readonly repetitionPenalty?: number | undefined;
+  /**
+   * Taken once from the logits of tokens seen in the window.
+   * @defaultValue 0
+   */
+  readonly presencePenalty?: number | undefined;
+  /**
+   * Taken from the logits of tokens for each time they were seen in the window.
+   * @defaultValue 0
+   */
+  readonly frequencyPenalty?: number | undefined;
+  /**
+   * How many of the last tokens, the prompt's too, the three penalties look at; 0 means all.
+   * @defaultValue 64
+   */
+  readonly penaltyWindow?: number | undefined;
+  /**
+   * Penalises repeated runs.
+   * @defaultValue off
+   */
+  readonly dry?: Dry | undefined;
+  /**
+   * Excludes top choices.
+   * @defaultValue off
+   */
+  readonly xtc?: Xtc | undefined;
+  /**
+   * Steers the surprise.
+   * @defaultValue off
+   */
+  readonly mirostat?: Mirostat | undefined;
+  /**
+   * Added to the logits of these token ids, before everything else; `-Infinity` bans a token.
+   * @defaultValue none
+   */
+  readonly logitBias?: ReadonlyMap<number, number> | Readonly<Record<number, number>> | undefined;
+  /**
+   * The samplers that run, in their order; one that is left out is off.
+   * @defaultValue penalties, dry, top-n-sigma, top-k, typical, top-p, min-p, xtc, temperature
+   */
+  readonly samplerOrder?: readonly SamplerName[] | undefined;
+  /**
+   * Makes the draw repeatable: the same seed gives the same text on every machine.
+   * @defaultValue a new one each time
+   */
+  readonly seed?: number | undefined;
+  /**
+   * The fewest tokens to generate: before that, no token ends the text.
+   * @defaultValue 0
+   */
+  readonly minTokens?: number | undefined;
+  /**
+   * Whether the model's own end-of-text tokens are never chosen.
+   * @defaultValue `false`
+   */
+  readonly ignoreEos?: boolean | undefined;
+  /**
+   * Reports, with each token, its log-probability and those of the `logprobs` most probable tokens. At most 100.
+   * @defaultValue off
+   */
+  readonly logprobs?: number | undefined;
+}
+
+const MAX_COUNT = 0x7fff_ffff;
+const SHARE = { min: 0, max: 1 };
+const FINITE = { min: -1e6, max: 1e6 };
+const COUNT = { min: 0, max: MAX_COUNT };
+
+/** Takes the sampling options out of an option bag, checks them and puts in the defaults. @internal */
+export function checkSampling(read: OptionReader): NativeSampling {
+  return defined<NativeSampling>({
+    temperature: read.number("temperature", { min: 0, max: 100 }) ?? 0.8,
+    ...dynamicTemperature(read.group("dynamicTemperature")),
+    topK: read.integer("topK", COUNT) ?? 40,
+    topP: read.number("topP", SHARE) ?? 0.95,
+    minP: read.number("minP", SHARE) ?? 0.05,
+    topNSigma: read.number("topNSigma", { min: 0, max: 1e6 }) ?? 0,
+    typicalP: read.number("typicalP", SHARE) ?? 1,
+    repetitionPenalty: read.number("repetitionPenalty", { min: 1e-6, max: 1e6 }) ?? 1,
+    presencePenalty: read.number("presencePenalty", FINITE) ?? 0,
+    frequencyPenalty: read.number("frequencyPenalty", FINITE) ?? 0,
+    penaltyWindow: read.integer("penaltyWindow", COUNT) ?? 64,
+    dry: dry(read.group("dry")),
+    ...xtc(read.group("xtc")),
+    mirostat: mirostat(read.group("mirostat")),
+    logitBias: logitBias(read.any("logitBias")),
+    samplerOrder: order(read.any("samplerOrder")),
+    seed: read.integer("seed", { min: 0, max: Number.MAX_SAFE_INTEGER }),
+    minTokens: read.integer("minTokens", COUNT) ?? 0,
+    ignoreEos: read.boolean("ignoreEos") ?? false,
+    logprobs: read.integer("logprobs", { min: 0, max: 100 }),
+  } as NativeSampling);
+}
+
+function dynamicTemperature(group: OptionReader | undefined) {
+  const range = group?.number("range", { min: 0, max: 100 });
+  if (group !== undefined && range === undefined) group.require("range", "a number from 0 to 100");
+  const exponent = group?.number("exponent", { min: 0, max: 100 });
+  group?.done();
+  return { dynamicTemperatureRange: range ?? 0, dynamicTemperatureExponent: exponent ?? 1 };
+}
+
+function dry(group: OptionReader | undefined): NativeSampling["dry"] {
+  if (group === undefined) return undefined;
+  const multiplier = group.number("multiplier", { min: 0, max: 1e6 }) ?? group.require("multiplier", "a number from 0");
+  const checked = defined<NonNullable<NativeSampling["dry"]>>({
+    multiplier,
+    base: group.number("base", { min: 1, max: 1e6 }) ?? 1.75,
+    allowedLength: group.integer("allowedLength", COUNT) ?? 2,
+    window: group.integer("window", { min: 1, max: MAX_COUNT }),
+    sequenceBreakers: group.strings("sequenceBreakers", 64),
+  } as NonNullable<NativeSampling["dry"]>);
+  group.done();
+  return checked;
+}
+
+function xtc(group: OptionReader | undefined) {
+  const probability = group?.number("probability", SHARE);
+  if (group !== undefined && probability === undefined) group.require("probability", "a number from 0 to 1");
+  const threshold = group?.number("threshold", SHARE);
+  group?.done();
+  return { xtcProbability: probability ?? 0, xtcThreshold: threshold ?? 0.1 };
+}
+
+function mirostat(group: OptionReader | undefined): NativeSampling["mirostat"] {
+  if (group === undefined) return undefined;
+  const version = group.integer("version", { min: 1, max: 2 }) ?? group.require("version", "1 or 2");
+  const tau = group.number("tau", { min: 0, max: 100 }) ?? 5;
+  const eta = group.number("eta", { min: 0, max: 100 }) ?? 0.1;
+  group.done();
+  return { version, tau, eta };
+}
+
+function logitBias(value: unknown): NativeSampling["logitBias"] {
+  if (value === undefined) return undefined;
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new InvalidArgumentError("logitBias", "a map of token ids to numbers", value);
+  }
+  const entries = value instanceof Map ? [...value.entries()] : Object.entries(value);
+  return entries.map(([key, bias]) => {
+    const tokenId = Number(key);
+    if (!Number.isInteger(tokenId) || tokenId < 0 || tokenId > 0xffff_ffff) {
+      throw new InvalidArgumentError("logitBias", "a map whose keys are token ids", key);
+    }
+    const fits = typeof bias === "number" && (Math.abs(bias) <= 1e6 || bias === Number.NEGATIVE_INFINITY);
+    if (!fits) throw new InvalidArgumentError(`logitBias[${tokenId}]`, "a finite number or -Infinity", bias);
+    return { tokenId, bias };
+  });
+}
+
+function order(value: unknown): string[] | undefined {
+  if (value === undefined) return undefined;
+  const known = (name: unknown): boolean => DEFAULT_ORDER.includes(name as SamplerName);
+  if (Array.isArray(value) && value.every(known) && new Set(value).size === value.length) return value as string[];
+  throw new InvalidArgumentError("samplerOrder", `an array of ${DEFAULT_ORDER.join(", ")}, each at most once`, value);
+}
