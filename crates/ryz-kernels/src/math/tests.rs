@@ -112,7 +112,7 @@ fn sin_and_cos_keep_their_bounds() {
         let bound = if limit <= 1.6e6 {
             3e-16
         } else {
-            1e-16 * x.abs()
+            2e-16 * x.abs()
         };
         assert!(
             (sin(x) - x.sin()).abs() <= bound,

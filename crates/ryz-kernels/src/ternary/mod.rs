@@ -191,14 +191,4 @@ impl PackedTernary {
             }
         }
     }
-
-    /// Decodes one weight.
-    #[cfg(test)]
-    pub(crate) fn weight(&self, row: usize, col: usize) -> (i32, f32) {
-        let (tile, row) = (row / ROW_TILE, row % ROW_TILE);
-        let word = self.tile(tile)[col / LINE_COLS].word(row);
-        let c = col % LINE_COLS;
-        let code = word >> (8 * (c % 4) + 2 * (c / 4)) & 3;
-        (code as i32 - 1, self.scales.at(tile, row, col))
-    }
 }

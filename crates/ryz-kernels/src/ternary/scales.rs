@@ -18,6 +18,7 @@ pub enum ScaleLayout {
 
 /// The scales themselves. Group scales stay the halves that the file has.
 #[derive(Debug)]
+#[allow(clippy::enum_variant_names, reason = "the names of the layouts")]
 pub(crate) enum Scales {
     /// The scale.
     PerTensor(f32),

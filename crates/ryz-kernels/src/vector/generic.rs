@@ -168,7 +168,7 @@ pub(crate) fn exp_sum<S: Simd>(s: S, x: &mut [f32], maximum: f32) -> f32 {
 pub(crate) fn silu_mul<S: Simd>(s: S, up: &[f32], gate: &mut [f32]) {
     let (chunks, tail) = gate.as_chunks_mut();
     for gate in chunks {
-        map16(gate, |g| math::silu(g));
+        map16(gate, math::silu);
     }
     tail.iter_mut().for_each(|g| *g = math::silu(*g));
     mul(s, up, gate);
@@ -178,7 +178,7 @@ pub(crate) fn silu_mul<S: Simd>(s: S, up: &[f32], gate: &mut [f32]) {
 pub(crate) fn relu2_mul<S: Simd>(s: S, up: &[f32], gate: &mut [f32]) {
     let (chunks, tail) = gate.as_chunks_mut();
     for gate in chunks {
-        map16(gate, |g| math::relu2(g));
+        map16(gate, math::relu2);
     }
     tail.iter_mut().for_each(|g| *g = math::relu2(*g));
     mul(s, up, gate);
