@@ -65,7 +65,7 @@ impl ByteLevelBpe {
                 .map_err(|source| TokenizerError::Model { source })?;
             out.extend(tokens.iter().map(|token| token.id));
             // The model drops what it has no token for.
-            let encoded: usize = tokens.iter().map(|token| token.value.len()).sum();
+            let encoded: usize = tokens.iter().map(|t| t.offsets.1 - t.offsets.0).sum();
             if encoded != chars.len() {
                 let byte = word.bytes().find(|&byte| !self.known[byte as usize]);
                 return Err(TokenizerError::Unencodable {

@@ -176,6 +176,7 @@ fn finish(
             suffix: special.eos.filter(|_| add_eos).into_iter().collect(),
             nfc: false,
             space_prefix,
+            unless_space: false,
             chat_template: metadata
                 .find_str("tokenizer.chat_template")?
                 .map(str::to_owned),

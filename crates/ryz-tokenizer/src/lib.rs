@@ -25,6 +25,7 @@ mod tokenizer;
 mod vocab;
 
 pub use error::{TemplateError, TokenizerError};
+pub use hf::HfFiles;
 pub use stream::DecodeStream;
 pub use template::{ChatInput, ChatTemplate};
 pub use tokenizer::{EncodeOptions, Tokenizer};

@@ -116,6 +116,11 @@ impl Pretokenizer {
         Pretokenizer { passes: Vec::new() }
     }
 
+    /// Whether there are no passes.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.passes.is_empty()
+    }
+
     /// Adds a `Split` of a tokenizer.json, if its pattern is one of those known.
     pub(crate) fn published(self, pattern: &str) -> Option<Result<Pretokenizer, TokenizerError>> {
         if pattern == "[0-9][0-9][0-9]" {

@@ -138,6 +138,11 @@ impl AddedTokens {
         Ok(())
     }
 
+    /// All of them.
+    pub(crate) fn tokens(&self) -> &[Added] {
+        &self.all.tokens
+    }
+
     /// The id of an added token's text.
     pub(crate) fn token_to_id(&self, text: &str) -> Option<u32> {
         let mut tokens = self.all.tokens.iter();

@@ -75,6 +75,8 @@ pub(crate) struct Inner {
     pub(crate) nfc: bool,
     /// The first piece of text gets a space that decoding takes away again.
     pub(crate) space_prefix: SpacePrefix,
+    /// But not where the text begins with a space.
+    pub(crate) unless_space: bool,
     pub(crate) chat_template: Option<String>,
 }
 
@@ -115,7 +117,7 @@ impl Model {
         }
     }
 
-    fn token_to_id(&self, text: &str) -> Option<u32> {
+    pub(crate) fn token_to_id(&self, text: &str) -> Option<u32> {
         match self {
             Model::ByteLevel(model) => model.token_to_id(text),
             Model::Spm(model) => model.token_to_id(text),
@@ -292,11 +294,6 @@ impl Tokenizer {
         let text = |id: Option<u32>| id.map(|id| self.piece(id)).unwrap_or_default();
         ChatTemplate::new(source, &text(self.bos()), &text(self.eos())).map(Some)
     }
-
-    /// Whether text gets a space in front that decoding takes away again.
-    pub(crate) fn strips_space(&self) -> bool {
-        self.inner.space_prefix != SpacePrefix::Never
-    }
 }
 
 impl Inner {
@@ -307,7 +304,7 @@ impl Inner {
         }
         if self.model.is_sentence_piece() {
             let mut escaped = String::with_capacity(text.len() + text.len() / 2 + 3);
-            if prefix {
+            if prefix && !(self.unless_space && text.starts_with([' ', '▁'])) {
                 escaped.push('▁');
             }
             for char in text.chars() {

@@ -122,7 +122,7 @@ fn is_word(byte: u8) -> bool {
 fn find(bytes: &[u8], from: usize, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<usize> {
     let rest = bytes.get(from..)?;
     rest.windows(2)
-        .position(|pair| wanted(pair))
+        .position(&mut wanted)
         .map(|i| from + i)
 }
 
