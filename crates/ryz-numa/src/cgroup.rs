@@ -19,25 +19,31 @@ fn quota_under(mount: &Path, own: &str) -> Option<f64> {
         else {
             continue;
         };
-        let (root, read): (_, fn(&Path) -> Option<f64>) = if controllers.is_empty() {
-            (mount.to_owned(), quota_v2)
+        let quota = if controllers.is_empty() {
+            smallest_upwards(mount, path, quota_v2)
         } else if controllers.split(',').any(|controller| controller == "cpu") {
-            (mount.join(controllers), quota_v1)
+            // Where the controllers are mounted is a convention; their order is not even that.
+            [controllers, "cpu", "cpu,cpuacct", "cpuacct,cpu"]
+                .iter()
+                .find_map(|name| smallest_upwards(&mount.join(name), path, quota_v1))
         } else {
-            continue;
+            None
         };
-        // In a container the path may be the host's: what is not there has no quota, and the root is asked too.
-        let mut folder = root.join(path.trim_start_matches('/'));
-        while folder.starts_with(&root) {
-            if let Some(quota) = read(&folder) {
-                smallest = Some(smallest.map_or(quota, |least| least.min(quota)));
-            }
-            if !folder.pop() {
-                break;
-            }
+        if let Some(quota) = quota {
+            smallest = Some(smallest.map_or(quota, |least| least.min(quota)));
         }
     }
     smallest
+}
+
+/// The smallest quota of the group `path` of the hierarchy `root` and of those above it. In a container the path may be
+/// the host's: what is not there has no quota, and the root is asked too.
+fn smallest_upwards(root: &Path, path: &str, read: fn(&Path) -> Option<f64>) -> Option<f64> {
+    let group = Path::new(path.trim_start_matches('/'));
+    group
+        .ancestors()
+        .filter_map(|group| read(&root.join(group)))
+        .reduce(f64::min)
 }
 
 fn quota_v2(folder: &Path) -> Option<f64> {
@@ -102,9 +108,49 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_no_quota() {
+    fn v1_controllers_may_be_mounted_in_another_order() {
         let mount = tempfile::tempdir().unwrap();
-        file(mount.path().join("cpu.max"), "lots\n");
-        assert_eq!(quota_under(mount.path(), "0::/\nrubbish\n"), None);
+        file(mount.path().join("cpu,cpuacct/cpu.cfs_quota_us"), "300000");
+        file(mount.path().join("cpu,cpuacct/cpu.cfs_period_us"), "100000");
+        assert_eq!(
+            quota_under(mount.path(), "4:cpuacct,cpu:/docker/1\n"),
+            Some(3.0)
+        );
+    }
+
+    #[test]
+    fn of_both_versions_the_smaller_counts() {
+        let mount = tempfile::tempdir().unwrap();
+        file(mount.path().join("cpu/cpu.cfs_quota_us"), "250000");
+        file(mount.path().join("cpu/cpu.cfs_period_us"), "100000");
+        file(mount.path().join("cpu.max"), "200000 100000");
+        assert_eq!(quota_under(mount.path(), "1:cpu:/\n0::/\n"), Some(2.0));
+        assert_eq!(quota_under(mount.path(), "1:cpu:/\n"), Some(2.5));
+    }
+
+    #[test]
+    fn nonsense_is_no_quota() {
+        for text in [
+            "lots\n",
+            "",
+            "100000",
+            "0 100000",
+            "100000 0",
+            "-5 100000",
+            "NaN 1",
+            "max max",
+        ] {
+            let mount = tempfile::tempdir().unwrap();
+            file(mount.path().join("cpu.max"), text);
+            assert_eq!(
+                quota_under(mount.path(), "0::/\nrubbish\n::\n"),
+                None,
+                "{text:?}"
+            );
+        }
+        assert_eq!(
+            quota_under(Path::new("/nowhere"), "0::/a\n1:cpu:/a\n"),
+            None
+        );
     }
 }

@@ -1,3 +1,5 @@
+use std::any::Any;
+
 /// Why a parallel region could not be entered or finished.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -26,6 +28,12 @@ pub enum RegionError {
         /// What it said.
         message: String,
     },
+    /// A worker returned while others waited for it at a barrier: our own fault. They were let go; the pool lives on.
+    #[error("a worker left the region while others waited at a barrier")]
+    UnevenBarriers,
+    /// A region was entered from a rayon thread, such as a worker of another region, which would wait for itself.
+    #[error("expected a region to be entered from a plain thread, got a thread of a rayon pool")]
+    Nested,
 }
 
 impl RegionError {
@@ -34,7 +42,7 @@ impl RegionError {
         match self {
             Self::InvalidThreads { .. } => "INVALID_ARGUMENT",
             Self::NoThreads { .. } => "OUT_OF_MEMORY",
-            Self::WorkerPanicked { .. } => "INTERNAL",
+            Self::WorkerPanicked { .. } | Self::UnevenBarriers | Self::Nested => "INTERNAL",
         }
     }
 }
@@ -49,6 +57,12 @@ pub enum TopologyError {
         /// What hwloc said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// hwloc or its binding panicked on what this machine shows.
+    #[error("reading the machine's topology panicked: {message}")]
+    Panicked {
+        /// What it said.
+        message: String,
+    },
     /// A description that is no topology.
     #[error("synthetic topology: expected hwloc's synthetic form, got {got:?}")]
     InvalidSynthetic {
@@ -61,8 +75,17 @@ impl TopologyError {
     /// The stable code that crosses to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Unreadable { .. } => "INTERNAL",
+            Self::Unreadable { .. } | Self::Panicked { .. } => "INTERNAL",
             Self::InvalidSynthetic { .. } => "INVALID_ARGUMENT",
         }
     }
+}
+
+/// The text of a panic.
+pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_default()
 }

@@ -22,17 +22,23 @@
 //! ```
 
 mod barrier;
+mod budget;
 mod cgroup;
 mod claims;
 mod error;
 mod partition;
+mod placement;
 mod pool;
 mod topology;
 mod work;
+mod worker;
 
 pub use barrier::Poisoned;
+pub use budget::{CpuBudget, default_threads};
 pub use error::{RegionError, TopologyError};
 pub use partition::{PartitionedSlice, ReadGuard, WriteGuard};
-pub use pool::{Lease, Pinning, Worker};
-pub use topology::{Core, Topology, default_threads};
+pub use placement::{Pinning, Placement};
+pub use pool::Lease;
+pub use topology::{Core, Topology};
 pub use work::{Chunk, WorkQueue, split};
+pub use worker::Worker;

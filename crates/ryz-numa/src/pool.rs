@@ -2,32 +2,24 @@
 
 use std::{
     collections::HashMap,
-    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::Duration,
 };
 
 use rayon::ThreadPool;
 
-use crate::{Poisoned, RegionError, barrier::Barrier, topology::Topology, work::split};
+use crate::{
+    CpuBudget, Pinning, Placement, RegionError, Worker, barrier::Barrier, error::panic_message,
+    placement::place,
+};
 
 /// The most threads a lease may have.
 const MAX_THREADS: usize = 1024;
 
-/// Looks at a barrier before parking: about 50 µs on the machines this was tuned on, several times the longest phase
-/// imbalance of a decode step and less than a scheduler's time slice.
-const SPINS: u32 = 10_000;
-
-/// Whether threads are bound to processing units.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Pinning {
-    /// One thread on each core, then on its siblings (the default).
-    #[default]
-    Cores,
-    /// The system places threads.
-    Off,
-}
+/// How long a worker spins at a barrier before it parks: several times the imbalance of a phase of a decode step, and
+/// less than a scheduler's time slice.
+const SPIN: Duration = Duration::from_micros(50);
 
 /// One pool. Its gate is held for a whole region: two regions interleaved on one pool would wait for each other's
 /// workers for ever.
@@ -35,18 +27,23 @@ pub enum Pinning {
 struct Pool {
     threads: ThreadPool,
     gate: Mutex<()>,
-    /// More threads than processing units: waiting by spinning would keep the others from coming.
-    oversubscribed: bool,
+    placement: Placement,
+    spin: Duration,
 }
 
-/// Pools live as long as the process: starting threads costs more than keeping them parked, and engines come and go.
+/// A pool outlives its leases, because engines come and go and starting threads costs more than keeping them parked;
+/// it ends when it has none and another size is asked for, so that sizes do not pile up.
 static POOLS: LazyLock<Mutex<Pools>> = LazyLock::new(Mutex::default);
 
 type Pools = HashMap<(usize, Pinning), Arc<Pool>>;
 
+/// What a lease of one thread says: the caller is its worker.
+static INLINE: Placement = Placement::Caller;
+
 /// Threads of a process-wide pool, shared by all who leased as many. A clone is the same lease.
 #[derive(Clone, Debug)]
 pub struct Lease {
+    /// `None`: one worker, which is the caller itself.
     pool: Option<Arc<Pool>>,
     threads: usize,
 }
@@ -63,26 +60,12 @@ impl Lease {
                 got: threads,
             });
         }
-        if threads == 1 {
-            // One worker is the caller itself.
-            return Ok(Self {
-                pool: None,
-                threads,
-            });
-        }
-        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(&(threads, pinning)) {
-            return Ok(Self {
-                pool: Some(Arc::clone(pool)),
-                threads,
-            });
-        }
-        let pool = Arc::new(Pool::start(threads, pinning)?);
-        pools.insert((threads, pinning), Arc::clone(&pool));
-        Ok(Self {
-            pool: Some(pool),
-            threads,
-        })
+        let pool = if threads == 1 {
+            None
+        } else {
+            Some(Pool::shared(threads, pinning)?)
+        };
+        Ok(Self { pool, threads })
     }
 
     /// Workers of a region.
@@ -90,67 +73,84 @@ impl Lease {
         self.threads
     }
 
-    /// Runs `region` once on every worker and returns when all are done.
+    /// Where the threads run, and when the system places them, why.
+    pub fn placement(&self) -> &Placement {
+        self.pool.as_ref().map_or(&INLINE, |pool| &pool.placement)
+    }
+
+    /// Runs `region` once on every worker and returns when all are done. A region of another engine on the same pool is
+    /// waited for. Every worker must come to the same barriers, unless one [stops](Worker::stop) the region.
+    ///
+    /// It costs one rayon broadcast (with rayon's few small allocations); with one thread, a call.
     ///
     /// # Errors
-    /// [`RegionError::WorkerPanicked`] when one panicked; the others left at their next barrier.
+    /// [`RegionError::WorkerPanicked`] when one panicked, [`RegionError::UnevenBarriers`] when one returned while others
+    /// waited for it: the others left at their barrier. [`RegionError::Nested`], before anything runs, when the caller
+    /// is itself a thread of a rayon pool and more than one thread is leased.
     pub fn run(&self, region: impl Fn(&Worker<'_>) + Sync) -> Result<(), RegionError> {
-        let spins = match &self.pool {
-            Some(pool) if !pool.oversubscribed => SPINS,
-            _ => 0,
-        };
-        let barrier = Barrier::new(self.threads, spins);
+        let spin = self.pool.as_ref().map_or(Duration::ZERO, |pool| pool.spin);
+        let barrier = Barrier::new(self.threads, spin);
         let panicked = Mutex::new(None);
         let enter = |index: usize| {
-            let worker = Worker {
-                index,
-                count: self.threads,
-                barrier: &barrier,
-            };
+            let worker = Worker::new(index, self.threads, &barrier);
             if let Err(payload) = catch_unwind(AssertUnwindSafe(|| region(&worker))) {
-                let message = payload
-                    .downcast_ref::<&str>()
-                    .map(|text| (*text).to_owned())
-                    .or_else(|| payload.downcast_ref::<String>().cloned())
-                    .unwrap_or_default();
                 panicked
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
-                    .get_or_insert((index, message));
-                barrier.poison();
+                    .get_or_insert_with(|| (index, panic_message(&*payload)));
+                barrier.stop();
             }
+            barrier.leave();
         };
         match &self.pool {
             None => enter(0),
+            Some(_) if rayon::current_thread_index().is_some() => return Err(RegionError::Nested),
             Some(pool) => {
                 let _gate = pool.gate.lock().unwrap_or_else(PoisonError::into_inner);
                 pool.threads.broadcast(|context| enter(context.index()));
             }
         }
-        match panicked
+        let panicked = panicked
             .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
+            .unwrap_or_else(PoisonError::into_inner);
+        match panicked {
             Some((worker, message)) => Err(RegionError::WorkerPanicked { worker, message }),
+            None if barrier.was_uneven() => Err(RegionError::UnevenBarriers),
             None => Ok(()),
         }
     }
 }
 
 impl Pool {
+    /// The pool of that size, started when there is none.
+    fn shared(threads: usize, pinning: Pinning) -> Result<Arc<Self>, RegionError> {
+        let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(&(threads, pinning)) {
+            return Ok(Arc::clone(pool));
+        }
+        // Only this map holds those; no one can take one meanwhile, since the map is locked.
+        pools.retain(|_, pool| Arc::strong_count(pool) > 1);
+        let pool = Arc::new(Self::start(threads, pinning)?);
+        pools.insert((threads, pinning), Arc::clone(&pool));
+        Ok(pool)
+    }
+
     fn start(threads: usize, pinning: Pinning) -> Result<Self, RegionError> {
-        let topology = Topology::detect().ok().map(Arc::new);
-        let units = match &topology {
-            Some(topology) => topology.cores().iter().map(|core| core.units.len()).sum(),
-            None => std::thread::available_parallelism().map_or(1, usize::from),
+        let (budget, topology) = CpuBudget::detect_with_topology();
+        // With more threads than run at a time, spinning keeps those from coming that are waited for.
+        let spin = if threads > budget.parallelism() {
+            Duration::ZERO
+        } else {
+            SPIN
         };
-        let oversubscribed = threads > units;
+        let placement = place(threads, pinning, topology.as_ref(), budget);
         let mut builder = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("ryzanstein-{index}"));
-        if let (Some(topology), Pinning::Cores, false) = (topology, pinning, oversubscribed) {
+        if let (Placement::Bound { units }, Some(topology)) = (&placement, topology) {
+            let units = units.clone();
             builder = builder.start_handler(move |index| {
-                if let Some(unit) = topology.unit_for(index) {
+                if let Some(&unit) = units.get(index) {
                     topology.bind_current_thread(unit);
                 }
             });
@@ -161,125 +161,8 @@ impl Pool {
         Ok(Self {
             threads,
             gate: Mutex::new(()),
-            oversubscribed,
+            placement,
+            spin,
         })
-    }
-}
-
-/// One of the threads in a region.
-#[derive(Debug)]
-pub struct Worker<'r> {
-    index: usize,
-    count: usize,
-    barrier: &'r Barrier,
-}
-
-impl Worker<'_> {
-    /// Its index, from 0.
-    pub fn index(&self) -> usize {
-        self.index
-    }
-
-    /// Workers in the region.
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Its share of `len` items in whole granules; see [`split`].
-    pub fn split(&self, len: usize, granule: usize) -> Range<usize> {
-        split(len, granule, self.index, self.count)
-    }
-
-    /// Waits until all workers have come.
-    ///
-    /// # Errors
-    /// [`Poisoned`] when one panicked: return from the region.
-    pub fn barrier(&self) -> Result<(), Poisoned> {
-        self.barrier.wait()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    /// More threads than any machine's cores are among these, so that parking is exercised.
-    const THREADS: [usize; 5] = [1, 2, 3, 4, 64];
-
-    #[test]
-    fn every_worker_sees_what_the_others_wrote_before_the_barrier() {
-        for threads in THREADS {
-            let lease = Lease::new(threads, Pinning::Cores).unwrap();
-            let cells: Vec<_> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
-            lease
-                .run(|worker| {
-                    for round in 1..=50 {
-                        cells[worker.index()].store(round, Ordering::Relaxed);
-                        worker.barrier().unwrap();
-                        assert!(
-                            cells
-                                .iter()
-                                .all(|cell| cell.load(Ordering::Relaxed) == round)
-                        );
-                        worker.barrier().unwrap();
-                    }
-                })
-                .unwrap();
-        }
-    }
-
-    #[test]
-    fn a_panic_frees_the_others_and_leaves_the_pool_usable() {
-        for threads in THREADS {
-            let lease = Lease::new(threads, Pinning::Cores).unwrap();
-            let left_early = AtomicUsize::new(0);
-            let error = lease
-                .run(|worker| {
-                    assert!(worker.index() != threads - 1, "on purpose");
-                    while worker.barrier().is_ok() {}
-                    left_early.fetch_add(1, Ordering::Relaxed);
-                })
-                .unwrap_err();
-            assert!(
-                matches!(error, RegionError::WorkerPanicked { worker, ref message }
-                if worker == threads - 1 && message == "on purpose"),
-                "{error}"
-            );
-            assert_eq!(left_early.load(Ordering::Relaxed), threads - 1);
-            let count = AtomicUsize::new(0);
-            lease
-                .run(|_| {
-                    count.fetch_add(1, Ordering::Relaxed);
-                })
-                .unwrap();
-            assert_eq!(count.load(Ordering::Relaxed), threads);
-        }
-    }
-
-    #[test]
-    fn regions_of_two_owners_do_not_interleave() {
-        let owners: Vec<_> = (0..4)
-            .map(|_| {
-                std::thread::spawn(|| {
-                    let lease = Lease::new(3, Pinning::Cores).unwrap();
-                    for _ in 0..50 {
-                        lease
-                            .run(|worker| (0..5).for_each(|_| worker.barrier().unwrap()))
-                            .unwrap();
-                    }
-                })
-            })
-            .collect();
-        owners.into_iter().for_each(|owner| owner.join().unwrap());
-    }
-
-    #[test]
-    fn impossible_thread_counts_are_typed_errors() {
-        for threads in [0, MAX_THREADS + 1] {
-            let error = Lease::new(threads, Pinning::Cores).unwrap_err();
-            assert_eq!(error.code(), "INVALID_ARGUMENT");
-        }
     }
 }

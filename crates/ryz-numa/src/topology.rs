@@ -1,5 +1,7 @@
 //! The machine: which processing units there are and which of them this process may use.
 
+use std::panic::catch_unwind;
+
 use hwlocality::{
     Topology as Hwloc,
     cpu::{binding::CpuBindingFlags, cpuset::CpuSet},
@@ -7,7 +9,7 @@ use hwlocality::{
     topology::builder::BuildFlags,
 };
 
-use crate::{TopologyError, cgroup};
+use crate::{TopologyError, error::panic_message};
 
 /// A core: processing units that share one execution engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,11 +29,19 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Reads this machine.
+    /// Reads this machine, which takes milliseconds.
     ///
     /// # Errors
-    /// [`TopologyError::Unreadable`].
+    /// [`TopologyError::Unreadable`] and [`TopologyError::Panicked`]: what a machine shows of itself comes from outside.
     pub fn detect() -> Result<Self, TopologyError> {
+        catch_unwind(Self::read).unwrap_or_else(|payload| {
+            Err(TopologyError::Panicked {
+                message: panic_message(&*payload),
+            })
+        })
+    }
+
+    fn read() -> Result<Self, TopologyError> {
         let hwloc = Hwloc::builder()
             .with_flags(
                 // The affinity mask counts as well as the cpuset; discovery moves no thread.
@@ -96,16 +106,14 @@ impl Topology {
         &self.cores
     }
 
-    /// The processing unit that worker `index` is pinned to: first units of all cores, then their siblings; `None` when
-    /// there are no more units than workers before it, and the thread is left to the system.
-    pub fn unit_for(&self, index: usize) -> Option<usize> {
-        let depth = self.cores.iter().map(|core| core.units.len()).max()?;
-        let by_turn = (0..depth).flat_map(|turn| {
-            self.cores
-                .iter()
-                .filter_map(move |core| core.units.get(turn))
-        });
-        by_turn.copied().nth(index)
+    /// The usable processing units in the order in which workers are bound to them: the first unit of every core, then
+    /// their siblings.
+    pub fn units(&self) -> impl Iterator<Item = usize> {
+        let depth = self.cores.iter().map(|core| core.units.len()).max();
+        (0..depth.unwrap_or(0)).flat_map(|turn| {
+            let cores = self.cores.iter();
+            cores.filter_map(move |core| core.units.get(turn).copied())
+        })
     }
 
     /// Binds the calling thread to one processing unit. Does nothing on a machine that is not this one, and nothing when
@@ -131,74 +139,70 @@ fn unreadable(source: impl std::error::Error + Send + Sync + 'static) -> Topolog
     }
 }
 
-/// Threads to use when nobody says: one for each core that this process may run on, at most the CPU time that its
-/// control group allows, at least one. Without a readable topology, what the standard library counts.
-pub fn default_threads() -> usize {
-    let cores = match Topology::detect() {
-        Ok(topology) => topology.cores.len(),
-        Err(_) => std::thread::available_parallelism().map_or(1, usize::from),
-    };
-    threads_within(cores, cgroup::cpu_quota())
-}
-
-fn threads_within(cores: usize, quota: Option<f64>) -> usize {
-    let by_quota = quota.map_or(usize::MAX, |quota| quota.ceil() as usize);
-    cores.min(by_quota).max(1)
-}
-
 #[cfg(test)]
 mod tests {
+    use hwlocality::topology::editor::RestrictFlags;
+
     use super::*;
 
+    fn units(machine: &Topology) -> Vec<usize> {
+        machine.units().collect()
+    }
+
     #[test]
-    fn threads_fill_cores_before_siblings() {
+    fn units_fill_cores_before_siblings() {
         let machine = Topology::synthetic("numa:2 core:2 pu:2").unwrap();
         assert_eq!(machine.cores().len(), 4);
-        let units: Vec<_> = (0..9).map(|worker| machine.unit_for(worker)).collect();
-        let expected = [0, 2, 4, 6, 1, 3, 5, 7].map(Some).into_iter().chain([None]);
-        assert_eq!(units, expected.collect::<Vec<_>>());
-        assert_eq!(
-            machine
-                .cores()
-                .iter()
-                .map(|core| core.node)
-                .collect::<Vec<_>>(),
-            [0, 0, 1, 1]
-        );
+        assert_eq!(units(&machine), [0, 2, 4, 6, 1, 3, 5, 7]);
+        let nodes: Vec<_> = machine.cores().iter().map(|core| core.node).collect();
+        assert_eq!(nodes, [0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn four_nodes_and_one_core() {
+        let machine = Topology::synthetic("numa:4 l3:1 core:2 pu:1").unwrap();
+        let nodes: Vec<_> = machine.cores().iter().map(|core| core.node).collect();
+        assert_eq!(nodes, [0, 0, 1, 1, 2, 2, 3, 3]);
+        assert_eq!(units(&Topology::synthetic("pu:1").unwrap()), [0]);
+    }
+
+    #[test]
+    fn a_machine_that_shows_no_cores_has_one_for_each_unit() {
+        let machine = Topology::synthetic("pack:1 pu:3").unwrap();
+        assert_eq!(machine.cores().len(), 3);
+        assert_eq!(units(&machine), [0, 1, 2]);
+    }
+
+    /// As a cpuset or an affinity mask does: units 1, 2 and 6 of eight are left.
+    #[test]
+    fn a_restricted_machine_has_what_is_left() {
+        let mut hwloc = Hwloc::builder()
+            .from_synthetic("numa:2 core:2 pu:2")
+            .unwrap()
+            .build()
+            .unwrap();
+        let left: CpuSet = [1, 2, 6]
+            .into_iter()
+            .map(|unit| hwlocality::bitmap::BitmapIndex::try_from(unit).unwrap())
+            .collect();
+        hwloc.edit(|editor| editor.restrict(&left, RestrictFlags::empty()).unwrap());
+        let machine = Topology::from_hwloc(hwloc);
+        let expected = [(vec![1], 0), (vec![2], 0), (vec![6], 1)];
+        let expected = expected.map(|(units, node)| Core { units, node });
+        assert_eq!(machine.cores(), expected);
+        assert_eq!(units(&machine), [1, 2, 6]);
     }
 
     #[test]
     fn binding_on_a_synthetic_machine_is_not_pretended() {
-        assert!(
-            !Topology::synthetic("core:2 pu:1")
-                .unwrap()
-                .bind_current_thread(0)
-        );
-    }
-
-    #[test]
-    fn this_machine_binds_and_counts() {
-        let machine = Topology::detect().unwrap();
-        assert!(!machine.cores().is_empty());
-        let bound =
-            std::thread::spawn(move || machine.bind_current_thread(machine.unit_for(0).unwrap()));
-        assert!(bound.join().unwrap());
-        assert!(default_threads() >= 1);
-    }
-
-    #[test]
-    fn a_quota_rounds_up_and_never_to_nothing() {
-        assert_eq!(threads_within(8, None), 8);
-        assert_eq!(threads_within(8, Some(1.5)), 2);
-        assert_eq!(threads_within(2, Some(64.0)), 2);
-        assert_eq!(threads_within(2, Some(0.1)), 1);
+        let machine = Topology::synthetic("core:2 pu:1").unwrap();
+        assert!(!machine.bind_current_thread(0));
     }
 
     #[test]
     fn a_bad_description_is_a_typed_error() {
-        assert!(matches!(
-            Topology::synthetic("two of everything"),
-            Err(TopologyError::InvalidSynthetic { .. })
-        ));
+        let error = Topology::synthetic("two of everything").unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
+        assert!(error.to_string().contains("two of everything"), "{error}");
     }
 }

@@ -7,13 +7,18 @@ use std::{
 
 /// The share of worker `index` of `count` in `len` items, in whole granules (the last one may be short). Shares are
 /// neighbours, in the order of the workers, and differ by at most one granule.
+///
+/// # Panics
+/// When there is no such worker.
 pub fn split(len: usize, granule: usize, index: usize, count: usize) -> Range<usize> {
+    assert!(index < count, "worker {index} of {count}");
     let granule = granule.max(1);
     let granules = len.div_ceil(granule);
     let (each, rest) = (granules / count, granules % count);
     let first = index * each + index.min(rest);
     let last = first + each + usize::from(index < rest);
-    (first * granule).min(len)..(last * granule).min(len)
+    let item = |granules: usize| granules.saturating_mul(granule).min(len);
+    item(first)..item(last)
 }
 
 /// Chunks of a phase, taken by whoever is free, so that a slow core costs little.
@@ -44,7 +49,7 @@ impl WorkQueue {
             .0
             .fetch_add(1, Ordering::Relaxed)
             .checked_mul(granule)?;
-        (first < len).then(|| Chunk(first..(first + granule).min(len)))
+        (first < len).then(|| Chunk(first..first.saturating_add(granule).min(len)))
     }
 
     /// Starts over; between two barriers, by one worker.
