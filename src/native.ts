@@ -234,7 +234,7 @@ function load(): NativeBinding {
 
 function platformMessage(cause: unknown): string {
   const host = `${process.platform}-${process.arch}`;
-  const reason = cause instanceof Error ? cause.message.split("\n", 1)[0] : String(cause);
+  const reason = cause instanceof Error ? cause.message.split(/\. |\n/, 1)[0] : String(cause);
   return (
     `the native addon for ${host} (Node.js ${process.versions.node}) did not load: ${reason}. ` +
     "If npm left it out, install again without --omit=optional and without a lock file made on another platform; " +
