@@ -18,4 +18,4 @@ pub use batch::{BatchSequence, Outputs};
 pub use error::ModelError;
 pub use load::{Activations, LoadOptions, LoadProgress, Model};
 pub use run_state::RunState;
-pub use source::ModelSource;
+pub use source::{ModelSource, SourceKind};

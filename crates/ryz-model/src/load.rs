@@ -13,7 +13,7 @@ use std::{
 
 use ryz_format::{
     Architecture, DType, HiddenAct, ModelConfig, TensorInfo, TensorRole, TensorView, WeightScales,
-    decode,
+    decode, encode,
 };
 use ryz_kernels::{
     Activation, DenseWeight, Kernels, Linear, PackedTernary, QuantizedLayout, ROW_TILE,
@@ -237,11 +237,15 @@ impl Loader<'_> {
     ) -> Result<Linears, ModelError> {
         let tensors = self.source.tensors();
         let expected = self.source.config().expected_tensors();
-        let matrices: HashSet<&str> = expected
-            .iter()
-            .filter(|tensor| tensor.role != TensorRole::Vector)
-            .map(|tensor| tensor.name.as_str())
-            .collect();
+        let named = |is: fn(TensorRole) -> bool| -> HashSet<&str> {
+            expected
+                .iter()
+                .filter(|tensor| is(tensor.role))
+                .map(|tensor| tensor.name.as_str())
+                .collect()
+        };
+        let matrices = named(|role| role != TensorRole::Vector);
+        let projections = named(|role| role == TensorRole::Linear);
         let wanted = |tensor: &TensorInfo| matrices.contains(tensor.name.as_str());
         let total_bytes = tensors.iter().filter(|t| wanted(t)).map(|t| t.bytes).sum();
         let done = AtomicU64::new(0);
@@ -260,7 +264,14 @@ impl Loader<'_> {
                 if !wanted(tensor) {
                     continue;
                 }
-                match self.linear(tensor, &stop) {
+                let is_master = self.source.config().quantize_weights
+                    && projections.contains(tensor.name.as_str());
+                let read = if is_master {
+                    self.quantize_master(tensor)
+                } else {
+                    self.linear(tensor, &stop)
+                };
+                match read {
                     Ok(linear) => lock(&linears)[index] = Some(linear),
                     Err(error) => {
                         lock(&failed).get_or_insert(error);
@@ -380,6 +391,54 @@ impl Loader<'_> {
         Ok(Linear::Ternary(packer.finish(self.arena).map_err(at)?))
     }
 
+    /// Reads float master weights and makes them ternary, as BitNet's training does on every step.
+    fn quantize_master(&self, tensor: &TensorInfo) -> Result<Linear, ModelError> {
+        let file = self.source.file_of(tensor);
+        let path = || file.path().to_owned();
+        let (rows, cols) = (tensor.rows, tensor.cols);
+        let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
+        let staged = file.read_range(tensor.offset, bytes, self.arena, BufferKind::Staging)?;
+        let mut weights = self
+            .arena
+            .allocate_slice::<f32>(rows * cols, BufferKind::Staging)?;
+        decode::decode_row(tensor.dtype, staged.as_bytes(), &mut weights);
+        let mut codes = self.arena.allocate(rows * cols, BufferKind::Staging)?;
+        let scale = encode::quantize_absmean(&weights, codes.as_bytes_mut());
+        // Hugging Face's packing keeps the scale in f32 and takes any number of columns.
+        let mut packed = self.arena.allocate(rows / 4 * cols, BufferKind::Staging)?;
+        for (row, codes) in codes
+            .as_bytes()
+            .chunks_exact(cols)
+            .enumerate()
+            .take(rows / 4 * 4)
+        {
+            let (quarter, place) = (row / (rows / 4), row % (rows / 4));
+            let out = &mut packed.as_bytes_mut()[place * cols..][..cols];
+            out.iter_mut()
+                .zip(codes)
+                .for_each(|(out, code)| *out |= code << (2 * quarter));
+        }
+        let view = TensorView::with_scale(
+            &tensor.name,
+            DType::HfPacked,
+            rows,
+            cols,
+            packed.as_bytes(),
+            scale,
+        );
+        let view = view.map_err(|source| ModelError::Format {
+            path: path(),
+            source,
+        })?;
+        let packed = PackedTernary::pack(&view, self.kernels, self.arena);
+        Ok(Linear::Ternary(packed.map_err(|source| {
+            ModelError::Tensor {
+                path: path(),
+                source,
+            }
+        })?))
+    }
+
     /// Reads a vector of floats; `None` when the model has none of that name.
     fn vector(&self, name: &str) -> Result<Option<AlignedVec<f32>>, ModelError> {
         let Some(tensor) = self.source.tensor(name) else {
@@ -446,6 +505,9 @@ impl Loader<'_> {
                             _ => scale[0],
                         }),
                 };
+                // Masters that were quantised have one scale, like Hugging Face's packing.
+                let quantized = matches!(weight, Linear::Ternary(_)) && !dtype.is_ternary();
+                let dtype = if quantized { DType::HfPacked } else { dtype };
                 let form = activations.form(dtype, weight.cols());
                 let bias = if bias {
                     Some(vector(&format!("{prefix}.bias"))?)

@@ -2,35 +2,54 @@
 
 use std::path::{Path, PathBuf};
 
-use ryz_format::{Gguf, Metadata, ModelConfig, ModelHeader, SplitInfo, TensorInfo, split_paths};
-use ryz_tmac::InputFile;
+use ryz_format::{
+    FormatError, Gguf, Metadata, ModelConfig, ModelHeader, SplitInfo, TensorInfo,
+    hf::{MAX_JSON_BYTES, Safetensors, ShardIndex},
+    split_paths,
+};
+use ryz_tmac::{InputFile, MemoryError};
 
 use crate::ModelError;
 
 /// First read of a header; it is read again, twice as long, while it does not hold the whole header.
 const FIRST_READ: usize = 1 << 20;
 
-/// An opened model: one file, or all parts of a split one, with headers read and checked.
+/// An opened model: a GGUF file, all parts of a split one, or a Hugging Face folder; headers read and checked.
 #[derive(Debug)]
 pub struct ModelSource {
     path: PathBuf,
+    kind: SourceKind,
     files: Vec<InputFile>,
     header: ModelHeader,
     config: ModelConfig,
 }
 
+/// Where a model's description comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SourceKind {
+    /// The metadata of GGUF files.
+    Gguf,
+    /// `config.json` and its neighbours ([`ModelSource::read_neighbour`]).
+    HuggingFace,
+}
+
 impl ModelSource {
-    /// Opens the GGUF file at `path`, and all parts when it is one of a split model.
+    /// Opens the GGUF file at `path` (all parts when it is one of a split model), or the Hugging Face folder.
     ///
     /// # Errors
     /// [`ModelError::Memory`] when a file cannot be opened or read, [`ModelError::Format`] when a header is malformed
     /// or describes a model that is not supported.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| ModelError::Format { path, source }
-        };
-        let (file, part) = open_part(path)?;
+        if path.is_dir() {
+            Self::open_folder(path)
+        } else {
+            Self::open_gguf(path)
+        }
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self, ModelError> {
+        let (file, part) = open_part(path, Gguf::parse)?;
         let (mut files, mut parts) = (vec![file], vec![part]);
         if SplitInfo::from_metadata(&parts[0].metadata)
             .map_err(at(path))?
@@ -40,7 +59,7 @@ impl ModelSource {
             files.clear();
             parts.clear();
             for path in &paths {
-                let (file, part) = open_part(path)?;
+                let (file, part) = open_part(path, Gguf::parse)?;
                 files.push(file);
                 parts.push(part);
             }
@@ -49,10 +68,65 @@ impl ModelSource {
         let config = ModelConfig::from_gguf(&header.metadata, &header.tensors).map_err(at(path))?;
         Ok(Self {
             path: path.to_owned(),
+            kind: SourceKind::Gguf,
             files,
             header,
             config,
         })
+    }
+
+    fn open_folder(path: &Path) -> Result<Self, ModelError> {
+        let config_path = path.join("config.json");
+        let config_json = read_small(&config_path)?;
+        let index_path = path.join("model.safetensors.index.json");
+        let single = path.join("model.safetensors");
+        let index = if single.exists() || !index_path.exists() {
+            None
+        } else {
+            Some(ShardIndex::parse(&read_small(&index_path)?).map_err(at(&index_path))?)
+        };
+        let names = index
+            .as_ref()
+            .map_or(vec!["model.safetensors".to_owned()], |index| {
+                index.files.clone()
+            });
+        let (mut files, mut parts) = (Vec::new(), Vec::new());
+        for name in names {
+            let (file, part) = open_part(&path.join(name), Safetensors::parse)?;
+            files.push(file);
+            parts.push(part);
+        }
+        let header = ModelHeader::from_safetensors(&parts, index.as_ref()).map_err(at(path))?;
+        let config =
+            ModelConfig::from_hf(&config_json, &header.tensors).map_err(at(&config_path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            kind: SourceKind::HuggingFace,
+            files,
+            header,
+            config,
+        })
+    }
+
+    /// Where its description comes from.
+    pub fn kind(&self) -> SourceKind {
+        self.kind
+    }
+
+    /// Reads a small file beside `config.json` (of at most [`MAX_JSON_BYTES`]): `tokenizer.json`,
+    /// `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`. `None` when there is none, or when the
+    /// model is no folder.
+    ///
+    /// # Errors
+    /// [`ModelError::Memory`] and, when it is too long, [`ModelError::Format`].
+    pub fn read_neighbour(&self, name: &str) -> Result<Option<Vec<u8>>, ModelError> {
+        if self.kind != SourceKind::HuggingFace {
+            return Ok(None);
+        }
+        match read_small(&self.path.join(name)) {
+            Err(ModelError::Memory(MemoryError::FileNotFound { .. })) => Ok(None),
+            read => read.map(Some),
+        }
     }
 
     /// The path it was opened by.
@@ -91,8 +165,36 @@ impl ModelSource {
     }
 }
 
+/// A fault of the file at `path`.
+fn at(path: &Path) -> impl Fn(FormatError) -> ModelError {
+    let path = path.to_owned();
+    move |source| ModelError::Format {
+        path: path.clone(),
+        source,
+    }
+}
+
+/// Reads a whole file that a model's folder has beside its weights.
+fn read_small(path: &Path) -> Result<Vec<u8>, ModelError> {
+    let file = InputFile::open(path)?;
+    if file.len() > MAX_JSON_BYTES {
+        let what = "bytes of a JSON file".to_owned();
+        return Err(at(path)(FormatError::LimitExceeded {
+            what,
+            limit: MAX_JSON_BYTES,
+            got: file.len(),
+        }));
+    }
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
 /// Opens one file and parses its header from a prefix as long as needed.
-fn open_part(path: &Path) -> Result<(InputFile, Gguf), ModelError> {
+fn open_part<H>(
+    path: &Path,
+    parse: impl Fn(&[u8], u64) -> Result<H, FormatError>,
+) -> Result<(InputFile, H), ModelError> {
     let file = InputFile::open(path)?;
     let mut prefix = Vec::new();
     let mut wanted = FIRST_READ;
@@ -103,17 +205,12 @@ fn open_part(path: &Path) -> Result<(InputFile, Gguf), ModelError> {
             .min(wanted);
         prefix.resize(len, 0);
         file.read_at(have as u64, &mut prefix[have..])?;
-        match Gguf::parse(&prefix, file.len()) {
-            Ok(gguf) => return Ok((file, gguf)),
+        match parse(&prefix, file.len()) {
+            Ok(header) => return Ok((file, header)),
             Err(error) if error.is_incomplete() && (prefix.len() as u64) < file.len() => {
                 wanted = wanted.saturating_mul(2);
             }
-            Err(source) => {
-                return Err(ModelError::Format {
-                    path: path.to_owned(),
-                    source,
-                });
-            }
+            Err(error) => return Err(at(path)(error)),
         }
     }
 }

@@ -173,17 +173,14 @@ impl Golden {
         goldens
     }
 
-    /// The GGUF files in `folder` that compute this function.
+    /// The GGUF files and Hugging Face folders in `folder` that compute this function.
     pub fn files(&self, folder: &Path) -> Vec<PathBuf> {
-        let names = self.0["files"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|file| file["file"].as_str().unwrap());
-        names
-            .filter(|name| name.ends_with(".gguf"))
-            .map(|name| folder.join(name))
-            .filter(|path| path.is_file())
+        let files = self.0["files"].as_array().unwrap().iter();
+        files
+            .map(|file| folder.join(file["file"].as_str().unwrap().trim_end_matches('/')))
+            .filter(|path| {
+                path.extension().is_none_or(|extension| extension != "xz") && path.exists()
+            })
             .collect()
     }
 }
