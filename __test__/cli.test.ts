@@ -175,6 +175,8 @@ test("bench prints a row for each test and thread count", async () => {
   const { code, value } = await cliJson(["bench", "-m", MODEL, "-p", "32", "-n", "16", "-t", "1,2", "-r", "1"]);
   expect(code).toBe(0);
   expect(Object.keys(value)).toEqual(["machine", "rows"]);
+  const lateness = { samples: number, p50: number, p99: number, worst: number };
+  expect(value["machine"]).toMatchObject({ timerLatenessMs: { idle: lateness, generating: lateness } });
   const rows = value["rows"] as Record<string, unknown>[];
   expect(rows.map((row) => [row["test"], row["threads"]])).toEqual([
     ["pp32", 1],

@@ -1,8 +1,14 @@
+import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { BitNetEngine, InvalidArgumentError, inspectModel, ModelFileError, type StreamPart } from "ryzanstein";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { NativeBatch, NativeBinding, NativeEngine } from "../src/native.js";
 import { withChatTemplate } from "./gguf-template.js";
 import { decided, fixture, golden } from "./support.js";
+
+const { checkGenerate } = createRequire(import.meta.url)(
+  "../dist/cjs/src/generate-options.js",
+) as typeof import("../dist/cjs/src/generate-options.js");
 
 const MODEL = fixture("b158-v1-tq2_0.gguf");
 const GREEDY = { temperature: 0 } as const;
@@ -85,6 +91,30 @@ describe("a loaded engine", () => {
     expect(parts.map((part) => part.text).join("")).toBe(await engine.detokenize(ids));
     const whole = await engine.complete("Once upon a time", { maxTokens: 12, ...GREEDY });
     expect(whole).toMatchObject({ tokenIds: ids, text: parts.map((part) => part.text).join("") });
+  });
+
+  test("delivers the first delta before the second token is computed", async () => {
+    // With one credit that is never returned, a second token cannot be computed: what arrives must be the first alone.
+    const native = createRequire(import.meta.url)("../native.cjs") as NativeBinding;
+    const raw = await new Promise<NativeEngine>((resolve, reject) => {
+      native.loadEngine(MODEL, {}, false, (failure, loaded) => (loaded ? resolve(loaded) : reject(failure)));
+    });
+    const batches: NativeBatch[] = [];
+    const request = raw.generate(
+      { text: "The fox", ...checkGenerate({ ignoreEos: true }).request, credits: 1 },
+      (batch) => batches.push(batch),
+    );
+    await expect.poll(() => batches.length).toBe(1);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(batches).toHaveLength(1);
+    expect(batches[0]?.deltas.flatMap(({ tokenIds }) => tokenIds)).toHaveLength(1);
+    expect(batches[0]?.finish).toBeUndefined();
+    request.grant(2);
+    const tokens = (): number => batches.flatMap(({ deltas }) => deltas.flatMap(({ tokenIds }) => tokenIds)).length;
+    await expect.poll(tokens).toBe(3);
+    request.cancel();
+    await expect.poll(() => batches.at(-1)?.finish?.finishReason).toBe("abort");
+    await new Promise((resolve) => raw.dispose(resolve));
   });
 
   test("computes never further ahead than the buffer", async () => {

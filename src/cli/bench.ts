@@ -1,9 +1,11 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { BitNetEngine } from "../engine.js";
 import { cpuInfo, inspectModel, measureReadBandwidth } from "../machine.js";
 import { addRunOptions, engineConfig, type RunFlags, wholeNumber, wholeNumbers } from "./options.js";
 import { interruptible, printJson } from "./run.js";
 import { print, StatusLine, table } from "./terminal.js";
+import { type Lateness, TimerLateness } from "./timer.js";
 
 interface Flags extends Omit<RunFlags, "threads"> {
   readonly prompt: number;
@@ -44,6 +46,8 @@ async function bench(flags: Flags): Promise<void> {
     const readBandwidthGBs: Record<string, number> = {};
     let kernels: readonly string[] = [];
     let levelInUse = level;
+    const idle = new TimerLateness();
+    const generating = new TimerLateness();
     try {
       for (const threads of flags.threads ?? [defaultThreads]) {
         signal.throwIfAborted();
@@ -52,10 +56,12 @@ async function bench(flags: Flags): Promise<void> {
         readBandwidthGBs[threads] = limit;
         const engine = await loadFor(flags, threads, signal);
         ({ kernels, level: levelInUse } = engine.modelInfo);
+        await idle.during(() => sleep(IDLE_MS));
         try {
           for (const test of tests(flags)) {
             status.show(`${test.name}, ${threads} threads`);
-            rows.push(await measure(engine, test, flags.repeat, limit, signal));
+            const work = (): Promise<Row> => measure(engine, test, flags.repeat, limit, signal);
+            rows.push(await (test.generated > 0 ? generating.during(work) : work()));
           }
         } finally {
           await engine.dispose();
@@ -65,7 +71,17 @@ async function bench(flags: Flags): Promise<void> {
       status.clear();
     }
     const { platform, arch } = process;
-    const machine = { cpu, logicalCores, platform, arch, level: levelInUse, kernels, readBandwidthGBs };
+    const timerLatenessMs = { idle: idle.result(), generating: generating.result() };
+    const machine = {
+      cpu,
+      logicalCores,
+      platform,
+      arch,
+      level: levelInUse,
+      kernels,
+      readBandwidthGBs,
+      timerLatenessMs,
+    };
     if (flags.json) await printJson({ machine, rows });
     else await print(report(machine, rows));
   });
@@ -123,6 +139,9 @@ function promptTokens(engine: BitNetEngine, count: number, seed: number): number
   });
 }
 
+/** How long the timer is watched with an idle engine. */
+const IDLE_MS = 500;
+
 let runs = 0;
 
 async function prefillSpeed(engine: BitNetEngine, test: Test, signal: AbortSignal): Promise<number> {
@@ -148,14 +167,21 @@ function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? (sorted[middle] ?? 0) : ((sorted[middle - 1] ?? 0) + (sorted[middle] ?? 0)) / 2;
 }
 
-function report(
-  machine: { cpu: string; level: string; kernels: readonly string[]; readBandwidthGBs: Record<string, number> },
-  rows: readonly Row[],
-): string {
+interface Machine {
+  readonly cpu: string;
+  readonly level: string;
+  readonly kernels: readonly string[];
+  readonly readBandwidthGBs: Readonly<Record<string, number>>;
+  readonly timerLatenessMs: { readonly idle: Lateness; readonly generating: Lateness };
+}
+
+function report(machine: Machine, rows: readonly Row[]): string {
+  const { idle, generating } = machine.timerLatenessMs;
   const limits = Object.entries(machine.readBandwidthGBs).map(([t, gbs]) => `${gbs.toFixed(1)} GB/s with ${t}`);
   return [
     `${machine.cpu}, ${machine.level}, ${machine.kernels.join(", ")}\n`,
-    `read bandwidth by thread count: ${limits.join(", ")}\n\n`,
+    `read bandwidth by thread count: ${limits.join(", ")}\n`,
+    `lateness of a 5 ms timer (99th percentile): ${idle.p99} ms idle, ${generating.p99} ms while generating\n\n`,
     table(
       [
         ["test", "threads", "tokens/s", "MB/token", "GB/s", "of limit"],

@@ -10,6 +10,8 @@ interface Flags extends ModelFlags {
 }
 
 const DEFAULT_CONTEXT = 4096;
+/** The engine's cache has room for so many whole contexts, unless the memory limit leaves it less. */
+const CONTEXTS = 2;
 
 export function addInspect(program: Command): void {
   const command = program.command("inspect").description("show what a model file holds and the memory it will need");
@@ -43,7 +45,7 @@ interface MemoryNeed {
 
 function memory(found: ModelInspection, { ctx }: Flags): MemoryNeed {
   const contextLength = ctx ?? Math.min(found.trainedContextLength, DEFAULT_CONTEXT);
-  return { contextLength, weights: found.sizes.packed, kvCache: contextLength * found.kvBytesPerToken };
+  return { contextLength, weights: found.sizes.packed, kvCache: CONTEXTS * contextLength * found.kvBytesPerToken };
 }
 
 function report(found: ModelInspection, flags: Flags): string {
@@ -67,7 +69,7 @@ function report(found: ModelInspection, flags: Flags): string {
       ],
       [1, 2],
     ),
-    `\nmemory it will need (context of ${need.contextLength} tokens, f16 cache)\n`,
+    `\nmemory it will need (${CONTEXTS} contexts of ${need.contextLength} tokens, f16 cache)\n`,
     table(
       [
         ["weights", bytes(need.weights)],
