@@ -1,5 +1,13 @@
 //! Everything that can go wrong between a request and its last event.
 
+use std::sync::Arc;
+
+use ryz_kernels::KernelError;
+use ryz_kvcache::KvCacheError;
+use ryz_model::ModelError;
+use ryz_numa::RegionError;
+use ryz_tokenizer::{TemplateError, TokenizerError};
+
 /// An error of the engine. Options are named as the public TypeScript surface spells them, because that is where the
 /// user reads the message.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +41,70 @@ pub enum EngineError {
         /// Position of the sequence.
         position: usize,
     },
+    /// A prompt does not fit the context with room for one more token.
+    #[error("prompt: expected at most {limit} tokens for a context of {context_length}, got {got}")]
+    ContextOverflow {
+        /// The most that fit.
+        limit: usize,
+        /// The engine's context.
+        context_length: usize,
+        /// Tokens of the prompt.
+        got: usize,
+    },
+    /// More requests wait than may.
+    #[error("the queue is full: {limit} requests are waiting")]
+    QueueFull {
+        /// How many may wait.
+        limit: usize,
+    },
+    /// The request or the load was cancelled.
+    #[error("cancelled")]
+    Aborted,
+    /// The engine has been disposed.
+    #[error("the engine has been disposed")]
+    Disposed,
+    /// A thread of the engine panicked: our own fault. The engine takes no more requests.
+    #[error("a thread of the engine panicked: {message}")]
+    Panicked {
+        /// What the panic said.
+        message: Arc<str>,
+    },
+    /// The model's files have no chat template.
+    #[error("the model has no chat template")]
+    NoChatTemplate,
+    /// The system gave no thread.
+    #[error("cannot start the engine's thread")]
+    Thread {
+        /// What it said.
+        source: std::io::Error,
+    },
+    /// Loading or a step failed. Shared by all requests of the step.
+    #[error(transparent)]
+    Model(Arc<ModelError>),
+    /// Text could not be tokenised, or the model's tokenizer is unusable.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The chat template is unusable or failed.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The key-value cache was refused.
+    #[error(transparent)]
+    KvCache(#[from] KvCacheError),
+    /// A kernel was refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// No threads to compute with.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+}
+
+impl From<ModelError> for EngineError {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::Aborted => Self::Aborted,
+            other => Self::Model(Arc::new(other)),
+        }
+    }
 }
 
 impl EngineError {
@@ -40,7 +112,19 @@ impl EngineError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::InvalidArgument { .. } | Self::NoCandidates { .. } => "INVALID_ARGUMENT",
-            Self::NonFiniteLogits { .. } => "INTERNAL",
+            Self::NonFiniteLogits { .. } | Self::Panicked { .. } => "INTERNAL",
+            Self::ContextOverflow { .. } => "CONTEXT_OVERFLOW",
+            Self::QueueFull { .. } => "QUEUE_FULL",
+            Self::Aborted => "ABORTED",
+            Self::Disposed => "DISPOSED",
+            Self::NoChatTemplate => "UNSUPPORTED",
+            Self::Thread { .. } => "OUT_OF_MEMORY",
+            Self::Model(error) => error.code(),
+            Self::Tokenizer(error) => error.code(),
+            Self::Template(error) => error.code(),
+            Self::KvCache(error) => error.code(),
+            Self::Kernel(error) => error.code(),
+            Self::Region(error) => error.code(),
         }
     }
 

@@ -1,14 +1,47 @@
 //! Requests in, token events out: sequences, scheduler, sampler.
+//!
+//! ```text
+//! generate(request) ──► (tokenise) ──► queue ──► Scheduler ──► forward ──► Sampler ──► text ──► EventSink
+//!        ▲                                          │                                    │
+//!        └── RequestHandle: cancel, grant ──────────┴────────── schedule → run → postprocess ─┘
+//! ```
+//!
+//! One engine thread owns all that changes: the run state, the cache, the block pool, the sequences. A second one
+//! tokenises prompts. Everyone else holds an [`Engine`] and the [`RequestHandle`]s of their requests. A request that is
+//! not read stops being computed when its credits are spent; one that is dropped ends within a step.
 #![forbid(unsafe_code)]
 
-pub mod error;
+mod assembler;
+mod chat;
+mod config;
+mod engine;
+mod error;
+mod executor;
+mod frontend;
+mod generation;
+mod jobs;
+mod load;
 pub mod math;
+mod request;
 pub mod sampler;
-pub mod stop;
+mod scheduler;
+mod sequence;
+mod shared;
+mod stop;
 
+pub use config::EngineConfig;
+pub use engine::Engine;
 pub use error::EngineError;
-pub use sampler::{
-    Candidates, DryParams, Mirostat, Sampled, Sampler, SamplerKind, SamplingParams, TokenLogprobs,
-    Vocab,
+pub use load::ModelInfo;
+pub use request::{
+    Delta, Event, EventSink, Finish, FinishReason, GenerateRequest, LogitsOutput, Prompt, Reply, RequestHandle,
+    ScoreOutput, Timings, Usage,
 };
+pub use sampler::{DryParams, Mirostat, SamplerKind, SamplingParams, TokenLogprobs};
+pub use shared::EngineStats;
 pub use stop::StopMatcher;
+
+pub use ryz_kernels::Level;
+pub use ryz_kvcache::KvDType;
+pub use ryz_model::{Activations, LoadProgress};
+pub use ryz_tokenizer::{ChatInput, DecodeStream, EncodeOptions, Tokenizer};

@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn ln_agrees_with_libm_to_a_few_ulps() {
         for i in -1020..1020 {
-            for m in [1.0, 1.1, 1.4142, 1.5, 1.999] {
+            for m in [1.0, 1.1, 1.414, 1.5, 1.999] {
                 let x = m * f64::powi(2.0, i);
                 let (got, want) = (ln(x), x.ln());
                 assert!(

@@ -1,0 +1,127 @@
+//! What an engine is loaded with.
+
+use ryz_kernels::Level;
+use ryz_kvcache::KvDType;
+use ryz_model::Activations;
+
+use crate::error::EngineError;
+
+/// Options of [`crate::Engine::load`]; each has a default.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Threads that compute; default the physical cores this process may use, within its CPU quota.
+    pub threads: Option<usize>,
+    /// The instruction set; default the best of this machine. Every level gives the same logits.
+    pub level: Option<Level>,
+    /// How the inputs of ternary layers are quantised; default as the model was trained.
+    pub activations: Option<Activations>,
+    /// Number type of the key-value cache; default f16.
+    pub kv: KvDType,
+    /// Longest sequence, prompt and answer together; default the model's own, at most 4,096.
+    pub context_length: Option<usize>,
+    /// Positions the cache holds for all sequences together; default two contexts (one, when the memory limit does not
+    /// allow two), at most `max_sequences` of them.
+    pub kv_tokens: Option<usize>,
+    /// Most prompt tokens in one step; default 512. A cancel takes effect between layers of a step.
+    pub prefill_chunk: usize,
+    /// Most requests computed together; default 8.
+    pub max_sequences: usize,
+    /// Most requests that wait for their first step; default 128. One more is refused.
+    pub max_queue: usize,
+    /// Most bytes of weights, cache and scratch; default no limit.
+    pub memory_limit: Option<usize>,
+    /// Whether each computing thread is bound to a core; default true.
+    pub pin_threads: bool,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            level: None,
+            activations: None,
+            kv: KvDType::default(),
+            context_length: None,
+            kv_tokens: None,
+            prefill_chunk: 512,
+            max_sequences: 8,
+            max_queue: 128,
+            memory_limit: None,
+            pin_threads: true,
+        }
+    }
+}
+
+/// The context that is taken when none is asked for, if the model has as much.
+const DEFAULT_CONTEXT: usize = 4096;
+
+impl EngineConfig {
+    /// Checks what can be checked without a model.
+    pub fn validate(&self) -> Result<(), EngineError> {
+        if let Some(threads) = self.threads {
+            within("threads", threads, 1, 1024)?;
+        }
+        if let Some(tokens) = self.kv_tokens {
+            within("kvTokens", tokens, 1, 1 << 40)?;
+        }
+        within("prefillChunk", self.prefill_chunk, 1, 65_536)?;
+        within("maxSequences", self.max_sequences, 1, 4096)?;
+        within("maxQueue", self.max_queue, 1, 1 << 20)?;
+        if let Some(limit) = self.memory_limit {
+            within("memoryLimit", limit, 1, usize::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// The context of an engine for a model that was made for `trained` positions.
+    pub fn context_for(&self, trained: usize) -> Result<usize, EngineError> {
+        let Some(wanted) = self.context_length else {
+            return Ok(trained.min(DEFAULT_CONTEXT));
+        };
+        within("contextLength", wanted, 2, trained)?;
+        Ok(wanted)
+    }
+}
+
+fn within(option: &'static str, got: usize, low: usize, high: usize) -> Result<(), EngineError> {
+    if (low..=high).contains(&got) {
+        return Ok(());
+    }
+    Err(EngineError::invalid(option, format!("{low} to {high}"), got))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blamed(change: impl FnOnce(&mut EngineConfig)) -> &'static str {
+        let mut config = EngineConfig::default();
+        change(&mut config);
+        match config.validate() {
+            Err(EngineError::InvalidArgument { option, .. }) => option,
+            other => panic!("expected an invalid argument, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_option_is_refused_by_name() {
+        EngineConfig::default().validate().unwrap();
+        assert_eq!(blamed(|c| c.threads = Some(0)), "threads");
+        assert_eq!(blamed(|c| c.prefill_chunk = 0), "prefillChunk");
+        assert_eq!(blamed(|c| c.max_sequences = 0), "maxSequences");
+        assert_eq!(blamed(|c| c.max_queue = 0), "maxQueue");
+        assert_eq!(blamed(|c| c.kv_tokens = Some(0)), "kvTokens");
+        assert_eq!(blamed(|c| c.memory_limit = Some(0)), "memoryLimit");
+    }
+
+    #[test]
+    fn the_context_is_the_models_own_within_reason() {
+        let with = |context_length| EngineConfig { context_length, ..Default::default() };
+        assert_eq!(with(None).context_for(2048).unwrap(), 2048);
+        assert_eq!(with(None).context_for(131_072).unwrap(), 4096);
+        assert_eq!(with(Some(131_072)).context_for(131_072).unwrap(), 131_072);
+        let error = with(Some(4097)).context_for(4096).unwrap_err();
+        assert_eq!(error.code(), "INVALID_ARGUMENT");
+        assert!(error.to_string().contains("contextLength"), "{error}");
+    }
+}

@@ -1,0 +1,321 @@
+//! The engine as its users hold it: a handle that any thread may use and clone.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use ryz_tmac::{Arena, MemoryStats};
+use ryz_tokenizer::{ChatInput, EncodeOptions, Tokenizer};
+
+use crate::chat::Chat;
+use crate::error::EngineError;
+use crate::executor::{Submission, Work};
+use crate::frontend::{TextCommand, check_ids, check_length, check_prompt};
+use crate::generation::GenerationParts;
+use crate::jobs::{Job, Score};
+use crate::load::ModelInfo;
+use crate::request::{
+    Control, EventSink, GenerateRequest, LogitsOutput, Prompt, Reply, RequestHandle, ScoreOutput,
+};
+use crate::sampler::{Sampler, Vocab};
+use crate::shared::{Command, EngineStats, Shared};
+
+/// Most stop strings, and bytes of each.
+const MAX_STOPS: usize = 64;
+const MAX_STOP_BYTES: usize = 4096;
+/// Most bytes of logits that one call returns.
+const MAX_LOGITS_BYTES: usize = 1 << 30;
+
+/// A loaded model that takes requests. Clones are the same engine; it ends with [`Engine::dispose`] or its last clone.
+///
+/// ```no_run
+/// use ryz_engine::{Engine, EngineConfig, Event, GenerateRequest, Prompt};
+/// use std::ops::ControlFlow;
+///
+/// let engine = Engine::load("model.gguf".as_ref(), &EngineConfig::default(), &mut |_| ControlFlow::Continue(()))?;
+/// let (sender, events) = std::sync::mpsc::channel();
+/// let request = GenerateRequest::new(Prompt::Text("Once upon a time".into()));
+/// let handle = engine.generate(request, Box::new(move |event| drop(sender.send(event))))?;
+/// for event in events {
+///     if let Event::Delta(delta) = event {
+///         handle.grant(delta.token_ids.len() as u32);
+///     }
+/// }
+/// # Ok::<(), ryz_engine::EngineError>(())
+/// ```
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+/// What the handles of one engine share.
+pub(crate) struct Inner {
+    pub shared: Arc<Shared>,
+    pub texts: Sender<TextCommand>,
+    pub threads: Mutex<Vec<JoinHandle<()>>>,
+    pub tokenizer: Tokenizer,
+    pub chat: Option<Chat>,
+    pub vocab: Vocab,
+    pub info: ModelInfo,
+    pub arena: Arena,
+    pub max_queue: usize,
+    pub next_id: AtomicU64,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("info", &self.inner.info).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(inner: Inner) -> Self {
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Takes charge of one of its threads, to join it in the end.
+    pub(crate) fn adopt(&self, thread: JoinHandle<()>) {
+        self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+    }
+
+    /// Generates text. Returns at once; everything that follows comes through `sink`, on a thread of the engine.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` naming the option, `CONTEXT_OVERFLOW` for prompts of tokens (those of text fail through the
+    /// sink), `QUEUE_FULL`, `DISPOSED`, `INTERNAL` after a panic.
+    pub fn generate(
+        &self,
+        request: GenerateRequest,
+        sink: Box<dyn EventSink>,
+    ) -> Result<RequestHandle, EngineError> {
+        self.inner.shared.check_alive()?;
+        self.check_request(&request)?;
+        let parts = GenerationParts {
+            sampler: Sampler::new(request.sampling, &self.inner.vocab, &request.stop_tokens)?,
+            stop: request.stop,
+            stop_tokens: request.stop_tokens,
+            max_tokens: request.max_tokens,
+            sink,
+            submitted: Instant::now(),
+        };
+        let work = Work::Generate(parts);
+        match request.prompt {
+            Prompt::Tokens(tokens) => self.submit(tokens, work, request.credits),
+            Prompt::Text(text) => {
+                let (handle, submission) = self.enqueue(Vec::new(), work, request.credits)?;
+                let options = EncodeOptions {
+                    add_special: request.add_special,
+                    parse_special: request.parse_special,
+                };
+                let command = TextCommand::Encode { text, options, submission };
+                // A closed channel drops the submission, which tells the sink that the engine is disposed.
+                drop(self.inner.texts.send(command));
+                Ok(handle)
+            }
+        }
+    }
+
+    /// Logits after the last token, or after every token with `all`. Dropping the handle cancels.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub fn logits(
+        &self,
+        tokens: Vec<u32>,
+        all: bool,
+        reply: Reply<LogitsOutput>,
+    ) -> Result<RequestHandle, EngineError> {
+        self.check_tokens(&tokens)?;
+        let columns = self.inner.vocab.size;
+        let expected = if all { tokens.len() } else { 1 };
+        let wanted = expected.saturating_mul(columns * size_of::<f32>());
+        if wanted > MAX_LOGITS_BYTES {
+            let most = MAX_LOGITS_BYTES / (columns * size_of::<f32>());
+            return Err(EngineError::invalid("tokens", format!("at most {most} with all"), tokens.len()));
+        }
+        let output = LogitsOutput {
+            rows: 0,
+            columns,
+            data: Vec::with_capacity(expected * columns),
+        };
+        self.submit(tokens, Work::Job(Job::Logits { output, expected, reply }), 0)
+    }
+
+    /// The hidden state after the last token and the final norm, divided by its Euclidean length with `normalize`.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub fn embed(
+        &self,
+        tokens: Vec<u32>,
+        normalize: bool,
+        reply: Reply<Vec<f32>>,
+    ) -> Result<RequestHandle, EngineError> {
+        self.check_tokens(&tokens)?;
+        let embedding = Vec::with_capacity(self.inner.info.hidden_size);
+        self.submit(tokens, Work::Job(Job::Embed { embedding, normalize, reply }), 0)
+    }
+
+    /// The negative log-likelihood of a text, for perplexity: consecutive windows of `window` tokens that do not
+    /// overlap, each on a fresh cache; every token of a window but its first is scored. Without `window` the whole text
+    /// is one window.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub fn score(
+        &self,
+        tokens: Vec<u32>,
+        window: Option<usize>,
+        reply: Reply<ScoreOutput>,
+    ) -> Result<RequestHandle, EngineError> {
+        self.inner.shared.check_alive()?;
+        let context = self.inner.info.context_length;
+        if let Some(window) = window
+            && !(2..=context).contains(&window)
+        {
+            return Err(EngineError::invalid("window", format!("2 to {context}"), window));
+        }
+        if tokens.len() < 2 {
+            return Err(EngineError::invalid("tokens", "at least two", tokens.len()));
+        }
+        check_ids("tokens", &tokens, self.inner.vocab.size)?;
+        let window = window.unwrap_or(tokens.len());
+        check_length(window, context, context)?;
+        let (score, first) = Score::new(&tokens, window);
+        self.submit(first, Work::Job(Job::Score { score, reply }), 0)
+    }
+
+    /// The text that the model's chat template makes of a conversation.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED` when the model has no template, `INVALID_TEMPLATE`, `TEMPLATE_LIMIT`.
+    pub fn apply_template(&self, input: &ChatInput) -> Result<String, EngineError> {
+        self.chat()?.render(input)
+    }
+
+    /// The tokens of that text. Unlike tokenising it whole with `parse_special`, nothing that a message says becomes a
+    /// control token.
+    ///
+    /// # Errors
+    /// As [`Engine::apply_template`].
+    pub fn chat_tokens(&self, input: &ChatInput) -> Result<Vec<u32>, EngineError> {
+        self.chat()?.encode(input, &self.inner.tokenizer)
+    }
+
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.inner.tokenizer
+    }
+
+    /// What was loaded, and how.
+    pub fn model_info(&self) -> &ModelInfo {
+        &self.inner.info
+    }
+
+    /// Memory in use.
+    pub fn memory_stats(&self) -> MemoryStats {
+        self.inner.arena.stats()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> EngineStats {
+        self.inner.shared.stats()
+    }
+
+    /// Cancels every request and waits until the engine's threads have ended. Does nothing the second time.
+    pub fn dispose(&self) {
+        self.inner.dispose();
+    }
+
+    /// Whether [`Engine::dispose`] has been called.
+    pub fn is_disposed(&self) -> bool {
+        self.inner.shared.disposed.load(Ordering::SeqCst)
+    }
+
+    fn chat(&self) -> Result<&Chat, EngineError> {
+        self.inner.chat.as_ref().ok_or(EngineError::NoChatTemplate)
+    }
+
+    fn check_request(&self, request: &GenerateRequest) -> Result<(), EngineError> {
+        if let Prompt::Tokens(tokens) = &request.prompt {
+            check_prompt(tokens, self.inner.info.context_length)?;
+            check_ids("prompt", tokens, self.inner.vocab.size)?;
+        }
+        if request.max_tokens == Some(0) {
+            return Err(EngineError::invalid("maxTokens", "at least 1", 0));
+        }
+        if request.stop.len() > MAX_STOPS {
+            return Err(EngineError::invalid("stop", format!("at most {MAX_STOPS} strings"), request.stop.len()));
+        }
+        if let Some(bad) = request.stop.iter().find(|s| s.is_empty() || s.len() > MAX_STOP_BYTES) {
+            let expected = format!("strings of 1 to {MAX_STOP_BYTES} bytes");
+            return Err(EngineError::invalid("stop", expected, format!("{} bytes", bad.len())));
+        }
+        check_ids("stopTokens", &request.stop_tokens, self.inner.vocab.size)
+    }
+
+    /// Tokens that a job may read: one at least, as many as the context holds.
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), EngineError> {
+        self.inner.shared.check_alive()?;
+        if tokens.is_empty() {
+            return Err(EngineError::invalid("tokens", "at least one", 0));
+        }
+        let context = self.inner.info.context_length;
+        check_length(tokens.len(), context, context)?;
+        check_ids("tokens", tokens, self.inner.vocab.size)
+    }
+
+    fn submit(&self, tokens: Vec<u32>, work: Work, credits: u32) -> Result<RequestHandle, EngineError> {
+        let (handle, submission) = self.enqueue(tokens, work, credits)?;
+        self.inner.shared.send(Command::Submit(submission));
+        Ok(handle)
+    }
+
+    /// Takes a place in the queue.
+    fn enqueue(
+        &self,
+        tokens: Vec<u32>,
+        work: Work,
+        credits: u32,
+    ) -> Result<(RequestHandle, Box<Submission>), EngineError> {
+        let shared = &self.inner.shared;
+        shared.enqueue(self.inner.max_queue)?;
+        let control = Arc::new(Control {
+            id: self.inner.next_id.fetch_add(1, Ordering::Relaxed),
+            cancelled: AtomicBool::new(false),
+            credits: AtomicI64::new(i64::from(credits)),
+        });
+        let submission = Submission::new(Arc::clone(&control), tokens, work, Arc::clone(shared));
+        let handle = RequestHandle {
+            control,
+            shared: Arc::clone(shared),
+        };
+        Ok((handle, Box::new(submission)))
+    }
+}
+
+impl Inner {
+    fn dispose(&self) {
+        self.shared.disposed.store(true, Ordering::SeqCst);
+        self.shared.stop.store(true, Ordering::SeqCst);
+        self.shared.send(Command::Dispose);
+        // A closed channel: the thread has ended already.
+        drop(self.texts.send(TextCommand::Stop));
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // The last handle may be dropped by a consumer, on the engine's own thread.
+            if thread.thread().id() != std::thread::current().id() {
+                // A thread catches its own panics.
+                drop(thread.join());
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.dispose();
+    }
+}

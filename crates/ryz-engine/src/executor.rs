@@ -1,0 +1,448 @@
+//! The engine thread's loop: schedule → run → postprocess. It alone holds what changes.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Instant;
+
+use ryz_kvcache::{BlockPool, KvCache};
+use ryz_model::{BatchSequence, Model, ModelError, Outputs, RunState};
+use ryz_numa::Lease;
+use ryz_tokenizer::Tokenizer;
+
+use crate::error::EngineError;
+use crate::generation::{Generation, GenerationParts};
+use crate::jobs::{Job, Progress, Rows};
+use crate::request::{Control, Event, FinishReason};
+use crate::sampler::Candidates;
+use crate::scheduler::{Limits, Scheduled, Scheduler};
+use crate::sequence::{Sequence, SequenceId, Wanted};
+use crate::shared::{Command, Shared};
+
+/// A validated request on its way to the engine thread. It holds a place in the queue; one that is dropped on the way,
+/// because the engine was disposed, says so to its consumer.
+pub(crate) struct Submission {
+    pub control: Arc<Control>,
+    pub tokens: Vec<u32>,
+    work: Option<Work>,
+    shared: Arc<Shared>,
+}
+
+/// What a request wants.
+pub(crate) enum Work {
+    Generate(GenerationParts),
+    Job(Job),
+}
+
+impl Submission {
+    pub fn new(control: Arc<Control>, tokens: Vec<u32>, work: Work, shared: Arc<Shared>) -> Self {
+        Self {
+            control,
+            tokens,
+            work: Some(work),
+            shared,
+        }
+    }
+
+    /// Refuses the request.
+    pub fn fail(mut self, error: EngineError) {
+        if let Some(work) = self.work.take() {
+            self.shared.dequeue();
+            work.fail(error);
+        }
+    }
+}
+
+impl Drop for Submission {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.shared.dequeue();
+            work.fail(EngineError::Disposed);
+        }
+    }
+}
+
+impl Work {
+    fn fail(self, error: EngineError) {
+        match self {
+            Self::Generate(mut parts) => parts.sink.deliver(Event::Failed(error)),
+            Self::Job(job) => job.fail(error),
+        }
+    }
+}
+
+enum Task {
+    Generate(Box<Generation>),
+    Job(Job),
+}
+
+struct Entry {
+    control: Arc<Control>,
+    task: Task,
+    /// It has had its first step, and so left the queue.
+    started: bool,
+}
+
+/// Everything that changes while requests run.
+struct Executor {
+    model: Model,
+    state: RunState,
+    cache: KvCache,
+    lease: Lease,
+    tokenizer: Tokenizer,
+    context_length: usize,
+    shared: Arc<Shared>,
+    core: Core,
+}
+
+/// The part of the state that is not the model's.
+struct Core {
+    pool: BlockPool,
+    scheduler: Scheduler,
+    entries: HashMap<SequenceId, Entry>,
+    candidates: Candidates,
+    step: Vec<Scheduled>,
+    ended: Vec<SequenceId>,
+    limits: Limits,
+}
+
+/// What an executor is made from.
+pub(crate) struct ExecutorParts {
+    pub model: Model,
+    pub state: RunState,
+    pub cache: KvCache,
+    pub lease: Lease,
+    pub tokenizer: Tokenizer,
+    pub context_length: usize,
+    pub limits: Limits,
+    pub shared: Arc<Shared>,
+}
+
+/// Works until it is told to dispose. A panic on the way ends every live request with an error; later ones are refused.
+pub(crate) fn run(parts: ExecutorParts, commands: &Receiver<Command>) {
+    let mut executor = Executor::new(parts);
+    let worked = catch_unwind(AssertUnwindSafe(|| executor.work(commands)));
+    let Err(panic) = worked else { return };
+    let message = panic_message(panic.as_ref());
+    // Set before anyone is told, so that whoever hears of it and tries again is refused.
+    drop(executor.shared.panicked.set(Arc::clone(&message)));
+    let error = || EngineError::Panicked {
+        message: Arc::clone(&message),
+    };
+    for (_, entry) in executor.core.entries.drain() {
+        // A consumer that panicked may do so again.
+        drop(catch_unwind(AssertUnwindSafe(|| entry.fail(error(), &executor.shared))));
+    }
+    while let Ok(command) = commands.recv() {
+        match command {
+            Command::Submit(submission) => {
+                drop(catch_unwind(AssertUnwindSafe(|| submission.fail(error()))));
+            }
+            Command::Wake => {}
+            Command::Dispose => return,
+        }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> Arc<str> {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Arc::from(text.unwrap_or("no message"))
+}
+
+impl Executor {
+    fn new(parts: ExecutorParts) -> Self {
+        let blocks = parts.cache.config().blocks;
+        let core = Core {
+            pool: BlockPool::new(blocks),
+            scheduler: Scheduler::new(parts.limits),
+            entries: HashMap::new(),
+            candidates: Candidates::new(parts.model.config().vocab_size),
+            step: Vec::new(),
+            ended: Vec::new(),
+            limits: parts.limits,
+        };
+        Self {
+            model: parts.model,
+            state: parts.state,
+            cache: parts.cache,
+            lease: parts.lease,
+            tokenizer: parts.tokenizer,
+            context_length: parts.context_length,
+            shared: parts.shared,
+            core,
+        }
+    }
+
+    fn work(&mut self, commands: &Receiver<Command>) {
+        let mut idle = true;
+        self.publish();
+        loop {
+            if self.receive(commands, idle).is_break() {
+                self.end_all();
+                return;
+            }
+            idle = !self.step();
+            self.publish();
+        }
+    }
+
+    /// Takes all commands there are; waits for one when there is nothing else to do.
+    fn receive(&mut self, commands: &Receiver<Command>, idle: bool) -> std::ops::ControlFlow<()> {
+        use std::ops::ControlFlow::{Break, Continue};
+        if idle {
+            let command = if self.core.scheduler.waits_for_paused() {
+                commands.recv_timeout(self.core.limits.patience)
+            } else {
+                commands.recv().map_err(RecvTimeoutError::from)
+            };
+            match command {
+                Ok(command) => self.obey(command)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Break(()),
+            }
+        }
+        loop {
+            match commands.try_recv() {
+                Ok(command) => self.obey(command)?,
+                Err(TryRecvError::Empty) => return Continue(()),
+                Err(TryRecvError::Disconnected) => return Break(()),
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> std::ops::ControlFlow<()> {
+        match command {
+            Command::Submit(submission) => self.add(*submission),
+            Command::Wake => {}
+            Command::Dispose => return std::ops::ControlFlow::Break(()),
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn add(&mut self, mut submission: Submission) {
+        let Some(work) = submission.work.take() else { return };
+        let control = Arc::clone(&submission.control);
+        let tokens = std::mem::take(&mut submission.tokens);
+        let id = control.id;
+        let (task, wanted) = match work {
+            Work::Generate(parts) => {
+                let generation = Generation::new(parts, &tokens, &self.tokenizer, Arc::clone(&control));
+                (Task::Generate(Box::new(generation)), Wanted::Last)
+            }
+            Work::Job(job) => {
+                let wanted = job.wanted();
+                (Task::Job(job), wanted)
+            }
+        };
+        let entry = Entry {
+            control,
+            task,
+            started: false,
+        };
+        self.core.entries.insert(id, entry);
+        self.core.scheduler.add(Sequence::new(id, tokens, wanted));
+    }
+
+    /// One step. `false` when there was nothing to compute.
+    fn step(&mut self) -> bool {
+        let now = Instant::now();
+        self.drop_cancelled();
+        let core = &mut self.core;
+        for sequence in core.scheduler.iter_mut() {
+            let unread = core.entries.get(&sequence.id).is_some_and(Entry::is_unread);
+            sequence.paused_since = unread.then(|| sequence.paused_since.unwrap_or(now));
+        }
+        core.scheduler.schedule(&mut core.pool, now, &mut core.step);
+        if core.step.is_empty() {
+            return false;
+        }
+        for scheduled in &core.step {
+            if let Some(entry) = core.entries.get_mut(&scheduled.id) {
+                entry.start(now, &self.shared);
+            }
+        }
+        match self.forward() {
+            Ok(()) => self.postprocess(),
+            Err(ModelError::Aborted) => {} // the cancelled one goes at the next step; others are computed again
+            Err(error) => self.fail_step(error),
+        }
+        true
+    }
+
+    fn forward(&mut self) -> Result<(), ModelError> {
+        let core = &self.core;
+        let alone = match core.step.as_slice() {
+            [only] => only.id,
+            _ => 0,
+        };
+        // In this order: a cancel either sees who is alone and stops the pass, or is seen here.
+        self.shared.stop.store(false, Ordering::SeqCst);
+        self.shared.alone.store(alone, Ordering::SeqCst);
+        let is_cancelled = |entry: &Entry| entry.control.cancelled.load(Ordering::SeqCst);
+        if core.entries.get(&alone).is_some_and(is_cancelled) {
+            return Err(ModelError::Aborted);
+        }
+        let sequences = core.step.iter().filter_map(|s| Some((s, core.scheduler.get(s.id)?)));
+        let batch: Vec<BatchSequence<'_>> = sequences
+            .map(|(scheduled, sequence)| BatchSequence {
+                tokens: &sequence.tokens[sequence.cached..sequence.cached + scheduled.tokens],
+                start: sequence.cached,
+                block_table: &sequence.block_table,
+                outputs: scheduled.outputs,
+            })
+            .collect();
+        debug_assert_eq!(batch.len(), core.step.len());
+        let result =
+            self.model.forward(&self.lease, &mut self.state, &mut self.cache, &batch, &self.shared.stop);
+        self.shared.alone.store(0, Ordering::SeqCst);
+        result
+    }
+
+    fn postprocess(&mut self) {
+        let core = &mut self.core;
+        let counters = &self.shared.counters;
+        counters.steps.fetch_add(1, Ordering::Relaxed);
+        let logits = self.state.logits();
+        let hidden = self.state.hidden();
+        let mut first = 0;
+        core.ended.clear();
+        for scheduled in &core.step {
+            let count = match scheduled.outputs {
+                Outputs::None => 0,
+                Outputs::Last => 1,
+                Outputs::All => scheduled.tokens,
+            };
+            let row = first;
+            first += count;
+            let Some(sequence) = core.scheduler.get_mut(scheduled.id) else { continue };
+            if !sequence.is_decoding() {
+                counters.prompt_tokens.fetch_add(scheduled.tokens as u64, Ordering::Relaxed);
+            }
+            sequence.cached += scheduled.tokens;
+            let Some(entry) = core.entries.get_mut(&scheduled.id) else { continue };
+            if entry.control.cancelled.load(Ordering::SeqCst) {
+                continue; // ends at the next step
+            }
+            match &mut entry.task {
+                Task::Generate(generation) if count > 0 => {
+                    counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
+                    let row = logits.row(row);
+                    if generation.advance(sequence, row, &mut core.candidates, self.context_length) {
+                        core.ended.push(scheduled.id);
+                        core.entries.remove(&scheduled.id);
+                    }
+                }
+                Task::Generate(_) => {}
+                Task::Job(job) => {
+                    let rows = Rows {
+                        first: row,
+                        count,
+                        position: sequence.cached - count,
+                    };
+                    match job.advance(sequence, logits, hidden, rows) {
+                        Progress::More => {}
+                        Progress::Restart(tokens) => sequence.restart(tokens, &mut core.pool),
+                        Progress::Done => {
+                            core.ended.push(scheduled.id);
+                            if let Some(Entry { task: Task::Job(job), .. }) = core.entries.remove(&scheduled.id) {
+                                job.finish();
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for id in core.ended.drain(..) {
+            core.scheduler.remove(id, &mut core.pool);
+        }
+    }
+
+    /// Everyone in the step gets the error; the others go on.
+    fn fail_step(&mut self, error: ModelError) {
+        let error = Arc::new(error);
+        let core = &mut self.core;
+        for scheduled in &core.step {
+            core.scheduler.remove(scheduled.id, &mut core.pool);
+            if let Some(entry) = core.entries.remove(&scheduled.id) {
+                entry.fail(EngineError::Model(Arc::clone(&error)), &self.shared);
+            }
+        }
+    }
+
+    fn drop_cancelled(&mut self) {
+        let core = &mut self.core;
+        core.ended.clear();
+        for (&id, entry) in &core.entries {
+            if entry.control.cancelled.load(Ordering::SeqCst) {
+                core.ended.push(id);
+            }
+        }
+        for id in core.ended.drain(..) {
+            core.scheduler.remove(id, &mut core.pool);
+            if let Some(entry) = core.entries.remove(&id) {
+                entry.abort(&self.shared);
+            }
+        }
+    }
+
+    /// Cancels every request.
+    fn end_all(&mut self) {
+        for (id, entry) in self.core.entries.drain() {
+            self.core.scheduler.remove(id, &mut self.core.pool);
+            entry.fail(EngineError::Disposed, &self.shared);
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let counters = &self.shared.counters;
+        let core = &self.core;
+        counters.running.store(core.scheduler.running(), Ordering::Relaxed);
+        counters.kv_blocks.store(core.pool.capacity(), Ordering::Relaxed);
+        counters.kv_blocks_free.store(core.pool.available(), Ordering::Relaxed);
+        counters.preemptions.store(core.scheduler.preemptions(), Ordering::Relaxed);
+    }
+}
+
+impl Entry {
+    /// Leaves the queue at its first step.
+    fn start(&mut self, now: Instant, shared: &Shared) {
+        self.leave(shared);
+        if let Task::Generate(generation) = &mut self.task {
+            generation.start(now);
+        }
+    }
+
+    /// Its consumer has taken no more than was granted.
+    fn is_unread(&self) -> bool {
+        matches!(self.task, Task::Generate(_)) && self.control.credits.load(Ordering::SeqCst) <= 0
+    }
+
+    fn leave(&mut self, shared: &Shared) {
+        if !self.started {
+            self.started = true;
+            shared.dequeue();
+        }
+    }
+
+    fn fail(mut self, error: EngineError, shared: &Shared) {
+        self.leave(shared);
+        match self.task {
+            Task::Generate(mut generation) => generation.fail(error),
+            Task::Job(job) => job.fail(error),
+        }
+    }
+
+    /// A generation ends as aborted; a job has no other way than an error.
+    fn abort(mut self, shared: &Shared) {
+        self.leave(shared);
+        match self.task {
+            Task::Generate(mut generation) => generation.finish(FinishReason::Abort),
+            Task::Job(job) => job.fail(EngineError::Aborted),
+        }
+    }
+}

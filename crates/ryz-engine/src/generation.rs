@@ -1,0 +1,168 @@
+//! One generation from its first token to its last event: sampler, text, limits, clock.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use ryz_tokenizer::{DecodeStream, Tokenizer};
+
+use crate::assembler::Assembler;
+use crate::error::EngineError;
+use crate::request::{Control, Event, EventSink, Finish, FinishReason, Timings, Usage};
+use crate::sampler::{Candidates, Sampler};
+use crate::sequence::Sequence;
+
+/// What a generation is made from; everything in it has been validated.
+pub(crate) struct GenerationParts {
+    pub sampler: Sampler,
+    pub stop: Vec<String>,
+    pub stop_tokens: Vec<u32>,
+    pub max_tokens: Option<u32>,
+    pub sink: Box<dyn EventSink>,
+    pub submitted: Instant,
+}
+
+/// A generation under way.
+pub(crate) struct Generation {
+    sampler: Sampler,
+    stream: DecodeStream,
+    assembler: Assembler,
+    /// Ids that end it: the request's own and the model's, sorted.
+    end_tokens: Vec<u32>,
+    max_tokens: usize,
+    sink: Box<dyn EventSink>,
+    control: Arc<Control>,
+    usage: Usage,
+    submitted: Instant,
+    started: Option<Instant>,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+}
+
+impl Generation {
+    pub fn new(parts: GenerationParts, prompt: &[u32], tokenizer: &Tokenizer, control: Arc<Control>) -> Self {
+        let mut sampler = parts.sampler;
+        sampler.observe_prompt(prompt);
+        let mut end_tokens = parts.stop_tokens;
+        end_tokens.extend_from_slice(tokenizer.end_of_generation());
+        end_tokens.sort_unstable();
+        Self {
+            sampler,
+            stream: tokenizer.decode_stream(true),
+            assembler: Assembler::new(&parts.stop),
+            end_tokens,
+            max_tokens: parts.max_tokens.map_or(usize::MAX, |n| n as usize),
+            sink: parts.sink,
+            control,
+            usage: Usage {
+                prompt_tokens: prompt.len(),
+                completion_tokens: 0,
+            },
+            submitted: parts.submitted,
+            started: None,
+            first_token: None,
+            last_token: None,
+        }
+    }
+
+    /// Its first step begins.
+    pub fn start(&mut self, now: Instant) {
+        self.started.get_or_insert(now);
+    }
+
+    /// Chooses the next token from `logits`, delivers its text, and says whether the generation has ended.
+    pub fn advance(
+        &mut self,
+        sequence: &mut Sequence,
+        logits: &[f32],
+        scratch: &mut Candidates,
+        context_length: usize,
+    ) -> bool {
+        let sampled = match self.sampler.sample(scratch, logits, &sequence.tokens) {
+            Ok(sampled) => sampled,
+            Err(error) => {
+                self.fail(error);
+                return true;
+            }
+        };
+        let now = Instant::now();
+        self.first_token.get_or_insert(now);
+        self.last_token = Some(now);
+        if self.end_tokens.binary_search(&sampled.token).is_ok() {
+            self.finish(FinishReason::Stop);
+            return true;
+        }
+        sequence.tokens.push(sampled.token);
+        self.usage.completion_tokens += 1;
+        let text = self.stream.push(sampled.token);
+        let assembled = self.assembler.push(sampled.token, sampled.logprobs, &text);
+        if let Some(delta) = assembled.delta {
+            let spent = delta.token_ids.len() as i64;
+            self.control.credits.fetch_sub(spent, Ordering::SeqCst);
+            self.sink.deliver(Event::Delta(delta));
+        }
+        let reason = if assembled.stopped {
+            FinishReason::Stop
+        } else if self.usage.completion_tokens >= self.max_tokens || sequence.tokens.len() >= context_length {
+            FinishReason::Length
+        } else {
+            return false;
+        };
+        if !assembled.stopped {
+            self.flush();
+        }
+        self.deliver_finish(reason);
+        true
+    }
+
+    /// Ends it: what is still held back is delivered, unless it was cancelled.
+    pub fn finish(&mut self, reason: FinishReason) {
+        if reason != FinishReason::Abort {
+            self.flush();
+        }
+        self.deliver_finish(reason);
+    }
+
+    /// Ends it with an error.
+    pub fn fail(&mut self, error: EngineError) {
+        self.sink.deliver(Event::Failed(error));
+    }
+
+    fn flush(&mut self) {
+        let rest = self.stream.finish();
+        if let Some(delta) = self.assembler.finish(&rest) {
+            self.sink.deliver(Event::Delta(delta));
+        }
+    }
+
+    fn deliver_finish(&mut self, reason: FinishReason) {
+        let finish = Finish {
+            reason,
+            usage: self.usage,
+            timings: self.timings(),
+            seed: self.sampler.seed(),
+        };
+        self.sink.deliver(Event::Finish(finish));
+    }
+
+    fn timings(&self) -> Timings {
+        let span = |from: Option<Instant>, to: Option<Instant>| match (from, to) {
+            (Some(from), Some(to)) => to.saturating_duration_since(from),
+            _ => Duration::ZERO,
+        };
+        let submitted = Some(self.submitted);
+        let decode = span(self.first_token, self.last_token);
+        let after_first = self.usage.completion_tokens.saturating_sub(1);
+        Timings {
+            queue: span(submitted, self.started),
+            prefill: span(self.started, self.first_token),
+            time_to_first_token: span(submitted, self.first_token),
+            decode,
+            tokens_per_second: if decode.is_zero() {
+                0.0
+            } else {
+                after_first as f64 / decode.as_secs_f64()
+            },
+        }
+    }
+}

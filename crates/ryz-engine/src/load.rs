@@ -1,0 +1,246 @@
+//! From a path to an engine.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use ryz_kernels::{Kernels, Level};
+use ryz_kvcache::{BLOCK_TOKENS, KvCache, KvCacheConfig, KvDType};
+use ryz_model::{Activations, LoadOptions, LoadProgress, Model, ModelSource, RunState};
+use ryz_numa::{Lease, Pinning, default_threads};
+use ryz_tmac::{Arena, ArenaConfig};
+use ryz_tokenizer::Tokenizer;
+
+use crate::chat::Chat;
+use crate::config::EngineConfig;
+use crate::engine::{Engine, Inner};
+use crate::error::EngineError;
+use crate::executor::ExecutorParts;
+use crate::sampler::Vocab;
+use crate::scheduler::Limits;
+use crate::sequence::blocks_for;
+use crate::shared::Shared;
+use crate::{executor, frontend};
+
+/// Memory for the logits of scored positions, per step.
+const SCORE_LOGITS_BYTES: usize = 16 << 20;
+/// How long a consumer that reads nothing keeps its place while others wait.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// What was loaded, and how.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// The file.
+    pub path: PathBuf,
+    /// The architecture's name, as GGUF has it.
+    pub architecture: String,
+    /// The name the file gives the model.
+    pub name: Option<String>,
+    /// Weights in all tensors.
+    pub parameters: u64,
+    /// Bytes of the file, or of all its parts.
+    pub file_bytes: u64,
+    /// Layers.
+    pub layers: usize,
+    /// Size of the hidden state.
+    pub hidden_size: usize,
+    /// Size inside the feed-forward block.
+    pub intermediate_size: usize,
+    /// Query heads.
+    pub attention_heads: usize,
+    /// Key-value heads.
+    pub key_value_heads: usize,
+    /// Token ids are below this.
+    pub vocab_size: usize,
+    /// Positions the model was made for.
+    pub trained_context_length: usize,
+    /// Positions a sequence may have in this engine.
+    pub context_length: usize,
+    /// Positions the cache holds for all sequences.
+    pub kv_tokens: usize,
+    /// Number type of the cache.
+    pub kv: KvDType,
+    /// Bytes of the cache.
+    pub kv_bytes: usize,
+    /// How inputs of ternary layers are quantised.
+    pub activations: Activations,
+    /// The instruction set in use.
+    pub level: Level,
+    /// Threads that compute.
+    pub threads: usize,
+    /// The kernels in use.
+    pub kernels: Vec<String>,
+    /// Bytes of the packed weights.
+    pub packed_bytes: usize,
+    /// Bytes of weights that one decoded token reads.
+    pub weight_bytes_per_token: usize,
+    /// Whether the model has a chat template.
+    pub has_chat_template: bool,
+    /// How long loading took.
+    pub load_time: Duration,
+}
+
+impl Engine {
+    /// Loads the model at `path`. `progress` is called now and then and may stop the load.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` naming the option; `FILE_NOT_FOUND`, `IO`, `INVALID_FILE`, `UNSUPPORTED`, `INVALID_TOKENIZER`
+    /// for the file; `MEMORY_LIMIT`, `OUT_OF_MEMORY`; `KERNEL_REFUSED` when a kernel fails its self-test; `ABORTED`.
+    pub fn load(
+        path: &Path,
+        config: &EngineConfig,
+        progress: &mut (dyn FnMut(LoadProgress) -> ControlFlow<()> + Send),
+    ) -> Result<Self, EngineError> {
+        let started = Instant::now();
+        config.validate()?;
+        let source = ModelSource::open(path)?;
+        let context_length = config.context_for(source.config().max_position_embeddings)?;
+        let tokenizer = Tokenizer::from_gguf(source.metadata())?;
+        let chat = tokenizer.chat_template()?.map(|template| Chat::new(template, &tokenizer));
+        let level = config.level.unwrap_or_else(Level::detect);
+        let kernels = Kernels::new(level)?;
+        let pinning = if config.pin_threads { Pinning::Cores } else { Pinning::Off };
+        let lease = Lease::new(config.threads.unwrap_or_else(default_threads), pinning)?;
+        let arena = Arena::new(ArenaConfig {
+            limit: config.memory_limit,
+            ..ArenaConfig::default()
+        });
+        let options = LoadOptions {
+            kernels,
+            activations: config.activations,
+        };
+        let model = Model::load(&source, &options, &arena, &lease, progress)?;
+        let limits = limits(config, source.config().vocab_size);
+        let state = RunState::new(
+            &model,
+            &arena,
+            limits.prefill_chunk + limits.max_sequences,
+            limits.score_chunk + limits.max_sequences,
+        )?;
+        let cache = cache(config, &model, context_length, &arena)?;
+        let c = model.config();
+        let info = ModelInfo {
+            path: path.to_owned(),
+            architecture: c.architecture.name().to_owned(),
+            name: source.metadata().get_str("general.name").ok().map(str::to_owned),
+            parameters: source.tensors().iter().map(|t| t.rows as u64 * t.cols as u64).sum(),
+            file_bytes: source.file_bytes(),
+            layers: c.num_hidden_layers,
+            hidden_size: c.hidden_size,
+            intermediate_size: c.intermediate_size,
+            attention_heads: c.num_attention_heads,
+            key_value_heads: c.num_key_value_heads,
+            vocab_size: c.vocab_size,
+            trained_context_length: c.max_position_embeddings,
+            context_length,
+            kv_tokens: cache.config().blocks * BLOCK_TOKENS,
+            kv: config.kv,
+            kv_bytes: cache.bytes(),
+            activations: model.activations(),
+            level,
+            threads: lease.threads(),
+            kernels: model.kernel_names().into_iter().map(|name| name.to_string()).collect(),
+            packed_bytes: model.packed_bytes(),
+            weight_bytes_per_token: model.weight_bytes_per_token(),
+            has_chat_template: chat.is_some(),
+            load_time: started.elapsed(),
+        };
+        drop(source);
+        start(config, model, state, cache, lease, tokenizer, chat, limits, info, arena)
+    }
+}
+
+/// Starts the engine's threads.
+#[expect(clippy::too_many_arguments, reason = "the parts of one engine, put together in one place")]
+fn start(
+    config: &EngineConfig,
+    model: Model,
+    state: RunState,
+    cache: KvCache,
+    lease: Lease,
+    tokenizer: Tokenizer,
+    chat: Option<Chat>,
+    limits: Limits,
+    info: ModelInfo,
+    arena: Arena,
+) -> Result<Engine, EngineError> {
+    let (commands, received) = mpsc::channel();
+    let (texts, received_texts) = mpsc::channel();
+    let shared = Arc::new(Shared::new(commands));
+    let context_length = info.context_length;
+    let pieces = tokenizer.clone();
+    let vocab = Vocab {
+        size: info.vocab_size,
+        end_tokens: tokenizer.end_of_generation().to_vec(),
+        piece: Arc::new(move |id| pieces.token_bytes(id).to_vec()),
+    };
+    let parts = ExecutorParts {
+        model,
+        state,
+        cache,
+        lease,
+        tokenizer: tokenizer.clone(),
+        context_length,
+        limits,
+        shared: Arc::clone(&shared),
+    };
+    let (front_tokenizer, front_shared) = (tokenizer.clone(), Arc::clone(&shared));
+    let inner = Inner {
+        shared,
+        texts,
+        threads: Mutex::new(Vec::new()),
+        tokenizer,
+        chat,
+        vocab,
+        info,
+        arena,
+        max_queue: config.max_queue,
+        next_id: AtomicU64::new(1), // 0 is nobody
+    };
+    let engine = Engine::new(inner);
+    engine.adopt(frontend::spawn("ryz-engine", move || executor::run(parts, &received))?);
+    engine.adopt(frontend::spawn("ryz-tokenize", move || {
+        frontend::run(&received_texts, &front_tokenizer, context_length, &front_shared);
+    })?);
+    Ok(engine)
+}
+
+fn limits(config: &EngineConfig, vocab_size: usize) -> Limits {
+    let row = vocab_size.max(1).saturating_mul(size_of::<f32>());
+    Limits {
+        max_sequences: config.max_sequences,
+        prefill_chunk: config.prefill_chunk,
+        score_chunk: (SCORE_LOGITS_BYTES / row).clamp(1, config.prefill_chunk),
+        patience: PATIENCE,
+    }
+}
+
+/// The cache: what was asked for, or two contexts, or one when two do not fit the memory there is.
+fn cache(config: &EngineConfig, model: &Model, context: usize, arena: &Arena) -> Result<KvCache, EngineError> {
+    let c = model.config();
+    let with = |blocks| {
+        let shape = KvCacheConfig {
+            layers: c.num_hidden_layers,
+            kv_heads: c.num_key_value_heads,
+            key_dim: c.key_head_dim,
+            value_dim: c.value_head_dim,
+            dtype: config.kv,
+            blocks,
+        };
+        KvCache::new(arena, shape)
+    };
+    let one = blocks_for(context);
+    if let Some(tokens) = config.kv_tokens {
+        if tokens < context {
+            return Err(EngineError::invalid("kvTokens", format!("at least one context of {context}"), tokens));
+        }
+        return Ok(with(blocks_for(tokens))?);
+    }
+    let contexts = config.max_sequences.min(2);
+    match with(one * contexts) {
+        Err(_) if contexts > 1 => Ok(with(one)?),
+        result => Ok(result?),
+    }
+}

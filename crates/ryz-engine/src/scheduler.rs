@@ -1,0 +1,235 @@
+//! Decides what the next step computes; it computes nothing and holds no tensors.
+//!
+//! Sequences wait in the order they came and are admitted when there is a slot and blocks for all their tokens. A step
+//! takes one token of every decoding sequence and fills up with chunks of prompts, so that a long prompt does not stall
+//! the others; the prompts take turns at being first. A sequence whose consumer takes no more is left out.
+//!
+//! When a decoding sequence needs a block and none is free, another gives all of its blocks back and waits at the front
+//! to be computed again: first one that is paused, then the youngest. The oldest can always go on, since the pool holds
+//! at least one full context.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use ryz_kvcache::BlockPool;
+use ryz_model::Outputs;
+
+use crate::sequence::{Sequence, SequenceId, Wanted, blocks_for};
+
+/// What bounds a step.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Sequences that run at once.
+    pub max_sequences: usize,
+    /// Prompt tokens per step, on top of one per decoding sequence.
+    pub prefill_chunk: usize,
+    /// Positions per step of sequences that want the logits of all.
+    pub score_chunk: usize,
+    /// How long a paused sequence keeps its place while others wait for it.
+    pub patience: Duration,
+}
+
+/// One sequence's part of a step: its next `tokens` pending tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scheduled {
+    /// The sequence.
+    pub id: SequenceId,
+    /// How many of its pending tokens.
+    pub tokens: usize,
+    /// Which of them want logits.
+    pub outputs: Outputs,
+}
+
+/// Who waits, who runs, and how often someone had to make room.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: Limits,
+    waiting: VecDeque<Sequence>,
+    /// In the order of admission.
+    running: Vec<Sequence>,
+    /// Whose turn it is to be first among the prompts.
+    turn: usize,
+    preemptions: u64,
+}
+
+impl Scheduler {
+    /// An empty scheduler.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            waiting: VecDeque::new(),
+            running: Vec::with_capacity(limits.max_sequences),
+            turn: 0,
+            preemptions: 0,
+        }
+    }
+
+    /// Adds a sequence to the end of the queue.
+    pub fn add(&mut self, sequence: Sequence) {
+        self.waiting.push_back(sequence);
+    }
+
+    /// Sequences that wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Sequences that run, paused ones included.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// How often a sequence had to give its blocks back.
+    pub fn preemptions(&self) -> u64 {
+        self.preemptions
+    }
+
+    /// A sequence that runs.
+    pub fn get(&self, id: SequenceId) -> Option<&Sequence> {
+        self.running.iter().find(|s| s.id == id)
+    }
+
+    /// A sequence that runs, to be advanced.
+    pub fn get_mut(&mut self, id: SequenceId) -> Option<&mut Sequence> {
+        self.running.iter_mut().find(|s| s.id == id)
+    }
+
+    /// All sequences.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sequence> {
+        self.running.iter_mut().chain(&mut self.waiting)
+    }
+
+    /// Takes a sequence out and frees its blocks.
+    pub fn remove(&mut self, id: SequenceId, pool: &mut BlockPool) -> Option<Sequence> {
+        let mut sequence = match self.running.iter().position(|s| s.id == id) {
+            Some(index) => self.running.remove(index),
+            None => {
+                let index = self.waiting.iter().position(|s| s.id == id)?;
+                self.waiting.remove(index)?
+            }
+        };
+        sequence.release(pool);
+        Some(sequence)
+    }
+
+    /// Whether a waiting sequence could go on once a paused one loses patience's protection, so that an idle engine
+    /// must look again without being told.
+    pub fn waits_for_paused(&self) -> bool {
+        self.waiting.iter().any(|s| s.paused_since.is_none())
+            && self.running.iter().any(|s| s.paused_since.is_some())
+    }
+
+    /// Fills `step` with what to compute next; empty when nothing can go on.
+    pub fn schedule(&mut self, pool: &mut BlockPool, now: Instant, step: &mut Vec<Scheduled>) {
+        step.clear();
+        self.decode(pool, step);
+        self.admit(pool, now);
+        self.prefill(step);
+    }
+
+    /// One token of every decoding sequence, oldest first.
+    fn decode(&mut self, pool: &mut BlockPool, step: &mut Vec<Scheduled>) {
+        let mut index = 0;
+        while index < self.running.len() {
+            let sequence = &mut self.running[index];
+            if sequence.paused_since.is_some() || !sequence.is_decoding() {
+                index += 1;
+                continue;
+            }
+            if sequence.allocate(pool) {
+                step.push(Scheduled {
+                    id: sequence.id,
+                    tokens: 1,
+                    outputs: Outputs::Last,
+                });
+                index += 1;
+                continue;
+            }
+            // Someone must make room: a paused one, else the youngest, which may be this one.
+            let paused = self.running.iter().rposition(|s| s.paused_since.is_some());
+            let victim = paused.unwrap_or(self.running.len() - 1);
+            self.preempt(victim, pool);
+            if victim < index {
+                index -= 1;
+            }
+        }
+    }
+
+    /// Admits waiting sequences while there are slots and blocks.
+    fn admit(&mut self, pool: &mut BlockPool, now: Instant) {
+        let mut index = 0;
+        while index < self.waiting.len() {
+            if self.waiting[index].paused_since.is_some() {
+                index += 1; // nobody reads it: the next may pass
+                continue;
+            }
+            let needed = blocks_for(self.waiting[index].tokens.len());
+            if self.running.len() >= self.limits.max_sequences || needed > pool.available() {
+                let tired = |s: &Sequence| {
+                    s.paused_since
+                        .is_some_and(|since| now.saturating_duration_since(since) >= self.limits.patience)
+                };
+                let Some(victim) = self.running.iter().rposition(tired) else {
+                    return; // in order: a later, smaller one must not starve this one
+                };
+                self.preempt(victim, pool);
+                index += 1; // it went to the front
+                continue;
+            }
+            let Some(mut sequence) = self.waiting.remove(index) else {
+                return;
+            };
+            let complete = sequence.allocate(pool);
+            debug_assert!(complete);
+            self.running.push(sequence);
+        }
+    }
+
+    /// Chunks of prompts, whose order rotates.
+    fn prefill(&mut self, step: &mut Vec<Scheduled>) {
+        let mut budget = self.limits.prefill_chunk;
+        let mut outputs = self.limits.score_chunk;
+        let count = self.running.len();
+        for offset in 0..count {
+            let sequence = &self.running[(self.turn + offset) % count];
+            let pending = sequence.pending();
+            if sequence.paused_since.is_some() || sequence.is_decoding() || pending == 0 {
+                continue;
+            }
+            let tokens = match sequence.wanted {
+                Wanted::Last => pending.min(budget),
+                Wanted::All => pending.min(budget).min(outputs),
+            };
+            if tokens == 0 {
+                continue;
+            }
+            budget -= tokens;
+            let wanted = match sequence.wanted {
+                Wanted::All => {
+                    outputs -= tokens;
+                    Outputs::All
+                }
+                Wanted::Last if tokens == pending => Outputs::Last,
+                Wanted::Last => Outputs::None,
+            };
+            step.push(Scheduled {
+                id: sequence.id,
+                tokens,
+                outputs: wanted,
+            });
+        }
+        self.turn = self.turn.wrapping_add(1) % count.max(1);
+    }
+
+    /// Makes a running sequence wait at the front, without blocks.
+    fn preempt(&mut self, index: usize, pool: &mut BlockPool) {
+        let mut sequence = self.running.remove(index);
+        sequence.release(pool);
+        self.waiting.push_front(sequence);
+        self.preemptions += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests;

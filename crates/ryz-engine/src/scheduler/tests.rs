@@ -1,0 +1,255 @@
+//! The scheduler on its own: no model, every sequence "computes" by being advanced.
+
+use super::*;
+use proptest::prelude::*;
+
+const LIMITS: Limits = Limits {
+    max_sequences: 4,
+    prefill_chunk: 32,
+    score_chunk: 8,
+    patience: Duration::from_millis(100),
+};
+
+struct Bench {
+    scheduler: Scheduler,
+    pool: BlockPool,
+    step: Vec<Scheduled>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(limits: Limits, blocks: usize) -> Self {
+        Self {
+            scheduler: Scheduler::new(limits),
+            pool: BlockPool::new(blocks),
+            step: vec![],
+            now: Instant::now(),
+        }
+    }
+
+    fn add(&mut self, id: SequenceId, prompt: usize) {
+        self.scheduler.add(Sequence::new(id, vec![7; prompt], Wanted::Last));
+    }
+
+    fn pause(&mut self, id: SequenceId, since: Option<Instant>) {
+        let sequence = self.scheduler.iter_mut().find(|s| s.id == id);
+        sequence.unwrap().paused_since = since;
+    }
+
+    /// Schedules and advances; returns (id, tokens) and generates a token where the last logits were asked for.
+    fn step(&mut self) -> Vec<(SequenceId, usize)> {
+        self.scheduler.schedule(&mut self.pool, self.now, &mut self.step);
+        for &Scheduled { id, tokens, outputs } in &self.step {
+            let sequence = self.scheduler.get_mut(id).expect("a scheduled sequence runs");
+            assert!(sequence.paused_since.is_none());
+            assert!(tokens <= sequence.pending());
+            assert!(blocks_for(sequence.cached + tokens) <= sequence.block_table.len());
+            sequence.cached += tokens;
+            if outputs == Outputs::Last {
+                assert_eq!(sequence.pending(), 0);
+                sequence.tokens.push(1);
+            }
+        }
+        self.step.iter().map(|s| (s.id, s.tokens)).collect()
+    }
+}
+
+#[test]
+fn a_prompt_is_cut_into_chunks_and_only_the_last_wants_logits() {
+    let mut b = Bench::new(LIMITS, 100);
+    b.add(1, 70);
+    b.step();
+    assert_eq!(b.step, [Scheduled { id: 1, tokens: 32, outputs: Outputs::None }]);
+    assert_eq!(b.step(), [(1, 32)]);
+    b.step();
+    assert_eq!(b.step, [Scheduled { id: 1, tokens: 6, outputs: Outputs::Last }]);
+    assert_eq!(b.step(), [(1, 1)]);
+}
+
+#[test]
+fn decoding_goes_on_beside_a_long_prompt() {
+    let mut b = Bench::new(LIMITS, 100);
+    b.add(1, 5);
+    b.step();
+    b.add(2, 1000);
+    for _ in 0..10 {
+        assert_eq!(b.step(), [(1, 1), (2, 32)]);
+    }
+}
+
+#[test]
+fn prompts_take_turns() {
+    let mut b = Bench::new(LIMITS, 200);
+    b.add(1, 1000);
+    b.add(2, 1000);
+    b.add(3, 10);
+    let mut first_of_3 = None;
+    for i in 0..4 {
+        let got = b.step();
+        assert_eq!(got.iter().map(|s| s.1).sum::<usize>(), if got.iter().any(|s| s.0 == 3 && s.1 == 1) { 33 } else { 32 });
+        if first_of_3.is_none() && got.iter().any(|s| s.0 == 3) {
+            first_of_3 = Some(i);
+        }
+    }
+    assert!(first_of_3.unwrap() < 3, "a short prompt behind two long ones gets its turn");
+    let cached = |id| b.scheduler.get(id).unwrap().cached;
+    assert!(cached(1) > 0 && cached(2) > 0);
+}
+
+#[test]
+fn no_more_sequences_run_than_allowed_and_the_rest_come_in_order() {
+    let mut b = Bench::new(LIMITS, 100);
+    for id in 1..=6 {
+        b.add(id, 3);
+    }
+    assert_eq!(b.step().len(), 4);
+    assert_eq!((b.scheduler.running(), b.scheduler.waiting()), (4, 2));
+    b.scheduler.remove(2, &mut b.pool).unwrap();
+    let ids: Vec<_> = b.step().iter().map(|s| s.0).collect();
+    assert!(ids.contains(&5) && !ids.contains(&6), "{ids:?}");
+}
+
+#[test]
+fn a_sequence_without_credits_is_not_scheduled() {
+    let mut b = Bench::new(LIMITS, 100);
+    b.add(1, 3);
+    b.add(2, 3);
+    b.step();
+    b.pause(1, Some(b.now));
+    assert_eq!(b.step(), [(2, 1)]);
+    b.pause(1, None);
+    assert_eq!(b.step(), [(1, 1), (2, 1)]);
+    // One that was paused before it was admitted lets others pass.
+    let mut b = Bench::new(Limits { max_sequences: 1, ..LIMITS }, 100);
+    b.add(1, 3);
+    b.add(2, 3);
+    b.pause(1, Some(b.now));
+    assert_eq!(b.step(), [(2, 3)]);
+}
+
+#[test]
+fn without_blocks_a_request_waits() {
+    let mut b = Bench::new(LIMITS, 3);
+    b.add(1, 30); // two blocks
+    b.add(2, 30); // two more are not there
+    b.add(3, 3); // one would be, but 2 came first
+    assert_eq!(b.step(), [(1, 30)]);
+    assert_eq!(b.scheduler.waiting(), 2);
+    b.scheduler.remove(1, &mut b.pool);
+    assert_eq!(b.step(), [(2, 30), (3, 2)]);
+}
+
+#[test]
+fn the_youngest_makes_room_and_is_computed_again() {
+    let mut b = Bench::new(LIMITS, 2);
+    b.add(1, 15);
+    b.add(2, 15);
+    assert_eq!(b.step(), [(1, 15), (2, 15)]);
+    assert_eq!(b.step(), [(1, 1), (2, 1)]); // 16 each: both blocks are full
+    assert_eq!(b.step(), [(1, 1)]); // 1 takes the block of 2
+    assert_eq!(b.scheduler.preemptions(), 1);
+    assert_eq!(b.scheduler.waiting(), 1);
+    b.scheduler.remove(1, &mut b.pool);
+    // 2 comes back with all of its 17 tokens, the two generated ones included.
+    assert_eq!(b.step(), [(2, 17)]);
+    assert_eq!(b.scheduler.get(2).unwrap().generated(), 3);
+}
+
+#[test]
+fn a_paused_sequence_makes_room_before_a_younger_one() {
+    let mut b = Bench::new(LIMITS, 3);
+    b.add(1, 15);
+    b.add(2, 15);
+    b.add(3, 2);
+    b.step();
+    b.step();
+    b.pause(1, Some(b.now));
+    assert_eq!(b.step(), [(2, 1), (3, 1)]); // 2 takes the block of 1
+    assert!(b.scheduler.get(1).is_none());
+}
+
+#[test]
+fn who_waits_for_a_paused_one_gets_its_place_after_a_while() {
+    let mut b = Bench::new(Limits { max_sequences: 1, ..LIMITS }, 100);
+    b.add(1, 3);
+    b.step();
+    b.pause(1, Some(b.now));
+    b.add(2, 3);
+    assert_eq!(b.step(), []);
+    assert!(b.scheduler.waits_for_paused());
+    b.now += LIMITS.patience;
+    assert_eq!(b.step(), [(2, 3)]);
+    // 1 comes back when it is read again and 2 is gone.
+    b.pause(1, None);
+    b.scheduler.remove(2, &mut b.pool);
+    assert_eq!(b.step(), [(1, 4)]);
+}
+
+#[test]
+fn scoring_is_bounded_by_its_own_chunk() {
+    let mut b = Bench::new(LIMITS, 100);
+    b.scheduler.add(Sequence::new(1, vec![7; 20], Wanted::All));
+    b.add(2, 5);
+    b.step();
+    assert!(b.step.contains(&Scheduled { id: 1, tokens: 8, outputs: Outputs::All }));
+    assert!(b.step.contains(&Scheduled { id: 2, tokens: 5, outputs: Outputs::Last }));
+}
+
+#[test]
+fn removing_frees_every_block_wherever_the_sequence_is() {
+    let mut b = Bench::new(LIMITS, 4);
+    b.add(1, 40);
+    b.add(2, 40);
+    b.step();
+    assert!(b.scheduler.remove(2, &mut b.pool).is_some());
+    assert!(b.scheduler.remove(1, &mut b.pool).is_some());
+    assert!(b.scheduler.remove(1, &mut b.pool).is_none());
+    assert_eq!(b.pool.available(), 4);
+}
+
+proptest! {
+    /// Random requests, pauses and cancels in a small pool: nothing is lost, everything ends, no block leaks.
+    #[test]
+    fn every_request_ends_and_no_block_leaks(
+        requests in prop::collection::vec((1usize..60, 1usize..40), 1..20),
+        events in prop::collection::vec((0usize..20, 0u8..8), 0..60),
+        blocks in 7usize..16, // 100 tokens always fit
+    ) {
+        let mut b = Bench::new(LIMITS, blocks);
+        let mut left: std::collections::HashMap<SequenceId, usize> = requests.iter().enumerate().map(|(i, r)| (i as u64, r.1)).collect();
+        for (i, r) in requests.iter().enumerate() {
+            b.add(i as u64, r.0);
+        }
+        let mut events = events.into_iter();
+        let mut steps = 0;
+        while !left.is_empty() {
+            b.now += Duration::from_millis(1);
+            match events.next() {
+                Some((id, 0)) => {
+                    let id = id as u64;
+                    prop_assert_eq!(b.scheduler.remove(id, &mut b.pool).is_some(), left.remove(&id).is_some());
+                }
+                Some((id, 1 | 2)) if left.contains_key(&(id as u64)) => b.pause(id as u64, Some(b.now)),
+                Some(_) => {}
+                None => b.scheduler.iter_mut().for_each(|s| s.paused_since = None),
+            }
+            b.step();
+            let mut seen = std::collections::HashSet::new();
+            for s in &b.step {
+                prop_assert!(seen.insert(s.id), "a sequence twice in a step");
+            }
+            let tokens: usize = b.step.iter().map(|s| s.tokens).sum();
+            prop_assert!(tokens <= LIMITS.prefill_chunk + LIMITS.max_sequences);
+            let done: Vec<SequenceId> = b.step.iter().filter(|s| b.scheduler.get(s.id).unwrap().generated() >= left[&s.id]).map(|s| s.id).collect();
+            for id in done {
+                let sequence = b.scheduler.remove(id, &mut b.pool).unwrap();
+                prop_assert_eq!(sequence.prompt_len, requests[id as usize].0);
+                left.remove(&id);
+            }
+            steps += 1;
+            prop_assert!(steps < 20_000, "no progress");
+        }
+        prop_assert_eq!(b.pool.available(), blocks);
+        prop_assert_eq!(b.scheduler.running() + b.scheduler.waiting(), 0);
+    }
+}

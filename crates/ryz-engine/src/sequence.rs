@@ -1,0 +1,151 @@
+//! A sequence: its tokens, which of them are cached, and the blocks that hold them.
+
+use std::time::Instant;
+
+use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool};
+
+/// Names a sequence for its whole life; never used twice by an engine.
+pub type SequenceId = u64;
+
+/// Which of a sequence's positions want logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Only the last one, to choose the next token (or to pool an embedding).
+    Last,
+    /// Every one, for scoring.
+    All,
+}
+
+/// One conversation or scoring job, as the scheduler sees it: numbers only, no tensors and no text.
+#[derive(Debug)]
+pub struct Sequence {
+    /// Its name.
+    pub id: SequenceId,
+    /// The prompt, then what was generated.
+    pub tokens: Vec<u32>,
+    /// How many of the tokens are the prompt.
+    pub prompt_len: usize,
+    /// How many tokens have their keys and values in the cache.
+    pub cached: usize,
+    /// The blocks of the cache, 16 positions each, in order.
+    pub block_table: Vec<BlockId>,
+    /// Which positions want logits.
+    pub wanted: Wanted,
+    /// Since when its consumer has taken no more; such a sequence is not scheduled.
+    pub paused_since: Option<Instant>,
+}
+
+impl Sequence {
+    /// A sequence of which nothing is cached yet.
+    pub fn new(id: SequenceId, prompt: Vec<u32>, wanted: Wanted) -> Self {
+        Self {
+            id,
+            prompt_len: prompt.len(),
+            tokens: prompt,
+            cached: 0,
+            block_table: Vec::new(),
+            wanted,
+            paused_since: None,
+        }
+    }
+
+    /// Tokens that are not cached yet: one while decoding, more in prefill.
+    pub fn pending(&self) -> usize {
+        self.tokens.len() - self.cached
+    }
+
+    /// Tokens generated so far.
+    #[cfg(test)]
+    pub fn generated(&self) -> usize {
+        self.tokens.len() - self.prompt_len
+    }
+
+    /// Whether its next step is one token on top of a full cache.
+    pub fn is_decoding(&self) -> bool {
+        self.wanted == Wanted::Last && self.cached > 0 && self.pending() == 1
+    }
+
+    /// Takes blocks until all its tokens have a place. `false` when the pool ran out; what was taken is kept.
+    pub fn allocate(&mut self, pool: &mut BlockPool) -> bool {
+        while self.block_table.len() < blocks_for(self.tokens.len()) {
+            let Some(block) = pool.allocate() else {
+                return false;
+            };
+            self.block_table.push(block);
+        }
+        true
+    }
+
+    /// Gives all blocks back and forgets what was cached; a later prefill computes it again.
+    pub fn release(&mut self, pool: &mut BlockPool) {
+        self.block_table.drain(..).for_each(|b| pool.release(b));
+        self.cached = 0;
+    }
+
+    /// Begins anew with other tokens, not more than before, on the same blocks.
+    pub fn restart(&mut self, tokens: Vec<u32>, pool: &mut BlockPool) {
+        self.prompt_len = tokens.len();
+        self.tokens = tokens;
+        self.cached = 0;
+        let keep = blocks_for(self.tokens.len()).min(self.block_table.len());
+        self.block_table.drain(keep..).for_each(|b| pool.release(b));
+    }
+}
+
+/// Blocks that hold `tokens` positions.
+pub fn blocks_for(tokens: usize) -> usize {
+    tokens.div_ceil(BLOCK_TOKENS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_follow_the_tokens() {
+        let mut pool = BlockPool::new(4);
+        let mut s = Sequence::new(1, vec![0; 17], Wanted::Last);
+        assert!(s.allocate(&mut pool));
+        assert_eq!((s.block_table.len(), pool.available()), (2, 2));
+        s.tokens.extend([0; 15]); // 32: still two
+        assert!(s.allocate(&mut pool));
+        assert_eq!(pool.available(), 2);
+        s.tokens.push(0);
+        assert!(s.allocate(&mut pool));
+        assert_eq!(pool.available(), 1);
+        s.release(&mut pool);
+        assert_eq!((pool.available(), s.cached), (4, 0));
+    }
+
+    #[test]
+    fn running_out_keeps_what_was_taken() {
+        let mut pool = BlockPool::new(1);
+        let mut s = Sequence::new(1, vec![0; 17], Wanted::Last);
+        assert!(!s.allocate(&mut pool));
+        assert_eq!(s.block_table.len(), 1);
+        s.release(&mut pool);
+        assert_eq!(pool.available(), 1);
+    }
+
+    #[test]
+    fn decoding_is_one_token_on_a_cache() {
+        let mut s = Sequence::new(1, vec![0; 3], Wanted::Last);
+        assert!(!s.is_decoding());
+        s.cached = 3;
+        s.tokens.push(9);
+        assert!(s.is_decoding());
+        assert_eq!((s.pending(), s.generated()), (1, 1));
+        // A prompt of one token is prefill.
+        assert!(!Sequence::new(2, vec![0], Wanted::Last).is_decoding());
+    }
+
+    #[test]
+    fn a_restart_keeps_its_blocks_and_returns_the_rest() {
+        let mut pool = BlockPool::new(3);
+        let mut s = Sequence::new(1, vec![0; 48], Wanted::All);
+        assert!(s.allocate(&mut pool));
+        s.cached = 48;
+        s.restart(vec![1; 5], &mut pool);
+        assert_eq!((s.block_table.len(), s.cached, s.pending(), pool.available()), (1, 0, 5, 2));
+    }
+}

@@ -1,0 +1,140 @@
+//! What the engine thread shares with the threads that talk to it: commands, flags and counters. No model state.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, OnceLock};
+
+use crate::error::EngineError;
+use crate::executor::Submission;
+use crate::sequence::SequenceId;
+
+/// What the engine thread is told.
+pub(crate) enum Command {
+    /// A new request.
+    Submit(Box<Submission>),
+    /// Some flag has changed: look again.
+    Wake,
+    /// End everything.
+    Dispose,
+}
+
+/// Counters of an engine, each a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineStats {
+    /// Requests that run.
+    pub running: usize,
+    /// Requests that wait for their first step.
+    pub waiting: usize,
+    /// Blocks of the cache.
+    pub kv_blocks: usize,
+    /// Blocks that are free.
+    pub kv_blocks_free: usize,
+    /// Steps computed.
+    pub steps: u64,
+    /// Prompt tokens computed, recomputed ones included.
+    pub prompt_tokens: u64,
+    /// Tokens chosen.
+    pub generated_tokens: u64,
+    /// Sequences that had to give their blocks back and be computed again.
+    pub preemptions: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub running: AtomicUsize,
+    pub kv_blocks: AtomicUsize,
+    pub kv_blocks_free: AtomicUsize,
+    pub steps: AtomicU64,
+    pub prompt_tokens: AtomicU64,
+    pub generated_tokens: AtomicU64,
+    pub preemptions: AtomicU64,
+}
+
+pub(crate) struct Shared {
+    commands: Sender<Command>,
+    /// Looked at between the layers of a forward pass.
+    pub stop: AtomicBool,
+    /// The sequence that has the running step to itself; 0 when there is none.
+    pub alone: AtomicU64,
+    /// Requests that have not had their first step.
+    pub queued: AtomicUsize,
+    pub disposed: AtomicBool,
+    /// The message of a panic that ended the engine thread's work.
+    pub panicked: OnceLock<Arc<str>>,
+    pub counters: Counters,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("counters", &self.counters).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub fn new(commands: Sender<Command>) -> Self {
+        Self {
+            commands,
+            stop: AtomicBool::new(false),
+            alone: AtomicU64::new(0),
+            queued: AtomicUsize::new(0),
+            disposed: AtomicBool::new(false),
+            panicked: OnceLock::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Tells the engine thread; nothing happens when it is gone.
+    pub fn send(&self, command: Command) {
+        // A closed channel means that the engine has been disposed, and then there is nothing to tell.
+        drop(self.commands.send(command));
+    }
+
+    /// Stops the running step if `id` has it to itself. A stop that comes too late hits another step, which is then
+    /// computed again: it changes nothing.
+    pub fn interrupt(&self, id: SequenceId) {
+        if self.alone.load(Ordering::SeqCst) == id {
+            self.stop.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether the engine still takes requests.
+    pub fn check_alive(&self) -> Result<(), EngineError> {
+        if self.disposed.load(Ordering::SeqCst) {
+            return Err(EngineError::Disposed);
+        }
+        match self.panicked.get() {
+            Some(message) => Err(EngineError::Panicked {
+                message: Arc::clone(message),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a place in the queue, if one is left.
+    pub fn enqueue(&self, limit: usize) -> Result<(), EngineError> {
+        let take = |n: usize| (n < limit).then_some(n + 1);
+        match self.queued.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(EngineError::QueueFull { limit }),
+        }
+    }
+
+    /// Gives the place in the queue back.
+    pub fn dequeue(&self) {
+        self.queued.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    pub fn stats(&self) -> EngineStats {
+        let c = &self.counters;
+        EngineStats {
+            running: c.running.load(Ordering::Relaxed),
+            waiting: self.queued.load(Ordering::Relaxed),
+            kv_blocks: c.kv_blocks.load(Ordering::Relaxed),
+            kv_blocks_free: c.kv_blocks_free.load(Ordering::Relaxed),
+            steps: c.steps.load(Ordering::Relaxed),
+            prompt_tokens: c.prompt_tokens.load(Ordering::Relaxed),
+            generated_tokens: c.generated_tokens.load(Ordering::Relaxed),
+            preemptions: c.preemptions.load(Ordering::Relaxed),
+        }
+    }
+}
