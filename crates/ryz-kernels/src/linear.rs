@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ryz_tmac::MatMut;
 
-use crate::{ActivationView, DenseWeight, PackedTernary, ROW_TILE};
+use crate::{ActivationView, DenseWeight, Kernels, PackedTernary, ROW_TILE};
 
 /// A linear layer's weights.
 #[derive(Debug)]
@@ -18,6 +18,14 @@ pub enum Linear {
 impl Linear {
     /// Row ranges given to [`Linear::matmul`] start at multiples of this.
     pub const ROW_GRANULE: usize = ROW_TILE;
+
+    /// Changes the kernels of its products: packed weights are the same for every level.
+    pub fn set_kernels(&mut self, kernels: Kernels) {
+        match self {
+            Self::Ternary(weights) => weights.set_kernels(kernels),
+            Self::Dense(weights) => weights.set_kernels(kernels),
+        }
+    }
 
     /// Rows: outputs.
     pub fn rows(&self) -> usize {

@@ -71,6 +71,11 @@ impl DenseWeight {
         })
     }
 
+    /// Changes the kernels of its products: packed weights are the same for every level.
+    pub fn set_kernels(&mut self, kernels: Kernels) {
+        self.kernels = kernels;
+    }
+
     /// The type of its blocks.
     pub fn dtype(&self) -> DType {
         self.dtype

@@ -94,6 +94,11 @@ pub struct PackedTernary {
 }
 
 impl PackedTernary {
+    /// Changes the kernels of its products: packed weights are the same for every level.
+    pub fn set_kernels(&mut self, kernels: Kernels) {
+        self.kernels = kernels;
+    }
+
     /// Rows: outputs.
     pub fn rows(&self) -> usize {
         self.rows

@@ -1,0 +1,274 @@
+//! Every row of the kernel table on the shapes of BitNet b1.58 2B-4T, decode and prefill, beside the machine's read
+//! bandwidth. Each product is checked against the reference before it is timed and again afterwards.
+//!
+//! Decode walks a set of matrices larger than the last-level cache, as a model does: throughput is bytes of weights a
+//! second, to be compared with `read/96MiB`. Prefill's throughput is multiply-accumulates a second.
+
+use std::{hint::black_box, time::Duration};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ryz_format::{DType, TensorView};
+use ryz_kernels::{
+    ActivationView, DenseWeight, Kernels, Level, Linear, PackedTernary, QuantizedActivations,
+    QuantizedLayout,
+};
+use ryz_tmac::{Arena, ArenaConfig, BufferKind, MatMut, MatRef};
+
+/// Rows × columns of the projections.
+const SHAPES: [(usize, usize); 3] = [(2560, 2560), (6912, 2560), (2560, 6912)];
+/// Bytes of weights that decode walks: far more than caches hold.
+const STREAMED: usize = 96 << 20;
+
+fn levels() -> impl Iterator<Item = Kernels> {
+    Level::ALL
+        .into_iter()
+        .filter_map(|level| match Kernels::new(level) {
+            Ok(kernels) => Some(kernels),
+            Err(_) => {
+                eprintln!("level {level}: not run here");
+                None
+            }
+        })
+}
+
+fn random_bytes(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Random blocks with modest scales; `vary` gives every block its own, so that they stay group scales.
+fn blocks(dtype: DType, rows: usize, cols: usize, seed: u64, vary: bool) -> Vec<u8> {
+    let mut bytes = random_bytes(rows * dtype.row_bytes(cols).expect("whole blocks"), seed);
+    let halves: &[usize] = match dtype {
+        DType::TQ2_0 => &[64],
+        DType::Q6K => &[208],
+        DType::Q4K => &[0, 2],
+        DType::Q2_0G64 | DType::Q2_0G128 | DType::Q8_0 => &[0],
+        DType::F16 => &[0],
+        DType::BF16 => &[],
+        _ => unreachable!("not benched"),
+    };
+    for (index, block) in bytes.chunks_exact_mut(dtype.block_bytes()).enumerate() {
+        if dtype.is_ternary() {
+            // No code 3: it takes the other integer row.
+            block
+                .iter_mut()
+                .for_each(|byte| *byte &= !(*byte >> 1 & *byte & 0x55));
+        }
+        for &at in halves {
+            let half = if vary {
+                0x2c00 | (index * 7 % 1000) as u16
+            } else {
+                0x2c00
+            };
+            block[at..at + 2].copy_from_slice(&half.to_le_bytes());
+        }
+        if dtype == DType::BF16 {
+            block[1] = block[1] & 0x80 | 0x3c;
+        }
+    }
+    bytes
+}
+
+fn linear(
+    arena: &Arena,
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    seed: u64,
+    vary: bool,
+    kernels: Kernels,
+) -> Linear {
+    let bytes = blocks(dtype, rows, cols, seed, vary);
+    if dtype.is_ternary() {
+        let view = TensorView::new("bench", dtype, rows, cols, &bytes).expect("whole blocks");
+        return Linear::Ternary(PackedTernary::pack(&view, kernels, arena).expect("packs"));
+    }
+    let mut buffer = arena
+        .allocate(bytes.len(), BufferKind::Weights)
+        .expect("memory");
+    buffer.as_bytes_mut().copy_from_slice(&bytes);
+    Linear::Dense(DenseWeight::new("bench", dtype, rows, cols, buffer, kernels).expect("fits"))
+}
+
+fn activations(tokens: usize, cols: usize) -> Vec<f32> {
+    let bytes = random_bytes(4 * tokens * cols, 3);
+    bytes
+        .chunks_exact(4)
+        .map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32 * 1e-9)
+        .collect()
+}
+
+/// What a product reads.
+enum Input {
+    F32(Vec<f32>, usize),
+    I8(QuantizedActivations, usize),
+}
+
+impl Input {
+    fn new(
+        arena: &Arena,
+        kernels: Kernels,
+        tokens: usize,
+        cols: usize,
+        group: Option<Option<usize>>,
+    ) -> Self {
+        let x = activations(tokens, cols);
+        let Some(group) = group else {
+            return Self::F32(x, cols);
+        };
+        let layout = group.map_or(QuantizedLayout::per_token(cols), |group| {
+            QuantizedLayout::per_group(cols, group)
+        });
+        let mut rows = QuantizedActivations::new(layout, tokens, arena).expect("memory");
+        for (token, x) in x.chunks_exact(cols).enumerate() {
+            kernels.quantize_row(layout, x, rows.row_mut(token));
+        }
+        Self::I8(rows, tokens)
+    }
+
+    fn view(&self) -> ActivationView<'_> {
+        match self {
+            Self::F32(x, cols) => ActivationView::F32(MatRef::from_slice(x, *cols)),
+            Self::I8(rows, tokens) => ActivationView::I8(rows.rows(*tokens)),
+        }
+    }
+}
+
+fn product(weights: &Linear, input: &Input, out: &mut [f32]) {
+    weights.matmul(
+        0..weights.rows(),
+        input.view(),
+        MatMut::from_slice(out, weights.rows()),
+    );
+}
+
+/// The reference's result on the first tokens and rows.
+fn check(weights: &Linear, reference: &Linear, input: &Input, out: &mut [f32]) {
+    product(weights, input, out);
+    let mut expected = vec![0.0; 64 * input.view().tokens()];
+    reference.matmul(0..64, input.view(), MatMut::from_slice(&mut expected, 64));
+    for (got, expected) in out
+        .chunks_exact(weights.rows())
+        .zip(expected.chunks_exact(64))
+    {
+        assert_eq!(&got[..64], expected, "{}", weights.kernel_name(true));
+    }
+}
+
+fn read_bandwidth(c: &mut Criterion) {
+    let arena = Arena::new(ArenaConfig::default());
+    let mut buffer = arena
+        .allocate(STREAMED, BufferKind::Scratch)
+        .expect("memory");
+    buffer.as_bytes_mut().fill(1);
+    let mut group = c.benchmark_group("read");
+    group.throughput(Throughput::Bytes(STREAMED as u64));
+    group.bench_function("96MiB", |b| {
+        b.iter(|| {
+            let mut sums = [0u64; 32];
+            for chunk in buffer.as_slice::<u64>().as_chunks::<32>().0 {
+                for (sum, value) in sums.iter_mut().zip(chunk) {
+                    *sum = sum.wrapping_add(*value);
+                }
+            }
+            black_box(sums)
+        });
+    });
+    group.finish();
+}
+
+/// The cases: type, whether its scales vary, and activations (none: f32).
+type Case = (&'static str, DType, bool, Option<Option<usize>>);
+
+const CASES: [Case; 10] = [
+    ("t2_tensor_i8", DType::TQ2_0, false, Some(None)),
+    ("t2_g128_i8", DType::Q2_0G128, true, Some(None)),
+    ("t2_g128_i8g128", DType::Q2_0G128, true, Some(Some(128))),
+    ("t2_g64_i8g64", DType::Q2_0G64, true, Some(Some(64))),
+    ("t2_tensor_f32", DType::TQ2_0, false, None),
+    ("q8_0_f32", DType::Q8_0, true, None),
+    ("q6_k_f32", DType::Q6K, true, None),
+    ("q4_k_f32", DType::Q4K, true, None),
+    ("f16_f32", DType::F16, false, None),
+    ("bf16_f32", DType::BF16, false, None),
+];
+
+fn decode(c: &mut Criterion) {
+    let arena = Arena::new(ArenaConfig::default());
+    for (case, dtype, vary, activation) in CASES {
+        for (rows, cols) in SHAPES {
+            let mut group = c.benchmark_group(format!("decode/{case}/{rows}x{cols}"));
+            let scalar = Kernels::new(Level::Scalar).expect("here");
+            let reference = linear(&arena, dtype, rows, cols, 1, vary, scalar);
+            let count = STREAMED.div_ceil(reference.packed_bytes());
+            // Packed at the first measurement, so that those that are filtered out cost nothing.
+            let mut model = Vec::new();
+            for kernels in levels() {
+                let input = Input::new(&arena, kernels, 1, cols, activation);
+                let mut out = vec![0.0; rows];
+                group.throughput(Throughput::Bytes((count * reference.packed_bytes()) as u64));
+                group.bench_function(BenchmarkId::from_parameter(kernels.level()), |b| {
+                    if model.is_empty() {
+                        model.extend(
+                            (0..count).map(|_| linear(&arena, dtype, rows, cols, 1, vary, scalar)),
+                        );
+                    }
+                    model
+                        .iter_mut()
+                        .for_each(|weights| weights.set_kernels(kernels));
+                    check(&model[0], &reference, &input, &mut out);
+                    b.iter(|| {
+                        model
+                            .iter()
+                            .for_each(|weights| product(weights, &input, &mut out))
+                    });
+                    check(&model[count - 1], &reference, &input, &mut out);
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+fn prefill(c: &mut Criterion) {
+    const TOKENS: usize = 128;
+    let arena = Arena::new(ArenaConfig::default());
+    for (case, dtype, vary, activation) in CASES {
+        for (rows, cols) in SHAPES {
+            let mut group = c.benchmark_group(format!("prefill{TOKENS}/{case}/{rows}x{cols}"));
+            group.throughput(Throughput::Elements((rows * cols * TOKENS) as u64));
+            for kernels in levels() {
+                group.bench_function(BenchmarkId::from_parameter(kernels.level()), |b| {
+                    let weights = linear(&arena, dtype, rows, cols, 1, vary, kernels);
+                    let mut reference = linear(&arena, dtype, rows, cols, 1, vary, kernels);
+                    reference.set_kernels(Kernels::new(Level::Scalar).expect("here"));
+                    let input = Input::new(&arena, kernels, TOKENS, cols, activation);
+                    let mut out = vec![0.0; rows * TOKENS];
+                    check(&weights, &reference, &input, &mut out);
+                    b.iter(|| product(&weights, &input, &mut out));
+                    check(&weights, &reference, &input, &mut out);
+                });
+            }
+            group.finish();
+        }
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1));
+    targets = read_bandwidth, decode, prefill
+}
+criterion_main!(benches);

@@ -1,0 +1,138 @@
+//! Dense products: every level against the reference bit for bit, decoding against the format crate's decoder.
+
+mod common;
+
+use common::*;
+use ryz_format::{DType, TensorView};
+use ryz_kernels::{ActivationView, DenseWeight, KernelError, Kernels, Linear, QuantizedLayout};
+use ryz_tmac::{BufferKind, MatMut};
+
+fn dense(
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    bytes: &[u8],
+    kernels: Kernels,
+) -> Result<Linear, KernelError> {
+    let mut buffer = arena().allocate(bytes.len(), BufferKind::Weights).unwrap();
+    buffer.as_bytes_mut().copy_from_slice(bytes);
+    DenseWeight::new("w", dtype, rows, cols, buffer, kernels).map(Linear::Dense)
+}
+
+fn types() -> impl Iterator<Item = DType> {
+    DType::ALL.into_iter().filter(|dtype| !dtype.is_ternary())
+}
+
+#[test]
+fn every_level_equals_the_reference() {
+    let mut random = seed("dense: every_level_equals_the_reference");
+    let levels = levels();
+    for dtype in types() {
+        for _ in 0..8 {
+            let rows = 1 + random.below(22);
+            let cols = if dtype.is_float() {
+                1 + random.below(300)
+            } else {
+                dtype.block_values() * (1 + random.below(512 / dtype.block_values() + 1))
+            };
+            let tokens = random.pick(&[1, 2, 4, 5, 9]);
+            let bytes = dense_blocks(&mut random, dtype, rows, cols);
+            let x = activations(&mut random, tokens, cols);
+            let mut weights = dense(dtype, rows, cols, &bytes, scalar()).unwrap();
+            let what = format!("{dtype} {rows}×{cols}, {tokens} tokens");
+            let view = TensorView::new("w", dtype, rows, cols, &bytes).unwrap();
+            let decoded: Vec<Vec<f32>> = (0..rows)
+                .map(|row| {
+                    let mut out = vec![0.0; cols];
+                    view.decode_row(row, &mut out);
+                    out
+                })
+                .collect();
+            let layouts = [
+                None,
+                Some(QuantizedLayout::per_token(cols)),
+                Some(QuantizedLayout::per_group(cols, 64)),
+            ];
+            for layout in layouts {
+                let quantized = quantized(
+                    scalar(),
+                    layout.unwrap_or(QuantizedLayout::per_token(cols)),
+                    &x,
+                    &arena(),
+                );
+                let input = match layout {
+                    None => f32_view(&x, cols),
+                    Some(_) => ActivationView::I8(quantized.rows(tokens)),
+                };
+                weights.set_kernels(scalar());
+                let expected = product(&weights, input);
+                for &kernels in &levels {
+                    weights.set_kernels(kernels);
+                    assert_same(&product(&weights, input), &expected, || {
+                        format!("{what}, {}", kernels.level())
+                    });
+                    let mut row = vec![0.0; cols];
+                    for (index, decoded) in decoded.iter().enumerate() {
+                        weights.embedding_row(index, &mut row);
+                        assert_same(&row, decoded, || {
+                            format!("{what}, {}, row {index}", kernels.level())
+                        });
+                    }
+                    let range = rows / 2..rows;
+                    let mut part = vec![0.0; tokens * range.len()];
+                    weights.matmul(
+                        range.clone(),
+                        input,
+                        MatMut::from_slice(&mut part, range.len()),
+                    );
+                    for (token, part) in part.chunks_exact(range.len()).enumerate() {
+                        let whole = &expected[token * rows..][..rows];
+                        assert_same(part, &whole[range.clone()], || what.clone());
+                    }
+                }
+                // The equation, by the vector kernel: the same lanes, the same tree.
+                for token in 0..tokens {
+                    let (x, divisor): (Vec<f32>, f32) = match layout {
+                        None => (x[token * cols..][..cols].to_vec(), 1.0),
+                        Some(layout) => {
+                            let rows = quantized.rows(tokens);
+                            let (values, factors) = (rows.values(token), rows.factors(token));
+                            let float = |(i, &q): (usize, &i8)| match layout.group() {
+                                None => f32::from(q),
+                                Some(group) => f32::from(q) * factors[i / group],
+                            };
+                            let x = values.iter().enumerate().map(float).collect();
+                            (
+                                x,
+                                if layout.group().is_none() {
+                                    factors[0]
+                                } else {
+                                    1.0
+                                },
+                            )
+                        }
+                    };
+                    for (row, decoded) in decoded.iter().enumerate() {
+                        let y = scalar().dot_f32(&x, decoded) / divisor;
+                        assert_same(&expected[token * rows + row..][..1], &[y], || {
+                            format!("{what}, {layout:?}")
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let error = dense(DType::Q8_0, 2, 40, &[0; 68], scalar()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tensor w: expected columns in whole blocks of 32, got 40"
+    );
+    let error = dense(DType::Q8_0, 2, 32, &[0; 67], scalar()).unwrap_err();
+    assert_eq!(error.to_string(), "tensor w: expected bytes 68, got 67");
+    let error = dense(DType::TQ2_0, 1, 256, &[0; 66], scalar()).unwrap_err();
+    assert_eq!(error.code(), "UNSUPPORTED");
+}
