@@ -1,7 +1,10 @@
 //! Byte-level BPE: words from a pre-tokenizer, merged by rank with the model of the `tokenizers` crate.
 
 use ahash::{AHashMap, AHashSet};
-use tokenizers::{Model, models::bpe::BPE};
+use tokenizers::{
+    Model,
+    models::bpe::{BPE, BpeBuilder, Error},
+};
 
 use crate::{TokenizerError, byte_level, pretokenizer::Pretokenizer};
 
@@ -10,7 +13,7 @@ const REMEMBERED_BYTES: usize = 64;
 /// This many words are remembered during one call.
 const REMEMBERED_WORDS: usize = 1 << 15;
 
-/// Merges that have been checked against the texts, and the words they apply to.
+/// Merges, and the words that they apply to.
 pub(crate) struct ByteLevelBpe {
     model: BPE,
     pretokenizer: Pretokenizer,
@@ -19,22 +22,19 @@ pub(crate) struct ByteLevelBpe {
 }
 
 impl ByteLevelBpe {
-    /// Builds the model; `merges` come from [`check_merges`].
-    pub(crate) fn new(
+    /// Builds the model; see [`build`] for the merges.
+    pub(crate) fn new<'a>(
+        key: &'static str,
         text_ids: AHashMap<String, u32>,
-        merges: Vec<(String, String)>,
+        merges: impl ExactSizeIterator<Item = Merge<'a>> + Clone,
         pretokenizer: Pretokenizer,
         ignore_merges: bool,
     ) -> Result<ByteLevelBpe, TokenizerError> {
         let known = byte_level::CHARS
             .map(|char| text_ids.contains_key(char.encode_utf8(&mut [0; 4]) as &str));
-        // The crate's own cache is thread-local and is never freed, so there is one for each call instead.
-        let model = BPE::builder()
-            .vocab_and_merges(text_ids, merges)
-            .ignore_merges(ignore_merges)
-            .cache_capacity(0)
-            .build()
-            .map_err(|source| TokenizerError::Model { source })?;
+        let model = build(key, text_ids, merges, |builder| {
+            builder.ignore_merges(ignore_merges)
+        })?;
         Ok(ByteLevelBpe {
             model,
             pretokenizer,
@@ -81,35 +81,45 @@ impl ByteLevelBpe {
     }
 }
 
-/// Checks that both parts of each merge, and what they make, are in the vocabulary. The first of two equal merges counts.
-pub(crate) fn check_merges<'a>(
+/// A merge of a file: its two parts, or the text that is not a merge.
+pub(crate) type Merge<'a> = Result<(&'a str, &'a str), &'a str>;
+
+/// Builds the model of the `tokenizers` crate from merges that may be malformed. The first of two equal merges counts.
+pub(crate) fn build<'a>(
     key: &'static str,
-    text_ids: &AHashMap<String, u32>,
-    merges: impl ExactSizeIterator<Item = Result<(&'a str, &'a str), &'a str>>,
-) -> Result<Vec<(String, String)>, TokenizerError> {
+    text_ids: AHashMap<String, u32>,
+    merges: impl ExactSizeIterator<Item = Merge<'a>> + Clone,
+    configure: impl FnOnce(BpeBuilder) -> BpeBuilder,
+) -> Result<BPE, TokenizerError> {
+    let bad = |index, got: String| TokenizerError::BadMerge { key, index, got };
+    let longest = text_ids.keys().map(String::len).max().unwrap_or(0);
     let mut checked = Vec::with_capacity(merges.len());
     let mut seen = AHashSet::with_capacity(merges.len());
-    let mut union = String::new();
-    for (index, merge) in merges.enumerate() {
-        let bad = |got: &str| TokenizerError::BadMerge {
-            key,
-            index,
-            got: got.to_owned(),
-        };
-        let (left, right) = merge.map_err(bad)?;
-        union.clear();
-        union.push_str(left);
-        union.push_str(right);
-        let ids = (text_ids.get(left), text_ids.get(right));
-        let (Some(&left_id), Some(&right_id)) = ids else {
-            return Err(bad(&format!("{left} {right}")));
-        };
-        if !text_ids.contains_key(&union) {
-            return Err(bad(&format!("{left} {right}")));
+    for (index, merge) in merges.clone().enumerate() {
+        let (left, right) = merge.map_err(|got| bad(index, got.to_owned()))?;
+        // The crate would index out of bounds.
+        if left.len() + right.len() > longest {
+            return Err(bad(index, format!("{left} {right}")));
         }
-        if seen.insert((left_id, right_id)) {
+        if seen.insert((left, right)) {
             checked.push((left.to_owned(), right.to_owned()));
         }
     }
-    Ok(checked)
+    // The crate's own cache is thread-local and is never freed.
+    let builder = BPE::builder()
+        .vocab_and_merges(text_ids, checked)
+        .cache_capacity(0);
+    configure(builder).build().map_err(|source| {
+        // The crate names the text that is missing; the first merge that needs it is the one it stopped at.
+        if let Some(Error::MergeTokenOutOfVocabulary(text)) = source.downcast_ref() {
+            for (index, merge) in merges.enumerate() {
+                if let Ok((left, right)) = merge
+                    && (left == text || right == text || text.strip_prefix(left) == Some(right))
+                {
+                    return bad(index, format!("{left} {right}"));
+                }
+            }
+        }
+        TokenizerError::Model { source }
+    })
 }

@@ -38,7 +38,7 @@ pub enum TokenizerError {
         got: String,
     },
     /// A vocabulary without tokens.
-    #[error("{key} is empty")]
+    #[error("{key} is missing or empty")]
     Empty {
         /// The key or field.
         key: &'static str,
@@ -198,6 +198,12 @@ pub enum TemplateError {
         /// What the template says.
         message: String,
     },
+    /// The thread that renders could not be started.
+    #[error("no thread to render a chat template on")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
     /// Rendering took more work or memory than any real template needs.
     #[error("chat template exceeds its limit of {what}")]
     LimitExceeded {
@@ -211,6 +217,7 @@ impl TemplateError {
     pub fn code(&self) -> &'static str {
         match self {
             TemplateError::LimitExceeded { .. } => "TEMPLATE_LIMIT",
+            TemplateError::Thread { .. } => "OUT_OF_MEMORY",
             _ => "INVALID_TEMPLATE",
         }
     }

@@ -6,7 +6,7 @@ use ryz_format::Metadata;
 
 use crate::{
     Tokenizer, TokenizerError,
-    bpe::{ByteLevelBpe, check_merges},
+    bpe::ByteLevelBpe,
     pretokenizer::Pretokenizer,
     special::{Added, AddedTokens, ends_generation},
     spm::Spm,
@@ -52,9 +52,14 @@ fn byte_level(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
         Some((end, start)) => Ok((&merge[..end], &merge[start..])),
         None => Err(merge),
     });
-    let merges = check_merges(MERGES, &vocab.text_ids, pairs)?;
     let text_ids = std::mem::take(&mut vocab.text_ids);
-    let model = ByteLevelBpe::new(text_ids, merges, named.pretokenizer, named.ignore_merges)?;
+    let model = ByteLevelBpe::new(
+        MERGES,
+        text_ids,
+        pairs,
+        named.pretokenizer,
+        named.ignore_merges,
+    )?;
     let special = special_tokens(metadata, &vocab, SpecialTokens::default())?;
     finish(
         metadata,

@@ -251,7 +251,7 @@ mod tests {
                 .unwrap()
                 .to_string()
         };
-        assert_eq!(new(&[]), "t is empty");
+        assert_eq!(new(&[]), "t is missing or empty");
         let (n, c) = (Kind::Normal, Kind::Control);
         assert_eq!(
             new(&[("a", n), ("b", n), ("a", n)]),

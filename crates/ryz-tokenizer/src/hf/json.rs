@@ -12,6 +12,7 @@ use serde_json::Value;
 
 /// tokenizer.json.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 pub(super) struct TokenizerJson<'a> {
     #[serde(default)]
     pub(super) added_tokens: Vec<AddedToken>,
@@ -29,6 +30,7 @@ pub(super) struct TokenizerJson<'a> {
 
 /// An element of `added_tokens`.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 pub(super) struct AddedToken {
     pub(super) id: u32,
     pub(super) content: String,
@@ -44,6 +46,7 @@ pub(super) struct AddedToken {
 
 /// `model`.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 pub(super) struct ModelJson<'a> {
     #[serde(rename = "type")]
     pub(super) kind: Option<String>,
@@ -160,6 +163,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for MergeJson<'a> {
 
 /// tokenizer_config.json.
 #[derive(Default, Deserialize)]
+#[serde(expecting = "an object")]
 pub(super) struct TokenizerConfig {
     pub(super) bos_token: Option<TokenName>,
     pub(super) eos_token: Option<TokenName>,
@@ -202,6 +206,7 @@ pub(super) struct NamedTemplate {
 
 /// generation_config.json.
 #[derive(Default, Deserialize)]
+#[serde(expecting = "an object")]
 pub(super) struct GenerationConfig {
     pub(super) eos_token_id: Option<Ids>,
 }

@@ -21,7 +21,7 @@ use self::{
 };
 use crate::{
     Tokenizer, TokenizerError,
-    bpe::{ByteLevelBpe, check_merges},
+    bpe::ByteLevelBpe,
     gguf::end_of_generation,
     special::{Added, AddedTokens, ends_generation},
     tokenizer::{Inner, Model, SpacePrefix, SpecialTokens},
@@ -98,12 +98,11 @@ fn build(
         MergeJson::Pair(left, right) => Ok((&**left, &**right)),
         MergeJson::Joined(joined) => joined.split_once(' ').ok_or(&**joined),
     });
-    let merges = check_merges(MERGES, &vocab.text_ids, pairs)?;
     let text_ids = std::mem::take(&mut vocab.text_ids);
     let ignore_merges = file.model.ignore_merges;
     let (model, space_prefix, unless_space) = match steps.split {
         Split::ByteLevel(words) => {
-            let model = ByteLevelBpe::new(text_ids, merges, words, ignore_merges)?;
+            let model = ByteLevelBpe::new(MERGES, text_ids, pairs, words, ignore_merges)?;
             (Model::ByteLevel(Box::new(model)), SpacePrefix::Never, false)
         }
         Split::SentencePiece {
@@ -111,7 +110,7 @@ fn build(
             unless_space,
         } => {
             let fallback = file.model.byte_fallback;
-            let model = SentencePieceBpe::new(text_ids, merges, fallback, ignore_merges)?;
+            let model = SentencePieceBpe::new(MERGES, text_ids, pairs, fallback, ignore_merges)?;
             (
                 Model::SentencePieceBpe(Box::new(model)),
                 prefix,

@@ -260,7 +260,10 @@ fn kind(step: &Value) -> &str {
 fn unsupported(component: &'static str, step: &Value) -> TokenizerError {
     TokenizerError::Unsupported {
         key: format!("{FILE}: {component}"),
-        got: shown(step),
+        got: match step.pointer("/pattern/Regex").and_then(Value::as_str) {
+            Some(pattern) => pattern.to_owned(),
+            None => shown(step),
+        },
     }
 }
 

@@ -3,7 +3,10 @@
 use ahash::AHashMap;
 use tokenizers::{Model, models::bpe::BPE};
 
-use crate::TokenizerError;
+use crate::{
+    TokenizerError,
+    bpe::{Merge, build},
+};
 
 /// Merges over text without words.
 pub(crate) struct SentencePieceBpe {
@@ -11,20 +14,19 @@ pub(crate) struct SentencePieceBpe {
 }
 
 impl SentencePieceBpe {
-    /// Builds the model from merges that have been checked.
-    pub(crate) fn new(
+    /// Builds the model; see [`build`] for the merges.
+    pub(crate) fn new<'a>(
+        key: &'static str,
         text_ids: AHashMap<String, u32>,
-        merges: Vec<(String, String)>,
+        merges: impl ExactSizeIterator<Item = Merge<'a>> + Clone,
         byte_fallback: bool,
         ignore_merges: bool,
     ) -> Result<SentencePieceBpe, TokenizerError> {
-        let model = BPE::builder()
-            .vocab_and_merges(text_ids, merges)
-            .byte_fallback(byte_fallback)
-            .ignore_merges(ignore_merges)
-            .cache_capacity(0)
-            .build()
-            .map_err(|source| TokenizerError::Model { source })?;
+        let model = build(key, text_ids, merges, |builder| {
+            builder
+                .byte_fallback(byte_fallback)
+                .ignore_merges(ignore_merges)
+        })?;
         Ok(SentencePieceBpe { model })
     }
 

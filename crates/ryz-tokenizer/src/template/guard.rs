@@ -121,9 +121,7 @@ fn is_word(byte: u8) -> bool {
 
 fn find(bytes: &[u8], from: usize, mut wanted: impl FnMut(&[u8]) -> bool) -> Option<usize> {
     let rest = bytes.get(from..)?;
-    rest.windows(2)
-        .position(&mut wanted)
-        .map(|i| from + i)
+    rest.windows(2).position(&mut wanted).map(|i| from + i)
 }
 
 fn too_large(what: &'static str, limit: usize, got: usize) -> Result<(), TemplateError> {

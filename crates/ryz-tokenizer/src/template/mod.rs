@@ -2,7 +2,7 @@
 //!
 //! A template comes out of a file and is a program, so it runs within bounds: of its source, of the nesting in it, of the
 //! work it does and the memory it makes (minijinja's fuel pays for instructions, for bytes and for items), of recursion
-//! and of the text it writes. It reaches nothing but the conversation: there is no loader for other templates.
+//! and of the text it writes. It runs on a thread of its own, whose stack is large enough for whatever that fuel can nest. It reaches nothing but the conversation: there is no loader for other templates.
 
 mod guard;
 mod json;
@@ -15,10 +15,19 @@ use serde_json::Value as Json;
 
 use crate::TemplateError;
 
-/// Fuel for any rendering: about a tenth of a second. Real templates use a few hundred for each message.
-const FUEL: u64 = 2_000_000;
-/// Fuel for each byte of the conversation, for templates that go over it several times.
-const FUEL_PER_BYTE: u64 = 2;
+/// Fuel for any rendering: some ten milliseconds.
+const FUEL: u64 = 250_000;
+/// Fuel for each value of the conversation: its messages and their fields. Real templates use some fifty.
+const FUEL_PER_VALUE: u64 = 250;
+/// Bytes of the conversation that a fuel unit is added for; a unit pays for 64 bytes of text made.
+const BYTES_PER_FUEL: u64 = 4;
+/// Fuel for the largest conversations.
+const MAX_FUEL: u64 = 3_000_000;
+/// Stack for each fuel unit. A template can nest a value for less than two units a level, which minijinja prints and
+/// frees by recursion: up to 832 bytes a level without optimisation, 416 with.
+const STACK_PER_FUEL: u64 = 512;
+/// Stack for the rest.
+const STACK: u64 = 4 << 20;
 /// Nested macro calls and recursive loops.
 const RECURSION: usize = 64;
 /// Bytes of output beyond those of the conversation.
@@ -101,7 +110,9 @@ impl ChatTemplate {
         environment.set_recursion_limit(RECURSION);
         environment
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        // Neither is used by real templates; the one shows the engine, the other's work grows with the square of a depth.
         environment.remove_global("debug");
+        environment.remove_filter("pprint");
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", json::tojson);
         environment
@@ -137,50 +148,73 @@ impl ChatTemplate {
     /// [`TemplateError::Raised`] with what the template itself says, [`TemplateError::LimitExceeded`] when it takes more
     /// work, memory or output than any real one, [`TemplateError::Render`] for the rest.
     pub fn render(&self, input: &ChatInput) -> Result<String, TemplateError> {
-        let mut bytes = 0;
-        let messages = value(&input.messages, &mut bytes, 0)?;
-        let tools = match &input.tools {
-            Some(tools) => value(tools, &mut bytes, 0)?,
-            None => Value::from(()),
-        };
+        let mut size = Size::default();
+        size.measure(&input.messages, 0)?;
+        for json in input.tools.iter().chain(input.extra.values()) {
+            size.measure(json, 0)?;
+        }
+        let fuel = FUEL
+            .saturating_add(FUEL_PER_VALUE.saturating_mul(size.values))
+            .saturating_add(size.bytes / BYTES_PER_FUEL)
+            .min(MAX_FUEL);
+        let stack = STACK + STACK_PER_FUEL * fuel;
+        let limit = OUTPUT.saturating_add(
+            usize::try_from(size.bytes)
+                .unwrap_or(usize::MAX)
+                .saturating_mul(4),
+        );
+        std::thread::scope(|scope| {
+            let work = || self.run(input, fuel, limit);
+            let thread = std::thread::Builder::new()
+                .name(NAME.to_owned())
+                .stack_size(usize::try_from(stack).unwrap_or(usize::MAX))
+                .spawn_scoped(scope, work)
+                .map_err(|source| TemplateError::Thread { source })?;
+            match thread.join() {
+                Ok(rendered) => rendered,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    fn run(&self, input: &ChatInput, fuel: u64, limit: usize) -> Result<String, TemplateError> {
+        let none = || Value::from(());
         let now = input.now.unwrap_or_else(SystemTime::now);
         let strftime_now = move |format: &str| strftime::format(now, format);
         let mut variables = vec![
-            ("tools".to_owned(), tools),
-            ("documents".to_owned(), Value::from(())),
-            ("bos_token".to_owned(), Value::from(self.bos_token.as_str())),
-            ("eos_token".to_owned(), Value::from(self.eos_token.as_str())),
+            ("tools", input.tools.as_ref().map_or_else(none, value)),
+            ("documents", none()),
+            ("bos_token", Value::from(self.bos_token.as_str())),
+            ("eos_token", Value::from(self.eos_token.as_str())),
+            ("strftime_now", Value::from_function(strftime_now)),
             (
-                "strftime_now".to_owned(),
-                Value::from_function(strftime_now),
-            ),
-            (
-                "add_generation_prompt".to_owned(),
+                "add_generation_prompt",
                 Value::from(input.add_generation_prompt),
             ),
         ];
-        for (name, json) in &input.extra {
-            variables.push((name.clone(), value(json, &mut bytes, 0)?));
-        }
-        variables.push(("messages".to_owned(), messages));
+        variables.extend(
+            input
+                .extra
+                .iter()
+                .map(|(name, json)| (name.as_str(), value(json))),
+        );
+        variables.push(("messages", value(&input.messages)));
 
         let mut environment = self.environment.clone();
-        environment.set_fuel(Some(FUEL.saturating_add(FUEL_PER_BYTE * bytes as u64)));
+        environment.set_fuel(Some(fuel));
         let mut output = Output {
             text: Vec::new(),
-            limit: OUTPUT.saturating_add(bytes.saturating_mul(4)),
+            limit,
             full: false,
         };
         let rendered = environment.get_template(NAME).and_then(|template| {
-            template.render_captured_to(Value::from_pairs(variables), &mut output)
+            template.render_captured_to(Value::from_pairs(variables), &mut output)?;
+            Ok(())
         });
         if output.full {
             return Err(TemplateError::LimitExceeded { what: "output" });
         }
-        match rendered {
-            Ok(_) => {}
-            Err(error) => return Err(render_error(error)),
-        }
+        rendered.map_err(render_error)?;
         String::from_utf8(output.text).map_err(|error| TemplateError::NotUtf8 {
             offset: error.utf8_error().valid_up_to(),
         })
@@ -226,17 +260,45 @@ fn render_error(error: Error) -> TemplateError {
     TemplateError::Render { source: error }
 }
 
-/// A value of the template's language; counts the bytes of text in it.
-fn value(json: &Json, bytes: &mut usize, depth: usize) -> Result<Value, TemplateError> {
-    if depth > INPUT_DEPTH {
-        return Err(TemplateError::TooLarge {
-            what: "levels of nesting in the conversation",
-            limit: INPUT_DEPTH,
-            got: depth,
-        });
+/// How large a conversation is.
+#[derive(Default)]
+struct Size {
+    values: u64,
+    bytes: u64,
+}
+
+impl Size {
+    fn measure(&mut self, json: &Json, depth: usize) -> Result<(), TemplateError> {
+        if depth > INPUT_DEPTH {
+            return Err(TemplateError::TooLarge {
+                what: "levels of nesting in the conversation",
+                limit: INPUT_DEPTH,
+                got: depth,
+            });
+        }
+        self.values += 1;
+        match json {
+            Json::Null | Json::Bool(_) | Json::Number(_) => {}
+            Json::String(text) => self.bytes += text.len() as u64,
+            Json::Array(items) => {
+                for item in items {
+                    self.measure(item, depth + 1)?;
+                }
+            }
+            Json::Object(pairs) => {
+                for (key, item) in pairs {
+                    self.bytes += key.len() as u64;
+                    self.measure(item, depth + 1)?;
+                }
+            }
+        }
+        Ok(())
     }
-    *bytes += 8;
-    Ok(match json {
+}
+
+/// A value of the template's language.
+fn value(json: &Json) -> Value {
+    match json {
         Json::Null => Value::from(()),
         Json::Bool(bool) => Value::from(*bool),
         Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
@@ -244,26 +306,12 @@ fn value(json: &Json, bytes: &mut usize, depth: usize) -> Result<Value, Template
             (_, Some(number), _) => Value::from(number),
             (_, _, number) => Value::from(number.unwrap_or(f64::NAN)),
         },
-        Json::String(text) => {
-            *bytes += text.len();
-            Value::from(text.as_str())
-        }
-        Json::Array(items) => {
-            let items: Result<Vec<Value>, TemplateError> = items
-                .iter()
-                .map(|item| value(item, bytes, depth + 1))
-                .collect();
-            Value::from(items?)
-        }
+        Json::String(text) => Value::from(text.as_str()),
+        Json::Array(items) => Value::from(items.iter().map(value).collect::<Vec<Value>>()),
         Json::Object(pairs) => {
-            let mut out = Vec::with_capacity(pairs.len());
-            for (key, item) in pairs {
-                *bytes += key.len();
-                out.push((key.as_str(), value(item, bytes, depth + 1)?));
-            }
-            Value::from_pairs(out)
+            Value::from_pairs(pairs.iter().map(|(key, item)| (key.as_str(), value(item))))
         }
-    })
+    }
 }
 
 /// Takes text up to a limit.
