@@ -18,6 +18,23 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// A failure with this code and the error's chain of messages.
+    pub fn new(code: &str, error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            source = cause.source();
+        }
+        Self {
+            code: code.to_owned(),
+            message,
+        }
+    }
+
     /// A failure that no error type stands behind.
     pub fn plain(code: &str, message: impl Into<String>) -> Self {
         Self {

@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use napi::{Env, Error, Result};
@@ -21,6 +22,7 @@ pub trait Ending {
 #[derive(Default)]
 struct Environment {
     hooked: bool,
+    helper: Option<Sender<Task>>,
     live: Vec<Box<dyn Ending>>,
 }
 
@@ -43,7 +45,11 @@ pub fn keep(env: &Env, ending: Box<dyn Ending>) -> Result<()> {
 }
 
 fn end_all() {
-    let live = ENVIRONMENT.with_borrow_mut(|environment| std::mem::take(&mut environment.live));
+    let live = ENVIRONMENT.with_borrow_mut(|environment| {
+        // Without a sender the helper thread ends.
+        environment.helper = None;
+        std::mem::take(&mut environment.live)
+    });
     for mut ending in live {
         ending.end();
     }
@@ -89,4 +95,39 @@ pub fn spawn(
         }),
     )?;
     Ok(cancelled)
+}
+
+/// Runs `work` on a thread of its own, from where there is no environment at hand, such as a finaliser.
+pub fn detach(name: &str, work: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work);
+    // Without a thread the work is dropped, and what it owns with it.
+    let Ok(thread) = thread else { return };
+    let job = Job {
+        cancelled: Arc::default(),
+        thread: Some(thread),
+    };
+    // A finaliser may run when the environment has ended: then nobody is left to wait.
+    let _ = ENVIRONMENT.try_with(|environment| environment.borrow_mut().live.push(Box::new(job)));
+}
+
+type Task = Box<dyn FnOnce() + Send>;
+
+/// Runs `work` soon, after what came before it, on the environment's one helper thread.
+pub fn soon(env: &Env, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let task: Task = Box::new(work);
+    let refused = ENVIRONMENT.with_borrow(|environment| match &environment.helper {
+        Some(helper) => helper.send(task).err().map(|error| error.0),
+        None => Some(task),
+    });
+    let Some(task) = refused else { return Ok(()) };
+    let (helper, tasks) = channel::<Task>();
+    spawn(env, "ryz-helper", move |_| {
+        tasks.into_iter().for_each(|task| task())
+    })?;
+    // The helper was started just now: it takes the first task.
+    drop(helper.send(task));
+    ENVIRONMENT.with_borrow_mut(|environment| environment.helper = Some(helper));
+    Ok(())
 }

@@ -8,8 +8,15 @@
 
 mod answer;
 mod bandwidth;
+mod chat;
+mod engine;
+mod info;
+mod inspect;
 mod jobs;
+mod load;
 mod machine;
+mod request;
+mod stream;
 
 use napi_derive::napi;
 

@@ -3,6 +3,7 @@
 use napi::bindgen_prelude::Function;
 use napi::{Env, Result};
 use napi_derive::napi;
+use ryz_engine::Level;
 
 use crate::answer::{Answer, AnswerArgs, Failure};
 use crate::bandwidth::read_bandwidth as measure;
@@ -35,4 +36,29 @@ pub fn read_bandwidth(
         });
     })?;
     Ok(())
+}
+
+/// The processor.
+#[napi(object)]
+pub struct CpuInfo {
+    /// Threads an engine uses by default.
+    pub default_threads: u32,
+    /// The best instruction set.
+    pub level: String,
+    /// All that work here.
+    pub levels: Vec<String>,
+}
+
+/// What the processor can do.
+#[napi(catch_unwind)]
+pub fn cpu_info() -> CpuInfo {
+    CpuInfo {
+        default_threads: ryz_numa::default_threads() as u32,
+        level: Level::detect().to_string(),
+        levels: Level::ALL
+            .iter()
+            .filter(|level| level.supported())
+            .map(ToString::to_string)
+            .collect(),
+    }
 }

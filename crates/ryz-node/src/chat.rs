@@ -1,0 +1,54 @@
+//! A conversation: from the JSON that TypeScript makes to what the chat template takes.
+
+use ryz_engine::ChatInput;
+use serde_json::{Map, Value};
+
+use crate::answer::Failure;
+
+/// `{ messages, tools?, addGenerationPrompt, variables }`.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Conversation {
+    messages: Value,
+    tools: Option<Value>,
+    add_generation_prompt: bool,
+    variables: Map<String, Value>,
+}
+
+/// Reads the JSON that TypeScript made.
+pub fn parse(json: &str) -> Result<ChatInput, Failure> {
+    let read: Result<Conversation, _> = serde_json::from_str(json);
+    let conversation = read.map_err(|error| Failure::new("INVALID_ARGUMENT", &error))?;
+    let mut input = ChatInput::new(conversation.messages);
+    input.tools = conversation.tools;
+    input.add_generation_prompt = conversation.add_generation_prompt;
+    input.extra = conversation.variables;
+    Ok(input)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_arrives() {
+        let json = r#"{ "messages": [{ "role": "user", "content": "hi" }], "tools": [{}],
+            "addGenerationPrompt": false, "variables": { "enable_thinking": true } }"#;
+        let input = parse(json).expect("a conversation");
+        assert_eq!(input.messages[0]["content"], "hi");
+        assert_eq!(
+            input
+                .tools
+                .map(|tools| tools.as_array().map_or(0, Vec::len)),
+            Some(1)
+        );
+        assert!(!input.add_generation_prompt);
+        assert_eq!(input.extra["enable_thinking"], true);
+    }
+
+    #[test]
+    fn what_is_no_conversation_is_refused() {
+        let failure = parse("{}").expect_err("no messages");
+        assert_eq!(failure.code, "INVALID_ARGUMENT");
+    }
+}

@@ -1,0 +1,389 @@
+//! A loaded engine, as TypeScript holds it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use napi::bindgen_prelude::{Float32Array, FnArgs, Function, ToNapiValue, Uint32Array};
+use napi::{Env, Result};
+use napi_derive::napi;
+use ryz_engine::{EncodeOptions, Engine, EngineError, Reply, RequestHandle};
+
+use crate::answer::{Answer, AnswerArgs, Failure};
+use crate::chat;
+use crate::info::{MemoryStats, ModelInfo};
+use crate::jobs::{self, Ending};
+use crate::request::Request;
+use crate::stream::{self, Batch, NativeRequest};
+
+/// An engine until it is disposed of; shared with the environment's clean-up.
+#[derive(Clone)]
+pub struct Slot(Arc<Mutex<Option<Engine>>>);
+
+impl Slot {
+    /// A slot with an engine in it.
+    pub fn new(engine: Engine) -> Self {
+        Self(Arc::new(Mutex::new(Some(engine))))
+    }
+
+    fn take(&self) -> Option<Engine> {
+        locked(&self.0).take()
+    }
+
+    fn get(&self) -> std::result::Result<Engine, Failure> {
+        let engine = locked(&self.0).clone();
+        engine.ok_or_else(|| Failure::plain("DISPOSED", "the engine has been disposed of"))
+    }
+}
+
+impl Ending for Slot {
+    fn end(&mut self) {
+        if let Some(engine) = self.take() {
+            engine.dispose();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        locked(&self.0).is_none()
+    }
+}
+
+/// A failure of the engine.
+pub fn failure(error: &EngineError) -> Failure {
+    Failure::new(error.code(), error)
+}
+
+/// Stops a job.
+#[napi]
+pub struct NativeCancel(Box<dyn Fn() + Send>);
+
+#[napi]
+impl NativeCancel {
+    pub(crate) fn new(cancel: impl Fn() + Send + 'static) -> Self {
+        Self(Box::new(cancel))
+    }
+
+    /// The job ends early, with a failure.
+    #[napi(catch_unwind)]
+    pub fn cancel(&self) {
+        (self.0)();
+    }
+}
+
+/// Logits as a matrix.
+#[napi(object)]
+pub struct Logits {
+    /// Positions.
+    pub rows: u32,
+    /// The vocabulary's size.
+    pub columns: u32,
+    /// Row after row.
+    pub data: Float32Array,
+}
+
+/// A score over a text.
+#[napi(object)]
+pub struct Score {
+    /// Tokens that were scored.
+    pub tokens: f64,
+    /// The sum of their negative log-likelihoods.
+    pub sum_nll: f64,
+}
+
+/// A loaded engine.
+#[napi]
+pub struct NativeEngine {
+    slot: Slot,
+}
+
+#[napi]
+impl NativeEngine {
+    pub(crate) fn new(slot: Slot) -> Self {
+        Self { slot }
+    }
+
+    /// What was loaded.
+    #[napi(catch_unwind)]
+    pub fn model_info(&self) -> Result<ModelInfo> {
+        Ok(ModelInfo::of(&self.engine()?))
+    }
+
+    /// Memory in use.
+    #[napi(catch_unwind)]
+    pub fn memory_stats(&self) -> Result<MemoryStats> {
+        Ok(MemoryStats::of(&self.engine()?))
+    }
+
+    /// Starts a generation.
+    #[napi(catch_unwind)]
+    pub fn generate(
+        &self,
+        request: Request,
+        #[napi(ts_arg_type = "(batch: Batch) => void")] on_batch: Function<
+            '_,
+            FnArgs<(Batch,)>,
+            (),
+        >,
+    ) -> Result<NativeRequest> {
+        stream::open(&on_batch, |sink| {
+            self.slot
+                .get()?
+                .generate(request.convert()?, Box::new(sink))
+                .map_err(|error| failure(&error))
+        })
+    }
+
+    /// Text to token ids.
+    #[napi(catch_unwind)]
+    pub fn tokenize(
+        &self,
+        env: Env,
+        text: String,
+        add_special: bool,
+        parse_special: bool,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: Uint32Array | null) => void")] done: Function<
+            '_,
+            AnswerArgs<Uint32Array>,
+            (),
+        >,
+    ) -> Result<()> {
+        self.soon(&env, &done, move |engine| {
+            let options = EncodeOptions {
+                add_special,
+                parse_special,
+            };
+            let ids = engine.tokenizer().encode(&text, options);
+            ids.map(Uint32Array::new)
+                .map_err(|error| Failure::new(error.code(), &error))
+        })
+    }
+
+    /// Token ids to text.
+    #[napi(catch_unwind)]
+    pub fn detokenize(
+        &self,
+        env: Env,
+        tokens: Uint32Array,
+        skip_special: bool,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: string | null) => void")]
+        done: Function<'_, AnswerArgs<String>, ()>,
+    ) -> Result<()> {
+        let tokens = tokens.to_vec();
+        self.soon(&env, &done, move |engine| {
+            Ok(engine.tokenizer().decode(&tokens, skip_special))
+        })
+    }
+
+    /// The text of each token.
+    #[napi(catch_unwind)]
+    pub fn pieces(
+        &self,
+        env: Env,
+        tokens: Uint32Array,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: Array<string> | null) => void")]
+        done: Function<'_, AnswerArgs<Vec<String>>, ()>,
+    ) -> Result<()> {
+        let tokens = tokens.to_vec();
+        self.soon(&env, &done, move |engine| {
+            let tokenizer = engine.tokenizer();
+            Ok(tokens.iter().map(|&id| tokenizer.piece(id)).collect())
+        })
+    }
+
+    /// Renders the chat template.
+    #[napi(catch_unwind)]
+    pub fn apply_chat_template(
+        &self,
+        env: Env,
+        input: String,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: string | null) => void")]
+        done: Function<'_, AnswerArgs<String>, ()>,
+    ) -> Result<()> {
+        self.soon(&env, &done, move |engine| {
+            engine
+                .apply_template(&chat::parse(&input)?)
+                .map_err(|error| failure(&error))
+        })
+    }
+
+    /// The tokens of a conversation.
+    #[napi(catch_unwind)]
+    pub fn chat_tokens(
+        &self,
+        env: Env,
+        input: String,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: Uint32Array | null) => void")] done: Function<
+            '_,
+            AnswerArgs<Uint32Array>,
+            (),
+        >,
+    ) -> Result<()> {
+        self.soon(&env, &done, move |engine| {
+            let tokens = engine.chat_tokens(&chat::parse(&input)?);
+            tokens
+                .map(Uint32Array::new)
+                .map_err(|error| failure(&error))
+        })
+    }
+
+    /// Logits of the last position, or of all.
+    #[napi(catch_unwind)]
+    pub fn logits(
+        &self,
+        tokens: Uint32Array,
+        all: bool,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: Logits | null) => void")]
+        done: Function<'_, AnswerArgs<Logits>, ()>,
+    ) -> Result<NativeCancel> {
+        let tokens = tokens.to_vec();
+        let convert = |output: ryz_engine::LogitsOutput| Logits {
+            rows: output.rows as u32,
+            columns: output.columns as u32,
+            data: Float32Array::new(output.data),
+        };
+        self.job(&done, convert, move |engine, reply| {
+            engine.logits(tokens, all, reply)
+        })
+    }
+
+    /// The final hidden state of the last position.
+    #[napi(catch_unwind)]
+    pub fn embed(
+        &self,
+        tokens: Uint32Array,
+        normalize: bool,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: Float32Array | null) => void")] done: Function<
+            '_,
+            AnswerArgs<Float32Array>,
+            (),
+        >,
+    ) -> Result<NativeCancel> {
+        let tokens = tokens.to_vec();
+        self.job(&done, Float32Array::new, move |engine, reply| {
+            engine.embed(tokens, normalize, reply)
+        })
+    }
+
+    /// How well the model predicts the tokens, in windows.
+    #[napi(catch_unwind)]
+    pub fn score(
+        &self,
+        tokens: Uint32Array,
+        window: u32,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: Score | null) => void")]
+        done: Function<'_, AnswerArgs<Score>, ()>,
+    ) -> Result<NativeCancel> {
+        let tokens = tokens.to_vec();
+        let convert = |output: ryz_engine::ScoreOutput| Score {
+            tokens: output.tokens as f64,
+            sum_nll: output.sum_nll,
+        };
+        self.job(&done, convert, move |engine, reply| {
+            engine.score(tokens, Some(window as usize), reply)
+        })
+    }
+
+    /// Ends everything and frees the memory.
+    #[napi(catch_unwind)]
+    pub fn dispose(
+        &self,
+        env: Env,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: boolean | null) => void")]
+        done: Function<'_, AnswerArgs<bool>, ()>,
+    ) -> Result<()> {
+        let answer = Answer::new(&done)?;
+        let engine = self.slot.take();
+        jobs::spawn(&env, "ryz-dispose", move |_| {
+            answer.send_from(|| {
+                if let Some(engine) = engine {
+                    engine.dispose();
+                }
+                Ok(true)
+            });
+        })?;
+        Ok(())
+    }
+
+    fn engine(&self) -> Result<Engine> {
+        self.slot
+            .get()
+            .map_err(|failure| napi::Error::from_reason(failure.message))
+    }
+
+    /// Work that takes no forward pass, on the environment's helper thread.
+    fn soon<T: ToNapiValue + Send + 'static>(
+        &self,
+        env: &Env,
+        done: &Function<'_, AnswerArgs<T>, ()>,
+        work: impl FnOnce(&Engine) -> std::result::Result<T, Failure> + Send + 'static,
+    ) -> Result<()> {
+        let answer = Answer::new(done)?;
+        match self.slot.get() {
+            Ok(engine) => jobs::soon(env, move || answer.send_from(|| work(&engine)))?,
+            Err(failure) => answer.send(Err(failure)),
+        }
+        Ok(())
+    }
+
+    /// Work of the engine thread.
+    fn job<T: Send + 'static, J: ToNapiValue + Send + 'static>(
+        &self,
+        done: &Function<'_, AnswerArgs<J>, ()>,
+        convert: impl FnOnce(T) -> J + Send + 'static,
+        submit: impl FnOnce(&Engine, Reply<T>) -> std::result::Result<RequestHandle, EngineError>,
+    ) -> Result<NativeCancel> {
+        let waiting = Arc::new(Mutex::new(Waiting {
+            answer: Some(Answer::new(done)?),
+            handle: None,
+        }));
+        let replied = Arc::clone(&waiting);
+        let reply: Reply<T> = Box::new(move |result| {
+            locked(&replied).finish(result.map(convert).map_err(|error| failure(&error)));
+        });
+        let submitted = self
+            .slot
+            .get()
+            .and_then(|engine| submit(&engine, reply).map_err(|error| failure(&error)));
+        match submitted {
+            Ok(handle) => locked(&waiting).hold(handle),
+            Err(failure) => locked(&waiting).finish(Err(failure)),
+        }
+        Ok(NativeCancel::new(move || {
+            if let Some(handle) = &locked(&waiting).handle {
+                handle.cancel();
+            }
+        }))
+    }
+}
+
+/// A job that is not answered yet. Dropping its handle would cancel it, so it is held until then.
+struct Waiting<J: ToNapiValue + 'static> {
+    answer: Option<Answer<J>>,
+    handle: Option<RequestHandle>,
+}
+
+impl<J: ToNapiValue + Send + 'static> Waiting<J> {
+    fn hold(&mut self, handle: RequestHandle) {
+        if self.answer.is_some() {
+            self.handle = Some(handle);
+        }
+    }
+
+    fn finish(&mut self, result: std::result::Result<J, Failure>) {
+        self.handle = None;
+        if let Some(answer) = self.answer.take() {
+            answer.send(result);
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for NativeEngine {
+    /// An engine that was dropped without `dispose` is collected: the thread that collects must not wait for it.
+    fn drop(&mut self) {
+        if let Some(engine) = self.slot.take() {
+            jobs::detach("ryz-dispose", move || engine.dispose());
+        }
+    }
+}

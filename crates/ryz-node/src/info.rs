@@ -1,0 +1,152 @@
+//! What an engine says about itself.
+
+use napi_derive::napi;
+use ryz_engine::{Activations, Engine, KvDType};
+use ryz_tmac::BufferKind;
+
+/// What was loaded, and how it runs.
+#[napi(object)]
+pub struct ModelInfo {
+    /// The file.
+    pub path: String,
+    /// Name in the file.
+    pub architecture: String,
+    /// The model's own name.
+    pub name: Option<String>,
+    /// Elements of all tensors.
+    pub parameters: f64,
+    /// Layers.
+    pub layers: u32,
+    /// Size of the hidden state.
+    pub hidden_size: u32,
+    /// Size inside the feed-forward block.
+    pub intermediate_size: u32,
+    /// Query heads.
+    pub attention_heads: u32,
+    /// Key-value heads.
+    pub key_value_heads: u32,
+    /// Token ids are below this.
+    pub vocabulary_size: u32,
+    /// Positions it was made for.
+    pub trained_context_length: u32,
+    /// Positions a sequence may have.
+    pub context_length: u32,
+    /// How inputs of ternary layers are quantised.
+    pub activations: String,
+    /// Type of the cache.
+    pub kv: String,
+    /// Instruction set.
+    pub level: String,
+    /// Computing threads.
+    pub threads: u32,
+    /// Kernels in use.
+    pub kernels: Vec<String>,
+    /// Bytes of weights in memory.
+    pub packed_bytes: f64,
+    /// Bytes of weights that a decoded token reads.
+    pub weight_bytes_per_token: f64,
+    /// Whether it can chat.
+    pub has_chat_template: bool,
+    /// Begins a text.
+    pub bos_token: Option<u32>,
+    /// Ends a text.
+    pub eos_token: Option<u32>,
+}
+
+impl ModelInfo {
+    /// Of this engine.
+    pub fn of(engine: &Engine) -> Self {
+        let info = engine.model_info();
+        Self {
+            path: info.path.display().to_string(),
+            architecture: info.architecture.clone(),
+            name: info.name.clone(),
+            parameters: info.parameters as f64,
+            layers: info.layers as u32,
+            hidden_size: info.hidden_size as u32,
+            intermediate_size: info.intermediate_size as u32,
+            attention_heads: info.attention_heads as u32,
+            key_value_heads: info.key_value_heads as u32,
+            vocabulary_size: info.vocab_size as u32,
+            trained_context_length: info.trained_context_length as u32,
+            context_length: info.context_length as u32,
+            activations: activations_name(info.activations).to_owned(),
+            kv: kv_name(info.kv).to_owned(),
+            level: info.level.to_string(),
+            threads: info.threads as u32,
+            kernels: info.kernels.clone(),
+            packed_bytes: info.packed_bytes as f64,
+            weight_bytes_per_token: info.weight_bytes_per_token as f64,
+            has_chat_template: info.has_chat_template,
+            bos_token: engine.tokenizer().bos(),
+            eos_token: engine.tokenizer().eos(),
+        }
+    }
+}
+
+/// Names of the ways to quantise activations.
+pub const ACTIVATIONS: [(&str, Activations); 3] = [
+    ("int8", Activations::Int8),
+    ("int8-group", Activations::Int8Group),
+    ("f32", Activations::F32),
+];
+
+/// Names of the cache's types.
+pub const KV_TYPES: [(&str, KvDType); 3] = [
+    ("f32", KvDType::F32),
+    ("f16", KvDType::F16),
+    ("int8", KvDType::Int8),
+];
+
+fn activations_name(value: Activations) -> &'static str {
+    ACTIVATIONS
+        .iter()
+        .find(|(_, other)| *other == value)
+        .map_or("unknown", |(name, _)| name)
+}
+
+fn kv_name(value: KvDType) -> &'static str {
+    KV_TYPES
+        .iter()
+        .find(|(_, other)| *other == value)
+        .map_or("unknown", |(name, _)| name)
+}
+
+/// Bytes in use.
+#[napi(object)]
+pub struct MemoryStats {
+    /// Weights.
+    pub weights: f64,
+    /// Keys and values.
+    pub kv_cache: f64,
+    /// Intermediate results.
+    pub scratch: f64,
+    /// What files are read through.
+    pub staging: f64,
+    /// All.
+    pub in_use: f64,
+    /// The most that there was.
+    pub high_water: f64,
+    /// The most that there may be.
+    pub limit: Option<f64>,
+}
+
+impl MemoryStats {
+    /// Of this engine.
+    pub fn of(engine: &Engine) -> Self {
+        let stats = engine.memory_stats();
+        let of = |kind| {
+            let place = BufferKind::ALL.iter().position(|other| *other == kind);
+            place.map_or(0.0, |place| stats.by_kind[place] as f64)
+        };
+        Self {
+            weights: of(BufferKind::Weights),
+            kv_cache: of(BufferKind::KvCache),
+            scratch: of(BufferKind::Scratch),
+            staging: of(BufferKind::Staging),
+            in_use: stats.in_use as f64,
+            high_water: stats.high_water as f64,
+            limit: stats.limit.map(|limit| limit as f64),
+        }
+    }
+}

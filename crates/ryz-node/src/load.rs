@@ -1,0 +1,200 @@
+//! Loading a model on a thread of its own.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use napi::bindgen_prelude::{FnArgs, Function};
+use napi::threadsafe_function::{
+    ThreadsafeCallContext, ThreadsafeFunction, ThreadsafeFunctionCallMode,
+};
+use napi::{Env, Result, Status};
+use napi_derive::napi;
+use ryz_engine::{Engine, EngineConfig, Level, LoadProgress};
+
+use crate::answer::{Failure, catching};
+use crate::engine::{NativeCancel, NativeEngine, Slot, failure};
+use crate::info::{ACTIVATIONS, KV_TYPES};
+use crate::jobs::{self, Ending};
+
+/// What TypeScript asks for, already checked there.
+#[napi(object, object_to_js = false)]
+#[derive(Default)]
+pub struct Config {
+    /// Computing threads.
+    pub threads: Option<u32>,
+    /// Instruction set.
+    pub level: Option<String>,
+    /// How inputs of ternary layers are quantised.
+    pub activations: Option<String>,
+    /// Type of the key-value cache.
+    pub kv: Option<String>,
+    /// Longest context.
+    pub context_length: Option<u32>,
+    /// Most prompt tokens in a step.
+    pub prefill_chunk: Option<u32>,
+    /// Most requests computed together.
+    pub max_sequences: Option<u32>,
+    /// Most requests that wait.
+    pub max_queue: Option<u32>,
+    /// Most bytes.
+    pub memory_limit: Option<f64>,
+    /// Whether threads are bound to cores.
+    pub pin_threads: Option<bool>,
+}
+
+/// How far a load has come.
+#[napi(object)]
+pub struct Progress {
+    /// Bytes read and packed.
+    pub loaded_bytes: f64,
+    /// Bytes in all.
+    pub total_bytes: f64,
+}
+
+type LoadArgs = FnArgs<(Option<Failure>, Option<NativeEngine>, Option<Progress>)>;
+
+enum Message {
+    Progress(Progress),
+    Loaded(Slot),
+    Failed(Failure),
+}
+
+type Callback = ThreadsafeFunction<Message, (), LoadArgs, Status, false>;
+
+/// A loaded engine on its way to JavaScript: if the environment ends before it arrives, it is ended too.
+#[derive(Default)]
+struct Product(Arc<Mutex<Option<Slot>>>);
+
+impl Ending for Product {
+    fn end(&mut self) {
+        if let Some(mut slot) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            slot.end();
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        // The loading thread and JavaScript's queue hold the others.
+        let slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.as_ref()
+            .map_or(Arc::strong_count(&self.0) == 1, Ending::is_over)
+    }
+}
+
+/// Loads a model. The callback gets progress any number of times, then a failure or an engine.
+#[napi(catch_unwind)]
+pub fn load_engine(
+    env: Env,
+    path: String,
+    config: Config,
+    with_progress: bool,
+    #[napi(
+        ts_arg_type = "(failure: Failure | null, engine: NativeEngine | null, progress: Progress | null) => void"
+    )]
+    on_message: Function<'_, LoadArgs, ()>,
+) -> Result<NativeCancel> {
+    let callback: Callback = on_message
+        .build_threadsafe_function::<Message>()
+        .build_callback(|context: ThreadsafeCallContext<Message>| {
+            Ok(match context.value {
+                Message::Progress(progress) => (None, None, Some(progress)).into(),
+                Message::Loaded(slot) => (None, Some(NativeEngine::new(slot)), None).into(),
+                Message::Failed(failure) => (Some(failure), None, None).into(),
+            })
+        })?;
+    let product = Product::default();
+    let kept = Arc::clone(&product.0);
+    let cancelled = jobs::spawn(&env, "ryz-load", move |cancelled| {
+        let send = |message| {
+            callback.call(message, ThreadsafeFunctionCallMode::NonBlocking);
+        };
+        let progress = |progress| {
+            if with_progress {
+                send(Message::Progress(progress));
+            }
+        };
+        send(
+            match catching(|| load(&path, config, cancelled, progress)) {
+                Ok(engine) => {
+                    let slot = Slot::new(engine);
+                    *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(slot.clone());
+                    Message::Loaded(slot)
+                }
+                Err(failure) => Message::Failed(failure),
+            },
+        );
+    })?;
+    // Kept after the thread: endings run in order, so the thread is over when its product is looked at.
+    jobs::keep(&env, Box::new(product))?;
+    Ok(NativeCancel::new(move || {
+        cancelled.store(true, Ordering::Relaxed)
+    }))
+}
+
+fn load(
+    path: &str,
+    config: Config,
+    cancelled: &AtomicBool,
+    report: impl Fn(Progress) + Send + Sync,
+) -> std::result::Result<Engine, Failure> {
+    let config = engine_config(config)?;
+    let mut reported = None;
+    let mut progress = |progress: LoadProgress| {
+        let percent = progress.done_bytes * 100 / progress.total_bytes.max(1);
+        if reported != Some(percent) {
+            reported = Some(percent);
+            report(Progress {
+                loaded_bytes: progress.done_bytes as f64,
+                total_bytes: progress.total_bytes as f64,
+            });
+        }
+        if cancelled.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    Engine::load(Path::new(path), &config, &mut progress).map_err(|error| failure(&error))
+}
+
+fn engine_config(config: Config) -> std::result::Result<EngineConfig, Failure> {
+    let size = |value: u32| value as usize;
+    let defaults = EngineConfig::default();
+    let level = config
+        .level
+        .map(|name| Level::from_str(&name).map_err(|_| unknown("level", &name)));
+    let activations = config
+        .activations
+        .map(|name| named("activations", &ACTIVATIONS, &name));
+    let kv = config.kv.map(|name| named("kv", &KV_TYPES, &name));
+    Ok(EngineConfig {
+        threads: config.threads.map(size),
+        level: level.transpose()?,
+        activations: activations.transpose()?,
+        kv: kv.transpose()?.unwrap_or(defaults.kv),
+        context_length: config.context_length.map(size),
+        prefill_chunk: config.prefill_chunk.map_or(defaults.prefill_chunk, size),
+        max_sequences: config.max_sequences.map_or(defaults.max_sequences, size),
+        max_queue: config.max_queue.map_or(defaults.max_queue, size),
+        memory_limit: config.memory_limit.map(|bytes| bytes as usize),
+        pin_threads: config.pin_threads.unwrap_or(defaults.pin_threads),
+        ..defaults
+    })
+}
+
+fn named<T: Copy>(
+    option: &str,
+    names: &[(&str, T)],
+    name: &str,
+) -> std::result::Result<T, Failure> {
+    let found = names.iter().find(|(other, _)| *other == name);
+    found
+        .map(|(_, value)| *value)
+        .ok_or_else(|| unknown(option, name))
+}
+
+fn unknown(option: &str, got: &str) -> Failure {
+    Failure::plain("INVALID_ARGUMENT", format!("{option}: there is no {got:?}"))
+}
