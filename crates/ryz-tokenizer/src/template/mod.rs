@@ -16,7 +16,7 @@ use serde_json::Value as Json;
 use crate::TemplateError;
 
 /// Fuel for any rendering: some ten milliseconds.
-const FUEL: u64 = 250_000;
+const FUEL: u64 = 100_000;
 /// Fuel for each value of the conversation: its messages and their fields. Real templates use some fifty.
 const FUEL_PER_VALUE: u64 = 250;
 /// Bytes of the conversation that a fuel unit is added for; a unit pays for 64 bytes of text made.
