@@ -30,8 +30,8 @@ struct Apart<T>(T);
 /// Where `count` workers meet.
 ///
 /// One counter of arrivals is all there is: the `k`-th meeting is over when it reaches `k · count`. It is never reset, so
-/// the last arrival is the release, and one cache line changes hands. With two pinned threads that takes about 0.6 × the time of a
-/// counter and a generation on lines of their own, which is what may pay with very many threads.
+/// the last arrival is the release, and one cache line changes hands. With two pinned threads that takes about 0.6 × the
+/// time of a counter and a generation on lines of their own, which is what may pay with very many threads.
 #[derive(Debug)]
 pub(crate) struct Barrier {
     count: usize,

@@ -125,27 +125,15 @@ impl Arena {
     /// # Errors
     /// [`MemoryError::LimitExceeded`] past the arena's limit, [`MemoryError::OutOfMemory`] when the system has none.
     pub fn allocate(&self, bytes: usize, kind: BufferKind) -> Result<Buffer, MemoryError> {
-        let refused = MemoryError::OutOfMemory {
+        let refused = || MemoryError::OutOfMemory {
             kind,
             requested: bytes,
         };
-        let Some(counted) = bytes.checked_next_multiple_of(LINE) else {
-            return Err(refused);
-        };
-        self.0.take(counted, kind)?;
-        match Region::zeroed(counted, self.0.config.huge_pages) {
-            Some(region) => Ok(Buffer::new(
-                region,
-                bytes,
-                counted,
-                kind,
-                Arc::clone(&self.0),
-            )),
-            None => {
-                self.0.give_back(counted, kind);
-                Err(refused)
-            }
-        }
+        let lines = bytes.checked_next_multiple_of(LINE).ok_or_else(refused)?;
+        let claim = Claim::take(&self.0, lines, kind)?;
+        let region = Region::zeroed(lines, self.0.config.huge_pages).ok_or_else(refused)?;
+        claim.settle();
+        Ok(Buffer::new(region, bytes, claim))
     }
 
     /// Takes `len` zeroed elements; see [`Arena::allocate`].
@@ -180,33 +168,61 @@ impl Arena {
     }
 }
 
-impl Books {
-    fn take(&self, bytes: usize, kind: BufferKind) -> Result<(), MemoryError> {
-        let limit = self.config.limit.unwrap_or(usize::MAX);
+/// Bytes on an arena's books, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    books: Arc<Books>,
+    bytes: usize,
+    kind: BufferKind,
+    /// Bytes in use with it, when it was claimed.
+    with_it: usize,
+}
+
+impl Claim {
+    /// Claims bytes before they are there, so that the limit holds however many threads ask.
+    fn take(books: &Arc<Books>, bytes: usize, kind: BufferKind) -> Result<Self, MemoryError> {
+        let limit = books.config.limit.unwrap_or(usize::MAX);
         let within = |in_use: usize| in_use.checked_add(bytes).filter(|&sum| sum <= limit);
-        match self
+        let claimed = books
             .in_use
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within)
-        {
-            Ok(before) => self.high_water.fetch_max(before + bytes, Ordering::Relaxed),
-            Err(in_use) => {
-                return Err(MemoryError::LimitExceeded {
-                    kind,
-                    requested: bytes,
-                    in_use,
-                    limit,
-                });
-            }
-        };
-        self.by_kind[kind as usize].fetch_add(bytes, Ordering::Relaxed);
-        self.buffers.fetch_add(1, Ordering::Relaxed);
-        self.allocations.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
+        let before = claimed.map_err(|in_use| MemoryError::LimitExceeded {
+            kind,
+            requested: bytes,
+            in_use,
+            limit,
+        })?;
+        books.by_kind[kind as usize].fetch_add(bytes, Ordering::Relaxed);
+        books.buffers.fetch_add(1, Ordering::Relaxed);
+        Ok(Self {
+            books: Arc::clone(books),
+            bytes,
+            kind,
+            with_it: before + bytes,
+        })
     }
 
-    pub fn give_back(&self, bytes: usize, kind: BufferKind) {
-        self.in_use.fetch_sub(bytes, Ordering::Relaxed);
-        self.by_kind[kind as usize].fetch_sub(bytes, Ordering::Relaxed);
-        self.buffers.fetch_sub(1, Ordering::Relaxed);
+    /// The bytes are there: an allocation that the system refused is none, and raises no high-water mark.
+    fn settle(&self) {
+        let books = &self.books;
+        books.high_water.fetch_max(self.with_it, Ordering::Relaxed);
+        books.allocations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn kind(&self) -> BufferKind {
+        self.kind
+    }
+
+    /// Bytes claimed, in whole lines.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.books.by_kind[self.kind as usize].fetch_sub(self.bytes, Ordering::Relaxed);
+        self.books.buffers.fetch_sub(1, Ordering::Relaxed);
+        self.books.in_use.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }

@@ -4,13 +4,12 @@ use std::{
     alloc::{Layout, alloc_zeroed, dealloc},
     ops::{Deref, DerefMut},
     ptr::NonNull,
-    sync::Arc,
 };
 
 use bytemuck::Pod;
 use memmap2::MmapMut;
 
-use crate::{BufferKind, HugePages, LINE, arena::Books};
+use crate::{BufferKind, HugePages, LINE, arena::Claim};
 
 /// From this size on a region is a mapping of its own, whose pages go back to the system when it is freed.
 const MAP_FROM: usize = 128 << 10;
@@ -25,7 +24,7 @@ pub(crate) enum Region {
     Map(MmapMut),
 }
 
-// SAFETY: the heap pointer is owned by this value alone.
+// SAFETY: the heap's bytes are owned by this value alone, and any thread may free them.
 unsafe impl Send for Region {}
 // SAFETY: `&Region` gives no access to the bytes.
 unsafe impl Sync for Region {}
@@ -72,11 +71,9 @@ impl Drop for Region {
 pub struct Buffer {
     start: NonNull<u8>,
     len: usize,
-    counted: usize,
-    kind: BufferKind,
-    books: Arc<Books>,
-    /// Frees the bytes after everything else is gone.
+    /// Frees the bytes; before `claim`, so that what the books give away is free.
     _region: Region,
+    claim: Claim,
 }
 
 // SAFETY: the bytes are owned by this value alone, and shared references give shared access only.
@@ -88,20 +85,12 @@ impl Buffer {
     /// Bytes past the end that may be read (not written): kernels load whole lines.
     pub const PADDING: usize = LINE;
 
-    pub(crate) fn new(
-        mut region: Region,
-        len: usize,
-        counted: usize,
-        kind: BufferKind,
-        books: Arc<Books>,
-    ) -> Self {
+    pub(crate) fn new(mut region: Region, len: usize, claim: Claim) -> Self {
         Self {
             start: region.start(),
             len,
-            counted,
-            kind,
-            books,
             _region: region,
+            claim,
         }
     }
 
@@ -117,7 +106,7 @@ impl Buffer {
 
     /// What it is for.
     pub fn kind(&self) -> BufferKind {
-        self.kind
+        self.claim.kind()
     }
 
     /// The bytes.
@@ -132,25 +121,34 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
+    /// The bytes in whole lines and the padding: what may be read past the end, as zeroes.
+    pub fn padded_bytes(&self) -> &[u8] {
+        let len = self.claim.bytes() + Self::PADDING;
+        // SAFETY: the region has the claimed lines and `PADDING` bytes more, all initialised (zeroed); `&self` excludes
+        // writers.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), len) }
+    }
+
     /// The bytes as elements; a rest shorter than an element is left out.
     pub fn as_slice<T: Pod>(&self) -> &[T] {
-        let (elements, _) = self
-            .as_bytes()
-            .split_at(self.len / size_of::<T>() * size_of::<T>());
-        bytemuck::cast_slice(elements)
+        let whole = self.len / element_size::<T>() * size_of::<T>();
+        bytemuck::cast_slice(&self.as_bytes()[..whole])
     }
 
     /// The bytes as elements, for writing.
     pub fn as_mut_slice<T: Pod>(&mut self) -> &mut [T] {
-        let whole = self.len / size_of::<T>() * size_of::<T>();
+        let whole = self.len / element_size::<T>() * size_of::<T>();
         bytemuck::cast_slice_mut(&mut self.as_bytes_mut()[..whole])
     }
 }
 
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.books.give_back(self.counted, self.kind);
+/// The size of an element, checked when the program is built.
+const fn element_size<T>() -> usize {
+    const {
+        assert!(size_of::<T>() > 0, "an element needs a size");
+        assert!(align_of::<T>() <= LINE, "buffers are aligned to lines");
     }
+    size_of::<T>()
 }
 
 /// A [`Buffer`] of elements.
@@ -163,6 +161,7 @@ pub struct AlignedVec<T: Pod> {
 
 impl<T: Pod> AlignedVec<T> {
     pub(crate) fn new(buffer: Buffer, len: usize) -> Self {
+        element_size::<T>();
         Self {
             buffer,
             len,
@@ -173,6 +172,12 @@ impl<T: Pod> AlignedVec<T> {
     /// The buffer behind it.
     pub fn buffer(&self) -> &Buffer {
         &self.buffer
+    }
+
+    /// The elements and the zeroes past them that may be read; see [`Buffer::padded_bytes`].
+    pub fn padded(&self) -> &[T] {
+        let bytes = self.buffer.padded_bytes();
+        bytemuck::cast_slice(&bytes[..bytes.len() / size_of::<T>() * size_of::<T>()])
     }
 }
 

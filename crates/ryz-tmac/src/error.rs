@@ -40,7 +40,7 @@ pub enum MemoryError {
         /// What is there.
         found: &'static str,
     },
-    /// A file ended before the bytes that its length promised: it was cut while it was read.
+    /// A file has no such bytes: the range is past its end, or it was cut while it was read.
     #[error("{}: expected {expected} bytes at offset {offset}, got {got}", path.display())]
     ShortRead {
         /// The file.

@@ -1,9 +1,11 @@
 //! Files: opened once, read at offsets, mapped only when asked.
 
+#[cfg(target_os = "linux")]
+use std::num::NonZeroU64;
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata, OpenOptions},
     io,
-    ops::Deref,
+    ops::{Deref, Range},
     path::{Path, PathBuf},
 };
 
@@ -27,26 +29,34 @@ impl InputFile {
     /// [`MemoryError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, MemoryError> {
         let path = path.as_ref().to_owned();
-        // Asked before opening: opening a pipe would wait for its other end.
-        let metadata = match fs::metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(error) => return Err(cannot_open(path, error)),
-        };
-        if !metadata.is_file() {
-            let found = if metadata.is_dir() {
-                "a directory"
+        let opened = fs::metadata(&path).and_then(|metadata| {
+            // Asked before opening: opening a pipe would wait for its other end, and opening a device may do anything.
+            if !metadata.is_file() {
+                return Ok(Err(metadata));
+            }
+            let file = open_without_waiting(&path)?;
+            // And after it: the path may have become something else in between.
+            let metadata = file.metadata()?;
+            Ok(if metadata.is_file() {
+                Ok((file, metadata.len()))
             } else {
-                "a device or pipe"
-            };
-            return Err(MemoryError::NotARegularFile { path, found });
-        }
-        match File::open(&path) {
-            Ok(file) => Ok(Self {
+                Err(metadata)
+            })
+        });
+        match opened {
+            Ok(Ok((file, len))) => Ok(Self { path, file, len }),
+            Ok(Err(metadata)) => Err(MemoryError::NotARegularFile {
                 path,
-                file,
-                len: metadata.len(),
+                found: what_is_there(&metadata),
             }),
-            Err(error) => Err(cannot_open(path, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(MemoryError::FileNotFound { path })
+            }
+            Err(source) => Err(MemoryError::Io {
+                path,
+                action: "open",
+                source,
+            }),
         }
     }
 
@@ -70,33 +80,21 @@ impl InputFile {
     /// # Errors
     /// [`MemoryError::ShortRead`] when the file ends before, [`MemoryError::Io`] otherwise.
     pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
+        self.check_range(offset, bytes.len())?;
         let mut filled = 0;
         while filled < bytes.len() {
             match read_some(&self.file, &mut bytes[filled..], offset + filled as u64) {
-                Ok(0) => {
-                    let (expected, got) = (bytes.len(), filled);
-                    return Err(MemoryError::ShortRead {
-                        path: self.path.clone(),
-                        offset,
-                        expected,
-                        got,
-                    });
-                }
+                Ok(0) => return Err(self.short_read(offset, bytes.len(), filled)),
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(MemoryError::Io {
-                        path: self.path.clone(),
-                        action: "read",
-                        source,
-                    });
-                }
+                Err(source) => return Err(self.refused("read", source)),
             }
         }
         Ok(())
     }
 
-    /// Reads a range into a buffer of the arena.
+    /// Reads a range into a buffer of the arena. A range that the file does not have is refused before anything is
+    /// allocated, however long a malformed header says it is.
     ///
     /// # Errors
     /// As [`InputFile::read_at`] and [`Arena::allocate`].
@@ -107,9 +105,27 @@ impl InputFile {
         arena: &Arena,
         kind: BufferKind,
     ) -> Result<Buffer, MemoryError> {
+        self.check_range(offset, len)?;
         let mut buffer = arena.allocate(len, kind)?;
         self.read_at(offset, buffer.as_bytes_mut())?;
         Ok(buffer)
+    }
+
+    /// Tells the system that a range was used and its cached pages may go: for files much larger than memory, which
+    /// would push everything else out. A later read comes from the disk again. It is advice: where the system knows none
+    /// (it is Linux that does), or does not take it, nothing happens.
+    pub fn advise_done(&self, range: Range<u64>) {
+        #[cfg(target_os = "linux")]
+        if let Some(len) = range.end.checked_sub(range.start).and_then(NonZeroU64::new) {
+            let _ = rustix::fs::fadvise(
+                &self.file,
+                range.start,
+                Some(len),
+                rustix::fs::Advice::DontNeed,
+            );
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = range;
     }
 
     /// Maps the whole file. Whoever asks for this takes the risk that a file cut short later kills the process.
@@ -119,11 +135,70 @@ impl InputFile {
     pub fn map(&self) -> Result<MappedFile, MemoryError> {
         // SAFETY: the map is only read; that no one cuts the file meanwhile is the documented risk of this option.
         let map = unsafe { Mmap::map(&self.file) };
-        map.map(MappedFile).map_err(|source| MemoryError::Io {
+        map.map(MappedFile)
+            .map_err(|source| self.refused("map", source))
+    }
+
+    /// Refuses ranges past the length that the file had when it was opened.
+    fn check_range(&self, offset: u64, len: usize) -> Result<(), MemoryError> {
+        let there = self.len.saturating_sub(offset);
+        match usize::try_from(there) {
+            Ok(there) if there < len => Err(self.short_read(offset, len, there)),
+            _ => Ok(()),
+        }
+    }
+
+    fn short_read(&self, offset: u64, expected: usize, got: usize) -> MemoryError {
+        MemoryError::ShortRead {
             path: self.path.clone(),
-            action: "map",
+            offset,
+            expected,
+            got,
+        }
+    }
+
+    fn refused(&self, action: &'static str, source: io::Error) -> MemoryError {
+        MemoryError::Io {
+            path: self.path.clone(),
+            action,
             source,
-        })
+        }
+    }
+}
+
+fn open_without_waiting(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        // Means nothing to a regular file; a pipe is opened at once, and then refused.
+        options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as _);
+    }
+    options.open(path)
+}
+
+#[cfg(unix)]
+fn what_is_there(metadata: &Metadata) -> &'static str {
+    use std::os::unix::fs::FileTypeExt;
+    let kind = metadata.file_type();
+    if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
+}
+
+#[cfg(not(unix))]
+fn what_is_there(metadata: &Metadata) -> &'static str {
+    if metadata.is_dir() {
+        "a directory"
+    } else {
+        "a device or pipe"
     }
 }
 
@@ -135,17 +210,6 @@ fn read_some(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
 #[cfg(windows)]
 fn read_some(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, bytes, offset)
-}
-
-fn cannot_open(path: PathBuf, error: io::Error) -> MemoryError {
-    match error.kind() {
-        io::ErrorKind::NotFound => MemoryError::FileNotFound { path },
-        _ => MemoryError::Io {
-            path,
-            action: "open",
-            source: error,
-        },
-    }
 }
 
 /// A file's bytes, mapped.
