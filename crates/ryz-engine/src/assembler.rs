@@ -149,7 +149,13 @@ mod tests {
         let mut a = assembler(&["STOP"]);
         assert_eq!(a.push(1, None, "x S"), delta("x ", &[1]));
         assert_eq!(a.push(2, None, "TO"), Assembled::default());
-        assert_eq!(a.push(3, None, "P!"), Assembled { delta: None, stopped: true });
+        assert_eq!(
+            a.push(3, None, "P!"),
+            Assembled {
+                delta: None,
+                stopped: true
+            }
+        );
     }
 
     #[test]
@@ -180,11 +186,18 @@ mod tests {
 
     #[test]
     fn logprobs_stay_with_their_tokens() {
-        let logprobs = |token| TokenLogprobs { token, logprob: -1.0, top: vec![] };
+        let logprobs = |token| TokenLogprobs {
+            token,
+            logprob: -1.0,
+            top: vec![],
+        };
         let mut a = assembler(&["!!"]);
         a.push(1, Some(logprobs(1)), "!");
         let got = a.push(2, Some(logprobs(2)), "a").delta.unwrap();
         assert_eq!(got.token_ids, [1, 2]);
-        assert_eq!(got.logprobs.iter().map(|l| l.token).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(
+            got.logprobs.iter().map(|l| l.token).collect::<Vec<_>>(),
+            [1, 2]
+        );
     }
 }

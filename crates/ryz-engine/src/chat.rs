@@ -32,7 +32,11 @@ impl Chat {
     }
 
     /// The tokens of that text.
-    pub fn encode(&self, input: &ChatInput, tokenizer: &Tokenizer) -> Result<Vec<u32>, EngineError> {
+    pub fn encode(
+        &self,
+        input: &ChatInput,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<u32>, EngineError> {
         let options = EncodeOptions {
             add_special: false,
             parse_special: true,
@@ -44,7 +48,13 @@ impl Chat {
         while contains(&input.messages, &|text| text.contains(mark)) {
             mark = match mark {
                 '\u{fdd0}'..'\u{fdef}' => char::from_u32(mark as u32 + 1).unwrap_or('\u{fdef}'),
-                _ => return Err(EngineError::invalid("messages", "Unicode characters", "noncharacters")),
+                _ => {
+                    return Err(EngineError::invalid(
+                        "messages",
+                        "Unicode characters",
+                        "noncharacters",
+                    ));
+                }
             };
         }
         let mut input = input.clone();
@@ -58,7 +68,9 @@ impl Chat {
     }
 
     fn any_control(&self, messages: &Value) -> bool {
-        contains(messages, &|text| self.control.iter().any(|c| text.contains(c.as_str())))
+        contains(messages, &|text| {
+            self.control.iter().any(|c| text.contains(c.as_str()))
+        })
     }
 
     /// Marks every control token's text in every string.

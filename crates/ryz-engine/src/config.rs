@@ -87,7 +87,11 @@ fn within(option: &'static str, got: usize, low: usize, high: usize) -> Result<(
     if (low..=high).contains(&got) {
         return Ok(());
     }
-    Err(EngineError::invalid(option, format!("{low} to {high}"), got))
+    Err(EngineError::invalid(
+        option,
+        format!("{low} to {high}"),
+        got,
+    ))
 }
 
 #[cfg(test)]
@@ -116,7 +120,10 @@ mod tests {
 
     #[test]
     fn the_context_is_the_models_own_within_reason() {
-        let with = |context_length| EngineConfig { context_length, ..Default::default() };
+        let with = |context_length| EngineConfig {
+            context_length,
+            ..Default::default()
+        };
         assert_eq!(with(None).context_for(2048).unwrap(), 2048);
         assert_eq!(with(None).context_for(131_072).unwrap(), 4096);
         assert_eq!(with(Some(131_072)).context_for(131_072).unwrap(), 131_072);

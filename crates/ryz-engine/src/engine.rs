@@ -66,18 +66,26 @@ pub(crate) struct Inner {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("info", &self.inner.info).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("info", &self.inner.info)
+            .finish_non_exhaustive()
     }
 }
 
 impl Engine {
     pub(crate) fn new(inner: Inner) -> Self {
-        Self { inner: Arc::new(inner) }
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Takes charge of one of its threads, to join it in the end.
     pub(crate) fn adopt(&self, thread: JoinHandle<()>) {
-        self.inner.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        self.inner
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
     }
 
     /// Generates text. Returns at once; everything that follows comes through `sink`, on a thread of the engine.
@@ -109,7 +117,11 @@ impl Engine {
                     add_special: request.add_special,
                     parse_special: request.parse_special,
                 };
-                let command = TextCommand::Encode { text, options, submission };
+                let command = TextCommand::Encode {
+                    text,
+                    options,
+                    submission,
+                };
                 // A closed channel drops the submission, which tells the sink that the engine is disposed.
                 drop(self.inner.texts.send(command));
                 Ok(handle)
@@ -133,14 +145,26 @@ impl Engine {
         let wanted = expected.saturating_mul(columns * size_of::<f32>());
         if wanted > MAX_LOGITS_BYTES {
             let most = MAX_LOGITS_BYTES / (columns * size_of::<f32>());
-            return Err(EngineError::invalid("tokens", format!("at most {most} with all"), tokens.len()));
+            return Err(EngineError::invalid(
+                "tokens",
+                format!("at most {most} with all"),
+                tokens.len(),
+            ));
         }
         let output = LogitsOutput {
             rows: 0,
             columns,
             data: Vec::with_capacity(expected * columns),
         };
-        self.submit(tokens, Work::Job(Job::Logits { output, expected, reply }), 0)
+        self.submit(
+            tokens,
+            Work::Job(Job::Logits {
+                output,
+                expected,
+                reply,
+            }),
+            0,
+        )
     }
 
     /// The hidden state after the last token and the final norm, divided by its Euclidean length with `normalize`.
@@ -155,7 +179,15 @@ impl Engine {
     ) -> Result<RequestHandle, EngineError> {
         self.check_tokens(&tokens)?;
         let embedding = Vec::with_capacity(self.inner.info.hidden_size);
-        self.submit(tokens, Work::Job(Job::Embed { embedding, normalize, reply }), 0)
+        self.submit(
+            tokens,
+            Work::Job(Job::Embed {
+                embedding,
+                normalize,
+                reply,
+            }),
+            0,
+        )
     }
 
     /// The negative log-likelihood of a text, for perplexity: consecutive windows of `window` tokens that do not
@@ -175,7 +207,11 @@ impl Engine {
         if let Some(window) = window
             && !(2..=context).contains(&window)
         {
-            return Err(EngineError::invalid("window", format!("2 to {context}"), window));
+            return Err(EngineError::invalid(
+                "window",
+                format!("2 to {context}"),
+                window,
+            ));
         }
         if tokens.len() < 2 {
             return Err(EngineError::invalid("tokens", "at least two", tokens.len()));
@@ -247,11 +283,23 @@ impl Engine {
             return Err(EngineError::invalid("maxTokens", "at least 1", 0));
         }
         if request.stop.len() > MAX_STOPS {
-            return Err(EngineError::invalid("stop", format!("at most {MAX_STOPS} strings"), request.stop.len()));
+            return Err(EngineError::invalid(
+                "stop",
+                format!("at most {MAX_STOPS} strings"),
+                request.stop.len(),
+            ));
         }
-        if let Some(bad) = request.stop.iter().find(|s| s.is_empty() || s.len() > MAX_STOP_BYTES) {
+        if let Some(bad) = request
+            .stop
+            .iter()
+            .find(|s| s.is_empty() || s.len() > MAX_STOP_BYTES)
+        {
             let expected = format!("strings of 1 to {MAX_STOP_BYTES} bytes");
-            return Err(EngineError::invalid("stop", expected, format!("{} bytes", bad.len())));
+            return Err(EngineError::invalid(
+                "stop",
+                expected,
+                format!("{} bytes", bad.len()),
+            ));
         }
         check_ids("stopTokens", &request.stop_tokens, self.inner.vocab.size)
     }
@@ -267,7 +315,12 @@ impl Engine {
         check_ids("tokens", tokens, self.inner.vocab.size)
     }
 
-    fn submit(&self, tokens: Vec<u32>, work: Work, credits: u32) -> Result<RequestHandle, EngineError> {
+    fn submit(
+        &self,
+        tokens: Vec<u32>,
+        work: Work,
+        credits: u32,
+    ) -> Result<RequestHandle, EngineError> {
         let (handle, submission) = self.enqueue(tokens, work, credits)?;
         self.inner.shared.send(Command::Submit(submission));
         Ok(handle)
@@ -303,7 +356,8 @@ impl Inner {
         self.shared.send(Command::Dispose);
         // A closed channel: the thread has ended already.
         drop(self.texts.send(TextCommand::Stop));
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // The last handle may be dropped by a consumer, on the engine's own thread.
             if thread.thread().id() != std::thread::current().id() {

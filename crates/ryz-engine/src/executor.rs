@@ -133,7 +133,9 @@ pub(crate) fn run(parts: ExecutorParts, commands: &Receiver<Command>) {
     };
     for (_, entry) in executor.core.entries.drain() {
         // A consumer that panicked may do so again.
-        drop(catch_unwind(AssertUnwindSafe(|| entry.fail(error(), &executor.shared))));
+        drop(catch_unwind(AssertUnwindSafe(|| {
+            entry.fail(error(), &executor.shared)
+        })));
     }
     while let Ok(command) = commands.recv() {
         match command {
@@ -224,13 +226,16 @@ impl Executor {
     }
 
     fn add(&mut self, mut submission: Submission) {
-        let Some(work) = submission.work.take() else { return };
+        let Some(work) = submission.work.take() else {
+            return;
+        };
         let control = Arc::clone(&submission.control);
         let tokens = std::mem::take(&mut submission.tokens);
         let id = control.id;
         let (task, wanted) = match work {
             Work::Generate(parts) => {
-                let generation = Generation::new(parts, &tokens, &self.tokenizer, Arc::clone(&control));
+                let generation =
+                    Generation::new(parts, &tokens, &self.tokenizer, Arc::clone(&control));
                 (Task::Generate(Box::new(generation)), Wanted::Last)
             }
             Work::Job(job) => {
@@ -286,7 +291,10 @@ impl Executor {
         if core.entries.get(&alone).is_some_and(is_cancelled) {
             return Err(ModelError::Aborted);
         }
-        let sequences = core.step.iter().filter_map(|s| Some((s, core.scheduler.get(s.id)?)));
+        let sequences = core
+            .step
+            .iter()
+            .filter_map(|s| Some((s, core.scheduler.get(s.id)?)));
         let batch: Vec<BatchSequence<'_>> = sequences
             .map(|(scheduled, sequence)| BatchSequence {
                 tokens: &sequence.tokens[sequence.cached..sequence.cached + scheduled.tokens],
@@ -296,8 +304,13 @@ impl Executor {
             })
             .collect();
         debug_assert_eq!(batch.len(), core.step.len());
-        let result =
-            self.model.forward(&self.lease, &mut self.state, &mut self.cache, &batch, &self.shared.stop);
+        let result = self.model.forward(
+            &self.lease,
+            &mut self.state,
+            &mut self.cache,
+            &batch,
+            &self.shared.stop,
+        );
         self.shared.alone.store(0, Ordering::SeqCst);
         result
     }
@@ -318,12 +331,18 @@ impl Executor {
             };
             let row = first;
             first += count;
-            let Some(sequence) = core.scheduler.get_mut(scheduled.id) else { continue };
+            let Some(sequence) = core.scheduler.get_mut(scheduled.id) else {
+                continue;
+            };
             if !sequence.is_decoding() {
-                counters.prompt_tokens.fetch_add(scheduled.tokens as u64, Ordering::Relaxed);
+                counters
+                    .prompt_tokens
+                    .fetch_add(scheduled.tokens as u64, Ordering::Relaxed);
             }
             sequence.cached += scheduled.tokens;
-            let Some(entry) = core.entries.get_mut(&scheduled.id) else { continue };
+            let Some(entry) = core.entries.get_mut(&scheduled.id) else {
+                continue;
+            };
             if entry.control.cancelled.load(Ordering::SeqCst) {
                 continue; // ends at the next step
             }
@@ -331,7 +350,8 @@ impl Executor {
                 Task::Generate(generation) if count > 0 => {
                     counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
                     let row = logits.row(row);
-                    if generation.advance(sequence, row, &mut core.candidates, self.context_length) {
+                    if generation.advance(sequence, row, &mut core.candidates, self.context_length)
+                    {
                         core.ended.push(scheduled.id);
                         core.entries.remove(&scheduled.id);
                     }
@@ -348,7 +368,11 @@ impl Executor {
                         Progress::Restart(tokens) => sequence.restart(tokens, &mut core.pool),
                         Progress::Done => {
                             core.ended.push(scheduled.id);
-                            if let Some(Entry { task: Task::Job(job), .. }) = core.entries.remove(&scheduled.id) {
+                            if let Some(Entry {
+                                task: Task::Job(job),
+                                ..
+                            }) = core.entries.remove(&scheduled.id)
+                            {
                                 job.finish();
                             }
                         }
@@ -401,10 +425,18 @@ impl Executor {
     fn publish(&self) {
         let counters = &self.shared.counters;
         let core = &self.core;
-        counters.running.store(core.scheduler.running(), Ordering::Relaxed);
-        counters.kv_blocks.store(core.pool.capacity(), Ordering::Relaxed);
-        counters.kv_blocks_free.store(core.pool.available(), Ordering::Relaxed);
-        counters.preemptions.store(core.scheduler.preemptions(), Ordering::Relaxed);
+        counters
+            .running
+            .store(core.scheduler.running(), Ordering::Relaxed);
+        counters
+            .kv_blocks
+            .store(core.pool.capacity(), Ordering::Relaxed);
+        counters
+            .kv_blocks_free
+            .store(core.pool.available(), Ordering::Relaxed);
+        counters
+            .preemptions
+            .store(core.scheduler.preemptions(), Ordering::Relaxed);
     }
 }
 

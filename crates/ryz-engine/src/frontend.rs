@@ -12,14 +12,28 @@ use crate::shared::{Command, Shared};
 /// What the thread is told.
 pub(crate) enum TextCommand {
     /// Tokenise this prompt and submit it.
-    Encode { text: String, options: EncodeOptions, submission: Box<Submission> },
+    Encode {
+        text: String,
+        options: EncodeOptions,
+        submission: Box<Submission>,
+    },
     /// End.
     Stop,
 }
 
 /// Works until it is told to stop.
-pub(crate) fn run(commands: &Receiver<TextCommand>, tokenizer: &Tokenizer, context_length: usize, shared: &Shared) {
-    while let Ok(TextCommand::Encode { text, options, mut submission }) = commands.recv() {
+pub(crate) fn run(
+    commands: &Receiver<TextCommand>,
+    tokenizer: &Tokenizer,
+    context_length: usize,
+    shared: &Shared,
+) {
+    while let Ok(TextCommand::Encode {
+        text,
+        options,
+        mut submission,
+    }) = commands.recv()
+    {
         let encoded = catch_unwind(AssertUnwindSafe(|| tokenizer.encode(&text, options)));
         let tokens = match encoded {
             Ok(Ok(tokens)) => check_prompt(&tokens, context_length).map(|()| tokens),
@@ -48,18 +62,34 @@ pub(crate) fn check_prompt(tokens: &[u32], context_length: usize) -> Result<(), 
 }
 
 /// At most `limit` tokens.
-pub(crate) fn check_length(got: usize, limit: usize, context_length: usize) -> Result<(), EngineError> {
+pub(crate) fn check_length(
+    got: usize,
+    limit: usize,
+    context_length: usize,
+) -> Result<(), EngineError> {
     if got <= limit {
         return Ok(());
     }
-    Err(EngineError::ContextOverflow { limit, context_length, got })
+    Err(EngineError::ContextOverflow {
+        limit,
+        context_length,
+        got,
+    })
 }
 
 /// Ids that the model has.
-pub(crate) fn check_ids(option: &'static str, ids: &[u32], vocab_size: usize) -> Result<(), EngineError> {
+pub(crate) fn check_ids(
+    option: &'static str,
+    ids: &[u32],
+    vocab_size: usize,
+) -> Result<(), EngineError> {
     match ids.iter().find(|&&id| id as usize >= vocab_size) {
         None => Ok(()),
-        Some(id) => Err(EngineError::invalid(option, format!("token ids below {vocab_size}"), id)),
+        Some(id) => Err(EngineError::invalid(
+            option,
+            format!("token ids below {vocab_size}"),
+            id,
+        )),
     }
 }
 
@@ -73,4 +103,3 @@ pub(crate) fn spawn(
         .spawn(work)
         .map_err(|source| EngineError::Thread { source })
 }
-

@@ -40,7 +40,12 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    pub fn new(parts: GenerationParts, prompt: &[u32], tokenizer: &Tokenizer, control: Arc<Control>) -> Self {
+    pub fn new(
+        parts: GenerationParts,
+        prompt: &[u32],
+        tokenizer: &Tokenizer,
+        control: Arc<Control>,
+    ) -> Self {
         let mut sampler = parts.sampler;
         sampler.observe_prompt(prompt);
         let mut end_tokens = parts.stop_tokens;
@@ -103,7 +108,9 @@ impl Generation {
         }
         let reason = if assembled.stopped {
             FinishReason::Stop
-        } else if self.usage.completion_tokens >= self.max_tokens || sequence.tokens.len() >= context_length {
+        } else if self.usage.completion_tokens >= self.max_tokens
+            || sequence.tokens.len() >= context_length
+        {
             FinishReason::Length
         } else {
             return false;

@@ -31,9 +31,20 @@ pub(crate) enum Progress {
 
 /// A job and where its result goes.
 pub(crate) enum Job {
-    Logits { output: LogitsOutput, expected: usize, reply: Reply<LogitsOutput> },
-    Embed { embedding: Vec<f32>, normalize: bool, reply: Reply<Vec<f32>> },
-    Score { score: Score, reply: Reply<ScoreOutput> },
+    Logits {
+        output: LogitsOutput,
+        expected: usize,
+        reply: Reply<LogitsOutput>,
+    },
+    Embed {
+        embedding: Vec<f32>,
+        normalize: bool,
+        reply: Reply<Vec<f32>>,
+    },
+    Score {
+        score: Score,
+        reply: Reply<ScoreOutput>,
+    },
 }
 
 /// A score under way: windows that do not overlap, each on a fresh cache.
@@ -47,8 +58,11 @@ pub(crate) struct Score {
 impl Score {
     /// Cuts `tokens` into windows; returns the first one too. Windows of one token have nothing to score.
     pub fn new(tokens: &[u32], window: usize) -> (Self, Vec<u32>) {
-        let mut windows: VecDeque<Vec<u32>> =
-            tokens.chunks(window).filter(|w| w.len() > 1).map(<[u32]>::to_vec).collect();
+        let mut windows: VecDeque<Vec<u32>> = tokens
+            .chunks(window)
+            .filter(|w| w.len() > 1)
+            .map(<[u32]>::to_vec)
+            .collect();
         let first = windows.pop_front().unwrap_or_default();
         let score = Self {
             output: ScoreOutput::default(),
@@ -75,7 +89,9 @@ impl Score {
             return Progress::More;
         }
         self.next = 0;
-        self.windows.pop_front().map_or(Progress::Done, Progress::Restart)
+        self.windows
+            .pop_front()
+            .map_or(Progress::Done, Progress::Restart)
     }
 }
 
@@ -98,7 +114,9 @@ impl Job {
         rows: Rows,
     ) -> Progress {
         match self {
-            Self::Logits { output, expected, .. } => {
+            Self::Logits {
+                output, expected, ..
+            } => {
                 for i in 0..rows.count {
                     // Rows that come again after a pre-emption are there already.
                     if *expected > 1 && rows.position + i < output.rows {
@@ -107,9 +125,17 @@ impl Job {
                     output.data.extend_from_slice(logits.row(rows.first + i));
                     output.rows += 1;
                 }
-                if output.rows >= *expected { Progress::Done } else { Progress::More }
+                if output.rows >= *expected {
+                    Progress::Done
+                } else {
+                    Progress::More
+                }
             }
-            Self::Embed { embedding, normalize, .. } => {
+            Self::Embed {
+                embedding,
+                normalize,
+                ..
+            } => {
                 if rows.count == 0 {
                     return Progress::More;
                 }
@@ -127,7 +153,9 @@ impl Job {
     pub fn finish(self) {
         match self {
             Self::Logits { output, reply, .. } => reply(Ok(output)),
-            Self::Embed { embedding, reply, .. } => reply(Ok(embedding)),
+            Self::Embed {
+                embedding, reply, ..
+            } => reply(Ok(embedding)),
             Self::Score { score, reply } => reply(Ok(score.output)),
         }
     }
@@ -147,7 +175,9 @@ fn normalize_l2(vector: &mut [f32]) {
     let square: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
     if square > 0.0 {
         let length = square.sqrt();
-        vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+        vector
+            .iter_mut()
+            .for_each(|x| *x = (f64::from(*x) / length) as f32);
     }
 }
 
@@ -168,7 +198,11 @@ mod tests {
                         [0, 1].map(|id| if id == next { 3f32.ln() } else { 0.0 })
                     })
                     .collect();
-                let rows = Rows { first: 0, count, position };
+                let rows = Rows {
+                    first: 0,
+                    count,
+                    position,
+                };
                 match score.take(&current, MatRef::from_slice(&data, 2), rows) {
                     Progress::More => position += count,
                     Progress::Restart(next) => {
@@ -201,9 +235,31 @@ mod tests {
         assert_eq!(first, tokens);
         let data = [0.0; 8];
         let logits = MatRef::from_slice(&data, 2);
-        assert!(matches!(score.take(&tokens, logits, Rows { first: 0, count: 2, position: 0 }), Progress::More));
+        assert!(matches!(
+            score.take(
+                &tokens,
+                logits,
+                Rows {
+                    first: 0,
+                    count: 2,
+                    position: 0
+                }
+            ),
+            Progress::More
+        ));
         // Pre-empted: it begins at the start again.
-        assert!(matches!(score.take(&tokens, logits, Rows { first: 0, count: 4, position: 0 }), Progress::Done));
+        assert!(matches!(
+            score.take(
+                &tokens,
+                logits,
+                Rows {
+                    first: 0,
+                    count: 4,
+                    position: 0
+                }
+            ),
+            Progress::Done
+        ));
         assert_eq!(score.output.tokens, 3);
     }
 

@@ -34,8 +34,8 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use load::ModelInfo;
 pub use request::{
-    Delta, Event, EventSink, Finish, FinishReason, GenerateRequest, LogitsOutput, Prompt, Reply, RequestHandle,
-    ScoreOutput, Timings, Usage,
+    Delta, Event, EventSink, Finish, FinishReason, GenerateRequest, LogitsOutput, Prompt, Reply,
+    RequestHandle, ScoreOutput, Timings, Usage,
 };
 pub use sampler::{DryParams, Mirostat, SamplerKind, SamplingParams, TokenLogprobs};
 pub use shared::EngineStats;

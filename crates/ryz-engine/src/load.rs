@@ -98,10 +98,16 @@ impl Engine {
         let source = ModelSource::open(path)?;
         let context_length = config.context_for(source.config().max_position_embeddings)?;
         let tokenizer = Tokenizer::from_gguf(source.metadata())?;
-        let chat = tokenizer.chat_template()?.map(|template| Chat::new(template, &tokenizer));
+        let chat = tokenizer
+            .chat_template()?
+            .map(|template| Chat::new(template, &tokenizer));
         let level = config.level.unwrap_or_else(Level::detect);
         let kernels = Kernels::new(level)?;
-        let pinning = if config.pin_threads { Pinning::Cores } else { Pinning::Off };
+        let pinning = if config.pin_threads {
+            Pinning::Cores
+        } else {
+            Pinning::Off
+        };
         let lease = Lease::new(config.threads.unwrap_or_else(default_threads), pinning)?;
         let arena = Arena::new(ArenaConfig {
             limit: config.memory_limit,
@@ -124,8 +130,16 @@ impl Engine {
         let info = ModelInfo {
             path: path.to_owned(),
             architecture: c.architecture.name().to_owned(),
-            name: source.metadata().get_str("general.name").ok().map(str::to_owned),
-            parameters: source.tensors().iter().map(|t| t.rows as u64 * t.cols as u64).sum(),
+            name: source
+                .metadata()
+                .get_str("general.name")
+                .ok()
+                .map(str::to_owned),
+            parameters: source
+                .tensors()
+                .iter()
+                .map(|t| t.rows as u64 * t.cols as u64)
+                .sum(),
             file_bytes: source.file_bytes(),
             layers: c.num_hidden_layers,
             hidden_size: c.hidden_size,
@@ -141,19 +155,28 @@ impl Engine {
             activations: model.activations(),
             level,
             threads: lease.threads(),
-            kernels: model.kernel_names().into_iter().map(|name| name.to_string()).collect(),
+            kernels: model
+                .kernel_names()
+                .into_iter()
+                .map(|name| name.to_string())
+                .collect(),
             packed_bytes: model.packed_bytes(),
             weight_bytes_per_token: model.weight_bytes_per_token(),
             has_chat_template: chat.is_some(),
             load_time: started.elapsed(),
         };
         drop(source);
-        start(config, model, state, cache, lease, tokenizer, chat, limits, info, arena)
+        start(
+            config, model, state, cache, lease, tokenizer, chat, limits, info, arena,
+        )
     }
 }
 
 /// Starts the engine's threads.
-#[expect(clippy::too_many_arguments, reason = "the parts of one engine, put together in one place")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of one engine, put together in one place"
+)]
 fn start(
     config: &EngineConfig,
     model: Model,
@@ -200,9 +223,16 @@ fn start(
         next_id: AtomicU64::new(1), // 0 is nobody
     };
     let engine = Engine::new(inner);
-    engine.adopt(frontend::spawn("ryz-engine", move || executor::run(parts, &received))?);
+    engine.adopt(frontend::spawn("ryz-engine", move || {
+        executor::run(parts, &received)
+    })?);
     engine.adopt(frontend::spawn("ryz-tokenize", move || {
-        frontend::run(&received_texts, &front_tokenizer, context_length, &front_shared);
+        frontend::run(
+            &received_texts,
+            &front_tokenizer,
+            context_length,
+            &front_shared,
+        );
     })?);
     Ok(engine)
 }
@@ -218,7 +248,12 @@ fn limits(config: &EngineConfig, vocab_size: usize) -> Limits {
 }
 
 /// The cache: what was asked for, or two contexts, or one when two do not fit the memory there is.
-fn cache(config: &EngineConfig, model: &Model, context: usize, arena: &Arena) -> Result<KvCache, EngineError> {
+fn cache(
+    config: &EngineConfig,
+    model: &Model,
+    context: usize,
+    arena: &Arena,
+) -> Result<KvCache, EngineError> {
     let c = model.config();
     let with = |blocks| {
         let shape = KvCacheConfig {
@@ -234,7 +269,11 @@ fn cache(config: &EngineConfig, model: &Model, context: usize, arena: &Arena) ->
     let one = blocks_for(context);
     if let Some(tokens) = config.kv_tokens {
         if tokens < context {
-            return Err(EngineError::invalid("kvTokens", format!("at least one context of {context}"), tokens));
+            return Err(EngineError::invalid(
+                "kvTokens",
+                format!("at least one context of {context}"),
+                tokens,
+            ));
         }
         return Ok(with(blocks_for(tokens))?);
     }

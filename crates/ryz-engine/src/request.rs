@@ -211,7 +211,10 @@ impl RequestHandle {
 
     /// Lets `tokens` more tokens be delivered.
     pub fn grant(&self, tokens: u32) {
-        let before = self.control.credits.fetch_add(i64::from(tokens), Ordering::SeqCst);
+        let before = self
+            .control
+            .credits
+            .fetch_add(i64::from(tokens), Ordering::SeqCst);
         if before <= 0 {
             self.shared.send(Command::Wake);
         }

@@ -167,8 +167,9 @@ impl Scheduler {
             let needed = blocks_for(self.waiting[index].tokens.len());
             if self.running.len() >= self.limits.max_sequences || needed > pool.available() {
                 let tired = |s: &Sequence| {
-                    s.paused_since
-                        .is_some_and(|since| now.saturating_duration_since(since) >= self.limits.patience)
+                    s.paused_since.is_some_and(|since| {
+                        now.saturating_duration_since(since) >= self.limits.patience
+                    })
                 };
                 let Some(victim) = self.running.iter().rposition(tired) else {
                     return; // in order: a later, smaller one must not starve this one

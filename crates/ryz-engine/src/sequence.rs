@@ -146,6 +146,9 @@ mod tests {
         assert!(s.allocate(&mut pool));
         s.cached = 48;
         s.restart(vec![1; 5], &mut pool);
-        assert_eq!((s.block_table.len(), s.cached, s.pending(), pool.available()), (1, 0, 5, 2));
+        assert_eq!(
+            (s.block_table.len(), s.cached, s.pending(), pool.available()),
+            (1, 0, 5, 2)
+        );
     }
 }

@@ -66,7 +66,9 @@ pub(crate) struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("counters", &self.counters).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,7 +115,10 @@ impl Shared {
     /// Takes a place in the queue, if one is left.
     pub fn enqueue(&self, limit: usize) -> Result<(), EngineError> {
         let take = |n: usize| (n < limit).then_some(n + 1);
-        match self.queued.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take) {
+        match self
+            .queued
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
+        {
             Ok(_) => Ok(()),
             Err(_) => Err(EngineError::QueueFull { limit }),
         }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use common::*;
-use ryz_engine::{Engine, EngineConfig, EngineError, Event, FinishReason, GenerateRequest, Prompt, SamplingParams};
+use ryz_engine::{
+    Engine, EngineConfig, EngineError, Event, FinishReason, GenerateRequest, Prompt, SamplingParams,
+};
 
 const PROMPT: &str = "Once upon a time there was a little";
 
@@ -14,24 +16,34 @@ const PROMPT: &str = "Once upon a time there was a little";
 fn the_first_delta_comes_before_the_second_token_is_computed() {
     let engine = load(BITNET, &config());
     let steps_at_delta = Arc::new(Mutex::new(vec![]));
-    let (seen, there) = (Arc::clone(&steps_at_delta), Arc::new(OnceLock::<Engine>::new()));
+    let (seen, there) = (
+        Arc::clone(&steps_at_delta),
+        Arc::new(OnceLock::<Engine>::new()),
+    );
     there.set(engine.clone()).unwrap();
     let (sender, events) = std::sync::mpsc::channel();
     let sink = move |event: Event| {
         if let Event::Delta(delta) = &event {
             // Called by the engine thread itself: what it has computed by now is what it will say.
             let stats = there.get().unwrap().stats();
-            seen.lock().unwrap().push((delta.token_ids.len() as u64, stats.generated_tokens));
+            seen.lock()
+                .unwrap()
+                .push((delta.token_ids.len() as u64, stats.generated_tokens));
         }
         drop(sender.send(event));
     };
-    let handle = engine.generate(greedy(text(PROMPT), 6), Box::new(sink)).unwrap();
+    let handle = engine
+        .generate(greedy(text(PROMPT), 6), Box::new(sink))
+        .unwrap();
     let out = Running { handle, events }.collect();
     assert_eq!(out.tokens.len(), 6);
     let mut delivered = 0;
     for &(tokens, computed) in steps_at_delta.lock().unwrap().iter() {
         delivered += tokens;
-        assert_eq!(delivered, computed, "a delta was kept while the next token was computed");
+        assert_eq!(
+            delivered, computed,
+            "a delta was kept while the next token was computed"
+        );
     }
 }
 
@@ -68,7 +80,10 @@ fn usage_and_timings_fit_the_events() {
     let engine = load(BITNET, &config());
     let out = run(&engine, greedy(Prompt::Tokens(vec![1, 2, 3, 4, 5]), 20));
     let finish = out.finish();
-    assert_eq!((finish.usage.prompt_tokens, finish.usage.completion_tokens), (5, 20));
+    assert_eq!(
+        (finish.usage.prompt_tokens, finish.usage.completion_tokens),
+        (5, 20)
+    );
     assert_eq!(out.tokens.len(), 20);
     let t = finish.timings;
     assert!(t.prefill > Duration::ZERO && t.decode > Duration::ZERO);
@@ -106,7 +121,9 @@ fn a_stop_string_ends_the_text_before_it_wherever_tokens_cut_it() {
     let chars: Vec<(usize, char)> = free.text.char_indices().collect();
     let mut tried = 0;
     for (i, len) in [(3, 2), (5, 7), (10, 12), (20, 3)] {
-        let (Some(&(start, _)), Some(&(end, _))) = (chars.get(i), chars.get(i + len)) else { continue };
+        let (Some(&(start, _)), Some(&(end, _))) = (chars.get(i), chars.get(i + len)) else {
+            continue;
+        };
         let stop = free.text[start..end].to_owned();
         let first = free.text.find(&stop).unwrap();
         let request = GenerateRequest {
@@ -188,11 +205,19 @@ fn logprobs_come_one_a_token_and_sum_to_the_score() {
     assert_eq!(logprobs.len(), out.tokens.len());
     for (l, &token) in logprobs.iter().zip(&out.tokens) {
         assert_eq!((l.token, l.top.len()), (token, 3));
-        assert_eq!(l.top[0], (token, l.logprob), "greedy takes the most probable");
+        assert_eq!(
+            l.top[0],
+            (token, l.logprob),
+            "greedy takes the most probable"
+        );
         assert!(l.top[0].1 >= l.top[1].1 && l.top[1].1 >= l.top[2].1);
     }
     let all: Vec<u32> = prompt.iter().chain(&out.tokens).copied().collect();
-    let score = |tokens: &[u32]| wait(|r| engine.score(tokens.to_vec(), None, r)).unwrap().sum_nll;
+    let score = |tokens: &[u32]| {
+        wait(|r| engine.score(tokens.to_vec(), None, r))
+            .unwrap()
+            .sum_nll
+    };
     let want = score(&all) - score(&prompt);
     let got: f64 = logprobs.iter().map(|l| -f64::from(l.logprob)).sum();
     assert!((got - want).abs() < 1e-4, "{got} {want}");
@@ -209,8 +234,17 @@ fn the_context_ends_a_generation_and_refuses_a_longer_prompt() {
     assert_eq!((out.tokens.len(), out.reason()), (12, FinishReason::Length));
     let out = run(&engine, greedy(Prompt::Tokens(vec![9; 31]), 1000));
     assert_eq!((out.tokens.len(), out.reason()), (1, FinishReason::Length));
-    let refused = engine.generate(greedy(Prompt::Tokens(vec![9; 32]), 1), Box::new(|_| {})).unwrap_err();
-    assert!(matches!(refused, EngineError::ContextOverflow { limit: 31, context_length: 32, got: 32 }));
+    let refused = engine
+        .generate(greedy(Prompt::Tokens(vec![9; 32]), 1), Box::new(|_| {}))
+        .unwrap_err();
+    assert!(matches!(
+        refused,
+        EngineError::ContextOverflow {
+            limit: 31,
+            context_length: 32,
+            got: 32
+        }
+    ));
     assert_eq!(refused.code(), "CONTEXT_OVERFLOW");
     // Text is only known to be too long when it has been tokenised.
     let out = run(&engine, greedy(text(&"many words ".repeat(50)), 1));
@@ -236,10 +270,20 @@ fn options_are_refused_by_name() {
     assert_eq!(blamed(&|r| r.stop = vec!["x".repeat(5000)]), "stop");
     assert_eq!(blamed(&|r| r.stop_tokens = vec![vocab]), "stopTokens");
     assert_eq!(blamed(&|r| r.prompt = Prompt::Tokens(vec![])), "prompt");
-    assert_eq!(blamed(&|r| r.prompt = Prompt::Tokens(vec![vocab])), "prompt");
+    assert_eq!(
+        blamed(&|r| r.prompt = Prompt::Tokens(vec![vocab])),
+        "prompt"
+    );
     assert_eq!(blamed(&|r| r.sampling.top_p = 2.0), "topP");
-    assert_eq!(blamed(&|r| r.sampling.logit_bias = vec![(vocab, 0.0)]), "logitBias");
-    assert_eq!(engine.stats().waiting, 0, "a refused request holds no place in the queue");
+    assert_eq!(
+        blamed(&|r| r.sampling.logit_bias = vec![(vocab, 0.0)]),
+        "logitBias"
+    );
+    assert_eq!(
+        engine.stats().waiting,
+        0,
+        "a refused request holds no place in the queue"
+    );
 }
 
 #[test]

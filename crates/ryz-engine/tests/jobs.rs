@@ -15,13 +15,22 @@ fn all_logits_end_with_the_last_and_do_not_depend_on_chunks() {
         let engine = load(model, &config());
         let all = wait(|r| engine.logits(tokens(), true, r)).unwrap();
         let last = wait(|r| engine.logits(tokens(), false, r)).unwrap();
-        assert_eq!((all.rows, last.rows, all.columns), (90, 1, engine.model_info().vocab_size));
+        assert_eq!(
+            (all.rows, last.rows, all.columns),
+            (90, 1, engine.model_info().vocab_size)
+        );
         assert_eq!(all.data.len(), 90 * all.columns);
         assert_eq!(all.data[89 * all.columns..], last.data);
         let half = wait(|r| engine.logits(tokens()[..45].to_vec(), false, r)).unwrap();
         assert_eq!(all.data[44 * all.columns..45 * all.columns], half.data);
         for prefill_chunk in [1, 13] {
-            let engine = load(model, &EngineConfig { prefill_chunk, ..config() });
+            let engine = load(
+                model,
+                &EngineConfig {
+                    prefill_chunk,
+                    ..config()
+                },
+            );
             let chunked = wait(|r| engine.logits(tokens(), true, r)).unwrap();
             assert_eq!(chunked, all);
         }
@@ -59,7 +68,11 @@ fn embeddings_are_those_of_the_last_token() {
     let raw = wait(|r| engine.embed(tokens(), false, r)).unwrap();
     let unit = wait(|r| engine.embed(tokens(), true, r)).unwrap();
     assert_eq!(raw.len(), engine.model_info().hidden_size);
-    let length = raw.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    let length = raw
+        .iter()
+        .map(|&x| f64::from(x) * f64::from(x))
+        .sum::<f64>()
+        .sqrt();
     for (r, u) in raw.iter().zip(&unit) {
         assert!((f64::from(*r) / length - f64::from(*u)).abs() < 1e-7);
     }
@@ -69,7 +82,13 @@ fn embeddings_are_those_of_the_last_token() {
 
 #[test]
 fn wrong_jobs_are_refused_by_name() {
-    let engine = load(BITNET, &EngineConfig { context_length: Some(64), ..config() });
+    let engine = load(
+        BITNET,
+        &EngineConfig {
+            context_length: Some(64),
+            ..config()
+        },
+    );
     let vocab = engine.model_info().vocab_size as u32;
     let code = |tokens: Vec<u32>| {
         let logits = wait(|r| engine.logits(tokens.clone(), false, r)).unwrap_err();
@@ -80,11 +99,21 @@ fn wrong_jobs_are_refused_by_name() {
     assert_eq!(code(vec![]), "INVALID_ARGUMENT");
     assert_eq!(code(vec![vocab]), "INVALID_ARGUMENT");
     assert_eq!(code(vec![0; 65]), "CONTEXT_OVERFLOW");
-    let score = |tokens: Vec<u32>, window| wait(|r| engine.score(tokens, window, r)).map(|s| s.tokens);
-    assert_eq!(score(vec![0; 65], None).unwrap_err().code(), "CONTEXT_OVERFLOW");
+    let score =
+        |tokens: Vec<u32>, window| wait(|r| engine.score(tokens, window, r)).map(|s| s.tokens);
+    assert_eq!(
+        score(vec![0; 65], None).unwrap_err().code(),
+        "CONTEXT_OVERFLOW"
+    );
     assert_eq!(score(vec![0; 65], Some(64)).unwrap(), 63);
-    assert_eq!(score(vec![0; 10], Some(65)).unwrap_err().code(), "INVALID_ARGUMENT");
-    assert_eq!(score(vec![0; 10], Some(1)).unwrap_err().code(), "INVALID_ARGUMENT");
+    assert_eq!(
+        score(vec![0; 10], Some(65)).unwrap_err().code(),
+        "INVALID_ARGUMENT"
+    );
+    assert_eq!(
+        score(vec![0; 10], Some(1)).unwrap_err().code(),
+        "INVALID_ARGUMENT"
+    );
     assert_eq!(score(vec![0], None).unwrap_err().code(), "INVALID_ARGUMENT");
     assert_eq!(engine.stats().waiting, 0);
 }

@@ -7,10 +7,16 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use common::*;
-use ryz_engine::{Engine, EngineConfig, EngineError, Event, FinishReason, GenerateRequest, Prompt, SamplingParams};
+use ryz_engine::{
+    Engine, EngineConfig, EngineError, Event, FinishReason, GenerateRequest, Prompt, SamplingParams,
+};
 
 fn prompt(i: u32) -> Prompt {
-    Prompt::Tokens((0..5 + i * 11 % 60).map(|t| (t * 7 + i * 13) % 400).collect())
+    Prompt::Tokens(
+        (0..5 + i * 11 % 60)
+            .map(|t| (t * 7 + i * 13) % 400)
+            .collect(),
+    )
 }
 
 fn requests() -> Vec<GenerateRequest> {
@@ -34,7 +40,10 @@ fn requests() -> Vec<GenerateRequest> {
 
 fn alone(model: &str) -> Vec<Vec<u32>> {
     let engine = load(model, &config());
-    requests().into_iter().map(|r| run(&engine, r).tokens).collect()
+    requests()
+        .into_iter()
+        .map(|r| run(&engine, r).tokens)
+        .collect()
 }
 
 #[test]
@@ -42,11 +51,18 @@ fn a_request_gives_the_same_tokens_alone_and_in_any_batch() {
     for model in [BITNET, BONSAI] {
         let want = alone(model);
         for (max_sequences, prefill_chunk) in [(8, 512), (3, 13), (12, 1)] {
-            let config = EngineConfig { max_sequences, prefill_chunk, ..config() };
+            let config = EngineConfig {
+                max_sequences,
+                prefill_chunk,
+                ..config()
+            };
             let engine = load(model, &config);
             let running: Vec<Running> = requests().into_iter().map(|r| start(&engine, r)).collect();
             let got: Vec<Vec<u32>> = running.into_iter().map(|r| r.collect().tokens).collect();
-            assert_eq!(got, want, "{model}, {max_sequences} at once, chunks of {prefill_chunk}");
+            assert_eq!(
+                got, want,
+                "{model}, {max_sequences} at once, chunks of {prefill_chunk}"
+            );
             settled(&engine);
         }
     }
@@ -64,7 +80,10 @@ fn preemption_changes_no_token() {
     let running: Vec<Running> = requests().into_iter().map(|r| start(&engine, r)).collect();
     let got: Vec<Vec<u32>> = running.into_iter().map(|r| r.collect().tokens).collect();
     assert_eq!(got, want);
-    assert!(engine.stats().preemptions > 0, "the pool was not tight enough to test anything");
+    assert!(
+        engine.stats().preemptions > 0,
+        "the pool was not tight enough to test anything"
+    );
     settled(&engine);
 }
 
@@ -81,14 +100,23 @@ fn jobs_run_beside_generations_and_survive_preemption() {
     let engine = load(BITNET, &tight);
     let running: Vec<Running> = requests().into_iter().map(|r| start(&engine, r)).collect();
     let got = wait(|r| engine.score(tokens.clone(), Some(50), r)).unwrap();
-    assert_eq!((got.tokens, got.sum_nll.to_bits()), (want.tokens, want.sum_nll.to_bits()));
+    assert_eq!(
+        (got.tokens, got.sum_nll.to_bits()),
+        (want.tokens, want.sum_nll.to_bits())
+    );
     running.into_iter().for_each(|r| drop(r.collect()));
     settled(&engine);
 }
 
 #[test]
 fn a_cancel_frees_everything_at_any_moment() {
-    let engine = load(BITNET, &EngineConfig { prefill_chunk: 16, ..config() });
+    let engine = load(
+        BITNET,
+        &EngineConfig {
+            prefill_chunk: 16,
+            ..config()
+        },
+    );
     for delay in 0..20 {
         let long: Vec<u32> = (0..120).collect();
         let running = start(&engine, greedy(Prompt::Tokens(long), 100_000));
@@ -107,7 +135,9 @@ fn a_cancel_frees_everything_at_any_moment() {
 fn dropping_the_handle_cancels() {
     let engine = load(BITNET, &config());
     let running = start(&engine, greedy(prompt(3), 100_000));
-    let Some(Event::Delta(_)) = running.next() else { panic!("no delta") };
+    let Some(Event::Delta(_)) = running.next() else {
+        panic!("no delta")
+    };
     drop(running.handle);
     settled(&engine);
 }
@@ -116,7 +146,10 @@ fn dropping_the_handle_cancels() {
 fn cancelling_one_leaves_the_others_alone() {
     let want = alone(BITNET);
     let engine = load(BITNET, &config());
-    let mut running: Vec<Option<Running>> = requests().into_iter().map(|r| Some(start(&engine, r))).collect();
+    let mut running: Vec<Option<Running>> = requests()
+        .into_iter()
+        .map(|r| Some(start(&engine, r)))
+        .collect();
     let doomed = running[0].take().unwrap();
     doomed.handle.cancel();
     drop(doomed);
@@ -130,12 +163,30 @@ fn cancelling_one_leaves_the_others_alone() {
 
 #[test]
 fn a_full_queue_refuses_by_code() {
-    let engine = load(BITNET, &EngineConfig { max_sequences: 1, max_queue: 2, ..config() });
+    let engine = load(
+        BITNET,
+        &EngineConfig {
+            max_sequences: 1,
+            max_queue: 2,
+            ..config()
+        },
+    );
     // Nobody reads: it holds the only slot.
-    let first = start(&engine, GenerateRequest { credits: 1, ..greedy(prompt(0), 50) });
-    let Some(Event::Delta(_)) = first.next() else { panic!("no delta") };
+    let first = start(
+        &engine,
+        GenerateRequest {
+            credits: 1,
+            ..greedy(prompt(0), 50)
+        },
+    );
+    let Some(Event::Delta(_)) = first.next() else {
+        panic!("no delta")
+    };
     // Those without credits wait for ever.
-    let unread = || GenerateRequest { credits: 0, ..greedy(prompt(1), 5) };
+    let unread = || GenerateRequest {
+        credits: 0,
+        ..greedy(prompt(1), 5)
+    };
     let (a, b) = (start(&engine, unread()), start(&engine, unread()));
     let refused = engine.generate(unread(), Box::new(|_| {})).unwrap_err();
     assert!(matches!(refused, EngineError::QueueFull { limit: 2 }));
@@ -149,9 +200,23 @@ fn a_full_queue_refuses_by_code() {
 
 #[test]
 fn an_unread_stream_does_not_hold_up_the_others() {
-    let engine = load(BITNET, &EngineConfig { max_sequences: 1, ..config() });
-    let unread = start(&engine, GenerateRequest { credits: 1, ..greedy(prompt(0), 20) });
-    let Some(Event::Delta(first)) = unread.next() else { panic!("no delta") };
+    let engine = load(
+        BITNET,
+        &EngineConfig {
+            max_sequences: 1,
+            ..config()
+        },
+    );
+    let unread = start(
+        &engine,
+        GenerateRequest {
+            credits: 1,
+            ..greedy(prompt(0), 20)
+        },
+    );
+    let Some(Event::Delta(first)) = unread.next() else {
+        panic!("no delta")
+    };
     let out = run(&engine, greedy(prompt(1), 5));
     assert_eq!(out.tokens.len(), 5);
     // It goes on where it was when it is read again.
@@ -164,21 +229,36 @@ fn an_unread_stream_does_not_hold_up_the_others() {
 #[test]
 fn dispose_ends_everything_and_may_be_called_twice() {
     let engine = load(BITNET, &config());
-    let running: Vec<Running> = (0..12).map(|i| start(&engine, greedy(prompt(i), 100_000))).collect();
-    let texts: Vec<Running> = (0..4).map(|_| start(&engine, greedy(text("some words"), 100_000))).collect();
+    let running: Vec<Running> = (0..12)
+        .map(|i| start(&engine, greedy(prompt(i), 100_000)))
+        .collect();
+    let texts: Vec<Running> = (0..4)
+        .map(|_| start(&engine, greedy(text("some words"), 100_000)))
+        .collect();
     let (sender, result) = channel();
-    let job = engine.logits(vec![1; 100], true, Box::new(move |r| drop(sender.send(r)))).unwrap();
+    let job = engine
+        .logits(vec![1; 100], true, Box::new(move |r| drop(sender.send(r))))
+        .unwrap();
     engine.dispose();
     engine.dispose();
     assert!(engine.is_disposed());
     for r in running.into_iter().chain(texts) {
         let out = r.collect();
-        assert!(matches!(out.end, Err(EngineError::Disposed)), "{:?}", out.end);
+        assert!(
+            matches!(out.end, Err(EngineError::Disposed)),
+            "{:?}",
+            out.end
+        );
     }
     // The job may have come to its end before.
-    assert!(matches!(result.recv().unwrap(), Ok(_) | Err(EngineError::Disposed)));
+    assert!(matches!(
+        result.recv().unwrap(),
+        Ok(_) | Err(EngineError::Disposed)
+    ));
     drop(job);
-    let refused = engine.generate(greedy(prompt(1), 1), Box::new(|_| {})).unwrap_err();
+    let refused = engine
+        .generate(greedy(prompt(1), 1), Box::new(|_| {}))
+        .unwrap_err();
     assert_eq!(refused.code(), "DISPOSED");
 }
 
@@ -187,7 +267,9 @@ fn the_last_clone_ends_the_engine() {
     let engine = load(BITNET, &config());
     let running = start(&engine, greedy(prompt(1), 100_000));
     drop(engine.clone());
-    let Some(Event::Delta(_)) = running.next() else { panic!("no delta") };
+    let Some(Event::Delta(_)) = running.next() else {
+        panic!("no delta")
+    };
     drop(engine);
     assert!(matches!(running.collect().end, Err(EngineError::Disposed)));
 }
@@ -201,12 +283,19 @@ fn a_panic_on_the_engine_thread_is_told_to_everyone() {
             panic!("a consumer went wrong");
         }
     };
-    let bomb = engine.generate(greedy(prompt(2), 5), Box::new(bomb)).unwrap();
+    let bomb = engine
+        .generate(greedy(prompt(2), 5), Box::new(bomb))
+        .unwrap();
     let out = other.collect();
     let error = out.end.unwrap_err();
     assert_eq!(error.code(), "INTERNAL");
-    assert!(error.to_string().contains("a consumer went wrong"), "{error}");
-    let refused = engine.generate(greedy(prompt(1), 1), Box::new(|_| {})).unwrap_err();
+    assert!(
+        error.to_string().contains("a consumer went wrong"),
+        "{error}"
+    );
+    let refused = engine
+        .generate(greedy(prompt(1), 1), Box::new(|_| {}))
+        .unwrap_err();
     assert_eq!(refused.code(), "INTERNAL");
     drop(bomb);
     engine.dispose();
@@ -214,20 +303,34 @@ fn a_panic_on_the_engine_thread_is_told_to_everyone() {
 
 #[test]
 fn a_load_can_be_stopped() {
-    let stopped = Engine::load(&reference(BITNET), &config(), &mut |_| ControlFlow::Break(())).unwrap_err();
+    let stopped = Engine::load(&reference(BITNET), &config(), &mut |_| {
+        ControlFlow::Break(())
+    })
+    .unwrap_err();
     assert_eq!(stopped.code(), "ABORTED");
 }
 
 #[test]
 fn a_load_names_what_is_wrong() {
     let load = |name: &str, config: EngineConfig| {
-        Engine::load(&reference(name), &config, &mut |_| ControlFlow::Continue(())).unwrap_err()
+        Engine::load(
+            &reference(name),
+            &config,
+            &mut |_| ControlFlow::Continue(()),
+        )
+        .unwrap_err()
     };
     assert_eq!(load("not-there.gguf", config()).code(), "FILE_NOT_FOUND");
-    let wide = EngineConfig { context_length: Some(1 << 30), ..config() };
+    let wide = EngineConfig {
+        context_length: Some(1 << 30),
+        ..config()
+    };
     let error = load(BITNET, wide);
     assert_eq!(error.code(), "INVALID_ARGUMENT");
     assert!(error.to_string().contains("contextLength"));
-    let narrow = EngineConfig { memory_limit: Some(1000), ..config() };
+    let narrow = EngineConfig {
+        memory_limit: Some(1000),
+        ..config()
+    };
     assert_eq!(load(BITNET, narrow).code(), "MEMORY_LIMIT");
 }

@@ -28,7 +28,8 @@ impl Bench {
     }
 
     fn add(&mut self, id: SequenceId, prompt: usize) {
-        self.scheduler.add(Sequence::new(id, vec![7; prompt], Wanted::Last));
+        self.scheduler
+            .add(Sequence::new(id, vec![7; prompt], Wanted::Last));
     }
 
     fn pause(&mut self, id: SequenceId, since: Option<Instant>) {
@@ -38,9 +39,18 @@ impl Bench {
 
     /// Schedules and advances; returns (id, tokens) and generates a token where the last logits were asked for.
     fn step(&mut self) -> Vec<(SequenceId, usize)> {
-        self.scheduler.schedule(&mut self.pool, self.now, &mut self.step);
-        for &Scheduled { id, tokens, outputs } in &self.step {
-            let sequence = self.scheduler.get_mut(id).expect("a scheduled sequence runs");
+        self.scheduler
+            .schedule(&mut self.pool, self.now, &mut self.step);
+        for &Scheduled {
+            id,
+            tokens,
+            outputs,
+        } in &self.step
+        {
+            let sequence = self
+                .scheduler
+                .get_mut(id)
+                .expect("a scheduled sequence runs");
             assert!(sequence.paused_since.is_none());
             assert!(tokens <= sequence.pending());
             assert!(blocks_for(sequence.cached + tokens) <= sequence.block_table.len());
@@ -59,10 +69,24 @@ fn a_prompt_is_cut_into_chunks_and_only_the_last_wants_logits() {
     let mut b = Bench::new(LIMITS, 100);
     b.add(1, 70);
     b.step();
-    assert_eq!(b.step, [Scheduled { id: 1, tokens: 32, outputs: Outputs::None }]);
+    assert_eq!(
+        b.step,
+        [Scheduled {
+            id: 1,
+            tokens: 32,
+            outputs: Outputs::None
+        }]
+    );
     assert_eq!(b.step(), [(1, 32)]);
     b.step();
-    assert_eq!(b.step, [Scheduled { id: 1, tokens: 6, outputs: Outputs::Last }]);
+    assert_eq!(
+        b.step,
+        [Scheduled {
+            id: 1,
+            tokens: 6,
+            outputs: Outputs::Last
+        }]
+    );
     assert_eq!(b.step(), [(1, 1)]);
 }
 
@@ -86,12 +110,22 @@ fn prompts_take_turns() {
     let mut first_of_3 = None;
     for i in 0..4 {
         let got = b.step();
-        assert_eq!(got.iter().map(|s| s.1).sum::<usize>(), if got.iter().any(|s| s.0 == 3 && s.1 == 1) { 33 } else { 32 });
+        assert_eq!(
+            got.iter().map(|s| s.1).sum::<usize>(),
+            if got.iter().any(|s| s.0 == 3 && s.1 == 1) {
+                33
+            } else {
+                32
+            }
+        );
         if first_of_3.is_none() && got.iter().any(|s| s.0 == 3) {
             first_of_3 = Some(i);
         }
     }
-    assert!(first_of_3.unwrap() < 3, "a short prompt behind two long ones gets its turn");
+    assert!(
+        first_of_3.unwrap() < 3,
+        "a short prompt behind two long ones gets its turn"
+    );
     let cached = |id| b.scheduler.get(id).unwrap().cached;
     assert!(cached(1) > 0 && cached(2) > 0);
 }
@@ -120,7 +154,13 @@ fn a_sequence_without_credits_is_not_scheduled() {
     b.pause(1, None);
     assert_eq!(b.step(), [(1, 1), (2, 1)]);
     // One that was paused before it was admitted lets others pass.
-    let mut b = Bench::new(Limits { max_sequences: 1, ..LIMITS }, 100);
+    let mut b = Bench::new(
+        Limits {
+            max_sequences: 1,
+            ..LIMITS
+        },
+        100,
+    );
     b.add(1, 3);
     b.add(2, 3);
     b.pause(1, Some(b.now));
@@ -170,7 +210,13 @@ fn a_paused_sequence_makes_room_before_a_younger_one() {
 
 #[test]
 fn who_waits_for_a_paused_one_gets_its_place_after_a_while() {
-    let mut b = Bench::new(Limits { max_sequences: 1, ..LIMITS }, 100);
+    let mut b = Bench::new(
+        Limits {
+            max_sequences: 1,
+            ..LIMITS
+        },
+        100,
+    );
     b.add(1, 3);
     b.step();
     b.pause(1, Some(b.now));
@@ -191,8 +237,16 @@ fn scoring_is_bounded_by_its_own_chunk() {
     b.scheduler.add(Sequence::new(1, vec![7; 20], Wanted::All));
     b.add(2, 5);
     b.step();
-    assert!(b.step.contains(&Scheduled { id: 1, tokens: 8, outputs: Outputs::All }));
-    assert!(b.step.contains(&Scheduled { id: 2, tokens: 5, outputs: Outputs::Last }));
+    assert!(b.step.contains(&Scheduled {
+        id: 1,
+        tokens: 8,
+        outputs: Outputs::All
+    }));
+    assert!(b.step.contains(&Scheduled {
+        id: 2,
+        tokens: 5,
+        outputs: Outputs::Last
+    }));
 }
 
 #[test]

@@ -7,15 +7,17 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use ryz_engine::{
-    Delta, Engine, EngineConfig, EngineError, Event, Finish, FinishReason, GenerateRequest, Prompt, Reply,
-    RequestHandle, SamplingParams,
+    Delta, Engine, EngineConfig, EngineError, Event, Finish, FinishReason, GenerateRequest, Prompt,
+    Reply, RequestHandle, SamplingParams,
 };
 
 pub const BITNET: &str = "b158-v1-tq2_0.gguf";
 pub const BONSAI: &str = "bonsai-v-q2_0-g128.gguf";
 
 pub fn reference(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../__test__/fixtures/reference").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../__test__/fixtures/reference")
+        .join(name)
 }
 
 pub fn config() -> EngineConfig {
@@ -27,7 +29,8 @@ pub fn config() -> EngineConfig {
 }
 
 pub fn load(name: &str, config: &EngineConfig) -> Engine {
-    Engine::load(&reference(name), config, &mut |_| ControlFlow::Continue(())).expect("the reference model loads")
+    Engine::load(&reference(name), config, &mut |_| ControlFlow::Continue(()))
+        .expect("the reference model loads")
 }
 
 pub fn greedy(prompt: Prompt, max_tokens: u32) -> GenerateRequest {
@@ -55,7 +58,9 @@ pub struct Running {
 pub fn start(engine: &Engine, request: GenerateRequest) -> Running {
     let (sender, events) = channel();
     let sink = Box::new(move |event| drop(sender.send(event)));
-    let handle = engine.generate(request, sink).expect("the request is valid");
+    let handle = engine
+        .generate(request, sink)
+        .expect("the request is valid");
     Running { handle, events }
 }
 
@@ -95,10 +100,16 @@ impl Running {
             }
         };
         drop(self.handle);
-        assert!(self.events.recv_timeout(Duration::from_secs(60)).is_err(), "nothing follows the end");
+        assert!(
+            self.events.recv_timeout(Duration::from_secs(60)).is_err(),
+            "nothing follows the end"
+        );
         Output {
             text: deltas.iter().map(|d| d.text.as_str()).collect(),
-            tokens: deltas.iter().flat_map(|d| d.token_ids.iter().copied()).collect(),
+            tokens: deltas
+                .iter()
+                .flat_map(|d| d.token_ids.iter().copied())
+                .collect(),
             deltas,
             end,
         }
@@ -115,7 +126,9 @@ pub fn wait<T: Send + 'static>(
 ) -> Result<T, EngineError> {
     let (sender, result) = channel();
     let handle = submit(Box::new(move |r| drop(sender.send(r))))?;
-    let got = result.recv_timeout(Duration::from_secs(60)).expect("a result within a minute");
+    let got = result
+        .recv_timeout(Duration::from_secs(60))
+        .expect("a result within a minute");
     drop(handle);
     got
 }
