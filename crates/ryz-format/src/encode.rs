@@ -111,14 +111,61 @@ pub fn encode_floats(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
 /// When the slices differ in length.
 pub fn quantize_absmean(weights: &[f32], codes: &mut [u8]) -> f32 {
     assert_eq!(weights.len(), codes.len(), "one code for each weight");
-    let sum: f64 = weights.iter().map(|w| f64::from(w.abs())).sum();
-    let mean = (sum / weights.len().max(1) as f64) as f32;
-    // A NaN among the weights goes through to the scale, where it shows.
-    let s = 1.0 / if mean < 1e-5 { 1e-5 } else { mean };
-    for (code, w) in codes.iter_mut().zip(weights) {
-        *code = ((w * s).round_ties_even().clamp(-1.0, 1.0) as i8 + 1) as u8;
+    let mut sum = AbsmeanSum::default();
+    sum.add(weights);
+    let absmean = sum.finish();
+    for (code, &w) in codes.iter_mut().zip(weights) {
+        *code = absmean.code(w);
     }
-    bf16::from_f32(1.0 / s).to_f32()
+    absmean.scale
+}
+
+/// The first pass of [`quantize_absmean`] over a tensor that is read piece by piece, in order.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AbsmeanSum {
+    sum: f64,
+    count: u64,
+}
+
+impl AbsmeanSum {
+    /// Adds the next weights.
+    pub fn add(&mut self, weights: &[f32]) {
+        self.sum = weights
+            .iter()
+            .fold(self.sum, |sum, w| sum + f64::from(w.abs()));
+        self.count += weights.len() as u64;
+    }
+
+    /// What the mean makes of each weight.
+    pub fn finish(self) -> Absmean {
+        let mean = (self.sum / self.count.max(1) as f64) as f32;
+        // A NaN among the weights goes through to the scale, where it shows.
+        let multiplier = 1.0 / if mean < 1e-5 { 1e-5 } else { mean };
+        Absmean {
+            multiplier,
+            scale: bf16::from_f32(1.0 / multiplier).to_f32(),
+        }
+    }
+}
+
+/// The second pass of [`quantize_absmean`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Absmean {
+    /// s, by which a weight is multiplied before it is rounded.
+    pub multiplier: f32,
+    /// The weights' scale: 1/s rounded to bf16.
+    pub scale: f32,
+}
+
+impl Absmean {
+    /// The code t + 1 of a weight.
+    pub fn code(self, weight: f32) -> u8 {
+        ((weight * self.multiplier)
+            .round_ties_even()
+            .clamp(-1.0, 1.0) as i8
+            + 1) as u8
+    }
 }
 
 /// One byte of `count` trits, the first most significant, scaled by ceil(q·256/243); four trits count as five with a zero.
