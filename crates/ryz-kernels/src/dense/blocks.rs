@@ -34,7 +34,10 @@ pub(super) fn half<S: Simd>(s: S, block: &[u8], start: usize) -> f32 {
 /// Sixteen values made from their index, exact in i8.
 #[inline(always)]
 pub(super) fn lanes<S: Simd>(s: S, f: impl Fn(usize) -> u8) -> S::F {
-    let values: [i8; LANES] = std::array::from_fn(|l| f(l) as i8);
+    let mut values = [0; LANES];
+    for (l, value) in values.iter_mut().enumerate() {
+        *value = f(l) as i8;
+    }
     s.load_i8(&values)
 }
 

@@ -136,23 +136,9 @@ fn block<S: Simd, B: Block, const R: usize, const T: usize>(
     let mut sums = [[s.splat(0.0); T]; R];
     let parts = B::VALUES / LANES;
     let whole = bytes[0].len() / B::BYTES;
-    let mut step = |blocks: [&[u8]; R], first: usize| {
-        let heads: [B::Head; R] = std::array::from_fn(|r| B::head(s, blocks[r]));
-        for part in 0..parts {
-            let x: [S::F; T] = std::array::from_fn(|t| x[t].load(s, first + part));
-            for r in 0..R {
-                let weights = B::load(s, &heads[r], blocks[r], part);
-                for t in 0..T {
-                    sums[r][t] = s.fma(weights, x[t], sums[r][t]);
-                }
-            }
-        }
-    };
     for index in 0..whole {
-        step(
-            std::array::from_fn(|r| &bytes[r][index * B::BYTES..][..B::BYTES]),
-            index * parts,
-        );
+        let blocks = std::array::from_fn(|r| &bytes[r][index * B::BYTES..][..B::BYTES]);
+        accumulate::<S, B, R, T>(s, blocks, &x, index * parts, &mut sums);
     }
     let rest = bytes[0].len() - whole * B::BYTES;
     if rest > 0 {
@@ -161,14 +147,42 @@ fn block<S: Simd, B: Block, const R: usize, const T: usize>(
         for (tail, bytes) in tails.iter_mut().zip(bytes) {
             tail[..rest].copy_from_slice(&bytes[whole * B::BYTES..]);
         }
-        step(
-            std::array::from_fn(|r| &tails[r][..B::BYTES]),
-            whole * parts,
-        );
+        let blocks = std::array::from_fn(|r| &tails[r][..B::BYTES]);
+        accumulate::<S, B, R, T>(s, blocks, &x, whole * parts, &mut sums);
     }
     for r in 0..R {
         for t in 0..T {
             out.row_mut(token + t)[row + r - first_row] = x[t].finish(s.sum(sums[r][t]));
+        }
+    }
+}
+
+/// Adds the products of one block of each row, whose first sixteen weights multiply the activations' sixteen `first`.
+///
+/// No closures here: one that is not inlined has not the features of the kernel around it, and then every vector
+/// operation in it is a call.
+#[inline(always)]
+fn accumulate<S: Simd, B: Block, const R: usize, const T: usize>(
+    s: S,
+    blocks: [&[u8]; R],
+    x: &[Row<'_>; T],
+    first: usize,
+    sums: &mut [[S::F; T]; R],
+) {
+    let mut heads = [B::head(s, blocks[0]); R];
+    for r in 1..R {
+        heads[r] = B::head(s, blocks[r]);
+    }
+    for part in 0..B::VALUES / LANES {
+        let mut lanes = [s.splat(0.0); T];
+        for t in 0..T {
+            lanes[t] = x[t].load(s, first + part);
+        }
+        for r in 0..R {
+            let weights = B::load(s, &heads[r], blocks[r], part);
+            for t in 0..T {
+                sums[r][t] = s.fma(weights, lanes[t], sums[r][t]);
+            }
         }
     }
 }

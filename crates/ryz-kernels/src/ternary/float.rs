@@ -55,16 +55,17 @@ fn block<S: Simd, const R: usize, const T: usize>(
     let mut sums = [[s.splat(0.0); T]; R];
     for (index, lines) in weights.tile(tile).chunks(span).enumerate() {
         let first = index * span;
-        let tables: [S::F; R] = std::array::from_fn(|r| {
-            s.mul(
-                values,
-                s.splat(weights.scales().at(tile, in_tile + r, first * LINE_COLS)),
-            )
-        });
+        // Loops, not closures: one that is not inlined has not the features of the kernel around it.
+        let mut tables = [values; R];
+        for (r, table) in tables.iter_mut().enumerate() {
+            let scale = weights.scales().at(tile, in_tile + r, first * LINE_COLS);
+            *table = s.mul(values, s.splat(scale));
+        }
         for (line, codes) in lines.iter().enumerate() {
             let line = first + line;
-            let x: [S::F; T] = std::array::from_fn(|t| {
-                if line < whole {
+            let mut lanes = [s.splat(0.0); T];
+            for t in 0..T {
+                lanes[t] = if line < whole {
                     s.load(&x[t].as_chunks::<LANES>().0[line])
                 } else {
                     // Past the end: nothing is added to sums that are what they are.
@@ -72,12 +73,12 @@ fn block<S: Simd, const R: usize, const T: usize>(
                         x[t].get(line * LINE_COLS..).unwrap_or_default(),
                         0.0,
                     ))
-                }
-            });
+                };
+            }
             for r in 0..R {
                 let weights = s.lookup(codes.word(in_tile + r), tables[r]);
                 for t in 0..T {
-                    sums[r][t] = s.fma(weights, x[t], sums[r][t]);
+                    sums[r][t] = s.fma(weights, lanes[t], sums[r][t]);
                 }
             }
         }
