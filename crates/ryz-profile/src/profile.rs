@@ -1,0 +1,365 @@
+//! What the clocks of many steps add up to.
+
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+
+use crate::clock::{Operation, PhaseClock, Times};
+use crate::phase::Phase;
+use crate::snapshot::{
+    Bandwidth, LatencySummary, LayerProfile, PhaseTime, Snapshot, SpanTime, TokenCounts,
+};
+use crate::spans::{SpanId, SpanTotal, Spans};
+
+/// One step as the engine knows it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Step {
+    /// From the first command looked at to the last delta delivered.
+    pub wall: Duration,
+    /// Prompt tokens computed.
+    pub prompt_tokens: usize,
+    /// Sequences that got their next token from a single new one.
+    pub decoded_tokens: usize,
+    /// Bytes of weights that the step read.
+    pub weight_bytes: u64,
+    /// Bytes of cached keys and values that the step read.
+    pub kv_bytes: u64,
+    /// Bytes that the dense path would have read beside.
+    pub skipped_bytes: u64,
+}
+
+impl Step {
+    fn is_decode(&self) -> bool {
+        self.prompt_tokens == 0 && self.decoded_tokens > 0
+    }
+}
+
+/// How much of a layer's feed-forward network was at work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerActivity {
+    /// Values that came out of gate and up.
+    pub values: u64,
+    /// Of them, those that are 0.
+    pub zeros: u64,
+    /// Of their int8 forms, those that are 0.
+    pub quantized_zeros: u64,
+}
+
+impl LayerActivity {
+    fn add(&mut self, other: Self) {
+        self.values += other.values;
+        self.zeros += other.zeros;
+        self.quantized_zeros += other.quantized_zeros;
+    }
+}
+
+/// Longest latency told apart: one minute. What takes longer counts as that.
+const LONGEST_NS: u64 = 60_000_000_000;
+
+/// Everything recorded since the profile was made or [`Profile::reset`].
+#[derive(Debug)]
+pub struct Profile {
+    /// Operations kept for a trace.
+    capacity: usize,
+    epoch: Instant,
+    total: Times,
+    layers: Vec<Times>,
+    activity: Vec<LayerActivity>,
+    decode: Option<Histogram<u64>>,
+    prefill: Option<Histogram<u64>>,
+    wall: Duration,
+    decode_wall: Duration,
+    decode_bytes: u64,
+    sums: Step,
+    operations: Vec<Operation>,
+    spans: Spans,
+}
+
+impl Profile {
+    /// An empty profile for a model of so many layers, which keeps up to `operations` single operations.
+    pub fn new(layers: usize, operations: usize) -> Self {
+        Self {
+            capacity: operations,
+            epoch: Instant::now(),
+            total: [0; Phase::COUNT],
+            layers: vec![[0; Phase::COUNT]; layers],
+            activity: vec![LayerActivity::default(); layers],
+            decode: None,
+            prefill: None,
+            wall: Duration::ZERO,
+            decode_wall: Duration::ZERO,
+            decode_bytes: 0,
+            sums: Step::default(),
+            operations: Vec::new(),
+            spans: Spans::default(),
+        }
+    }
+
+    /// Forgets everything but the timers that run.
+    pub fn reset(&mut self) {
+        let spans = std::mem::take(&mut self.spans);
+        *self = Self::new(self.layers.len(), self.capacity);
+        self.spans = spans;
+        self.spans.totals.clear();
+        self.spans.ended.clear();
+    }
+
+    /// Operations that still have room: what a clock need keep at most.
+    pub fn room(&self) -> usize {
+        self.capacity - self.operations.len()
+    }
+
+    /// Takes in a step and clears its clock.
+    pub fn add_step(&mut self, step: Step, clock: &mut PhaseClock) {
+        add(&mut self.total, &clock.total);
+        for (sum, times) in self.layers.iter_mut().zip(&clock.layers) {
+            add(sum, times);
+        }
+        let room = self.room();
+        let since = clock.epoch().saturating_duration_since(self.epoch);
+        let operations = clock
+            .operations
+            .iter()
+            .take(room)
+            .map(|operation| Operation {
+                start: operation.start + since,
+                ..*operation
+            });
+        self.operations.extend(operations);
+        clock.clear();
+
+        self.wall += step.wall;
+        let nanos = (step.wall.as_nanos() as u64).clamp(1, LONGEST_NS);
+        let histogram = if step.is_decode() {
+            self.decode_wall += step.wall;
+            self.decode_bytes += step.weight_bytes + step.kv_bytes;
+            &mut self.decode
+        } else {
+            &mut self.prefill
+        };
+        histogram
+            .get_or_insert_with(latencies)
+            .saturating_record(nanos);
+        let sums = &mut self.sums;
+        sums.prompt_tokens += step.prompt_tokens;
+        sums.decoded_tokens += step.decoded_tokens;
+        sums.weight_bytes += step.weight_bytes;
+        sums.kv_bytes += step.kv_bytes;
+        sums.skipped_bytes += step.skipped_bytes;
+    }
+
+    /// Takes in time spent beside the steps, such as tokenising on a thread of its own.
+    pub fn add_beside(&mut self, phase: Phase, duration: Duration) {
+        self.total[phase.index()] += duration.as_nanos() as u64;
+        self.wall += duration;
+    }
+
+    /// Takes in what a step found of a layer's activity.
+    pub fn add_activity(&mut self, layer: usize, activity: LayerActivity) {
+        if let Some(sum) = self.activity.get_mut(layer) {
+            sum.add(activity);
+        }
+    }
+
+    /// Starts a timer of the program's own, within the last one that still runs. `None` when 256 run already.
+    pub fn start_timer(&mut self, name: &str) -> Option<SpanId> {
+        self.spans.start(name)
+    }
+
+    /// Ends a timer and says how long it ran; `None` when there is no such timer.
+    pub fn end_timer(&mut self, id: SpanId) -> Option<Duration> {
+        self.spans.end(id, self.capacity)
+    }
+
+    /// The sums so far.
+    pub fn snapshot(&self) -> Snapshot {
+        let wall = self.wall.as_nanos() as u64;
+        let attributed: u64 = self.total.iter().sum();
+        let tokens = self.sums.prompt_tokens + self.sums.decoded_tokens;
+        let time = |name: &'static str, nanos: u64| PhaseTime {
+            phase: name.into(),
+            total_ms: nanos as f64 / 1e6,
+            per_token_us: ratio(nanos as f64 / 1e3, tokens as f64),
+            share: ratio(nanos as f64, wall as f64),
+        };
+        let mut phases: Vec<PhaseTime> = Phase::ALL
+            .iter()
+            .map(|phase| time(phase.name(), self.total[phase.index()]))
+            .collect();
+        phases.push(time("unattributed", wall.saturating_sub(attributed)));
+        let layers = self.layers.iter().zip(&self.activity).enumerate();
+        Snapshot {
+            phases,
+            layers: layers
+                .map(|(layer, (times, activity))| LayerProfile {
+                    layer,
+                    phases: Phase::ALL
+                        .iter()
+                        .filter(|phase| times[phase.index()] > 0)
+                        .map(|phase| time(phase.name(), times[phase.index()]))
+                        .collect(),
+                    zero_fraction: fraction(activity.zeros, activity.values),
+                    quantized_zero_fraction: fraction(activity.quantized_zeros, activity.values),
+                })
+                .collect(),
+            decode: self.decode.as_ref().map(summary),
+            prefill: self.prefill.as_ref().map(summary),
+            tokens: TokenCounts {
+                prompt: self.sums.prompt_tokens as u64,
+                decoded: self.sums.decoded_tokens as u64,
+            },
+            bandwidth: Bandwidth {
+                weight_bytes_per_token: ratio(self.sums.weight_bytes as f64, tokens as f64),
+                kv_bytes_per_token: ratio(self.sums.kv_bytes as f64, tokens as f64),
+                skipped_bytes_per_token: ratio(self.sums.skipped_bytes as f64, tokens as f64),
+                decode_gb_per_second: ratio(
+                    self.decode_bytes as f64,
+                    self.decode_wall.as_nanos() as f64,
+                ),
+            },
+            timers: self
+                .spans
+                .totals
+                .iter()
+                .map(|(path, total)| span(path, *total))
+                .collect(),
+            memory_high_water_bytes: 0,
+        }
+    }
+
+    /// The single operations kept, as a Chrome trace (JSON; open it in `chrome://tracing` or Perfetto).
+    pub fn trace(&self) -> String {
+        crate::trace::chrome(&self.operations, &self.spans.ended, self.epoch)
+    }
+}
+
+fn latencies() -> Histogram<u64> {
+    // Three significant digits up to a minute: the bounds are constants that the histogram takes.
+    match Histogram::new_with_bounds(1, LONGEST_NS, 3) {
+        Ok(histogram) => histogram,
+        Err(error) => unreachable!("constant bounds: {error}"),
+    }
+}
+
+fn summary(histogram: &Histogram<u64>) -> LatencySummary {
+    let at = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1e6;
+    LatencySummary {
+        steps: histogram.len(),
+        mean_ms: histogram.mean() / 1e6,
+        p50_ms: at(0.50),
+        p95_ms: at(0.95),
+        p99_ms: at(0.99),
+        max_ms: histogram.max() as f64 / 1e6,
+    }
+}
+
+fn span(path: &str, total: SpanTotal) -> SpanTime {
+    SpanTime {
+        path: path.to_owned(),
+        count: total.count,
+        total_ms: total.total.as_secs_f64() * 1e3,
+    }
+}
+
+fn add(sum: &mut Times, times: &Times) {
+    for (sum, time) in sum.iter_mut().zip(times) {
+        *sum += time;
+    }
+}
+
+fn ratio(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}
+
+fn fraction(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(prompt_tokens: usize, decoded_tokens: usize, millis: u64) -> Step {
+        Step {
+            wall: Duration::from_millis(millis),
+            prompt_tokens,
+            decoded_tokens,
+            weight_bytes: 1_000_000,
+            kv_bytes: 500_000,
+            skipped_bytes: 250_000,
+        }
+    }
+
+    #[test]
+    fn steps_add_up_to_shares_latencies_and_bytes() {
+        let mut profile = Profile::new(2, 0);
+        let mut clock = PhaseClock::new(2);
+        clock.total[Phase::Qkv.index()] = 30_000_000;
+        clock.layers[1][Phase::Qkv.index()] = 30_000_000;
+        profile.add_step(step(10, 0, 40), &mut clock);
+        assert_eq!(
+            clock.total,
+            [0; Phase::COUNT],
+            "the clock is ready for the next step"
+        );
+        for millis in 1..=10 {
+            profile.add_step(step(0, 1, millis), &mut clock);
+        }
+        let got = profile.snapshot();
+        assert_eq!((got.tokens.prompt, got.tokens.decoded), (10, 10));
+        let decode = got.decode.unwrap();
+        assert_eq!(decode.steps, 10);
+        assert!((decode.p50_ms - 5.0).abs() < 0.01 && (decode.p99_ms - 10.0).abs() < 0.02);
+        assert_eq!(got.prefill.unwrap().steps, 1);
+        // 30 of 95 ms are known.
+        let share = |name: &str| got.phases.iter().find(|p| p.phase == name).unwrap().share;
+        assert!((share("qkv") - 30.0 / 95.0).abs() < 1e-9);
+        assert!((share("unattributed") - 65.0 / 95.0).abs() < 1e-9);
+        assert!((got.phases.iter().map(|p| p.share).sum::<f64>() - 1.0).abs() < 1e-9);
+        assert_eq!(got.layers[0].phases.len(), 0);
+        assert_eq!(got.layers[1].phases[0].phase, "qkv");
+        // 1.5 MB in each of ten steps of 55 ms together.
+        assert!((got.bandwidth.decode_gb_per_second - 15e6 / 55e6).abs() < 1e-9);
+        assert!((got.bandwidth.skipped_bytes_per_token - 137_500.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn activity_is_a_fraction_of_what_was_seen() {
+        let mut profile = Profile::new(2, 0);
+        let activity = LayerActivity {
+            values: 100,
+            zeros: 60,
+            quantized_zeros: 75,
+        };
+        profile.add_activity(1, activity);
+        profile.add_activity(1, activity);
+        profile.add_activity(7, activity);
+        let layers = profile.snapshot().layers;
+        assert_eq!(layers[0].zero_fraction, None);
+        assert_eq!(layers[1].zero_fraction, Some(0.6));
+        assert_eq!(layers[1].quantized_zero_fraction, Some(0.75));
+    }
+
+    #[test]
+    fn a_reset_keeps_only_what_runs() {
+        let mut profile = Profile::new(1, 4);
+        let running = profile.start_timer("outer").unwrap();
+        let ended = profile.start_timer("inner").unwrap();
+        profile.end_timer(ended).unwrap();
+        profile.add_step(step(1, 0, 5), &mut PhaseClock::new(1));
+        profile.reset();
+        let empty = profile.snapshot();
+        assert_eq!((empty.tokens.prompt, empty.timers.len()), (0, 0));
+        assert!(profile.end_timer(running).is_some());
+        assert_eq!(profile.snapshot().timers.len(), 1);
+    }
+
+    #[test]
+    fn time_beside_the_steps_has_its_share() {
+        let mut profile = Profile::new(0, 0);
+        profile.add_beside(Phase::Tokenize, Duration::from_millis(3));
+        let got = profile.snapshot();
+        assert_eq!(got.phases[0].phase, "tokenize");
+        assert!((got.phases[0].share - 1.0).abs() < 1e-9);
+    }
+}
