@@ -1,0 +1,391 @@
+//! A Hugging Face tokenizer as GGUF's keys.
+//!
+//! The tokenizer crate reads and checks the files; here is only what it takes to say the same with `tokenizer.ggml.*`.
+//! What was written is read again and compared, because keys that almost say the same make a model that almost works.
+
+use std::{borrow::Cow, collections::HashMap};
+
+use ryz_format::{Array, FormatError, Metadata, Value};
+use ryz_tokenizer::{EncodeOptions, HfFiles, Tokenizer, TokenizerError};
+use serde::Deserialize;
+
+use crate::{
+    ConvertError,
+    source::{Source, at},
+};
+
+/// The longest file that is read; real ones of 256,000 tokens have 34 MB.
+const MAX_BYTES: u64 = 128 << 20;
+
+/// The patterns of a `Split` that name a pre-tokenizer, with the name.
+const PATTERNS: [(&str, &str); 4] = [
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        "llama-bpe",
+    ),
+    (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        "qwen2",
+    ),
+    (
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        "gpt-2",
+    ),
+    (
+        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        "gpt-2",
+    ),
+];
+
+/// Texts that tell pre-tokenizers, normalisers and affixes apart.
+const PROBES: [&str; 6] = [
+    "",
+    "Hello, world! It's 12345 o'clock; IT'S 7.",
+    "  two  spaces\tand\n\n lines \r\n end ",
+    "if (x == 10) {\n    return \"a\" + 1.5e-3;\n}",
+    "日本語のテキスト und Größe, naïve café — 1½ ٣٤",
+    "a",
+];
+
+/// `tokenizer.ggml.token_type`.
+const NORMAL: i32 = 1;
+const UNKNOWN: i32 = 2;
+const CONTROL: i32 = 3;
+const USER_DEFINED: i32 = 4;
+const UNUSED: i32 = 5;
+
+/// A tokenizer in GGUF's words.
+pub(crate) struct Converted {
+    pub(crate) pairs: Metadata,
+    /// What they cannot say, one sentence each.
+    pub(crate) notes: Vec<String>,
+}
+
+/// The parts of tokenizer.json that become keys.
+#[derive(Deserialize)]
+struct File<'a> {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    normalizer: Option<serde_json::Value>,
+    #[serde(default)]
+    pre_tokenizer: Option<serde_json::Value>,
+    #[serde(borrow)]
+    model: Model<'a>,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct Model<'a> {
+    vocab: HashMap<String, u32>,
+    #[serde(borrow)]
+    merges: Vec<Merge<'a>>,
+    #[serde(default)]
+    ignore_merges: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Merge<'a> {
+    Joined(#[serde(borrow)] Cow<'a, str>),
+    Pair(String, String),
+}
+
+/// Takes a folder's tokenizer over.
+pub(crate) fn convert(source: &Source) -> Result<Converted, ConvertError> {
+    let read = |name| source.read_neighbour(name, MAX_BYTES);
+    let path = source.path.join("tokenizer.json");
+    let json = read("tokenizer.json")?.ok_or_else(|| {
+        let path = path.clone();
+        ConvertError::Read(ryz_tmac::MemoryError::FileNotFound { path })
+    })?;
+    let (config, generation, template) = (
+        read("tokenizer_config.json")?,
+        read("generation_config.json")?,
+        read("chat_template.jinja")?,
+    );
+    let files = HfFiles {
+        tokenizer: &json,
+        tokenizer_config: config.as_deref(),
+        generation_config: generation.as_deref(),
+        chat_template: template.as_deref(),
+    };
+    let refused = |source_error| ConvertError::Tokenizer {
+        path: source.path.clone(),
+        source: source_error,
+    };
+    let original = Tokenizer::from_hf(&files).map_err(refused)?;
+    let file: File<'_> = serde_json::from_slice(&json).map_err(|error| {
+        at(&path)(FormatError::Json {
+            what: "tokenizer.json",
+            source: error,
+        })
+    })?;
+    let (mut pairs, mut notes) = pairs(&file, &original, source.config.vocab_size)?;
+    let mut written = Tokenizer::from_gguf(&pairs).map_err(refused)?;
+    let ends = missing_ends(&original, &written);
+    if !ends.is_empty() {
+        for (key, &id) in ["eot", "eom"].into_iter().zip(&ends) {
+            pairs.set(&format!("tokenizer.ggml.{key}_token_id"), Value::U32(id));
+        }
+        written = Tokenizer::from_gguf(&pairs).map_err(refused)?;
+        for id in missing_ends(&original, &written) {
+            notes.push(format!("token {id} ends a generation, which is not said"));
+        }
+    }
+    compare(&original, &written).map_err(refused)??;
+    Ok(Converted { pairs, notes })
+}
+
+/// The keys, but for ends of a generation.
+fn pairs(
+    file: &File<'_>,
+    original: &Tokenizer,
+    vocab_size: usize,
+) -> Result<(Metadata, Vec<String>), ConvertError> {
+    let mut notes = Vec::new();
+    let pre = pre(file.pre_tokenizer.as_ref(), file.model.ignore_merges)?;
+    if file.normalizer.as_ref().is_some_and(|step| !step.is_null()) {
+        notes.push("text is no longer brought to Unicode's NFC before it is encoded".to_owned());
+    }
+    let count = original.vocab_size() as usize;
+    if count > vocab_size {
+        return Err(ConvertError::TooManyTokens {
+            vocab_size,
+            got: count,
+        });
+    }
+    let mut tokens: Vec<Cow<'_, str>> = (0..vocab_size)
+        .map(|id| Cow::Owned(format!("[PAD{id}]")))
+        .collect();
+    let mut types = vec![UNUSED; vocab_size];
+    for (text, &id) in &file.model.vocab {
+        tokens[id as usize] = text.as_str().into();
+        types[id as usize] = NORMAL;
+    }
+    for token in &file.added_tokens {
+        let id = token.id as usize;
+        tokens[id] = token.content.as_str().into();
+        types[id] = match original.is_special(token.id) || token.special {
+            true if original.unk() == Some(token.id) => UNKNOWN,
+            true => CONTROL,
+            false => USER_DEFINED,
+        };
+        if token.lstrip || token.rstrip {
+            let text = &token.content;
+            notes.push(format!(
+                "token {text:?} no longer takes the white space beside it"
+            ));
+        }
+    }
+    let mut pairs = Metadata::new();
+    pairs.set("tokenizer.ggml.model", "gpt2");
+    pairs.set("tokenizer.ggml.pre", pre);
+    pairs.set(
+        "tokenizer.ggml.tokens",
+        Array::Strings(tokens.iter().collect()),
+    );
+    pairs.set("tokenizer.ggml.token_type", Array::I32(types));
+    let merges = file.model.merges.iter().map(|merge| match merge {
+        Merge::Joined(joined) => joined.to_string(),
+        Merge::Pair(left, right) => format!("{left} {right}"),
+    });
+    pairs.set("tokenizer.ggml.merges", Array::Strings(merges.collect()));
+    let (prefix, suffix) = affixes(original)?;
+    let ids = [
+        ("bos", original.bos().or(prefix)),
+        ("eos", original.eos().or(suffix)),
+        ("unknown", original.unk()),
+        ("padding", original.pad()),
+    ];
+    for (name, id) in ids {
+        if let Some(id) = id {
+            pairs.set(&format!("tokenizer.ggml.{name}_token_id"), Value::U32(id));
+        }
+    }
+    pairs.set("tokenizer.ggml.add_bos_token", prefix.is_some());
+    if suffix.is_some() {
+        pairs.set("tokenizer.ggml.add_eos_token", true);
+    }
+    if let Some(template) = original.chat_template_source() {
+        pairs.set("tokenizer.chat_template", template);
+    }
+    Ok((pairs, notes))
+}
+
+/// The name of the pre-tokenizer, among those that say the same.
+fn pre(
+    pre_tokenizer: Option<&serde_json::Value>,
+    ignore_merges: bool,
+) -> Result<&'static str, ConvertError> {
+    let mut steps = Vec::new();
+    if let Some(step) = pre_tokenizer {
+        flatten(step, &mut steps);
+    }
+    let text = |step: &serde_json::Value, path: &str| {
+        let text = step.pointer(path).and_then(serde_json::Value::as_str);
+        text.unwrap_or_default().to_owned()
+    };
+    let flag = |step: &serde_json::Value, name: &str, default| {
+        step.get(name)
+            .and_then(serde_json::Value::as_bool)
+            .unwrap_or(default)
+    };
+    let kinds: Vec<String> = steps.iter().map(|step| text(step, "/type")).collect();
+    let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+    let name = match (kinds.as_slice(), steps.as_slice()) {
+        (["Split", "ByteLevel"], [split, bytes]) if !flag(bytes, "use_regex", true) => {
+            let pattern = text(split, "/pattern/Regex");
+            let known = PATTERNS.iter().find(|(known, _)| *known == pattern);
+            known.map(|(_, name)| *name)
+        }
+        (["ByteLevel"], [bytes]) if flag(bytes, "use_regex", true) => Some("gpt-2"),
+        (["Digits", "ByteLevel"], [digits, bytes])
+            if flag(digits, "individual_digits", false) && flag(bytes, "use_regex", true) =>
+        {
+            Some("smollm")
+        }
+        _ => None,
+    };
+    // Whether a word that is a token needs no merges comes with the name.
+    match (name, ignore_merges) {
+        (Some("llama-bpe"), true) => Ok("llama-bpe"),
+        (Some("llama-bpe"), false) => Ok("smaug-bpe"),
+        (Some(name), false) => Ok(name),
+        (Some(name), true) => Err(ConvertError::TokenizerForm {
+            field: "model.ignore_merges",
+            got: format!("true with the pre-tokenizer {name}"),
+        }),
+        (None, _) => Err(ConvertError::TokenizerForm {
+            field: "pre_tokenizer",
+            got: pre_tokenizer.map_or("null".to_owned(), ToString::to_string),
+        }),
+    }
+}
+
+fn flatten<'a>(step: &'a serde_json::Value, out: &mut Vec<&'a serde_json::Value>) {
+    match step.get("pretokenizers").and_then(|list| list.as_array()) {
+        Some(steps) => steps.iter().for_each(|step| flatten(step, out)),
+        None if step.is_null() => {}
+        None => out.push(step),
+    }
+}
+
+/// The id before and the id after every text; GGUF has no more than one, and it is BOS or EOS.
+fn affixes(tokenizer: &Tokenizer) -> Result<(Option<u32>, Option<u32>), ConvertError> {
+    let encode = |text, add_special| {
+        let options = EncodeOptions {
+            add_special,
+            ..EncodeOptions::default()
+        };
+        tokenizer.encode(text, options).ok()
+    };
+    // A small vocabulary need not have every byte; the empty text shows all ids and not on which side they are.
+    let shown = ["a", "e", "0", " ", ""].into_iter().find_map(|text| {
+        let (plain, all) = (encode(text, false)?, encode(text, true)?);
+        let start = all.windows(plain.len().max(1)).position(|ids| ids == plain);
+        let start = start.unwrap_or(all.len());
+        let end = start + plain.len();
+        Some((all[..start].to_vec(), all.get(end..)?.to_vec()))
+    });
+    let (before, after) = shown.unwrap_or_default();
+    let one = |ids: &[u32], known: Option<u32>| match *ids {
+        [] => Some(None),
+        [id] if known.is_none_or(|known| known == id) => Some(Some(id)),
+        _ => None,
+    };
+    match (one(&before, tokenizer.bos()), one(&after, tokenizer.eos())) {
+        (Some(before), Some(after)) => Ok((before, after)),
+        _ => Err(ConvertError::TokenizerForm {
+            field: "post_processor",
+            got: format!("the ids {before:?} before and {after:?} after a text"),
+        }),
+    }
+}
+
+/// Tokens that end a generation in the first and not in the second.
+fn missing_ends(original: &Tokenizer, written: &Tokenizer) -> Vec<u32> {
+    let ends = original.end_of_generation().iter().copied();
+    ends.filter(|&id| !written.is_end_of_generation(id))
+        .collect()
+}
+
+/// Checks that both give the same ids for texts that tell tokenizers apart.
+fn compare(
+    original: &Tokenizer,
+    written: &Tokenizer,
+) -> Result<Result<(), ConvertError>, TokenizerError> {
+    for probe in PROBES {
+        for parse_special in [false, true] {
+            let options = EncodeOptions {
+                add_special: true,
+                parse_special,
+            };
+            // A small vocabulary need not have all bytes.
+            let Ok(expected) = original.encode(probe, options) else {
+                continue;
+            };
+            let got = written.encode(probe, options)?;
+            if got != expected {
+                return Ok(Err(ConvertError::TokenizerForm {
+                    field: "pre_tokenizer, model or post_processor",
+                    got: format!("{probe:?} is {expected:?}, and would be {got:?}"),
+                }));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_of_pre_tokenizers() {
+        let byte_level = |use_regex: bool| json!({"type": "ByteLevel", "use_regex": use_regex});
+        let split = |pattern: &str| {
+            json!({"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": pattern}},
+                byte_level(false),
+            ]})
+        };
+        for (pattern, name) in PATTERNS {
+            let expected = if name == "llama-bpe" {
+                "smaug-bpe"
+            } else {
+                name
+            };
+            assert_eq!(pre(Some(&split(pattern)), false).unwrap(), expected);
+        }
+        assert_eq!(pre(Some(&split(PATTERNS[0].0)), true).unwrap(), "llama-bpe");
+        assert_eq!(pre(Some(&byte_level(true)), false).unwrap(), "gpt-2");
+        let digits = json!({"pretokenizers": [
+            {"type": "Digits", "individual_digits": true},
+            byte_level(true),
+        ]});
+        assert_eq!(pre(Some(&digits), false).unwrap(), "smollm");
+        for (step, ignore_merges) in [
+            (split("(a+)+$"), false),
+            (split(PATTERNS[1].0), true),
+            (byte_level(false), false),
+            (json!({"type": "Metaspace"}), false),
+            (json!(null), false),
+        ] {
+            let error = pre(Some(&step), ignore_merges).unwrap_err();
+            assert_eq!(error.code(), "UNSUPPORTED", "{step}");
+        }
+    }
+}
