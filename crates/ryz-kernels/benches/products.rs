@@ -3,6 +3,7 @@
 //!
 //! Decode walks a set of matrices larger than the last-level cache, as a model does: throughput is bytes of weights a
 //! second, to be compared with `read/96MiB`. Prefill's throughput is multiply-accumulates a second.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)] // helpers of tests, too
 
 use std::{hint::black_box, time::Duration};
 

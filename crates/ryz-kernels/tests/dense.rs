@@ -1,4 +1,5 @@
 //! Dense products: every level against the reference bit for bit, decoding against the format crate's decoder.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)] // helpers of tests, too
 
 mod common;
 

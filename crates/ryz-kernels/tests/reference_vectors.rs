@@ -1,6 +1,7 @@
 //! The op-level vectors of the reference set, made independently: decoded blocks and quantised activations.
 //!
 //! The set leaves out the weights of its ternary linears, so that their products are tested against f64 in `ternary.rs`.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)] // helpers of tests, too
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Ternary products: every level against the reference bit for bit, and the reference against f64.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)] // helpers of tests, too
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Vector kernels: every level against the reference bit for bit, and the reference against f64.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)] // helpers of tests, too
 
 mod common;
 
@@ -58,7 +59,7 @@ fn products_and_sums() {
                 "dot of {len}: {dot} and {sum}"
             );
         }
-        for axpy in 0..3 {
+        for (axpy, value) in values.into_iter().enumerate() {
             let y = same_on_all(&format!("axpy of {len}"), |k| {
                 let mut y = a.clone();
                 match axpy {
@@ -69,7 +70,7 @@ fn products_and_sums() {
                 y
             });
             for i in 0..len {
-                let x = values[axpy](i) as f32;
+                let x = value(i) as f32;
                 assert_eq!(y[i], 0.3f32.mul_add(x, a[i]));
             }
         }

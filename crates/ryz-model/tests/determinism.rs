@@ -1,4 +1,5 @@
 //! The same logits, bit for bit, whatever computes them: every level, thread count, prefill chunk and cache block order.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)] // helpers of tests, too
 
 mod common;
 

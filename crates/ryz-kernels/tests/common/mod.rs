@@ -19,7 +19,7 @@ impl Random {
 
     /// Below `limit`.
     pub fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 32) as usize * limit >> 32
+        ((self.next() >> 32) as usize * limit) >> 32
     }
 
     pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
