@@ -86,6 +86,16 @@ impl QuantizedLayout {
         self.units() + self.units().div_ceil(16) + self.factors().div_ceil(16)
     }
 
+    /// Values of one row that are 0.
+    ///
+    /// # Panics
+    /// When `row` is not [`QuantizedLayout::lines`] long.
+    pub fn zeros(&self, row: &[ByteLine]) -> usize {
+        assert_eq!(row.len(), self.lines(), "lines of a quantised row");
+        let values: &[u8] = bytemuck::cast_slice(&row[..self.units()]);
+        values[..self.cols].iter().filter(|&&q| q == 0).count()
+    }
+
     /// The parts of one row's lines, for writing.
     ///
     /// # Panics

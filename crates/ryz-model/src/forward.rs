@@ -17,14 +17,19 @@
 //! ```
 
 use std::{
+    cell::RefCell,
     ops::Range,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ryz_format::RopeStyle;
 use ryz_kernels::{ActivationView, ROW_TILE};
 use ryz_kvcache::{AttentionScratch, BLOCK_TOKENS, KvCache};
 use ryz_numa::{Lease, PartitionedSlice, Poisoned, Worker, WriteGuard};
+use ryz_profile::{Phase, PhaseClock};
 
 use crate::{
     BatchSequence, Model, ModelError, RunState,
@@ -76,7 +81,11 @@ impl Model {
         let cancelled = AtomicBool::new(false);
         lease.run(|worker| {
             let (state, cancelled) = (&shared, &cancelled);
+            let clock = (worker.index() == 0).then(|| state.clock.lock());
+            let clock =
+                clock.map(|clock| RefCell::new(clock.unwrap_or_else(PoisonError::into_inner)));
             let pass = Pass {
+                clock: clock.filter(|clock| clock.borrow().is_recording()),
                 model: self,
                 worker,
                 batch,
@@ -89,6 +98,7 @@ impl Model {
             // Either reason to stop is known outside: `cancelled`, or the region's error.
             let _stopped = pass.run();
         })?;
+        state.clock_mut().lap(Phase::Dispatch, None);
         if cancelled.into_inner() {
             Err(ModelError::Aborted)
         } else {
@@ -108,54 +118,135 @@ struct Pass<'a> {
     cancel: &'a AtomicBool,
     /// What the first worker saw of `cancel`.
     cancelled: &'a AtomicBool,
+    /// The first worker's, while it records.
+    clock: Option<RefCell<MutexGuard<'a, PhaseClock>>>,
 }
 
 impl Pass<'_> {
     fn run(&self) -> Result<(), Stop> {
-        let state = self.state;
+        self.lap(Phase::Dispatch, None);
         self.embed();
+        self.lap(Phase::Embed, None);
         for (index, layer) in self.model.weights.layers.iter().enumerate() {
-            let qkv = [&layer.query, &layer.key, &layer.value];
-            self.normalize(index > 0, &layer.attn_norm, &qkv);
-            self.worker.barrier()?;
-            for (projection, out) in qkv
-                .into_iter()
-                .zip([&state.query, &state.key, &state.value])
-            {
-                self.project(projection, &state.normed, out);
-            }
-            self.worker.barrier()?;
-            self.rotate_and_store(index, layer);
-            self.worker.barrier()?;
-            self.attend(index);
-            self.worker.barrier()?;
-            self.prepare(&state.heads, layer.attn_sub_norm.as_deref(), &layer.output);
-            self.worker.barrier()?;
-            self.project(&layer.output, &state.heads, &state.projected);
-            self.worker.barrier()?;
-            self.normalize(true, &layer.ffn_norm, &[&layer.gate, &layer.up]);
-            self.worker.barrier()?;
-            self.gate_up(layer);
-            self.worker.barrier()?;
-            self.prepare(&state.gate, layer.ffn_sub_norm.as_deref(), &layer.down);
-            self.worker.barrier()?;
-            self.project(&layer.down, &state.gate, &state.projected);
-            self.barrier_or_cancelled()?;
+            self.attention_block(index, layer)?;
+            self.feed_forward_block(index, layer)?;
         }
         self.normalize_outputs();
-        self.worker.barrier()?;
+        self.lap(Phase::Norm, None);
+        self.barrier(None)?;
         self.project_logits();
+        self.lap(Phase::Head, None);
         Ok(())
+    }
+
+    /// projected = Wo · attention of the layer.
+    fn attention_block(&self, index: usize, layer: &LayerWeights) -> Result<(), Stop> {
+        let state = self.state;
+        let qkv = [&layer.query, &layer.key, &layer.value];
+        self.normalize(index, index > 0, &layer.attn_norm, &qkv);
+        self.barrier(Some(index))?;
+        for (projection, out) in qkv
+            .into_iter()
+            .zip([&state.query, &state.key, &state.value])
+        {
+            self.project(projection, &state.normed, out);
+        }
+        self.lap(Phase::Qkv, Some(index));
+        self.barrier(Some(index))?;
+        self.rotate_and_store(index, layer);
+        self.lap(Phase::Rope, Some(index));
+        self.barrier(Some(index))?;
+        self.attend(index);
+        self.lap(Phase::Attention, Some(index));
+        self.barrier(Some(index))?;
+        self.prepare(
+            index,
+            &state.heads,
+            layer.attn_sub_norm.as_deref(),
+            &layer.output,
+        );
+        self.barrier(Some(index))?;
+        self.project(&layer.output, &state.heads, &state.projected);
+        self.lap(Phase::Output, Some(index));
+        self.barrier(Some(index))
+    }
+
+    /// projected = Wdown · gated network of the layer.
+    fn feed_forward_block(&self, index: usize, layer: &LayerWeights) -> Result<(), Stop> {
+        let state = self.state;
+        self.normalize(index, true, &layer.ffn_norm, &[&layer.gate, &layer.up]);
+        self.barrier(Some(index))?;
+        self.gate_up(layer);
+        self.lap(Phase::GateUp, Some(index));
+        self.barrier(Some(index))?;
+        self.count_zeros(index);
+        self.prepare(
+            index,
+            &state.gate,
+            layer.ffn_sub_norm.as_deref(),
+            &layer.down,
+        );
+        self.count_quantized_zeros(index, &layer.down);
+        self.barrier(Some(index))?;
+        self.project(&layer.down, &state.gate, &state.projected);
+        self.lap(Phase::Down, Some(index));
+        self.barrier_or_cancelled(index)
+    }
+
+    /// Books the time since the last lap, on the first worker and when the clock records.
+    #[inline]
+    fn lap(&self, phase: Phase, layer: Option<usize>) {
+        if let Some(clock) = &self.clock {
+            clock.borrow_mut().lap(phase, layer);
+        }
+    }
+
+    fn barrier(&self, layer: Option<usize>) -> Result<(), Stop> {
+        self.worker.barrier()?;
+        self.lap(Phase::Barrier, layer);
+        Ok(())
+    }
+
+    /// Zeros among this worker's rows of what gate and up gave.
+    fn count_zeros(&self, index: usize) {
+        let Some(activity) = self.state.activity else {
+            return;
+        };
+        let rows = self.worker.split(self.plan.rows.len(), 1);
+        let mut values = self.state.gate.rows_mut(rows.clone());
+        let (mut count, mut zeros) = (0, 0);
+        for row in 0..rows.len() {
+            let row = values.row_mut(row);
+            count += row.len();
+            zeros += row.iter().filter(|&&value| value == 0.0).count();
+        }
+        activity[index].add(count as u64, zeros as u64);
+    }
+
+    /// Zeros among the int8 forms of the same.
+    fn count_quantized_zeros(&self, index: usize, down: &Projection) {
+        let Some(activity) = self.state.activity else {
+            return;
+        };
+        let rows = self.worker.split(self.plan.rows.len(), 1);
+        for form in self.state.forms_of(&[down]) {
+            let mut quantized = form.rows.rows_mut(rows.clone());
+            let zeros: usize = (0..rows.len())
+                .map(|row| form.layout.zeros(quantized.row_mut(row)))
+                .sum();
+            activity[index].add_quantized(zeros as u64);
+        }
+        self.lap(Phase::Quantize, Some(index));
     }
 
     /// A barrier at which all workers learn alike whether the caller has cancelled: the first one looks before it, and
     /// does not look again before all have read what it saw.
-    fn barrier_or_cancelled(&self) -> Result<(), Stop> {
+    fn barrier_or_cancelled(&self, index: usize) -> Result<(), Stop> {
         if self.worker.index() == 0 {
             self.cancelled
                 .store(self.cancel.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        self.worker.barrier()?;
+        self.barrier(Some(index))?;
         if self.cancelled.load(Ordering::Relaxed) {
             Err(Stop::Cancelled)
         } else {
@@ -179,7 +270,7 @@ impl Pass<'_> {
 
     /// residual += projected (when there is something to add); normed = norm(residual), in every form that
     /// `projections` read.
-    fn normalize(&self, add: bool, weight: &[f32], projections: &[&Projection]) {
+    fn normalize(&self, layer: usize, add: bool, weight: &[f32], projections: &[&Projection]) {
         let kernels = self.model.kernels;
         let rows = self.worker.split(self.plan.rows.len(), 1);
         if rows.is_empty() {
@@ -197,12 +288,14 @@ impl Pass<'_> {
                 kernels.rms_norm(residual.row_mut(index), weight, eps, normed.row_mut(index));
             }
         }
-        self.quantize(&self.state.normed, rows, projections);
+        self.lap(Phase::Norm, Some(layer));
+        self.quantize(layer, &self.state.normed, rows, projections);
     }
 
     /// values = norm(values) where the model has this norm, in every form that `projection` reads.
     fn prepare(
         &self,
+        layer: usize,
         values: &PartitionedSlice<'_, f32>,
         norm: Option<&[f32]>,
         projection: &Projection,
@@ -220,12 +313,14 @@ impl Pass<'_> {
                     .rms_norm_in_place(values.row_mut(index), weight, eps);
             }
         }
-        self.quantize(values, rows, &[projection]);
+        self.lap(Phase::Norm, Some(layer));
+        self.quantize(layer, values, rows, &[projection]);
     }
 
     /// Quantises this worker's rows of `values` in the forms that `projections` read.
     fn quantize(
         &self,
+        layer: usize,
         values: &PartitionedSlice<'_, f32>,
         rows: Range<usize>,
         projections: &[&Projection],
@@ -241,6 +336,7 @@ impl Pass<'_> {
                 );
             }
         }
+        self.lap(Phase::Quantize, Some(layer));
     }
 
     /// out = scale · W·input + bias, this worker's rows of W.

@@ -1,7 +1,13 @@
 //! Scratch of a step: allocated once for the largest batch, shared between the threads of the region.
 
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
 use ryz_kernels::{ActivationView, ByteLine, QuantizedLayout, QuantizedRows};
 use ryz_numa::{PartitionedSlice, ReadGuard, WorkQueue};
+use ryz_profile::{LayerActivity, PhaseClock};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, MatRef};
 
 use crate::{
@@ -19,6 +25,36 @@ pub struct RunState {
     /// One for each layer's attention.
     queues: Vec<WorkQueue>,
     buffers: Buffers,
+    clock: Mutex<PhaseClock>,
+    /// One for each layer; counted while the clock records.
+    activity: Vec<ActivityCounter>,
+}
+
+/// [`LayerActivity`] that the workers count together.
+#[derive(Debug, Default)]
+pub(crate) struct ActivityCounter {
+    values: AtomicU64,
+    zeros: AtomicU64,
+    quantized_zeros: AtomicU64,
+}
+
+impl ActivityCounter {
+    pub fn add(&self, values: u64, zeros: u64) {
+        self.values.fetch_add(values, Ordering::Relaxed);
+        self.zeros.fetch_add(zeros, Ordering::Relaxed);
+    }
+
+    pub fn add_quantized(&self, zeros: u64) {
+        self.quantized_zeros.fetch_add(zeros, Ordering::Relaxed);
+    }
+
+    fn take(&mut self) -> LayerActivity {
+        LayerActivity {
+            values: std::mem::take(self.values.get_mut()),
+            zeros: std::mem::take(self.zeros.get_mut()),
+            quantized_zeros: std::mem::take(self.quantized_zeros.get_mut()),
+        }
+    }
 }
 
 /// Shapes are (token, columns) unless said.
@@ -124,7 +160,22 @@ impl RunState {
             plan: Plan::default(),
             queues,
             buffers,
+            clock: Mutex::new(PhaseClock::new(config.num_hidden_layers)),
+            activity: (0..config.num_hidden_layers)
+                .map(|_| ActivityCounter::default())
+                .collect(),
         })
+    }
+
+    /// The clock to which steps book their phases, as the first worker sees them: the time that the others take longer
+    /// is its wait at the barriers.
+    pub fn clock_mut(&mut self) -> &mut PhaseClock {
+        self.clock.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the steps since the last call counted of each layer's activity, while the clock recorded.
+    pub fn take_activity(&mut self) -> impl Iterator<Item = LayerActivity> {
+        self.activity.iter_mut().map(ActivityCounter::take)
     }
 
     /// The most tokens of a batch.
@@ -170,6 +221,7 @@ impl RunState {
         self.plan.fill(batch, limits)?;
         self.queues.iter().for_each(WorkQueue::reset);
         let (tokens, outputs) = (self.plan.rows.len(), self.plan.outputs.len());
+        let recording = self.clock_mut().is_recording();
         let buffers = &mut self.buffers;
         let shared = Shared {
             angles: buffers.angles.share(tokens),
@@ -190,6 +242,8 @@ impl RunState {
                 .map(|scratch| scratch.share(tokens))
                 .collect(),
             queues: &self.queues,
+            activity: recording.then_some(&*self.activity),
+            clock: &self.clock,
         };
         Ok((&self.plan, shared))
     }
@@ -231,6 +285,10 @@ pub(crate) struct Shared<'a> {
     pub logits: PartitionedSlice<'a, f32>,
     quantized: Vec<SharedQuantized<'a>>,
     pub queues: &'a [WorkQueue],
+    /// While the clock records.
+    pub activity: Option<&'a [ActivityCounter]>,
+    /// The first worker's.
+    pub clock: &'a Mutex<PhaseClock>,
 }
 
 /// One form of quantised inputs.
