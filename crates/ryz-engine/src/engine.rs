@@ -47,7 +47,7 @@ const MAX_LOGITS_BYTES: usize = 1 << 30;
 /// ```
 #[derive(Clone)]
 pub struct Engine {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What the handles of one engine share.
@@ -108,7 +108,7 @@ impl Engine {
             sink,
             submitted: Instant::now(),
         };
-        let work = Work::Generate(parts);
+        let work = Work::Generate(Box::new(parts));
         match request.prompt {
             Prompt::Tokens(tokens) => self.submit(tokens, work, request.credits),
             Prompt::Text(text) => {

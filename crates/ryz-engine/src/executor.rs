@@ -7,14 +7,16 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Instant;
 
-use ryz_kvcache::{BlockPool, KvCache};
+use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache};
 use ryz_model::{BatchSequence, Model, ModelError, Outputs, RunState};
 use ryz_numa::Lease;
+use ryz_profile::{Phase, Step};
 use ryz_tokenizer::Tokenizer;
 
 use crate::error::EngineError;
 use crate::generation::{Generation, GenerationParts};
 use crate::jobs::{Job, Progress, Rows};
+use crate::profiler::RecordedStep;
 use crate::request::{Control, Event, FinishReason};
 use crate::sampler::Candidates;
 use crate::scheduler::{Limits, Scheduled, Scheduler};
@@ -32,7 +34,7 @@ pub(crate) struct Submission {
 
 /// What a request wants.
 pub(crate) enum Work {
-    Generate(GenerationParts),
+    Generate(Box<GenerationParts>),
     Job(Job),
 }
 
@@ -235,7 +237,7 @@ impl Executor {
         let (task, wanted) = match work {
             Work::Generate(parts) => {
                 let generation =
-                    Generation::new(parts, &tokens, &self.tokenizer, Arc::clone(&control));
+                    Generation::new(*parts, &tokens, &self.tokenizer, Arc::clone(&control));
                 (Task::Generate(Box::new(generation)), Wanted::Last)
             }
             Work::Job(job) => {
@@ -255,6 +257,7 @@ impl Executor {
     /// One step. `false` when there was nothing to compute.
     fn step(&mut self) -> bool {
         let now = Instant::now();
+        let mut recorded = self.record(now);
         self.drop_cancelled();
         let core = &mut self.core;
         for sequence in core.scheduler.iter_mut() {
@@ -270,12 +273,64 @@ impl Executor {
                 entry.start(now, &self.shared);
             }
         }
+        if let Some(recorded) = &mut recorded {
+            self.count(&mut recorded.step);
+            self.state.clock().lap(Phase::Schedule, None);
+        }
         match self.forward() {
             Ok(()) => self.postprocess(),
             Err(ModelError::Aborted) => {} // the cancelled one goes at the next step; others are computed again
             Err(error) => self.fail_step(error),
         }
+        if let Some(recorded) = recorded {
+            self.book(recorded);
+        }
         true
+    }
+
+    /// Sets the clock of the step that begins, where the engine is being profiled.
+    fn record(&mut self, now: Instant) -> Option<RecordedStep> {
+        let profiler = &self.shared.profiler;
+        let recording = profiler.is_recording();
+        let mut clock = self.state.clock();
+        if recording != clock.is_recording() || recording {
+            let room = if recording { profiler.lock().room() } else { 0 };
+            clock.set_recording(recording, room);
+            clock.begin();
+        }
+        recording.then(|| RecordedStep {
+            step: Step::default(),
+            began: now,
+        })
+    }
+
+    /// What the scheduled step will read and compute.
+    fn count(&self, step: &mut Step) {
+        step.weight_bytes = self.model.weight_bytes_per_token() as u64;
+        let position_bytes = self.cache.bytes() / (self.cache.config().blocks * BLOCK_TOKENS);
+        for scheduled in &self.core.step {
+            let Some(sequence) = self.core.scheduler.get(scheduled.id) else {
+                continue;
+            };
+            if sequence.is_decoding() {
+                step.decoded_tokens += scheduled.tokens;
+            } else {
+                step.prompt_tokens += scheduled.tokens;
+            }
+            step.kv_bytes += ((sequence.cached + scheduled.tokens) * position_bytes) as u64;
+        }
+    }
+
+    /// Takes the step into the profile.
+    fn book(&mut self, mut recorded: RecordedStep) {
+        let mut profile = self.shared.profiler.lock();
+        for (layer, activity) in self.state.take_activity().enumerate() {
+            profile.add_activity(layer, activity);
+        }
+        let mut clock = self.state.clock();
+        clock.lap(Phase::Schedule, None);
+        recorded.step.wall = recorded.began.elapsed();
+        profile.add_step(recorded.step, &mut clock);
     }
 
     fn forward(&mut self) -> Result<(), ModelError> {
@@ -321,6 +376,7 @@ impl Executor {
         counters.steps.fetch_add(1, Ordering::Relaxed);
         let logits = self.state.logits();
         let hidden = self.state.hidden();
+        let clock = &mut *self.state.clock();
         let mut first = 0;
         core.ended.clear();
         for scheduled in &core.step {
@@ -350,8 +406,8 @@ impl Executor {
                 Task::Generate(generation) if count > 0 => {
                     counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
                     let row = logits.row(row);
-                    if generation.advance(sequence, row, &mut core.candidates, self.context_length)
-                    {
+                    let scratch = &mut core.candidates;
+                    if generation.advance(sequence, row, scratch, self.context_length, clock) {
                         core.ended.push(scheduled.id);
                         core.entries.remove(&scheduled.id);
                     }

@@ -2,7 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Receiver;
+use std::time::Instant;
 
+use ryz_profile::Phase;
 use ryz_tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::error::EngineError;
@@ -34,7 +36,9 @@ pub(crate) fn run(
         mut submission,
     }) = commands.recv()
     {
+        let began = Instant::now();
         let encoded = catch_unwind(AssertUnwindSafe(|| tokenizer.encode(&text, options)));
+        shared.profiler.beside(Phase::Tokenize, began);
         let tokens = match encoded {
             Ok(Ok(tokens)) => check_prompt(&tokens, context_length).map(|()| tokens),
             Ok(Err(error)) => Err(error.into()),

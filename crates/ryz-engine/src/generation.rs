@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use ryz_profile::{Phase, PhaseClock};
 use ryz_tokenizer::{DecodeStream, Tokenizer};
 
 use crate::assembler::Assembler;
@@ -82,6 +83,7 @@ impl Generation {
         logits: &[f32],
         scratch: &mut Candidates,
         context_length: usize,
+        clock: &mut PhaseClock,
     ) -> bool {
         let sampled = match self.sampler.sample(scratch, logits, &sequence.tokens) {
             Ok(sampled) => sampled,
@@ -90,6 +92,7 @@ impl Generation {
                 return true;
             }
         };
+        clock.lap(Phase::Sample, None);
         let now = Instant::now();
         self.first_token.get_or_insert(now);
         self.last_token = Some(now);
@@ -101,10 +104,12 @@ impl Generation {
         self.usage.completion_tokens += 1;
         let text = self.stream.push(sampled.token);
         let assembled = self.assembler.push(sampled.token, sampled.logprobs, &text);
+        clock.lap(Phase::Detokenize, None);
         if let Some(delta) = assembled.delta {
             let spent = delta.token_ids.len() as i64;
             self.control.credits.fetch_sub(spent, Ordering::SeqCst);
             self.sink.deliver(Event::Delta(delta));
+            clock.lap(Phase::Deliver, None);
         }
         let reason = if assembled.stopped {
             FinishReason::Stop

@@ -22,6 +22,7 @@ mod generation;
 mod jobs;
 mod load;
 pub mod math;
+mod profiler;
 mod request;
 pub mod sampler;
 mod scheduler;

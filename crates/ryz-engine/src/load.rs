@@ -191,7 +191,7 @@ fn start(
 ) -> Result<Engine, EngineError> {
     let (commands, received) = mpsc::channel();
     let (texts, received_texts) = mpsc::channel();
-    let shared = Arc::new(Shared::new(commands));
+    let shared = Arc::new(Shared::new(commands, info.layers));
     let context_length = info.context_length;
     let pieces = tokenizer.clone();
     let vocab = Vocab {

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::EngineError;
 use crate::executor::Submission;
+use crate::profiler::Profiler;
 use crate::sequence::SequenceId;
 
 /// What the engine thread is told.
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     /// The message of a panic that ended the engine thread's work.
     pub panicked: OnceLock<Arc<str>>,
     pub counters: Counters,
+    pub profiler: Profiler,
 }
 
 impl std::fmt::Debug for Shared {
@@ -73,7 +75,7 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub fn new(commands: Sender<Command>) -> Self {
+    pub fn new(commands: Sender<Command>, layers: usize) -> Self {
         Self {
             commands,
             stop: AtomicBool::new(false),
@@ -82,6 +84,7 @@ impl Shared {
             disposed: AtomicBool::new(false),
             panicked: OnceLock::new(),
             counters: Counters::default(),
+            profiler: Profiler::new(layers),
         }
     }
 

@@ -98,7 +98,7 @@ impl Model {
             // Either reason to stop is known outside: `cancelled`, or the region's error.
             let _stopped = pass.run();
         })?;
-        state.clock_mut().lap(Phase::Dispatch, None);
+        state.clock().lap(Phase::Dispatch, None);
         if cancelled.into_inner() {
             Err(ModelError::Aborted)
         } else {

@@ -1,7 +1,7 @@
 //! Scratch of a step: allocated once for the largest batch, shared between the threads of the region.
 
 use std::sync::{
-    Mutex, PoisonError,
+    Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -169,8 +169,8 @@ impl RunState {
 
     /// The clock to which steps book their phases, as the first worker sees them: the time that the others take longer
     /// is its wait at the barriers.
-    pub fn clock_mut(&mut self) -> &mut PhaseClock {
-        self.clock.get_mut().unwrap_or_else(PoisonError::into_inner)
+    pub fn clock(&self) -> MutexGuard<'_, PhaseClock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the steps since the last call counted of each layer's activity, while the clock recorded.
@@ -221,7 +221,7 @@ impl RunState {
         self.plan.fill(batch, limits)?;
         self.queues.iter().for_each(WorkQueue::reset);
         let (tokens, outputs) = (self.plan.rows.len(), self.plan.outputs.len());
-        let recording = self.clock_mut().is_recording();
+        let recording = self.clock().is_recording();
         let buffers = &mut self.buffers;
         let shared = Shared {
             angles: buffers.angles.share(tokens),

@@ -1,0 +1,90 @@
+//! The profile of a run.
+
+mod common;
+
+use common::*;
+use ryz_engine::Prompt;
+
+const PROMPT: [u32; 5] = [7, 41, 300, 5, 77];
+
+fn prompt() -> Prompt {
+    Prompt::Tokens(PROMPT.to_vec())
+}
+
+#[test]
+fn a_profile_accounts_for_every_token_and_changes_none() {
+    let engine = load(BITNET, &config());
+    let want = run(&engine, greedy(prompt(), 20)).tokens;
+    assert_eq!(
+        engine.profile().tokens.decoded,
+        0,
+        "nothing is recorded unasked"
+    );
+
+    engine.start_profiling(100_000);
+    assert!(engine.is_profiling());
+    assert_eq!(run(&engine, greedy(prompt(), 20)).tokens, want);
+    engine.stop_profiling();
+    run(&engine, greedy(prompt(), 20));
+
+    let profile = engine.profile();
+    let prompt_tokens = PROMPT.len() as u64;
+    assert_eq!(profile.tokens.prompt, prompt_tokens);
+    assert_eq!(profile.tokens.decoded, 19, "the first came with the prompt");
+    assert_eq!(profile.decode.map(|d| d.steps), Some(19));
+    assert_eq!(profile.prefill.map(|p| p.steps), Some(1));
+    assert!((profile.phases.iter().map(|p| p.share).sum::<f64>() - 1.0).abs() < 1e-9);
+    let info = engine.model_info();
+    assert_eq!(profile.layers.len(), info.layers);
+    for layer in &profile.layers {
+        let names: Vec<&str> = layer.phases.iter().map(|p| p.phase.as_str()).collect();
+        for name in [
+            "qkv",
+            "rope",
+            "attention",
+            "output",
+            "gate-up",
+            "down",
+            "norm",
+            "quantize",
+            "barrier",
+        ] {
+            assert!(names.contains(&name), "{name} in {names:?}");
+        }
+        // Squared ReLU of random weights: about half of the gates are shut, and more of what is left rounds to 0.
+        let zeros = layer.zero_fraction.unwrap();
+        assert!((0.3..0.7).contains(&zeros), "{zeros}");
+        assert!(layer.quantized_zero_fraction.unwrap() >= zeros);
+    }
+    let tokens = (prompt_tokens + 19) as f64;
+    let steps = 20.0;
+    let weights = profile.bandwidth.weight_bytes_per_token;
+    assert!((weights - info.weight_bytes_per_token as f64 * steps / tokens).abs() < 1.0);
+    assert!(profile.memory_high_water_bytes >= info.packed_bytes as u64);
+
+    let trace: serde_json::Value = serde_json::from_str(&engine.profile_trace()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    let heads = events.iter().filter(|e| e["name"] == "head").count();
+    assert_eq!(heads, 20, "one for each step");
+}
+
+#[test]
+fn a_new_profile_starts_from_nothing() {
+    let engine = load(BITNET, &config());
+    engine.start_profiling(0);
+    run(&engine, greedy(text("some words"), 3));
+    let first = engine.profile();
+    assert!(
+        first
+            .phases
+            .iter()
+            .any(|p| p.phase == "tokenize" && p.total_ms > 0.0)
+    );
+    engine.start_profiling(0);
+    assert_eq!(engine.profile().tokens.prompt, 0);
+    let timer = engine.start_timer("mine").unwrap();
+    assert!(engine.end_timer(timer).is_some());
+    assert_eq!(engine.end_timer(timer), None);
+    assert_eq!(engine.profile().timers[0].path, "mine");
+    assert!(engine.profile().report().contains("mine"));
+}
