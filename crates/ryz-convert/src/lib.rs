@@ -68,7 +68,8 @@ use self::{
 ///
 /// A source that is malformed, not supported, or not representable in the form asked for (the error names the tensor);
 /// a target that is there already and not to be overwritten, or is a file of the source; a failure to read or write; the
-/// abort. After any error the target is as it was before.
+/// abort. After an error the target is as it was before, but for a failure to write its folder to the disk: that is the
+/// last step, and the target is complete then.
 pub fn convert(
     source: &Path,
     target: &Path,

@@ -30,7 +30,9 @@ impl Target {
             path: path.to_owned(),
             found,
         };
-        let name = path.file_name().ok_or_else(|| bad("no file name"))?;
+        if path.file_name().is_none() {
+            return Err(bad("no file name"));
+        }
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
@@ -59,8 +61,8 @@ impl Target {
             _ => {}
         }
         let mut builder = tempfile::Builder::new();
-        let prefix = format!(".{}.", name.to_string_lossy());
-        builder.prefix(&prefix).suffix(".part");
+        // Not the target's name, which may be as long as a name can be.
+        builder.prefix(".ryzanstein-").suffix(".part");
         // As any new file: what the umask leaves of it.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use common::{Model, convert, is_projection, reference, whole_set};
+use common::{Model, committed, convert, is_projection, reference, whole_set};
 use ryz_convert::{ConvertError, ConvertOptions, EmbeddingForm, Method, TernaryForm};
 use ryz_format::DType;
 
@@ -177,7 +177,7 @@ fn dense_files_are_quantised_with_their_error() {
 /// The packed folder is the I2_S file: every tensor, and the tokenizer's keys.
 #[test]
 fn a_packed_folder_becomes_its_i2_s_file() {
-    let Some(set) = whole_set() else { return };
+    let set = committed();
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("target");
     let expected = Model::read(&set.join("b158-v-i2_s.gguf"));
