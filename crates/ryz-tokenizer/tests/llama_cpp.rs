@@ -1,4 +1,5 @@
 //! Ids that llama.cpp gives for every pre-tokenizer name, and for SentencePiece with scores, on awkward text.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Vocabularies that are wrong in one place: the error names the place. And many that are wrong anywhere: no panic.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Token ids of the reference models, made with the PyPI `tokenizers` and checked with llama.cpp.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod common;
 

@@ -2,6 +2,7 @@
 //!
 //! The renderings are those of Jinja2 with Hugging Face's settings. The templates are written for these tests with the
 //! constructs that the models' own templates use.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod common;
 

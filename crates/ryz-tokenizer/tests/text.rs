@@ -1,4 +1,5 @@
 //! What text may and may not become, and what comes back of it.
+#![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod common;
 
