@@ -1,0 +1,130 @@
+//! Checkpoints: one safetensors file with parameters, moments, the step, the configuration and the tokenizer.
+//!
+//! Written beside the old file, flushed to the disk and renamed over it, so that a kill at any moment leaves a whole one.
+
+use crate::config::TrainConfig;
+use crate::error::TrainError;
+use crate::optimizer::AdamW;
+use crate::report::History;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+/// What a checkpoint holds besides numbers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub step: u64,
+    pub seconds: f64,
+    pub config: TrainConfig,
+    pub tokenizer: String,
+    pub history: History,
+}
+
+/// A whole checkpoint.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    pub state: State,
+    pub parameters: Vec<f32>,
+    pub optimizer: AdamW,
+}
+
+const STATE: &str = "ryz-train.state";
+
+/// Writes a checkpoint in place of the one at `path`.
+pub(crate) fn save(
+    path: &Path,
+    state: &State,
+    parameters: &[f32],
+    optimizer: &AdamW,
+) -> Result<(), TrainError> {
+    let unreadable = |source| TrainError::UnreadableCheckpoint {
+        path: path.to_owned(),
+        source,
+    };
+    let view = |data| {
+        TensorView::new(
+            Dtype::F32,
+            vec![parameters.len()],
+            bytemuck::cast_slice(data),
+        )
+        .map_err(unreadable)
+    };
+    let tensors = [
+        ("parameters", view(parameters)?),
+        ("first_moments", view(&optimizer.first)?),
+        ("second_moments", view(&optimizer.second)?),
+    ];
+    let state = serde_json::to_string(state).map_err(TrainError::Config)?;
+    let metadata = HashMap::from([(STATE.to_owned(), state)]);
+    let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(unreadable)?;
+    write_atomically(path, &bytes)
+}
+
+/// Writes a file so that readers see either the old or the new whole.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    let failed = |action| {
+        move |source| TrainError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    let mut file = std::fs::File::create(&new).map_err(failed("create"))?;
+    file.write_all(bytes).map_err(failed("write"))?;
+    file.sync_all().map_err(failed("flush"))?;
+    drop(file);
+    std::fs::rename(&new, path).map_err(failed("replace"))
+}
+
+/// Reads a checkpoint and checks its sizes.
+pub(crate) fn load(path: &Path) -> Result<Checkpoint, TrainError> {
+    let bytes = std::fs::read(path).map_err(|source| TrainError::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let unreadable = |source| TrainError::UnreadableCheckpoint {
+        path: path.to_owned(),
+        source,
+    };
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(unreadable)?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(unreadable)?;
+    let invalid = |name: &str, expected: &str, got: String| TrainError::InvalidCheckpoint {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        expected: expected.to_owned(),
+        got,
+    };
+    let state = header.metadata().as_ref().and_then(|m| m.get(STATE));
+    let state = state.ok_or_else(|| invalid(STATE, "present", "nothing".to_owned()))?;
+    let state: State = serde_json::from_str(state).map_err(TrainError::Config)?;
+    state.config.check()?;
+    let total = crate::layout::Layout::new(&state.config.model).total;
+    let read = |name: &str| -> Result<Vec<f32>, TrainError> {
+        let tensor = tensors.tensor(name).map_err(unreadable)?;
+        if tensor.dtype() != Dtype::F32 || tensor.shape() != [total] {
+            let got = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
+            return Err(invalid(name, &format!("F32 [{total}]"), got));
+        }
+        Ok(tensor
+            .data()
+            .chunks_exact(4)
+            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+            .collect())
+    };
+    let optimizer = AdamW {
+        first: read("first_moments")?,
+        second: read("second_moments")?,
+    };
+    Ok(Checkpoint {
+        parameters: read("parameters")?,
+        optimizer,
+        state,
+    })
+}
