@@ -5,12 +5,15 @@
 //! and of the text it writes. It runs on a thread of its own, whose stack is large enough for whatever that fuel can nest. It reaches nothing but the conversation: there is no loader for other templates.
 
 mod guard;
+mod guarded;
 mod json;
 mod strftime;
 
-use std::{io, time::SystemTime};
+use std::time::SystemTime;
 
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, Value, machinery, syntax::SyntaxConfig,
+};
 use serde_json::Value as Json;
 
 use crate::TemplateError;
@@ -23,9 +26,9 @@ const FUEL_PER_VALUE: u64 = 250;
 const BYTES_PER_FUEL: u64 = 4;
 /// Fuel for the largest conversations.
 const MAX_FUEL: u64 = 3_000_000;
-/// Stack for each fuel unit. A template can nest a value for less than two units a level, which minijinja prints and
-/// frees by recursion: up to 832 bytes a level without optimisation, 416 with.
-const STACK_PER_FUEL: u64 = 512;
+/// Stack for each fuel unit. A template can nest a value for less than two units a level, and minijinja frees it by
+/// recursion: some hundred bytes a level.
+const STACK_PER_FUEL: u64 = 256;
 /// Stack for the rest.
 const STACK: u64 = 4 << 20;
 /// Nested macro calls and recursive loops.
@@ -53,6 +56,9 @@ const NAME: &str = "chat template";
 /// ```
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
+    syntax: SyntaxConfig,
+    names: guarded::Names,
     bos_token: String,
     eos_token: String,
 }
@@ -105,21 +111,20 @@ impl ChatTemplate {
             .map_err(syntax_error)?;
         let mut environment = Environment::new();
         environment.set_debug(false);
-        environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_recursion_limit(RECURSION);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         // Neither is used by real templates; the one shows the engine, the other's work grows with the square of a depth.
         environment.remove_global("debug");
         environment.remove_filter("pprint");
-        environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", json::tojson);
-        environment
-            .add_template_owned(NAME, source)
-            .map_err(syntax_error)?;
+        guarded::install(&mut environment);
+        let names = guarded::Names::new(&source);
+        guarded::compile(NAME, &source, syntax.clone(), &names).map_err(syntax_error)?;
         Ok(ChatTemplate {
             environment,
+            source,
+            syntax,
+            names,
             bos_token: bos_token.to_owned(),
             eos_token: eos_token.to_owned(),
         })
@@ -202,22 +207,23 @@ impl ChatTemplate {
 
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
-        let mut output = Output {
-            text: Vec::new(),
-            limit,
-            full: false,
-        };
-        let rendered = environment.get_template(NAME).and_then(|template| {
-            template.render_captured_to(Value::from_pairs(variables), &mut output)?;
-            Ok(())
-        });
-        if output.full {
+        // The instructions borrow the source, so they are made anew for each rendering: some ten microseconds.
+        let program = guarded::compile(NAME, &self.source, self.syntax.clone(), &self.names)
+            .map_err(|source| TemplateError::Syntax { source })?;
+        let mut text = String::new();
+        machinery::eval(
+            &environment,
+            &program.instructions,
+            Value::from_pairs(variables),
+            &program.blocks,
+            &mut machinery::make_string_output(&mut text),
+            AutoEscape::None,
+        )
+        .map_err(render_error)?;
+        if text.len() > limit {
             return Err(TemplateError::LimitExceeded { what: "output" });
         }
-        rendered.map_err(render_error)?;
-        String::from_utf8(output.text).map_err(|error| TemplateError::NotUtf8 {
-            offset: error.utf8_error().valid_up_to(),
-        })
+        Ok(text)
     }
 }
 
@@ -235,8 +241,8 @@ impl std::fmt::Debug for ChatTemplate {
 #[error("{0}")]
 struct Raised(String);
 
-fn raise_exception(message: String) -> Result<Value, Error> {
-    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))
+fn raised(message: String) -> Error {
+    Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message))
 }
 
 fn render_error(error: Error) -> TemplateError {
@@ -311,27 +317,5 @@ fn value(json: &Json) -> Value {
         Json::Object(pairs) => {
             Value::from_pairs(pairs.iter().map(|(key, item)| (key.as_str(), value(item))))
         }
-    }
-}
-
-/// Takes text up to a limit.
-struct Output {
-    text: Vec<u8>,
-    limit: usize,
-    full: bool,
-}
-
-impl io::Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if bytes.len() > self.limit - self.text.len() {
-            self.full = true;
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.text.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -1,0 +1,358 @@
+//! Closes what minijinja's fuel leaves open: values that are small to build and huge to walk.
+//!
+//! Fuel pays for instructions and for the bytes and slots that they make, but a value may hold another many times over:
+//! forty times `[x, x]` is a list of 2⁴⁰ leaves in eighty slots. Comparing, hashing or printing such a value is one
+//! instruction. So the compiled template is changed where an instruction, filter or method looks into a value: it first
+//! walks the value, and pays for what it meets. Every change keeps the number of values taken from and left on the stack, so
+//! that no jump has to move.
+
+use std::collections::BTreeMap;
+
+use minijinja::{
+    Environment, Error, ErrorKind, Output, State, Value,
+    machinery::{CodeGenerator, Instruction, Instructions, parse},
+    syntax::SyntaxConfig,
+    value::{Rest, ValueKind},
+};
+use minijinja_contrib::pycompat::unknown_method_callback;
+
+/// How deeply a value may nest when it is looked into.
+const MAX_DEPTH: usize = 100;
+/// Values met for a unit of fuel.
+const VALUES_PER_FUEL: u64 = 16;
+/// Bytes of text met for a unit of fuel.
+const BYTES_PER_FUEL: u64 = 64;
+
+/// Filters that look at a value and not into it, or that pay for themselves.
+const SHALLOW: [&str; 11] = [
+    "attr", "count", "d", "default", "first", "items", "last", "length", "list", "reverse",
+    "tojson",
+];
+/// Tests that look into their operands.
+const DEEP_TESTS: [&str; 16] = [
+    "!=",
+    "<",
+    "<=",
+    "==",
+    ">",
+    ">=",
+    "eq",
+    "equalto",
+    "ge",
+    "greaterthan",
+    "gt",
+    "in",
+    "le",
+    "lessthan",
+    "lt",
+    "ne",
+];
+
+/// No id for a filter that is looked up once and kept.
+const UNCACHED: u8 = u8::MAX;
+
+/// A template's instructions, and those of its blocks.
+pub(super) struct Program<'a> {
+    pub(super) instructions: Instructions<'a>,
+    pub(super) blocks: BTreeMap<&'a str, Instructions<'a>>,
+}
+
+/// The names that calls of filters and tests get, `|trim` and `?eq`: they live as long as the template.
+pub(super) struct Names(Vec<String>);
+
+impl Names {
+    /// For every filter and test that occurs in the source, which is every word in it.
+    pub(super) fn new(source: &str) -> Names {
+        let words = source.split(|c: char| !(c.is_alphanumeric() || "_=<>!".contains(c)));
+        let mut names: Vec<String> = words
+            .filter(|word| !word.is_empty() && word.len() <= 32)
+            .flat_map(|word| [format!("|{word}"), format!("?{word}")])
+            .chain(DEEP_TESTS.map(|test| format!("?{test}")))
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        Names(names)
+    }
+
+    fn get(&self, prefix: char, name: &str) -> Option<&str> {
+        let name = format!("{prefix}{name}");
+        self.0.binary_search(&name).ok().map(|i| self.0[i].as_str())
+    }
+}
+
+/// Parses, compiles and guards a template.
+pub(super) fn compile<'a>(
+    name: &'a str,
+    source: &'a str,
+    syntax: SyntaxConfig,
+    names: &'a Names,
+) -> Result<Program<'a>, Error> {
+    let tree = parse(source, name, syntax)?;
+    let mut generator = CodeGenerator::new(name, source);
+    generator.compile_stmt(&tree);
+    let (mut instructions, mut blocks) = generator.finish();
+    for instructions in blocks.values_mut().chain([&mut instructions]) {
+        guard(instructions, names)?;
+    }
+    Ok(Program {
+        instructions,
+        blocks,
+    })
+}
+
+fn guard<'a>(instructions: &mut Instructions<'a>, names: &'a Names) -> Result<(), Error> {
+    let mut index = 0;
+    while let Some(instruction) = instructions.get_mut(index) {
+        let operator = |name| Instruction::ApplyFilter(name, Some(2), UNCACHED);
+        let call = |prefix, name: &str, count: Option<u16>| match (names.get(prefix, name), count) {
+            (Some(name), Some(count)) => Ok(Instruction::CallMethod(name, Some(count))),
+            _ => Err(unsupported(format!(
+                "{prefix}{name} with unpacked arguments"
+            ))),
+        };
+        let guarded = match *instruction {
+            Instruction::Add => operator("operator_add"),
+            Instruction::StringConcat => operator("operator_concat"),
+            Instruction::Eq => operator("operator_eq"),
+            Instruction::Ne => operator("operator_ne"),
+            Instruction::Lt => operator("operator_lt"),
+            Instruction::Lte => operator("operator_le"),
+            Instruction::Gt => operator("operator_gt"),
+            Instruction::Gte => operator("operator_ge"),
+            Instruction::In => operator("operator_in"),
+            Instruction::GetItem => operator("operator_item"),
+            Instruction::BuildMap(pairs) if pairs < 1 << 12 => {
+                Instruction::ApplyFilter("operator_map", Some(2 * pairs as u16), UNCACHED)
+            }
+            Instruction::BuildMap(_) => return Err(unsupported("so large a map".to_owned())),
+            Instruction::CompareAndPreserve(_) => {
+                return Err(unsupported("a chain of comparisons".to_owned()));
+            }
+            Instruction::ApplyFilter(name, count, _) if !SHALLOW.contains(&name) => {
+                call('|', name, count)?
+            }
+            Instruction::PerformTest(name, count, _) if DEEP_TESTS.contains(&name) => {
+                call('?', name, count)?
+            }
+            _ => {
+                index += 1;
+                continue;
+            }
+        };
+        *instruction = guarded;
+        index += 1;
+    }
+    Ok(())
+}
+
+fn unsupported(what: String) -> Error {
+    Error::new(ErrorKind::SyntaxError, format!("{what} is not supported"))
+}
+
+fn invalid(message: &'static str) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message)
+}
+
+/// Registers what the guarded instructions call.
+pub(super) fn install(environment: &mut Environment<'static>) {
+    environment.set_unknown_method_callback(method);
+    environment.set_formatter(
+        |out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value| {
+            walk(state, value)?;
+            minijinja::escape_formatter(out, state, value)
+        },
+    );
+    environment.add_filter("operator_add", add);
+    environment.add_filter("operator_concat", concat);
+    environment.add_filter("operator_item", item);
+    environment.add_filter("operator_map", map);
+    environment.add_filter(
+        "operator_in",
+        |state: &mut State<'_, '_>, left: Value, right: Value| {
+            walk_all(state, &[&left, &right])?;
+            state.perform_test("in", &[left, right])
+        },
+    );
+    macro_rules! comparison {
+        ($name:literal, $operator:tt) => {
+            environment.add_filter($name, |state: &State<'_, '_>, left: &Value, right: &Value| {
+                walk_all(state, &[left, right])?;
+                Ok::<bool, Error>(left $operator right)
+            });
+        };
+    }
+    comparison!("operator_eq", ==);
+    comparison!("operator_ne", !=);
+    comparison!("operator_lt", <);
+    comparison!("operator_le", <=);
+    comparison!("operator_gt", >);
+    comparison!("operator_ge", >=);
+    environment.add_function(
+        "raise_exception",
+        |state: &State<'_, '_>, message: &Value| {
+            walk(state, message)?;
+            Err::<Value, Error>(super::raised(message.to_string()))
+        },
+    );
+}
+
+/// What a walk met.
+#[derive(Default)]
+struct Met {
+    values: u64,
+    bytes: u64,
+}
+
+/// Pays for a value and everything in it, as often as it is in it.
+fn walk(state: &State<'_, '_>, value: &Value) -> Result<Met, Error> {
+    let mut met = Met::default();
+    visit(state, value, 0, &mut met)?;
+    Ok(met)
+}
+
+fn walk_all(state: &State<'_, '_>, values: &[&Value]) -> Result<(), Error> {
+    for value in values {
+        walk(state, value)?;
+    }
+    Ok(())
+}
+
+fn visit(state: &State<'_, '_>, value: &Value, depth: usize, met: &mut Met) -> Result<(), Error> {
+    met.values += 1;
+    if met.values.is_multiple_of(VALUES_PER_FUEL) {
+        state.consume_fuel(1)?;
+    }
+    if let Some(text) = value.as_str() {
+        met.bytes += text.len() as u64;
+        return state.consume_fuel(text.len() as u64 / BYTES_PER_FUEL);
+    }
+    if value.as_object().is_none() {
+        met.bytes += 24;
+        return Ok(());
+    }
+    let kind = value.kind();
+    if !matches!(kind, ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+        return Ok(());
+    }
+    if depth == MAX_DEPTH {
+        return Err(invalid("the value is nested too deeply"));
+    }
+    for item in value.try_iter()? {
+        visit(state, &item, depth + 1, met)?;
+        if kind == ValueKind::Map {
+            visit(state, &value.get_item(&item)?, depth + 1, met)?;
+        }
+    }
+    Ok(())
+}
+
+/// `left + right`: numbers, texts and lists.
+fn add(state: &State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
+    let refused = || {
+        let kinds = format!("tried to add {} and {}", left.kind(), right.kind());
+        Error::new(ErrorKind::InvalidOperation, kinds)
+    };
+    match (left.kind(), right.kind()) {
+        (ValueKind::String, ValueKind::String) => concat(state, left, right),
+        (ValueKind::Number | ValueKind::Bool, ValueKind::Number | ValueKind::Bool) => {
+            let float = |value: &Value| !(value.is_integer() || value.kind() == ValueKind::Bool);
+            if float(left) || float(right) {
+                return Ok(Value::from(
+                    f64::try_from(left.clone())? + f64::try_from(right.clone())?,
+                ));
+            }
+            let sum = i128::try_from(left.clone())?.checked_add(i128::try_from(right.clone())?);
+            let sum = sum.ok_or_else(|| invalid("the sum is too large"))?;
+            Ok(i64::try_from(sum).map_or_else(|_| Value::from(sum), Value::from))
+        }
+        (ValueKind::Seq | ValueKind::Iterable, ValueKind::Seq | ValueKind::Iterable) => {
+            let mut items = Vec::new();
+            for item in left.try_iter()?.chain(right.try_iter()?) {
+                state.consume_fuel(1)?;
+                items.push(item);
+            }
+            Ok(Value::from(items))
+        }
+        _ => Err(refused()),
+    }
+}
+
+/// `left ~ right`.
+fn concat(state: &State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
+    let bytes = walk(state, left)?.bytes + walk(state, right)?.bytes;
+    state.consume_fuel(bytes / BYTES_PER_FUEL)?;
+    Ok(match (left.as_str(), right.as_str()) {
+        (Some(left), Some(right)) => Value::from([left, right].concat()),
+        _ => Value::from(format!("{left}{right}")),
+    })
+}
+
+/// `container[key]`.
+fn item(state: &State<'_, '_>, container: &Value, key: &Value) -> Result<Value, Error> {
+    walk(state, key)?;
+    match container.as_str() {
+        Some(text) => state.consume_fuel(text.len() as u64 / BYTES_PER_FUEL)?,
+        None if container.kind() == ValueKind::Iterable => {
+            let index = key.as_i64().unwrap_or(0).unsigned_abs();
+            state.consume_fuel(index.min(container.len().unwrap_or(0) as u64) / VALUES_PER_FUEL)?;
+        }
+        None => {}
+    }
+    container.get_item(key)
+}
+
+/// `{key: value, …}`.
+fn map(state: &State<'_, '_>, parts: Rest<Value>) -> Result<Value, Error> {
+    let mut pairs = Vec::with_capacity(parts.len() / 2);
+    for pair in parts.chunks_exact(2) {
+        walk(state, &pair[0])?;
+        pairs.push((pair[0].clone(), pair[1].clone()));
+    }
+    Ok(Value::from_pairs(pairs))
+}
+
+/// Filters and tests that look into their operands, and Python's methods.
+fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    name: &str,
+    args: &[Value],
+) -> Result<Value, Error> {
+    let all = || [std::slice::from_ref(value), args].concat();
+    if let Some(filter) = name.strip_prefix('|') {
+        walk_all(state, &[value])?;
+        walk_all(state, &args.iter().collect::<Vec<_>>())?;
+        return state.apply_filter(filter, &all());
+    }
+    if let Some(test) = name.strip_prefix('?') {
+        walk_all(state, &[value])?;
+        walk_all(state, &args.iter().collect::<Vec<_>>())?;
+        return state.perform_test(test, &all()).map(Value::from);
+    }
+    let mut met = Met::default();
+    for arg in args {
+        visit(state, arg, 0, &mut met)?;
+    }
+    match (name, value.as_str(), args) {
+        // Its widths can be anything, and no template is known to use it.
+        ("format", Some(_), _) => return Err(Error::from(ErrorKind::UnknownMethod)),
+        ("replace", Some(text), [old, new, ..]) => {
+            let (old, new) = (
+                old.as_str().unwrap_or_default(),
+                new.as_str().unwrap_or_default(),
+            );
+            let made = text.matches(old).count() as u64 * new.len() as u64;
+            state.consume_fuel(made / BYTES_PER_FUEL)?;
+        }
+        ("join", Some(separator), _) => {
+            let made = met.bytes + met.values * separator.len() as u64;
+            state.consume_fuel(made / BYTES_PER_FUEL)?;
+        }
+        // Looks into every item.
+        ("count", None, _) => {
+            walk(state, value)?;
+        }
+        _ => {}
+    }
+    unknown_method_callback(state, value, name, args)
+}
