@@ -1,5 +1,6 @@
 //! Everything that can go wrong between a request and its last event.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ryz_kernels::KernelError;
@@ -72,6 +73,14 @@ pub enum EngineError {
     /// The model's files have no chat template.
     #[error("the model has no chat template")]
     NoChatTemplate,
+    /// A model's folder lacks a file.
+    #[error("{} has no {name}", folder.display())]
+    MissingFile {
+        /// The folder.
+        folder: PathBuf,
+        /// The file's name.
+        name: &'static str,
+    },
     /// The system gave no thread.
     #[error("cannot start the engine's thread")]
     Thread {
@@ -118,6 +127,7 @@ impl EngineError {
             Self::Aborted => "ABORTED",
             Self::Disposed => "DISPOSED",
             Self::NoChatTemplate => "UNSUPPORTED",
+            Self::MissingFile { .. } => "FILE_NOT_FOUND",
             Self::Thread { .. } => "OUT_OF_MEMORY",
             Self::Model(error) => error.code(),
             Self::Tokenizer(error) => error.code(),

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use ryz_kernels::{Kernels, Level};
 use ryz_kvcache::{BLOCK_TOKENS, KvCache, KvCacheConfig, KvDType};
-use ryz_model::{Activations, LoadOptions, LoadProgress, Model, ModelSource, RunState};
+use ryz_model::{Activations, LoadOptions, LoadProgress, Model, ModelSource, RunState, SourceKind};
 use ryz_numa::{Lease, Pinning, default_threads};
 use ryz_tmac::{Arena, ArenaConfig};
-use ryz_tokenizer::Tokenizer;
+use ryz_tokenizer::{HfFiles, Tokenizer};
 
 use crate::chat::Chat;
 use crate::config::EngineConfig;
@@ -97,7 +97,7 @@ impl Engine {
         config.validate()?;
         let source = ModelSource::open(path)?;
         let context_length = config.context_for(source.config().max_position_embeddings)?;
-        let tokenizer = Tokenizer::from_gguf(source.metadata())?;
+        let tokenizer = tokenizer(&source)?;
         let chat = tokenizer
             .chat_template()?
             .map(|template| Chat::new(template, &tokenizer));
@@ -170,6 +170,28 @@ impl Engine {
             config, model, state, cache, lease, tokenizer, chat, limits, info, arena,
         )
     }
+}
+
+/// The tokenizer of a GGUF file's metadata, or of the files beside a Hugging Face model.
+fn tokenizer(source: &ModelSource) -> Result<Tokenizer, EngineError> {
+    if source.kind() == SourceKind::Gguf {
+        return Ok(Tokenizer::from_gguf(source.metadata())?);
+    }
+    const REQUIRED: &str = "tokenizer.json";
+    let tokenizer = source.read_neighbour(REQUIRED)?;
+    let tokenizer = tokenizer.ok_or_else(|| EngineError::MissingFile {
+        folder: source.path().to_owned(),
+        name: REQUIRED,
+    })?;
+    let tokenizer_config = source.read_neighbour("tokenizer_config.json")?;
+    let generation_config = source.read_neighbour("generation_config.json")?;
+    let chat_template = source.read_neighbour("chat_template.jinja")?;
+    Ok(Tokenizer::from_hf(&HfFiles {
+        tokenizer: &tokenizer,
+        tokenizer_config: tokenizer_config.as_deref(),
+        generation_config: generation_config.as_deref(),
+        chat_template: chat_template.as_deref(),
+    })?)
 }
 
 /// Starts the engine's threads.

@@ -298,3 +298,39 @@ fn a_ban_on_everything_fails_that_request_only() {
     assert_eq!(other.collect().tokens.len(), 30);
     settled(&engine);
 }
+
+#[test]
+fn a_hugging_face_folder_gives_what_its_gguf_gives() {
+    let folder = load("b158-v-hf-packed", &config());
+    let file = load("b158-v-i2_s.gguf", &config());
+    for words in ["The fox looked up at the grapes", "naïve café — 12345 😀"] {
+        let options = ryz_engine::EncodeOptions {
+            add_special: true,
+            parse_special: false,
+        };
+        let ids = |engine: &ryz_engine::Engine| engine.tokenizer().encode(words, options).unwrap();
+        assert_eq!(ids(&folder), ids(&file));
+        let (a, b) = (
+            run(&folder, greedy(text(words), 16)),
+            run(&file, greedy(text(words), 16)),
+        );
+        assert_eq!((a.tokens, a.text), (b.tokens, b.text));
+    }
+}
+
+#[test]
+fn a_folder_without_a_tokenizer_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(reference("b158-v-hf-packed")).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "tokenizer.json" {
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let error = ryz_engine::Engine::load(folder.path(), &config(), &mut |_| {
+        std::ops::ControlFlow::Continue(())
+    })
+    .unwrap_err();
+    assert_eq!(error.code(), "FILE_NOT_FOUND");
+    assert!(error.to_string().contains("tokenizer.json"), "{error}");
+}
