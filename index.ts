@@ -2,6 +2,7 @@
 
 export type { ChatMessage, ChatRole, ChatTemplateOptions } from "./src/chat.js";
 export type { Activations, EngineConfig, KvType, Level, LoadProgress } from "./src/config.js";
+export { defaultModelPath } from "./src/default-model.js";
 export {
   BitNetEngine,
   type ChatOptions,

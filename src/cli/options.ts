@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
 import { ACTIVATIONS, type EngineConfig, KV_TYPES, LEVELS } from "../config.js";
+import { defaultModelPath } from "../default-model.js";
 import type { GenerateOptions } from "../generate-options.js";
 
 /** A failure of the command line itself: exit code 2. */
@@ -59,9 +60,14 @@ export interface SamplingFlags {
 }
 
 export function addModelOptions(command: Command): Command {
-  return command
-    .requiredOption("-m, --model <file>", "model file (GGUF; of a split one, the first part)")
-    .option("--json", "print exactly one JSON object on stdout");
+  const model = new Option(
+    "-m, --model <path>",
+    "model: a GGUF file (of a split one, the first part) or a Hugging Face folder",
+  );
+  const shipped = defaultModelPath();
+  if (shipped === undefined) model.makeOptionMandatory();
+  else model.default(shipped, "the small story model of the package");
+  return command.addOption(model).option("--json", "print exactly one JSON object on stdout");
 }
 
 export function addRunOptions(command: Command, { threads = true, ctx = true } = {}): Command {
