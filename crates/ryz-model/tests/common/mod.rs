@@ -1,6 +1,8 @@
 //! Running reference models and reading their goldens.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod goldens;
+
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
