@@ -4,6 +4,17 @@ export type { ChatMessage, ChatRole, ChatTemplateOptions } from "./src/chat.js";
 export type { Activations, EngineConfig, KvType, Level, LoadProgress } from "./src/config.js";
 export { defaultModelPath } from "./src/default-model.js";
 export {
+  type Conversion,
+  type ConvertedTensor,
+  type ConvertOptions,
+  type ConvertProgress,
+  convert,
+  type EmbeddingType,
+  type FloatWeights,
+  type QuantizationError,
+  type TernaryType,
+} from "./src/convert.js";
+export {
   BitNetEngine,
   type ChatOptions,
   type DetokenizeOptions,

@@ -9,7 +9,7 @@ const MODEL = fixture("b158-v1-tq2_0.gguf");
 const number = expect.any(Number) as number;
 
 describe("usage", () => {
-  test.each(["", "generate", "chat", "inspect", "tokenize", "logits", "perplexity", "bench"])(
+  test.each(["", "generate", "chat", "inspect", "tokenize", "logits", "perplexity", "bench", "convert"])(
     "%s --help explains itself with an example",
     async (command) => {
       const { code, stdout, stderr } = await cli([...command.split(" ").filter(Boolean), "--help"]);

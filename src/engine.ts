@@ -1,6 +1,5 @@
 /** The engine: a model file loaded once, and everything that can be asked of it. */
 
-import { fileURLToPath } from "node:url";
 import { type ChatMessage, type ChatTemplateOptions, templateInput } from "./chat.js";
 import { type Activations, checkConfig, type EngineConfig, type KvType, type Level } from "./config.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
@@ -16,7 +15,7 @@ import {
 } from "./native.js";
 import { cancellable, promised } from "./promised.js";
 import { ASYNC_DISPOSE, type Generation, TextStream } from "./stream.js";
-import { OptionReader, promptOf, textOf, tokenIds } from "./validate.js";
+import { OptionReader, pathOf, promptOf, textOf, tokenIds } from "./validate.js";
 
 /** Text, or token ids that are taken as they are. */
 export type Prompt = string | readonly number[] | Uint32Array;
@@ -192,7 +191,7 @@ export class BitNetEngine {
    * @throws {@link ModelFileError} when the file is not there, malformed or of a kind that is not supported.
    */
   static async load(path: string | URL, config?: EngineConfig): Promise<BitNetEngine> {
-    const file = pathOf(path);
+    const file = pathOf("path", path);
     const { native: settings, onProgress, signal } = checkConfig(config);
     signal?.throwIfAborted();
     const progress = onProgress && new ProgressReporter(onProgress, signal);
@@ -363,15 +362,6 @@ export class BitNetEngine {
 
 function disposedError(): RyzansteinError {
   return new RyzansteinError("DISPOSED", "the engine has been disposed of");
-}
-
-function pathOf(path: unknown): string {
-  if (path instanceof URL) {
-    if (path.protocol === "file:") return fileURLToPath(path);
-    throw new InvalidArgumentError("path", "a file path or a file: URL", path.href);
-  }
-  if (typeof path === "string" && path !== "" && !path.includes("\0")) return path;
-  throw new InvalidArgumentError("path", "a file path or a file: URL", path);
 }
 
 /** Passes progress on, and stops the load when the callback throws. */

@@ -181,6 +181,46 @@ export interface NativeInspection {
   contextLength: number;
 }
 
+export interface NativeConvertSettings {
+  form: string;
+  embeddings: string;
+  floatWeights: string;
+  inexactScales: string;
+  overwrite: boolean;
+  tokenizer: boolean;
+  name?: string;
+}
+
+export interface NativeConvertStep {
+  phase: string;
+  doneBytes: number;
+  totalBytes: number;
+}
+
+export interface NativeConvertedTensor {
+  name: string;
+  sourceType?: string;
+  type: string;
+  rows: number;
+  columns: number;
+  method: string;
+  lossless: boolean;
+  zeroFraction?: number;
+  mse?: number;
+  cosine?: number;
+  maxAbs?: number;
+}
+
+export interface NativeConversion {
+  target: string;
+  bytes: number;
+  sourceBytes: number;
+  lossless: boolean;
+  tensors: NativeConvertedTensor[];
+  dropped: string[];
+  tokenizerNotes: string[];
+}
+
 export interface NativeEngine {
   modelInfo(): NativeModelInfo;
   memoryStats(): NativeMemoryStats;
@@ -211,6 +251,18 @@ export interface NativeBinding {
     config: NativeEngineConfig,
     withProgress: boolean,
     onMessage: (failure: NativeFailure | null, engine: NativeEngine | null, progress: NativeProgress | null) => void,
+  ): NativeCancel;
+  /** Calls back with progress any number of times, if asked to, and then once with a failure or the report. */
+  convertModel(
+    source: string,
+    target: string,
+    settings: NativeConvertSettings,
+    withProgress: boolean,
+    onMessage: (
+      failure: NativeFailure | null,
+      conversion: NativeConversion | null,
+      step: NativeConvertStep | null,
+    ) => void,
   ): NativeCancel;
   inspectModel(path: string, done: NativeCallback<NativeInspection>): void;
   readBandwidth(bytes: number, threads: number, done: NativeCallback<number>): void;

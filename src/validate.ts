@@ -1,5 +1,6 @@
 /** Checks options before they reach the native side, where a `-1` would wrap to four billion. */
 
+import { fileURLToPath } from "node:url";
 import { InvalidArgumentError } from "./errors.js";
 
 /** Leaves out the entries that are undefined: absent and undefined differ on the native side. @internal */
@@ -151,4 +152,14 @@ export function promptOf(name: string, value: unknown): string | Uint32Array {
 export function textOf(name: string, value: unknown): string {
   if (typeof value === "string") return value;
   throw new InvalidArgumentError(name, "a string", value);
+}
+
+/** A file's path, out of a path or a file: URL. */
+export function pathOf(name: string, path: unknown): string {
+  if (path instanceof URL) {
+    if (path.protocol === "file:") return fileURLToPath(path);
+    throw new InvalidArgumentError(name, "a file path or a file: URL", path.href);
+  }
+  if (typeof path === "string" && path !== "" && !path.includes("\0")) return path;
+  throw new InvalidArgumentError(name, "a file path or a file: URL", path);
 }

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { Command, CommanderError } from "commander";
 import { addBench } from "./bench.js";
 import { addChat } from "./chat.js";
+import { addConvert } from "./convert.js";
 import { addGenerate } from "./generate.js";
 import { addInspect } from "./inspect.js";
 import { addLogits } from "./logits.js";
@@ -33,7 +34,8 @@ Examples:
 
 Data goes to stdout, progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
     );
-  for (const add of [addGenerate, addChat, addInspect, addTokenize, addLogits, addPerplexity, addBench]) add(program);
+  for (const add of [addGenerate, addChat, addInspect, addTokenize, addLogits, addPerplexity, addBench, addConvert])
+    add(program);
   for (const command of [program, ...program.commands]) {
     command.exitOverride();
     if (json) command.configureOutput({ writeErr: () => {} });

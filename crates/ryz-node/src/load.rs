@@ -184,7 +184,8 @@ fn engine_config(config: Config) -> std::result::Result<EngineConfig, Failure> {
     })
 }
 
-fn named<T: Copy>(
+/// The value of that name.
+pub(crate) fn named<T: Copy>(
     option: &str,
     names: &[(&str, T)],
     name: &str,
