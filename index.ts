@@ -2,7 +2,6 @@
 
 export type { ChatMessage, ChatRole, ChatTemplateOptions } from "./src/chat.js";
 export type { Activations, EngineConfig, KvType, Level, LoadProgress } from "./src/config.js";
-export { defaultModelPath } from "./src/default-model.js";
 export {
   type Conversion,
   type ConvertedTensor,
@@ -14,6 +13,7 @@ export {
   type QuantizationError,
   type TernaryType,
 } from "./src/convert.js";
+export { defaultModelPath } from "./src/default-model.js";
 export {
   BitNetEngine,
   type ChatOptions,
