@@ -148,7 +148,8 @@ describe("ryzanstein convert", () => {
     const { code, value } = await cliJson(["convert", "-m", MODEL, "-o", target, "--type", "TQ1_0", "--force"]);
     expect(code).toBe(0);
     expect(value).toMatchObject({ target, lossless: true, dropped: [] });
-    expect((value.tensors as { name: string }[]).map(({ name }) => name)).toContain("blk.0.attn_q.weight");
+    const { tensors } = value as { tensors?: { name: string }[] };
+    expect(tensors?.map(({ name }) => name)).toContain("blk.0.attn_q.weight");
   });
 
   test("wrong usage is exit 2, a failure 1, each one JSON object", async () => {
