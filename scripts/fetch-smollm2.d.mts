@@ -1,0 +1,2 @@
+/** The path of the model, fetched if need be; throws when that is not possible. */
+export function fetchSmolLM2(): string;
