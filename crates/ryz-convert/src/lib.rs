@@ -29,6 +29,7 @@ mod error;
 mod metadata;
 mod options;
 mod plan;
+mod prepack;
 mod progress;
 mod report;
 mod rope;
@@ -78,6 +79,7 @@ pub fn convert(
 ) -> Result<ConvertReport, ConvertError> {
     options.check()?;
     let source = Source::open(source)?;
+    source.refuse_prepacked()?;
     let paths = source.paths();
     let file = Target::create(
         target,
@@ -102,7 +104,7 @@ pub fn convert(
     drop(pairs);
     for output in &plan.outputs {
         writer
-            .declare(&output.name, output.dtype, &output.shape)
+            .declare(&output.name, output.target_dtype(), &output.shape)
             .map_err(failed)?;
     }
     let sink = BufWriter::with_capacity(1 << 20, file.file());

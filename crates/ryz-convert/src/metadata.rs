@@ -49,4 +49,7 @@ fn general(pairs: &mut Metadata, options: &ConvertOptions) {
     }
     pairs.set("general.file_type", Value::U32(options.form.file_type()));
     pairs.set("general.quantization_version", Value::U32(2));
+    if options.prepack {
+        pairs.set("ryzanstein.prepacked.version", Value::U32(1));
+    }
 }

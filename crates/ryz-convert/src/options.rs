@@ -173,6 +173,9 @@ pub struct ConvertOptions {
     pub float_weights: FloatWeights,
     /// Scales that are no fp16 numbers. Default: [`InexactScales::Separate`].
     pub inexact_scales: InexactScales,
+    /// Whether the weights of the form are laid out as the kernels read them (`docs/prepacked.md`), with that form's
+    /// scales, so that loading is reading. No other engine reads such a file. Default: no.
+    pub prepack: bool,
     /// Whether an existing target is replaced. Default: no.
     pub overwrite: bool,
     /// Whether a Hugging Face folder's tokenizer is taken over, and must be there. Default: yes.
@@ -195,6 +198,7 @@ impl ConvertOptions {
             embeddings: EmbeddingForm::default(),
             float_weights: FloatWeights::default(),
             inexact_scales: InexactScales::default(),
+            prepack: false,
             overwrite: false,
             tokenizer: true,
             name: None,

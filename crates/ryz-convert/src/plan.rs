@@ -24,12 +24,22 @@ pub(crate) struct Output<'a> {
     pub(crate) name: String,
     /// Where its values come from; `None` for those in [`Work::Values`].
     pub(crate) source: Option<&'a TensorInfo>,
+    /// The type, or for prepacked weights the one whose codes and scales they have.
     pub(crate) dtype: DType,
+    pub(crate) prepack: bool,
     pub(crate) shape: Vec<u64>,
     pub(crate) method: Method,
     pub(crate) work: Work,
     /// The rows of a head whose halves become pairs ([`rows::source_row`]).
     pub(crate) head: Option<usize>,
+}
+
+impl Output<'_> {
+    /// The type in the file.
+    pub(crate) fn target_dtype(&self) -> DType {
+        let prepacked = self.dtype.prepacked().filter(|_| self.prepack);
+        prepacked.unwrap_or(self.dtype)
+    }
 }
 
 /// How a tensor of the target is made.
@@ -244,7 +254,7 @@ impl<'a> Planner<'a> {
         };
         let rows = Rows::new(self.source, tensor, scale.unwrap_or(1.0) as f32);
         let common = scan::ternary(rows, dtype, progress)?;
-        if tensor.dtype == dtype {
+        if tensor.dtype == dtype && !self.options.prepack {
             return Ok(None);
         }
         let scale = match scale.or(common.map(f64::from)) {
@@ -348,6 +358,7 @@ impl<'a> Planner<'a> {
         head: Option<usize>,
     ) {
         self.outputs.push(Output {
+            prepack: self.options.prepack,
             name: tensor.name.clone(),
             source: Some(tensor),
             dtype,
@@ -360,6 +371,7 @@ impl<'a> Planner<'a> {
 
     fn values(&mut self, name: &str, values: Vec<f32>, method: Method) {
         self.outputs.push(Output {
+            prepack: false,
             name: name.to_owned(),
             source: self.source.header.tensor(name),
             dtype: DType::F32,

@@ -88,6 +88,21 @@ impl Source {
         })
     }
 
+    /// Refuses prepacked weights: a file of them is made of one that is there still, and has no rows to read.
+    pub(crate) fn refuse_prepacked(&self) -> Result<(), ConvertError> {
+        let mut tensors = self.header.tensors.iter();
+        match tensors.find(|tensor| tensor.dtype.is_prepacked()) {
+            None => Ok(()),
+            Some(tensor) => {
+                let error = FormatError::UnsupportedType {
+                    name: tensor.name.clone(),
+                    type_id: tensor.dtype.name().to_owned(),
+                };
+                Err(self.fault(tensor, error))
+            }
+        }
+    }
+
     /// The files that must not be overwritten.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = self.files.iter().map(|file| file.path().into()).collect();

@@ -8,6 +8,7 @@ use ryz_format::{DType, FormatError, GgufBody, TensorInfo, decode, encode};
 use crate::{
     ConvertError, Method, TensorReport,
     plan::{Codes, Output, Scale, TensorScale, Ternary, Work},
+    prepack::Prepacker,
     progress::Progress,
     report::ErrorSums,
     rows::{self, Rows, source_row},
@@ -44,7 +45,7 @@ impl<W: Write> Writer<'_, '_, '_, W> {
         Ok(TensorReport {
             name: output.name.clone(),
             source: output.source.map(|tensor| tensor.dtype),
-            target: output.dtype,
+            target: output.target_dtype(),
             rows: output.shape[1..].iter().product::<u64>() as usize,
             cols: output.shape[0] as usize,
             method: output.method,
@@ -155,6 +156,8 @@ impl<W: Write> Writer<'_, '_, '_, W> {
             (!ternary.lossless || output.method == Method::Quantized).then(ErrorSums::default);
         let mut zeros = 0u64;
         let mut bytes = Vec::new();
+        let mut prepacker = (output.target_dtype().is_prepacked())
+            .then(|| Prepacker::new(cols, row_maker.block, output.dtype == DType::I2S));
         for chunk in rows.chunks(output.head.unwrap_or(1)) {
             rows.read(chunk.clone())?;
             bytes.clear();
@@ -173,14 +176,23 @@ impl<W: Write> Writer<'_, '_, '_, W> {
                     row_maker.compare(sums);
                 }
                 let (codes, scales) = (&row_maker.codes, &row_maker.scales);
+                if let Some(prepacker) = &mut prepacker {
+                    prepacker.row(codes, scales, &mut bytes);
+                    continue;
+                }
                 ternary::encode(output.dtype, codes, scales, row_maker.block, &mut bytes);
             }
             self.append(&bytes)?;
             self.progress
                 .rows(&tensor.name, tensor.bytes, &chunk, tensor.rows)?;
         }
+        if let Some(prepacker) = prepacker {
+            bytes.clear();
+            prepacker.finish(&mut bytes);
+            self.append(&bytes)?;
+        }
         if output.dtype == DType::I2S {
-            let mut tail = [0; DType::I2S.tail_bytes()];
+            let mut tail = vec![0; output.target_dtype().tail_bytes()];
             let scale = whole.map_or(1.0, |scale| scale.written);
             tail[..4].copy_from_slice(&scale.to_le_bytes());
             self.append(&tail)?;

@@ -47,10 +47,25 @@ pub enum DType {
     I2S,
     /// Hugging Face's packing: uint8 (rows/4, cols), four output rows to a byte; the scale is a tensor of its own.
     HfPacked,
+    /// Ternary weights as the kernels read them (`docs/prepacked.md`), not in [`DType::ALL`].
+    Prepacked(PrepackedScales),
+}
+
+/// The weights of a prepacked tensor that share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PrepackedScales {
+    /// All, as in `I2_S`: one fp32 in a 64-byte tail.
+    Tensor,
+    /// 64 of a row, as in llama.cpp's `Q2_0`: fp16.
+    Group64,
+    /// 128 of a row, as in Prism ML's `Q2_0`: fp16.
+    Group128,
+    /// 256 of a row, as in `TQ1_0` and `TQ2_0`: fp16.
+    Group256,
 }
 
 impl DType {
-    /// Every type, in the order of their declaration.
+    /// Every type but the prepacked ones, in the order of their declaration.
     pub const ALL: [DType; 19] = [
         DType::F32,
         DType::F16,
@@ -73,9 +88,24 @@ impl DType {
         DType::HfPacked,
     ];
 
-    /// Weights in one block; a row is a whole number of blocks.
+    /// The prepacked types, in the order of their ids.
+    pub const PREPACKED: [DType; 4] = [
+        DType::Prepacked(PrepackedScales::Tensor),
+        DType::Prepacked(PrepackedScales::Group64),
+        DType::Prepacked(PrepackedScales::Group128),
+        DType::Prepacked(PrepackedScales::Group256),
+    ];
+
+    /// Rows of a tile of prepacked weights, and columns to which they are padded.
+    pub const PREPACKED_TILE: (usize, usize) = (16, 64);
+
+    /// Weights in one block; a row is a whole number of blocks. Of a prepacked type, those that share a scale.
     pub const fn block_values(self) -> usize {
         match self {
+            DType::Prepacked(PrepackedScales::Tensor) => 1,
+            DType::Prepacked(PrepackedScales::Group64) => 64,
+            DType::Prepacked(PrepackedScales::Group128) => 128,
+            DType::Prepacked(PrepackedScales::Group256) => 256,
             DType::F32 | DType::F16 | DType::BF16 | DType::HfPacked => 1,
             DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 | DType::Q8_0 => 32,
             DType::Q2_0G64 => 64,
@@ -94,6 +124,8 @@ impl DType {
     pub const fn block_bytes(self) -> usize {
         match self {
             DType::HfPacked => 1,
+            // The padding of a tensor's scale; lines and groups' scales are no blocks.
+            DType::Prepacked(_) => 64,
             DType::F16 | DType::BF16 => 2,
             DType::F32 => 4,
             DType::Q4_0 | DType::Q2_0G64 => 18,
@@ -116,6 +148,7 @@ impl DType {
     pub const fn tail_bytes(self) -> usize {
         match self {
             DType::I2S => 32,
+            DType::Prepacked(PrepackedScales::Tensor) => 64,
             _ => 0,
         }
     }
@@ -130,7 +163,42 @@ impl DType {
                 | DType::Q2_0G128
                 | DType::I2S
                 | DType::HfPacked
+                | DType::Prepacked(_)
         )
+    }
+
+    /// Whether the weights are laid out for the kernels.
+    pub const fn is_prepacked(self) -> bool {
+        matches!(self, DType::Prepacked(_))
+    }
+
+    /// The prepacked type whose scales are those of this ternary type; `None` for others.
+    pub const fn prepacked(self) -> Option<DType> {
+        Some(DType::Prepacked(match self {
+            DType::I2S | DType::HfPacked => PrepackedScales::Tensor,
+            DType::Q2_0G64 => PrepackedScales::Group64,
+            DType::Q2_0G128 => PrepackedScales::Group128,
+            DType::TQ1_0 | DType::TQ2_0 => PrepackedScales::Group256,
+            _ => return None,
+        }))
+    }
+
+    /// Bytes of a prepacked tensor's lines and of its groups' scales after them; `None` for another type or when a
+    /// count overflows.
+    pub fn prepacked_bytes(self, rows: usize, cols: usize) -> Option<(usize, usize)> {
+        if !self.is_prepacked() || !cols.is_multiple_of(self.block_values()) {
+            return None;
+        }
+        let (tile_rows, unit) = DType::PREPACKED_TILE;
+        let tiles = rows.div_ceil(tile_rows);
+        let lines = tiles.checked_mul(cols.div_ceil(unit))?.checked_mul(256)?;
+        let scales = match self.has_tensor_scale() {
+            true => 0,
+            false => tiles
+                .checked_mul(cols.div_ceil(self.block_values()))?
+                .checked_mul(2 * tile_rows)?,
+        };
+        Some((lines, scales))
     }
 
     /// Whether the elements are plain floats.
@@ -140,7 +208,10 @@ impl DType {
 
     /// Whether a ternary type has one scale for the whole tensor rather than one in each block.
     pub const fn has_tensor_scale(self) -> bool {
-        matches!(self, DType::I2S | DType::HfPacked)
+        matches!(
+            self,
+            DType::I2S | DType::HfPacked | DType::Prepacked(PrepackedScales::Tensor)
+        )
     }
 
     /// The name that the formats use: `Q4_K`, `TQ2_0`, `Q2_0_G64`, `I2_S`, …
@@ -165,6 +236,10 @@ impl DType {
             DType::Q2_0G128 => "Q2_0_G128",
             DType::I2S => "I2_S",
             DType::HfPacked => "HF_PACKED",
+            DType::Prepacked(PrepackedScales::Tensor) => "RYZ_T2",
+            DType::Prepacked(PrepackedScales::Group64) => "RYZ_T2_G64",
+            DType::Prepacked(PrepackedScales::Group128) => "RYZ_T2_G128",
+            DType::Prepacked(PrepackedScales::Group256) => "RYZ_T2_G256",
         }
     }
 
@@ -189,13 +264,18 @@ impl DType {
             DType::I2S => 36,
             DType::Q2_0G64 | DType::Q2_0G128 => 42,
             DType::HfPacked => return None,
+            // "RZ" and a number, far from those that ggml gives.
+            DType::Prepacked(scales) => 0x525A_0000 + scales as u32,
         })
     }
 
     /// Bytes of one row, or `None` when `cols` is not a whole number of blocks, the count overflows, or rows are not
     /// contiguous ([`DType::HfPacked`]).
     pub fn row_bytes(self, cols: usize) -> Option<usize> {
-        if self == DType::HfPacked || !cols.is_multiple_of(self.block_values()) {
+        if self == DType::HfPacked
+            || self.is_prepacked()
+            || !cols.is_multiple_of(self.block_values())
+        {
             return None;
         }
         (cols / self.block_values()).checked_mul(self.block_bytes())
@@ -209,6 +289,12 @@ impl DType {
             } else {
                 None
             };
+        }
+        if let Some((lines, scales)) = self.prepacked_bytes(rows, cols) {
+            let bytes = lines.checked_add(scales)?;
+            return bytes
+                .checked_add(self.tail_bytes())
+                .map(|bytes| bytes as u64);
         }
         (self.row_bytes(cols)? as u64)
             .checked_mul(rows as u64)?
@@ -234,6 +320,13 @@ mod tests {
         assert_eq!(DType::HfPacked.tensor_bytes(8, 10), Some(20));
         assert_eq!(DType::HfPacked.tensor_bytes(6, 10), None);
         assert_eq!(DType::F32.tensor_bytes(usize::MAX, usize::MAX), None);
+        // Two tiles of two units; three groups of 16 fp16 scales a tile.
+        let [whole, g64, ..] = DType::PREPACKED;
+        assert_eq!(whole.tensor_bytes(17, 65), Some(2 * 2 * 256 + 64));
+        assert_eq!(g64.tensor_bytes(17, 192), Some(2 * (3 * 256 + 3 * 32)));
+        for dtype in DType::PREPACKED {
+            assert_eq!(dtype.tensor_bytes(usize::MAX & !3, 1 << 62), None);
+        }
         for dtype in DType::ALL {
             assert_eq!(
                 dtype.tensor_bytes(usize::MAX & !3, 1 << 62),

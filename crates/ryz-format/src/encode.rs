@@ -15,7 +15,7 @@ use crate::DType;
 /// said above, or a code is over 2 (over 3 for `TQ2_0` and `Q2_0`).
 pub fn encode_ternary(dtype: DType, codes: &[u8], scales: &[f32], out: &mut Vec<u8>) {
     assert!(
-        dtype.is_ternary() && dtype != DType::HfPacked,
+        dtype.is_ternary() && dtype != DType::HfPacked && !dtype.is_prepacked(),
         "{dtype} is not written"
     );
     let block_values = dtype.block_values();

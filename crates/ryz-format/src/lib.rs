@@ -39,7 +39,7 @@ pub use config::{
     Architecture, ExpectedTensor, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle,
     TensorRole, WeightScales,
 };
-pub use dtype::DType;
+pub use dtype::{DType, PrepackedScales};
 pub use error::FormatError;
 pub use gguf::{Gguf, GgufBody, GgufWriter, ModelHeader, SplitInfo, TensorInfo, split_paths};
 pub use metadata::{Array, Metadata, StringArray, Value};

@@ -33,7 +33,7 @@ impl<'a> TensorView<'a> {
         cols: usize,
         bytes: &'a [u8],
     ) -> Result<TensorView<'a>, FormatError> {
-        if dtype == DType::HfPacked {
+        if dtype == DType::HfPacked || dtype.is_prepacked() {
             return Err(FormatError::BadType {
                 name: name.to_owned(),
                 expected: "a type that holds its own scale",
@@ -72,6 +72,13 @@ impl<'a> TensorView<'a> {
         bytes: &'a [u8],
         scale: f32,
     ) -> Result<TensorView<'a>, FormatError> {
+        if dtype.is_prepacked() {
+            return Err(FormatError::BadType {
+                name: name.to_owned(),
+                expected: "a type with rows of its own",
+                got: dtype.name().to_owned(),
+            });
+        }
         assert!(
             dtype.has_tensor_scale() || scale == 1.0,
             "{dtype} has its scales in the blocks"

@@ -334,6 +334,9 @@ impl Loader<'_> {
             .map_err(at)?;
             return Ok(Linear::Dense(weight));
         }
+        if tensor.dtype.is_prepacked() {
+            return self.prepacked(tensor);
+        }
         let row_bytes = tensor.dtype.row_bytes(tensor.cols);
         let Some(row_bytes) = row_bytes.filter(|_| tensor.dtype != DType::HfPacked) else {
             // Rows of a Hugging Face tensor are four to a byte, far apart: it is packed from the whole tensor.
@@ -389,6 +392,36 @@ impl Loader<'_> {
             chunk.pack(&view.map_err(malformed)?).map_err(at)?;
         }
         Ok(Linear::Ternary(packer.finish(self.arena).map_err(at)?))
+    }
+
+    /// Reads a matrix that the file has as it is in memory.
+    fn prepacked(&self, tensor: &TensorInfo) -> Result<Linear, ModelError> {
+        let file = self.source.file_of(tensor);
+        let at = |source| ModelError::Tensor {
+            path: file.path().to_owned(),
+            source,
+        };
+        let (name, dtype) = (&tensor.name, tensor.dtype);
+        let packer = TernaryPacker::new(
+            name,
+            dtype,
+            tensor.rows,
+            tensor.cols,
+            self.kernels,
+            self.arena,
+        );
+        let mut packer = packer.map_err(at)?;
+        let (lines, scales) = packer.prepacked_mut();
+        file.read_at(tensor.offset, lines)?;
+        let after = tensor.offset + lines.len() as u64;
+        let mut scale = [0; 4];
+        match dtype.has_tensor_scale() {
+            true => file.read_at(after, &mut scale)?,
+            false => file.read_at(after, scales)?,
+        }
+        let scale = f32::from_le_bytes(scale);
+        let packed = packer.finish_prepacked(scale, self.arena).map_err(at)?;
+        Ok(Linear::Ternary(packed))
     }
 
     /// Reads float master weights and makes them ternary, as BitNet's training does on every step.

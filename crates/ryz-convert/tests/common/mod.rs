@@ -6,10 +6,16 @@ use std::{
     io::Write,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
 };
 
 use ryz_convert::{ConvertError, ConvertOptions, ConvertReport};
 use ryz_format::{DType, Gguf, GgufWriter, Metadata, TensorInfo, TensorView, Value, encode};
+use ryz_kernels::{Kernels, Level};
+use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
+use ryz_model::{Activations, BatchSequence, LoadOptions, ModelSource, Outputs, RunState};
+use ryz_numa::{Lease, Pinning};
+use ryz_tmac::{Arena, ArenaConfig};
 
 /// The reference files of the repository.
 pub fn committed() -> PathBuf {
@@ -225,4 +231,45 @@ pub fn listing(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// Logits of every position, with caches in f32.
+pub fn logits(path: &Path, activations: Activations, tokens: &[u32]) -> Vec<f32> {
+    let arena = Arena::new(ArenaConfig::default());
+    let lease = Lease::new(1, Pinning::Off).unwrap();
+    let source = ModelSource::open(path).unwrap();
+    let options = LoadOptions {
+        kernels: Kernels::new(Level::detect()).unwrap(),
+        activations: Some(activations),
+    };
+    let mut go_on = |_| ControlFlow::Continue(());
+    let model = ryz_model::Model::load(&source, &options, &arena, &lease, &mut go_on).unwrap();
+    let config = model.config();
+    let blocks = tokens.len().div_ceil(BLOCK_TOKENS);
+    let cache = KvCacheConfig {
+        layers: config.num_hidden_layers,
+        kv_heads: config.num_key_value_heads,
+        key_dim: config.key_head_dim,
+        value_dim: config.value_head_dim,
+        dtype: KvDType::F32,
+        blocks,
+    };
+    let mut cache = KvCache::new(&arena, cache).unwrap();
+    let mut pool = BlockPool::new(blocks);
+    let block_table: Vec<_> = std::iter::from_fn(|| pool.allocate()).collect();
+    let mut state = RunState::new(&model, &arena, tokens.len(), tokens.len()).unwrap();
+    let batch = [BatchSequence {
+        tokens,
+        start: 0,
+        block_table: &block_table,
+        outputs: Outputs::All,
+    }];
+    let cancel = AtomicBool::new(false);
+    model
+        .forward(&lease, &mut state, &mut cache, &batch, &cancel)
+        .unwrap();
+    let rows = state.logits();
+    (0..rows.rows())
+        .flat_map(|row| rows.row(row).to_vec())
+        .collect()
 }

@@ -64,7 +64,7 @@ pub fn decode_row(dtype: DType, bytes: &[u8], out: &mut [f32]) {
                 }
             }
         }
-        DType::HfPacked => unreachable!("row_bytes is None for it"),
+        DType::HfPacked | DType::Prepacked(_) => unreachable!("row_bytes is None for it"),
     }
 }
 

@@ -108,6 +108,7 @@ fn info(
         Q2_0 => q2_0,
         id => match DType::ALL
             .into_iter()
+            .chain(DType::PREPACKED)
             .find(|dtype| dtype.gguf_id() == Some(id))
         {
             Some(dtype) => dtype,

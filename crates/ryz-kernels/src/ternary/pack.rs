@@ -144,6 +144,71 @@ impl TernaryPacker {
             })
     }
 
+    /// The lines and the groups' scales (fp16, little-endian) of a prepacked tensor, to be read into from a file;
+    /// [`TernaryPacker::finish_prepacked`] is next.
+    pub fn prepacked_mut(&mut self) -> (&mut [u8], &mut [u8]) {
+        (
+            bytemuck::cast_slice_mut(&mut self.lines),
+            bytemuck::cast_slice_mut(&mut self.halves),
+        )
+    }
+
+    /// The packed matrix out of what was read into [`TernaryPacker::prepacked_mut`]; `scale` is the tensor's where its
+    /// type has one.
+    ///
+    /// # Errors
+    /// [`KernelError::InvalidScale`] for a scale that is not finite, or is 0 for weights that are not all 0;
+    /// [`KernelError::Memory`].
+    pub fn finish_prepacked(
+        mut self,
+        scale: f32,
+        arena: &Arena,
+    ) -> Result<PackedTernary, KernelError> {
+        let invalid = |row, got| KernelError::InvalidScale {
+            tensor: self.name.clone(),
+            row,
+            got,
+        };
+        if !scale.is_finite() {
+            return Err(invalid(0, scale));
+        }
+        self.found.tensor_scale = AtomicU32::new(scale.to_bits());
+        let lines_per_tile = self.cols.div_ceil(UNIT) * UNIT_LINES;
+        let is_padding = |tile, row| tile * ROW_TILE + row >= self.rows;
+        // Both bits of a code: +2, in a column or row of padding as well, which only chooses the kernels.
+        let has_code_3 = |line: &Line| {
+            (0..ROW_TILE).any(|row| {
+                let word = line.word(row);
+                word & word >> 1 & 0x5555_5555 != 0
+            })
+        };
+        self.found.code_3 = AtomicBool::new(self.lines.iter().any(has_code_3));
+        let group = self.dtype.block_values();
+        let groups = match self.dtype.has_tensor_scale() {
+            true => 0,
+            false => self.cols.div_ceil(group),
+        };
+        for (index, scales) in self.halves.iter_mut().enumerate() {
+            let (tile, place) = (index / groups, index % groups);
+            for (row, half) in scales.iter_mut().enumerate() {
+                *half = u16::from_le(*half);
+                let scale = f16::from_bits(*half);
+                if is_padding(tile, row) {
+                    *half = 0;
+                    continue;
+                }
+                // What stands for zeroes must be zeroes (see collapse); all else must be a number.
+                let of_group = place * group / LINE_COLS..(place + 1) * group / LINE_COLS;
+                let lines = &self.lines[tile * lines_per_tile..][..lines_per_tile][of_group];
+                let zeroes = || lines.iter().all(|line| line.word(row) == 0x5555_5555);
+                if !scale.is_finite() || (*half << 1 == 0 && !(*half == 0 && zeroes())) {
+                    return Err(invalid(tile * ROW_TILE + row, scale.to_f32()));
+                }
+            }
+        }
+        self.finish(arena)
+    }
+
     /// The packed matrix, once every chunk is packed. Rows of chunks that were not packed are undefined.
     ///
     /// # Errors
