@@ -43,6 +43,20 @@ describe("convert", () => {
     expect(logits[0]).toEqual(logits[1]);
   });
 
+  test("a prepacked file computes the same, bit for bit, and is not converted again", async () => {
+    const place = folder();
+    const [plain, packed] = [fixture("bonsai-v-q2_0-g128.gguf"), join(place, "packed.gguf")];
+    const { tensors } = await convert(plain, packed, { type: "Q2_0_G128", prepack: true });
+    expect(tensors.find(({ name }) => name === "blk.0.attn_q.weight")?.type).toBe("RYZ_T2_G128");
+    const logits: Float32Array[] = [];
+    for (const path of [plain, packed]) {
+      await using engine = await BitNetEngine.load(path, { contextLength: 64 });
+      logits.push((await engine.logits([1, 2, 3])).data);
+    }
+    expect(logits[0]).toEqual(logits[1]);
+    await expect(convert(packed, join(place, "again.gguf"))).rejects.toMatchObject({ code: "UNSUPPORTED" });
+  });
+
   test("float weights are quantised, and the error is said", async () => {
     const target = join(folder(), "out.gguf");
     const done = await convert(DENSE, target, { type: "TQ2_0" });
@@ -117,6 +131,7 @@ describe("convert", () => {
     ["embeddings", { embeddings: "q4" }],
     ["floatWeights", { floatWeights: true }],
     ["inexactScales", { inexactScales: "" }],
+    ["prepack", { prepack: 1 }],
     ["overwrite", { overwrite: 1 }],
     ["tokenizer", { tokenizer: "yes" }],
     ["name", { name: 7 }],

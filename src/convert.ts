@@ -67,6 +67,12 @@ export interface ConvertOptions {
    */
   readonly inexactScales?: "separate" | "round" | undefined;
   /**
+   * Whether the weights are laid out as the kernels read them, with the scales of `type`: loading is then reading. No
+   * other program reads such a file, and it cannot be converted again (`docs/prepacked.md`).
+   * @defaultValue `false`
+   */
+  readonly prepack?: boolean | undefined;
+  /**
    * Whether an existing target is replaced. One of the source's own files never is.
    * @defaultValue `false`
    */
@@ -147,6 +153,7 @@ function checkOptions(options: unknown) {
     embeddings: read.choice("embeddings", EMBEDDING_TYPES) ?? "keep",
     floatWeights: read.choice("floatWeights", FLOAT_WEIGHTS) ?? "absmean",
     inexactScales: read.choice("inexactScales", ["separate", "round"]) ?? "separate",
+    prepack: read.boolean("prepack") ?? false,
     overwrite: read.boolean("overwrite") ?? false,
     tokenizer: read.boolean("tokenizer") ?? true,
     name: name === undefined ? undefined : read.strings("name", 1)?.[0],

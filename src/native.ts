@@ -186,6 +186,7 @@ export interface NativeConvertSettings {
   embeddings: string;
   floatWeights: string;
   inexactScales: string;
+  prepack: boolean;
   overwrite: boolean;
   tokenizer: boolean;
   name?: string;

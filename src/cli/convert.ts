@@ -11,7 +11,8 @@ import {
 import { interruptible, printJson } from "./run.js";
 import { bytes, print, StatusLine, table } from "./terminal.js";
 
-interface Flags extends Pick<ConvertOptions, "embeddings" | "floatWeights" | "inexactScales" | "name" | "tokenizer"> {
+interface Flags
+  extends Pick<ConvertOptions, "embeddings" | "floatWeights" | "inexactScales" | "prepack" | "name" | "tokenizer"> {
   readonly model: string;
   readonly output: string;
   readonly type: TernaryType;
@@ -49,6 +50,7 @@ export function addConvert(program: Command): void {
         "round",
       ]),
     )
+    .option("--prepack", "lay the weights out as the kernels read them; only this engine reads such a file")
     .option("--name <text>", "the model's name in the file")
     .option("--no-tokenizer", "leave a Hugging Face folder's tokenizer out")
     .option("--force", "replace the file if it is there")

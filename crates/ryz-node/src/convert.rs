@@ -31,6 +31,8 @@ pub struct ConvertSettings {
     pub float_weights: String,
     /// What becomes of scales that are no fp16 numbers.
     pub inexact_scales: String,
+    /// Whether weights are laid out as the kernels read them.
+    pub prepack: bool,
     /// Whether an existing target is replaced.
     pub overwrite: bool,
     /// Whether a folder's tokenizer is taken over.
@@ -215,6 +217,7 @@ fn options(settings: ConvertSettings) -> std::result::Result<ConvertOptions, Fai
     options.embeddings = named("embeddings", &EMBEDDINGS, &settings.embeddings)?;
     options.float_weights = named("floatWeights", &FLOAT_WEIGHTS, &settings.float_weights)?;
     options.inexact_scales = named("inexactScales", &INEXACT_SCALES, &settings.inexact_scales)?;
+    options.prepack = settings.prepack;
     options.overwrite = settings.overwrite;
     options.tokenizer = settings.tokenizer;
     options.name = settings.name;

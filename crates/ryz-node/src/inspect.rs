@@ -5,7 +5,7 @@ use std::path::Path;
 use napi::bindgen_prelude::Function;
 use napi::{Env, Result};
 use napi_derive::napi;
-use ryz_format::{Array, DType, Metadata, TensorInfo, Value};
+use ryz_format::{Array, DType, Metadata, PrepackedScales, TensorInfo, Value};
 use ryz_model::ModelSource;
 use serde_json::{Map, Value as Json, json};
 
@@ -113,7 +113,11 @@ fn packed_bytes(tensor: &TensorInfo) -> f64 {
         return tensor.bytes as f64;
     }
     let groups = match tensor.dtype {
-        DType::Q2_0G64 | DType::Q2_0G128 => tensor.cols.div_ceil(tensor.dtype.block_values()),
+        DType::Q2_0G64
+        | DType::Q2_0G128
+        | DType::Prepacked(PrepackedScales::Group64 | PrepackedScales::Group128) => {
+            tensor.cols.div_ceil(tensor.dtype.block_values())
+        }
         _ => 0,
     };
     let (rows, cols) = (
