@@ -121,7 +121,8 @@ impl EngineError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::InvalidArgument { .. } | Self::NoCandidates { .. } => "INVALID_ARGUMENT",
-            Self::NonFiniteLogits { .. } | Self::Panicked { .. } => "INTERNAL",
+            Self::NonFiniteLogits { .. } => "INVALID_FILE",
+            Self::Panicked { .. } => "INTERNAL",
             Self::ContextOverflow { .. } => "CONTEXT_OVERFLOW",
             Self::QueueFull { .. } => "QUEUE_FULL",
             Self::Aborted => "ABORTED",

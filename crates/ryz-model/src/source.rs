@@ -79,11 +79,11 @@ impl ModelSource {
         let config_path = path.join("config.json");
         let config_json = read_small(&config_path)?;
         let index_path = path.join("model.safetensors.index.json");
-        let single = path.join("model.safetensors");
-        let index = if single.exists() || !index_path.exists() {
-            None
-        } else {
+        // An index says what the folder holds, also beside a model.safetensors, which may be one of its shards.
+        let index = if index_path.exists() {
             Some(ShardIndex::parse(&read_small(&index_path)?).map_err(at(&index_path))?)
+        } else {
+            None
         };
         let names = index
             .as_ref()

@@ -9,6 +9,7 @@
 mod answer;
 mod bandwidth;
 mod chat;
+mod check;
 mod convert;
 mod engine;
 mod info;
