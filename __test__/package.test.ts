@@ -1,6 +1,8 @@
+import { spawnSync } from "node:child_process";
 import {
   copyFileSync,
   cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -24,6 +26,25 @@ test("import and require give the same things", () => {
 test("index.ts and the ES module export the same names", () => {
   const source = readFileSync(join(root, "index.ts"), "utf8");
   for (const name of Object.keys(imported)) expect(source).toContain(name);
+});
+
+/** What every Linux system with a C library has, by the name before `.so`. */
+const C_LIBRARIES = /^(linux-vdso|linux-gate|ld-linux\S*|ld-musl-\S*|libc|libm|libgcc_s|libdl|libpthread|librt)(\.|$)/;
+
+test.runIf(process.platform === "linux")("the addon links nothing but the C library's family", ({ skip }) => {
+  const addon = readdirSync(root).find((name) => /^ryzanstein\..*\.node$/.test(name));
+  const { status, stdout, stderr } = spawnSync("ldd", [join(root, addon ?? "no addon")], { encoding: "utf8" });
+  expect(status, stderr).toBe(0);
+  const linked = stdout.split("\n").flatMap((line) => line.trim().split(/\s/)[0] || []);
+  const names = linked.map((path) => path.slice(path.lastIndexOf("/") + 1));
+  expect(names.some((name) => name.startsWith("libc."))).toBe(true);
+  const others = names.filter((name) => !C_LIBRARIES.test(name));
+  // Only where hwloc could not be built from source does the addon link the system's.
+  if (others.some((name) => name.startsWith("libhwloc.")) && !existsSync(join(root, ".cache/hwloc/lib/libhwloc.a"))) {
+    process.stderr.write(`SKIPPED: built without a static hwloc, the addon links ${others.join(", ")}\n`);
+    skip("the addon was built with the system's hwloc (see README.md)");
+  }
+  expect(others).toEqual([]);
 });
 
 /** The JavaScript programs in README.md. */

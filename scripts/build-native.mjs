@@ -1,8 +1,16 @@
 // Builds the Rust addon in release mode: ryzanstein.<platform>.node, its loader native.cjs and its types native.d.cts.
 
+import { existsSync } from "node:fs";
+import { delimiter, join } from "node:path";
 import { run } from "./lib/run.mjs";
+import { root } from "./lib/stamp.mjs";
 
-run(process.execPath, [
+// Where the shell has a PKG_CONFIG_PATH of its own, cargo's configuration does not speak: ours comes first all the same.
+const hwloc = join(root, ".cache", "hwloc", "lib", "pkgconfig");
+const theirs = process.env.PKG_CONFIG_PATH;
+const env = theirs && existsSync(hwloc) ? { PKG_CONFIG_PATH: `${hwloc}${delimiter}${theirs}` } : {};
+
+const args = [
   "node_modules/@napi-rs/cli/dist/cli.js",
   "build",
   "--platform",
@@ -17,4 +25,5 @@ run(process.execPath, [
   "native.d.cts",
   "--no-const-enum",
   ...process.argv.slice(2),
-]);
+];
+run(process.execPath, args, { env });

@@ -7,9 +7,9 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { fail, run, say } from "./lib/run.mjs";
+import { attempt, fail, run, say } from "./lib/run.mjs";
 import { isFresh, markFresh, root, stampOf } from "./lib/stamp.mjs";
-import { ensureRust, ensureSystemPackages } from "./lib/system.mjs";
+import { ensureRust, ensureSystemHwloc, ensureSystemPackages } from "./lib/system.mjs";
 
 function step(name, stamp, outputs, work) {
   if (isFresh(name, stamp, outputs)) return;
@@ -34,15 +34,30 @@ export function addons() {
   return readdirSync(root).filter((name) => /^ryzanstein\..*\.node$/.test(name));
 }
 
+/** hwloc as a static library, or the system's. */
+function ensureHwloc() {
+  if (attempt(process.execPath, ["scripts/build-hwloc.mjs"])) return;
+  const line = "=".repeat(78);
+  say(line);
+  say("WARNING: hwloc could not be built as a static library, for the reason above. The addon will link the");
+  say("system's hwloc: it runs on this machine, and elsewhere only where libhwloc.so.15 is installed too.");
+  say(line);
+  ensureSystemHwloc();
+}
+
 function ensureNative() {
   const host = [process.platform, process.arch];
   const stamp = stampOf(
-    ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "crates", "scripts/build-native.mjs"],
+    [
+      ...["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml", "crates"],
+      ...["scripts/build-native.mjs", "scripts/build-hwloc.mjs"],
+    ],
     host,
   );
   const outputs = ["native.cjs", "native.d.cts", addons()[0] ?? "ryzanstein.<host>.node"];
   step("native", stamp, outputs, () => {
     ensureSystemPackages();
+    ensureHwloc();
     ensureRust();
     say("building the native addon (release; the first time takes some minutes)");
     run(process.execPath, ["scripts/build-native.mjs"]);

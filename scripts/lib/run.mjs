@@ -31,12 +31,25 @@ export function fail(...lines) {
   process.exit(1);
 }
 
-/** Runs a program from the repository's root; ends this process if that one fails. */
-export function run(command, args, { env = {}, hint } = {}) {
+/** Runs a program from the repository's root and tells whether it exited with 0. */
+export function attempt(command, args, { quiet = false } = {}) {
+  const output = quiet ? "ignore" : 2;
+  const result = spawnSync(command, args, { cwd: root, env: childEnv(), stdio: ["ignore", output, output] });
+  if (result.signal === "SIGINT") process.exit(130);
+  return result.status === 0;
+}
+
+/**
+ * Runs a program, from the repository's root unless told otherwise; ends this process if that one fails. What a `quiet` one
+ * writes is shown only then.
+ */
+export function run(command, args, { cwd = root, env = {}, hint, quiet = false } = {}) {
   const shell = process.platform === "win32";
-  const result = spawnSync(command, args, { cwd: root, env: childEnv(env), stdio: ["ignore", 2, 2], shell });
+  const output = quiet ? "pipe" : 2;
+  const result = spawnSync(command, args, { cwd, env: childEnv(env), stdio: ["ignore", output, output], shell });
   if (result.signal === "SIGINT") process.exit(130);
   if (result.status === 0) return;
+  if (quiet) say(`${result.stdout ?? ""}${result.stderr ?? ""}`);
   const why = result.error ? result.error.message : `exit status ${result.status ?? result.signal}`;
   fail(`\n${command} ${args.join(" ")} failed: ${why}`, ...(hint ? [hint] : []));
 }

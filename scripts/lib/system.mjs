@@ -1,10 +1,18 @@
-// What must be on the machine before anything can be built: a C linker, pkg-config, hwloc, libudev and Rust.
+// What must be on the machine before anything can be built: a C compiler, make, bzip2, pkg-config and Rust; and hwloc where
+// it cannot be built from source.
 
 import { fail, run, say, works } from "./run.mjs";
 
 const REQUIRED = [
   { name: "a C compiler", debian: "gcc libc6-dev", present: () => works("cc", ["--version"]) },
+  { name: "make", debian: "make", present: () => works("make", ["--version"]) },
+  // It has no option that only says its version.
+  { name: "bzip2", debian: "bzip2", present: () => works("sh", ["-c", "command -v bzip2"]) },
   { name: "pkg-config", debian: "pkg-config", present: () => works("pkg-config", ["--version"]) },
+];
+
+/** hwloc's development files link libudev. */
+const SYSTEM_HWLOC = [
   {
     name: "hwloc 2.8 or newer",
     debian: "libhwloc-dev",
@@ -26,10 +34,20 @@ function apt(prefix, args) {
   run(command, rest, { env: { DEBIAN_FRONTEND: "noninteractive" } });
 }
 
-/** Installs the missing system packages through apt-get where that is permitted, else names them and ends. */
+/** What building needs. */
 export function ensureSystemPackages() {
+  ensure(REQUIRED, "gcc make bzip2 pkgconf-pkg-config", "gcc make bzip2 pkgconf");
+}
+
+/** The system's hwloc, for want of a static one. */
+export function ensureSystemHwloc() {
+  ensure(SYSTEM_HWLOC, "hwloc-devel systemd-devel", "hwloc systemd-libs");
+}
+
+/** Installs what is missing through apt-get where that is permitted, else names it and ends. */
+function ensure(required, fedora, arch) {
   if (process.platform !== "linux") return;
-  const missing = REQUIRED.filter((item) => !item.present());
+  const missing = required.filter((item) => !item.present());
   if (missing.length === 0) return;
   const packages = missing.map((item) => item.debian).join(" ");
   const prefix = aptPrefix();
@@ -38,15 +56,15 @@ export function ensureSystemPackages() {
       `missing: ${missing.map((item) => item.name).join(", ")}`,
       "they could not be installed from here (that needs apt-get as root or through passwordless sudo).",
       `Debian, Ubuntu:  sudo apt-get install -y ${packages}`,
-      "Fedora:          sudo dnf install gcc pkgconf-pkg-config hwloc-devel systemd-devel",
-      "Arch:            sudo pacman -S gcc pkgconf hwloc systemd-libs",
+      `Fedora:          sudo dnf install ${fedora}`,
+      `Arch:            sudo pacman -S ${arch}`,
       "then run this command again.",
     );
   }
   say(`installing system packages: ${packages}`);
   apt(prefix, ["update", "-qq"]);
   apt(prefix, ["install", "-y", "-qq", "--no-install-recommends", ...packages.split(" ")]);
-  const still = REQUIRED.filter((item) => !item.present());
+  const still = required.filter((item) => !item.present());
   if (still.length > 0) {
     fail(
       `still missing after the installation: ${still.map((item) => item.name).join(", ")}`,
