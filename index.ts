@@ -1,6 +1,15 @@
 /** Ryzanstein: ternary-weight language models on CPUs, streamed into TypeScript. This is the whole public surface. */
 
 export type { ChatMessage, ChatRole, ChatTemplateOptions } from "./src/chat.js";
+export {
+  type ChatPart,
+  type ChatReply,
+  ChatSession,
+  type ChatSessionOptions,
+  ChatTurn,
+  type ToolCallPart,
+  type TurnOptions,
+} from "./src/chat-session.js";
 export type { Activations, EngineConfig, KvType, Level, LoadProgress } from "./src/config.js";
 export {
   type Conversion,
@@ -41,11 +50,14 @@ export type {
   TokenLogprobs,
   Usage,
 } from "./src/generate-options.js";
+export type { LogFields, Logger, LogLevel } from "./src/logger.js";
 export {
   type BandwidthOptions,
   type CpuInfo,
   cpuInfo,
+  estimateMemory,
   inspectModel,
+  type MemoryEstimate,
   type ModelInspection,
   type ModelTensor,
   measureReadBandwidth,
@@ -59,3 +71,4 @@ export type {
   Xtc,
 } from "./src/sampling.js";
 export { TextStream } from "./src/stream.js";
+export type { ToolCall, ToolDefinition } from "./src/tool-calls.js";

@@ -1,6 +1,7 @@
 import { mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { BitNetEngine } from "ryzanstein";
 import { describe, expect, test } from "vitest";
 import { withChatTemplate } from "./gguf-template.js";
 import { cli, cliJson, fixture, golden } from "./support.js";
@@ -32,6 +33,12 @@ describe("usage", () => {
     [["generate", "-m", MODEL, "-p", "x", "-n", "1.5"]],
     [["generate", "-m", MODEL, "-p", "x", "--temperature", "hot"]],
     [["generate", "-m", MODEL, "-p", "x", "--level", "mmx"]],
+    [["generate", "-m", MODEL, "-p", "x", "--mirostat", "3"]],
+    [["generate", "-m", MODEL, "-p", "x", "--dry", "0.8,,2"]],
+    [["generate", "-m", MODEL, "-p", "x", "--dry-breaker", "."]],
+    [["generate", "-m", MODEL, "-p", "x", "--logit-bias", "five=1"]],
+    [["generate", "-m", MODEL, "-p", "x", "--sampler-order", "top-k,best"]],
+    [["chat", "-m", MODEL, "-p", "x", "--tools", MODEL]],
     [["generate", "-m", MODEL, "-p", "x", "--kv", "int3"]],
     [["logits", "-m", MODEL, "--tokens", "1,x"]],
     [["logits", "-m", MODEL]],
@@ -112,6 +119,65 @@ describe("generate", () => {
   test("gives the same text for the same seed", async () => {
     const sampled = [...args.slice(0, 7), "--temperature", "1", "--seed", "7"];
     expect((await cli(sampled)).stdout).toBe((await cli([...sampled, "--threads", "1"])).stdout);
+  });
+
+  test("every sampler has its option, and they are those of the API", async () => {
+    const flags = {
+      "--min-tokens": "2",
+      "--temperature": "1.5",
+      "--dynamic-temperature": "0.5,1.5",
+      "--top-k": "100",
+      "--top-p": "0.99",
+      "--min-p": "0.001",
+      "--top-n-sigma": "3",
+      "--typical-p": "0.98",
+      "--repetition-penalty": "1.2",
+      "--presence-penalty": "0.1",
+      "--frequency-penalty": "0.2",
+      "--penalty-window": "32",
+      "--dry": "0.8,1.75,2,64",
+      "--dry-breaker": ".",
+      "--xtc": "0.5,0.1",
+      "--sampler-order": "penalties,dry,top-k,typical,top-p,min-p,top-n-sigma,xtc,temperature",
+      "--seed": "11",
+      "--logprobs": "2",
+      "--stop-token": "500,501",
+      "--stop": "never said",
+    };
+    const command = ["generate", "-m", MODEL, "-p", "The fox", "-n", "12", "--ignore-eos"];
+    const bias = ["--logit-bias", "7=-inf", "--logit-bias", "9=1.5"];
+    const { code, value } = await cliJson([...command, ...bias, ...Object.entries(flags).flat()]);
+    expect(code).toBe(0);
+    const engine = await BitNetEngine.load(MODEL);
+    const expected = await engine.complete("The fox", {
+      maxTokens: 12,
+      minTokens: 2,
+      temperature: 1.5,
+      dynamicTemperature: { range: 0.5, exponent: 1.5 },
+      topK: 100,
+      topP: 0.99,
+      minP: 0.001,
+      topNSigma: 3,
+      typicalP: 0.98,
+      repetitionPenalty: 1.2,
+      presencePenalty: 0.1,
+      frequencyPenalty: 0.2,
+      penaltyWindow: 32,
+      dry: { multiplier: 0.8, base: 1.75, allowedLength: 2, window: 64, sequenceBreakers: ["."] },
+      xtc: { probability: 0.5, threshold: 0.1 },
+      samplerOrder: ["penalties", "dry", "top-k", "typical", "top-p", "min-p", "top-n-sigma", "xtc", "temperature"],
+      seed: 11,
+      logprobs: 2,
+      stopTokens: [500, 501],
+      stop: "never said",
+      ignoreEos: true,
+      logitBias: { 7: Number.NEGATIVE_INFINITY, 9: 1.5 },
+    });
+    expect(value).toMatchObject({ text: expected.text, tokenIds: expected.tokenIds, logprobs: expected.logprobs });
+    const steered = await cliJson([...command, "--mirostat", "2,4,0.2", "--seed", "5"]);
+    const options = { maxTokens: 12, ignoreEos: true, seed: 5, mirostat: { version: 2, tau: 4, eta: 0.2 } } as const;
+    expect(steered.value).toMatchObject({ tokenIds: (await engine.complete("The fox", options)).tokenIds });
+    await engine.dispose();
   });
 
   test("SIGINT ends it with 130", async () => {

@@ -1,5 +1,6 @@
 /** What a model is loaded with. */
 
+import { checkLogger, type Log, type Logger } from "./logger.js";
 import type { NativeEngineConfig } from "./native.js";
 import { defined, OptionReader } from "./validate.js";
 
@@ -79,6 +80,17 @@ export interface EngineConfig {
    */
   readonly pinThreads?: boolean | undefined;
   /**
+   * Whether the load ends only after a short prompt and a token have been computed, so that the first request finds
+   * memory mapped and caches warm.
+   * @defaultValue `false`
+   */
+  readonly warmUp?: boolean | undefined;
+  /**
+   * What the engine logs to, for example `console`.
+   * @defaultValue none
+   */
+  readonly logger?: Logger | undefined;
+  /**
    * Called while the weights load, at most some dozen times.
    * @defaultValue none
    */
@@ -95,6 +107,7 @@ export interface CheckedConfig {
   readonly native: NativeEngineConfig;
   readonly onProgress: ((progress: LoadProgress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
+  readonly log: Log;
 }
 
 /** Checks every option. @internal */
@@ -111,9 +124,11 @@ export function checkConfig(config: unknown): CheckedConfig {
     maxQueue: read.integer("maxQueue", { min: 1, max: 1 << 20 }),
     memoryLimit: read.integer("memoryLimit", { min: 1, max: Number.MAX_SAFE_INTEGER }),
     pinThreads: read.boolean("pinThreads"),
+    warmUp: read.boolean("warmUp"),
   } as NativeEngineConfig);
   const onProgress = read.callback("onProgress") as CheckedConfig["onProgress"];
+  const log = checkLogger("logger", read.any("logger"));
   const signal = read.signal();
   read.done();
-  return { native, onProgress, signal };
+  return { native, onProgress, signal, log };
 }

@@ -1,9 +1,11 @@
 /** The engine: a model file loaded once, and everything that can be asked of it. */
 
 import { type ChatMessage, type ChatTemplateOptions, templateInput } from "./chat.js";
+import { ChatSession, type ChatSessionOptions } from "./chat-session.js";
 import { type Activations, checkConfig, type EngineConfig, type KvType, type Level } from "./config.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
 import { type Completion, checkGenerate, type GenerateOptions } from "./generate-options.js";
+import type { Log } from "./logger.js";
 import {
   type NativeCallback,
   type NativeCancel,
@@ -38,6 +40,8 @@ export interface ModelInfo {
   readonly trainedContextLength: number;
   /** The longest context it was loaded with. */
   readonly contextLength: number;
+  /** Tokens that the key-value cache holds for all requests together. */
+  readonly kvTokens: number;
   readonly activations: Activations;
   readonly kv: KvType;
   readonly level: Level;
@@ -176,11 +180,13 @@ export class BitNetEngine {
   /** Milliseconds that the load took. */
   readonly loadMs: number;
   readonly #native: NativeEngine;
+  readonly #log: Log;
   readonly #running = new Set<Generation>();
   #disposed: Promise<void> | undefined;
 
-  private constructor(engine: NativeEngine, loadMs: number) {
+  private constructor(engine: NativeEngine, loadMs: number, log: Log) {
     this.#native = engine;
+    this.#log = log;
     this.modelInfo = Object.freeze(engine.modelInfo()) as ModelInfo;
     this.loadMs = loadMs;
   }
@@ -192,10 +198,11 @@ export class BitNetEngine {
    */
   static async load(path: string | URL, config?: EngineConfig): Promise<BitNetEngine> {
     const file = pathOf("path", path);
-    const { native: settings, onProgress, signal } = checkConfig(config);
+    const { native: settings, onProgress, signal, log } = checkConfig(config);
     signal?.throwIfAborted();
     const progress = onProgress && new ProgressReporter(onProgress, signal);
     const start = performance.now();
+    log("info", "loading a model", { path: file, ...settings });
     const engine = await cancellable<NativeEngine>(
       progress?.signal ?? signal,
       (done) =>
@@ -204,8 +211,15 @@ export class BitNetEngine {
           else progress?.report(step);
         }),
       (late) => late.dispose(() => {}),
-    ).finally(() => progress?.close());
-    return new BitNetEngine(engine, performance.now() - start);
+    )
+      .catch((error: unknown) => {
+        log(signal?.aborted ? "info" : "error", "the load failed", { path: file, error });
+        throw error;
+      })
+      .finally(() => progress?.close());
+    const loaded = new BitNetEngine(engine, performance.now() - start, log);
+    loaded.#logLoaded(settings.maxSequences);
+    return loaded;
   }
 
   /** Streams the continuation of a prompt. The work starts when the first part is asked for. */
@@ -230,6 +244,34 @@ export class BitNetEngine {
     const input = templateInput(messages, { tools, addGenerationPrompt, templateVariables });
     const checked = checkGenerate(rest);
     return this.#stream(checked, () => this.#call((done) => this.#native.chatTokens(input, done)));
+  }
+
+  /**
+   * A conversation that keeps its history. Any number of them may share an engine.
+   *
+   * @example
+   * const session = engine.createChatSession({ systemPrompt: "You are brief." });
+   * const { text } = await session.send("What is the capital of France?").reply();
+   */
+  createChatSession(options?: ChatSessionOptions): ChatSession {
+    this.#assertUsable();
+    return new ChatSession(
+      {
+        contextLength: this.modelInfo.contextLength,
+        tokens: (messages, template) => {
+          const input = templateInput(messages, template);
+          return this.#call((done) => this.#native.chatTokens(input, done));
+        },
+        stream: (tokens, turn, shownTokens) => {
+          const { request, signal } = checkGenerate(turn);
+          return this.#stream({ request: { ...request, shownTokens: [...shownTokens] }, signal }, () => tokens);
+        },
+        checkOptions: checkGenerate,
+        toolCallFormat: () => this.#call((done) => this.#native.toolCallFormat(done)),
+        forgot: (messages) => this.#log("warn", "a conversation no longer fits in the context", { messages }),
+      },
+      options,
+    );
   }
 
   /** The prompt that `chat` makes of these messages, as text. */
@@ -317,7 +359,9 @@ export class BitNetEngine {
   dispose(): Promise<void> {
     if (this.#disposed === undefined) {
       for (const generation of [...this.#running]) generation.fail(disposedError());
-      this.#disposed = promised((done: NativeCallback<boolean>) => this.#native.dispose(done)).then(() => undefined);
+      this.#disposed = promised((done: NativeCallback<boolean>) => this.#native.dispose(done)).then(() =>
+        this.#log("info", "the engine is disposed of", {}),
+      );
     }
     return this.#disposed;
   }
@@ -335,7 +379,16 @@ export class BitNetEngine {
       this.#assertUsable();
       return prompt();
     };
-    return new TextStream({ ...checked, native: this.#native, prompt: usable, running: this.#running });
+    return new TextStream({ ...checked, native: this.#native, prompt: usable, running: this.#running, log: this.#log });
+  }
+
+  #logLoaded(maxSequences = 2): void {
+    const { path, architecture, level, threads, kernels, packedBytes, contextLength, kvTokens } = this.modelInfo;
+    const facts = { path, architecture, level, threads, kernels, packedBytes, contextLength, kvTokens };
+    this.#log("info", "a model is loaded", { ...facts, loadMs: this.loadMs });
+    if (kvTokens < Math.min(2, maxSequences) * contextLength) {
+      this.#log("warn", "the cache holds one context: long requests wait for one another", { contextLength, kvTokens });
+    }
   }
 
   async #tokensOf(prompt: Prompt): Promise<Uint32Array> {

@@ -38,6 +38,8 @@ export type ErrorCode =
   | "QUEUE_FULL"
   /** The work was cancelled. (An `AbortSignal` throws its own `reason` instead.) */
   | "ABORTED"
+  /** The chat session's last turn has not ended. */
+  | "BUSY"
   /** The engine has been disposed of. */
   | "DISPOSED"
   /** A kernel failed its self-test, or the level asked for does not exist on this processor. */

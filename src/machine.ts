@@ -1,9 +1,10 @@
 /** Questions that need no loaded model: what a file holds, and what this machine can do. */
 
 import { cpus } from "node:os";
-import { type NativeInspection, native } from "./native.js";
+import { checkConfig, type EngineConfig } from "./config.js";
+import { type NativeEstimate, type NativeInspection, native } from "./native.js";
 import { promised } from "./promised.js";
-import { OptionReader, textOf } from "./validate.js";
+import { OptionReader, pathOf, textOf } from "./validate.js";
 
 /** A tensor of a model file. */
 export interface ModelTensor {
@@ -50,6 +51,38 @@ export async function inspectModel(path: string): Promise<ModelInspection> {
     kvBytesPerToken,
     trainedContextLength: found.contextLength,
   };
+}
+
+/** Bytes that an engine will take, and for how long a context. The process itself takes some tens of megabytes more. */
+export interface MemoryEstimate {
+  /** The packed weights: exact, or a little more than it will be where the scales of groups turn out to be equal. */
+  readonly weights: number;
+  readonly kvCache: number;
+  readonly scratch: number;
+  /** Buffers through which the file is read, given back when the weights are there. */
+  readonly staging: number;
+  /** What a loaded engine holds: weights, cache and scratch. */
+  readonly total: number;
+  /** The most it ever holds. With a `memoryLimit` below it the load may fail. */
+  readonly peak: number;
+  /** Tokens that the cache holds for all requests together. */
+  readonly kvTokens: number;
+  readonly contextLength: number;
+}
+
+/**
+ * What `BitNetEngine.load(path, config)` would take of memory, from the file's header alone.
+ *
+ * @example
+ * const { peak } = await estimateMemory("model.gguf", { contextLength: 2048 });
+ * if (peak > freemem()) throw new Error("this model does not fit");
+ *
+ * @throws {@link ModelFileError} as `load` does, for what the header shows.
+ */
+export async function estimateMemory(path: string | URL, config?: EngineConfig): Promise<MemoryEstimate> {
+  const file = pathOf("path", path);
+  const { native: settings } = checkConfig(config);
+  return promised<NativeEstimate>((done) => native().estimateMemory(file, settings, done));
 }
 
 /** The processor as the engine sees it. */

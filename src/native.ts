@@ -26,6 +26,7 @@ export interface NativeEngineConfig {
   maxQueue?: number;
   memoryLimit?: number;
   pinThreads?: boolean;
+  warmUp?: boolean;
 }
 
 export interface NativeSampling {
@@ -61,6 +62,7 @@ export interface NativeGenerateRequest {
   sampling: NativeSampling;
   stop: string[];
   stopTokens: number[];
+  shownTokens?: number[];
   credits: number;
 }
 
@@ -127,6 +129,7 @@ export interface NativeModelInfo {
   vocabularySize: number;
   trainedContextLength: number;
   contextLength: number;
+  kvTokens: number;
   activations: string;
   kv: string;
   level: string;
@@ -147,6 +150,27 @@ export interface NativeMemoryStats {
   inUse: number;
   highWater: number;
   limit?: number;
+}
+
+export interface NativeEstimate {
+  weights: number;
+  kvCache: number;
+  scratch: number;
+  staging: number;
+  total: number;
+  peak: number;
+  kvTokens: number;
+  contextLength: number;
+}
+
+export interface NativeToolCallFormat {
+  open: string;
+  close: string;
+  namePath?: string[];
+  afterName?: string;
+  argumentsPath: string[];
+  argumentsAsText: boolean;
+  tokens: number[];
 }
 
 export interface NativeLogits {
@@ -231,6 +255,7 @@ export interface NativeEngine {
   pieces(tokens: Uint32Array, done: NativeCallback<string[]>): void;
   applyChatTemplate(input: string, done: NativeCallback<string>): void;
   chatTokens(input: string, done: NativeCallback<Uint32Array>): void;
+  toolCallFormat(done: NativeCallback<NativeToolCallFormat>): void;
   logits(tokens: Uint32Array, all: boolean, done: NativeCallback<NativeLogits>): NativeCancel;
   embed(tokens: Uint32Array, normalize: boolean, done: NativeCallback<Float32Array>): NativeCancel;
   score(tokens: Uint32Array, window: number, done: NativeCallback<NativeScore>): NativeCancel;
@@ -265,6 +290,7 @@ export interface NativeBinding {
       step: NativeConvertStep | null,
     ) => void,
   ): NativeCancel;
+  estimateMemory(path: string, config: NativeEngineConfig, done: NativeCallback<NativeEstimate>): void;
   inspectModel(path: string, done: NativeCallback<NativeInspection>): void;
   readBandwidth(bytes: number, threads: number, done: NativeCallback<number>): void;
 }

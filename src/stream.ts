@@ -14,6 +14,7 @@ import type {
   StreamPart,
   TokenLogprobs,
 } from "./generate-options.js";
+import type { Log } from "./logger.js";
 import type { NativeBatch, NativeDelta, NativeEngine, NativeFinish, NativeRequest } from "./native.js";
 
 type Step = IteratorResult<StreamPart, undefined>;
@@ -32,6 +33,7 @@ export interface GenerationStart extends CheckedGenerate {
   readonly prompt: () => string | Uint32Array | Promise<string | Uint32Array>;
   /** The engine's running generations, which `dispose` stops. */
   readonly running: Set<Generation>;
+  readonly log?: Log;
 }
 
 /** The state of one generation. @internal */
@@ -120,12 +122,16 @@ export class Generation {
       this.#failAfterParts(new RyzansteinError("ABORTED", "the generation was cancelled"));
       return;
     }
+    const { type: _, text: __, usage, timings, finishReason } = finishOf(finish);
+    this.#start.log?.("debug", "request finished", { finishReason, ...usage, ...timings });
     this.#deliver(finishOf(finish));
     this.#stop();
   }
 
   /** Unlike an abort, a failure of the engine comes after the text that was computed before it. */
   #failAfterParts(error: RyzansteinError): void {
+    const level = error.code === "ABORTED" ? "debug" : "error";
+    this.#start.log?.(level, "request failed", { code: error.code, message: error.message });
     const waiter = this.#waiters.shift();
     if (waiter === undefined) this.#error = { reason: error };
     else waiter.reject(error);

@@ -1,14 +1,16 @@
 import { createInterface, type Interface } from "node:readline/promises";
 import type { Command } from "commander";
-import type { ChatMessage } from "../chat.js";
+import type { ChatSession, ChatTurn } from "../chat-session.js";
 import type { BitNetEngine } from "../engine.js";
-import type { Completion, GenerateOptions } from "../generate-options.js";
+import type { GenerateOptions } from "../generate-options.js";
+import type { ToolDefinition } from "../tool-calls.js";
 import { summary } from "./generate.js";
 import {
   addRunOptions,
   addSamplingOptions,
   generateOptions,
   type RunFlags,
+  readJson,
   readText,
   type SamplingFlags,
 } from "./options.js";
@@ -18,13 +20,15 @@ import { bold, dim, note, print } from "./terminal.js";
 interface Flags extends RunFlags, SamplingFlags {
   readonly prompt?: string;
   readonly system?: string;
+  readonly tools?: string;
 }
 
 export function addChat(program: Command): void {
   const command = program.command("chat").description("talk with a model through its own chat template");
   addRunOptions(command)
     .option("-p, --prompt <text>", "send this one message, print the answer and end")
-    .option("-s, --system <text>", "system prompt");
+    .option("-s, --system <text>", "system prompt")
+    .option("--tools <file>", "JSON array of tool definitions; calls of the model are printed, not carried out");
   addSamplingOptions(command)
     .addHelpText(
       "after",
@@ -39,50 +43,44 @@ Examples:
 }
 
 async function chat(flags: Flags): Promise<void> {
-  const system: ChatMessage[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
   const options = generateOptions(flags);
+  const tools = flags.tools === undefined ? undefined : (readJson(flags.tools) as ToolDefinition[]);
+  const begin = (engine: BitNetEngine): ChatSession =>
+    engine.createChatSession({ systemPrompt: flags.system, tools, defaults: options });
   const once = flags.prompt ?? (flags.json ? readText("-") : undefined);
   if (once === undefined) {
-    await withEngine(flags, new AbortController().signal, (engine) => converse(engine, system, options));
+    await withEngine(flags, new AbortController().signal, (engine) => converse(engine, begin(engine)));
     return;
   }
   await interruptible((signal) =>
     withEngine(flags, signal, async (engine) => {
-      const messages = [...system, { role: "user", content: once }];
+      const turn = begin(engine).send(once, { signal });
       if (!flags.json) {
-        await answer(engine, messages, { ...options, signal });
+        await answer(turn);
         return;
       }
-      const { logprobs: _, timings, ...rest } = await engine.chat(messages, { ...options, signal }).completion();
-      await printJson({ ...rest, timings: { loadMs: engine.loadMs, ...timings } });
+      const { timings, toolCalls, ...rest } = await turn.reply();
+      await printJson({ ...rest, ...(tools && { toolCalls }), timings: { loadMs: engine.loadMs, ...timings } });
     }),
   );
 }
 
-/** Streams one answer to stdout and returns its text, also when it was stopped. */
-async function answer(engine: BitNetEngine, messages: ChatMessage[], options: GenerateOptions): Promise<string> {
-  let text: Completion["text"] = "";
-  try {
-    for await (const part of engine.chat(messages, options)) {
-      text += part.text;
-      await print(part.text);
-      if (part.type === "finish") {
-        await print("\n");
-        note(dim(summary(part)));
-      }
+/** Streams one answer to stdout. */
+async function answer(turn: ChatTurn): Promise<void> {
+  for await (const part of turn) {
+    await print(part.text);
+    if (part.type === "tool-call") await print(`${part.call.name}(${JSON.stringify(part.call.arguments)})\n`);
+    if (part.type === "finish") {
+      await print("\n");
+      note(dim(summary(part)));
     }
-  } catch (error) {
-    if (error !== STOPPED) throw error;
-    await print("\n");
-    note(dim("[stopped]"));
   }
-  return text;
 }
 
 const STOPPED = new Error("the answer was stopped");
 
 /** Reads messages and answers them until the input ends. */
-async function converse(engine: BitNetEngine, system: ChatMessage[], options: GenerateOptions): Promise<void> {
+async function converse(engine: BitNetEngine, session: ChatSession): Promise<void> {
   const input = createInterface({ input: process.stdin, output: process.stderr, prompt: bold("> ") });
   let answering: AbortController | undefined;
   const onInterrupt = (): void => {
@@ -95,20 +93,28 @@ async function converse(engine: BitNetEngine, system: ChatMessage[], options: Ge
   process.on("SIGINT", onInterrupt);
   try {
     note(dim(`${engine.modelInfo.name ?? engine.modelInfo.path}: Ctrl-C stops an answer, Ctrl-D ends, /reset forgets`));
-    const messages = [...system];
     for await (const line of lines(input)) {
-      if (line.trim() === "/reset") messages.splice(system.length);
+      if (line.trim() === "/reset") session.reset();
       else if (line.trim() !== "") {
-        messages.push({ role: "user", content: line });
         answering = new AbortController();
-        const content = await answer(engine, messages, { ...options, signal: answering.signal });
+        await answerUntilStopped(session, line, { signal: answering.signal });
         answering = undefined;
-        messages.push({ role: "assistant", content });
       }
     }
   } finally {
     process.removeListener("SIGINT", onInterrupt);
     input.close();
+  }
+}
+
+/** An answer that is stopped stays in the conversation as far as it came. */
+async function answerUntilStopped(session: ChatSession, message: string, options: GenerateOptions): Promise<void> {
+  try {
+    await answer(session.send(message, options));
+  } catch (error) {
+    if (error !== STOPPED) throw error;
+    await print("\n");
+    note(dim("[stopped]"));
   }
 }
 

@@ -43,7 +43,7 @@ async function generate(flags: Flags): Promise<void> {
     withEngine(flags, signal, async (engine) => {
       const options = { ...generateOptions(flags), parseSpecial: flags.special, signal };
       if (flags.json) {
-        const { logprobs: _, timings, ...rest } = await engine.complete(prompt, options);
+        const { timings, ...rest } = await engine.complete(prompt, options);
         await printJson({ ...rest, timings: { loadMs: engine.loadMs, ...timings } });
         return;
       }

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { inspectModel, type ModelInspection } from "../machine.js";
+import { estimateMemory, inspectModel, type MemoryEstimate, type ModelInspection } from "../machine.js";
 import { addModelOptions, type ModelFlags, wholeNumber } from "./options.js";
 import { printJson } from "./run.js";
 import { bytes, print, table } from "./terminal.js";
@@ -8,10 +8,6 @@ interface Flags extends ModelFlags {
   readonly ctx?: number;
   readonly details?: boolean;
 }
-
-const DEFAULT_CONTEXT = 4096;
-/** The engine's cache has room for so many whole contexts, unless the memory limit leaves it less. */
-const CONTEXTS = 2;
 
 export function addInspect(program: Command): void {
   const command = program.command("inspect").description("show what a model file holds and the memory it will need");
@@ -24,33 +20,22 @@ export function addInspect(program: Command): void {
 
 async function inspect(flags: Flags): Promise<void> {
   const found = await inspectModel(flags.model);
+  const need = await estimateMemory(flags.model, { contextLength: flags.ctx });
   const { architecture, parameters, tensors, sizes } = found;
   if (!flags.json) {
-    await print(report(found, flags));
+    await print(report(found, need));
     return;
   }
   const details = flags.details && {
     metadata: found.metadata,
     bitsPerWeight: found.bitsPerWeight,
-    memory: memory(found, flags),
+    memory: need,
   };
   await printJson({ architecture, parameters, tensors, sizes, ...details });
 }
 
-interface MemoryNeed {
-  readonly contextLength: number;
-  readonly weights: number;
-  readonly kvCache: number;
-}
-
-function memory(found: ModelInspection, { ctx }: Flags): MemoryNeed {
-  const contextLength = ctx ?? Math.min(found.trainedContextLength, DEFAULT_CONTEXT);
-  return { contextLength, weights: found.sizes.packed, kvCache: CONTEXTS * contextLength * found.kvBytesPerToken };
-}
-
-function report(found: ModelInspection, flags: Flags): string {
+function report(found: ModelInspection, need: MemoryEstimate): string {
   const { sizes, tensors } = found;
-  const need = memory(found, flags);
   const share = (size: number): string => (sizes.packed > 0 ? `${(size / sizes.packed).toFixed(2)} x` : "");
   return [
     table([
@@ -69,12 +54,14 @@ function report(found: ModelInspection, flags: Flags): string {
       ],
       [1, 2],
     ),
-    `\nmemory it will need (${CONTEXTS} contexts of ${need.contextLength} tokens, f16 cache)\n`,
+    `\nmemory it will need (context of ${need.contextLength} tokens, f16 cache of ${need.kvTokens} tokens)\n`,
     table(
       [
         ["weights", bytes(need.weights)],
         ["key-value cache", bytes(need.kvCache)],
-        ["together", bytes(need.weights + need.kvCache)],
+        ["scratch", bytes(need.scratch)],
+        ["together", bytes(need.total)],
+        ["at most, while loading", bytes(need.peak)],
       ],
       [1],
     ),

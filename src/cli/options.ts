@@ -5,6 +5,7 @@ import { type Command, InvalidArgumentError as InvalidOption, Option } from "com
 import { ACTIVATIONS, type EngineConfig, KV_TYPES, LEVELS } from "../config.js";
 import { defaultModelPath } from "../default-model.js";
 import type { GenerateOptions } from "../generate-options.js";
+import type { SamplerName } from "../sampling.js";
 
 /** A failure of the command line itself: exit code 2. */
 export class UsageError extends Error {}
@@ -51,12 +52,29 @@ export interface RunFlags extends ModelFlags {
 /** What `generate` and `chat` take to choose tokens. */
 export interface SamplingFlags {
   readonly maxTokens?: number;
+  readonly minTokens?: number;
   readonly temperature?: number;
+  readonly dynamicTemperature?: GenerateOptions["dynamicTemperature"];
   readonly topK?: number;
   readonly topP?: number;
   readonly minP?: number;
+  readonly topNSigma?: number;
+  readonly typicalP?: number;
+  readonly repetitionPenalty?: number;
+  readonly presencePenalty?: number;
+  readonly frequencyPenalty?: number;
+  readonly penaltyWindow?: number;
+  readonly dry?: GenerateOptions["dry"];
+  readonly dryBreaker?: string[];
+  readonly xtc?: GenerateOptions["xtc"];
+  readonly mirostat?: GenerateOptions["mirostat"];
+  readonly logitBias?: Record<number, number>;
+  readonly samplerOrder?: SamplerName[];
+  readonly ignoreEos?: boolean;
   readonly seed?: number;
+  readonly logprobs?: number;
   readonly stop?: string[];
+  readonly stopToken?: number[];
 }
 
 export function addModelOptions(command: Command): Command {
@@ -91,8 +109,71 @@ export function addSamplingOptions(command: Command): Command {
     .option("--top-k <n>", "draw from the n most probable tokens; 0 = off (default: 40)", wholeNumber(0))
     .option("--top-p <x>", "draw from this share of probability; 1 = off (default: 0.95)", numberIn(0, 1))
     .option("--min-p <x>", "draw from tokens this close to the best; 0 = off (default: 0.05)", numberIn(0, 1))
+    .option(
+      "--top-n-sigma <x>",
+      "draw from tokens within x deviations of the best; 0 = off (default: 0)",
+      numberIn(0, 1e6),
+    )
+    .option("--typical-p <x>", "draw from this share of the most typical tokens; 1 = off (default: 1)", numberIn(0, 1))
+    .option("--repetition-penalty <x>", "divides logits of tokens seen; 1 = off (default: 1)", numberIn(1e-6, 1e6))
+    .option("--presence-penalty <x>", "taken once from logits of tokens seen (default: 0)", numberIn(-1e6, 1e6))
+    .option("--frequency-penalty <x>", "taken for each time a token was seen (default: 0)", numberIn(-1e6, 1e6))
+    .option("--penalty-window <n>", "tokens that the penalties look at; 0 = all (default: 64)", wholeNumber(0))
+    .option(
+      "--dry <multiplier[,base[,length[,window]]]>",
+      "penalise repeated runs, e.g. 0.8,1.75,2 (default: off)",
+      numbers("multiplier[,base[,length[,window]]]", 1, 4, ([multiplier = 0, base, allowedLength, window]) => ({
+        multiplier,
+        base,
+        allowedLength,
+        window,
+      })),
+    )
+    .option("--dry-breaker <text...>", 'no repeated run crosses these (default: newline, ":", """, "*")')
+    .option(
+      "--xtc <probability[,threshold]>",
+      "sometimes drop the top choices, e.g. 0.5,0.1 (default: off)",
+      numbers("probability[,threshold]", 1, 2, ([probability = 0, threshold]) => ({ probability, threshold })),
+    )
+    .option(
+      "--mirostat <version[,tau[,eta]]>",
+      "steer the surprise, e.g. 2,5,0.1 (default: off)",
+      numbers("version[,tau[,eta]]", 1, 3, ([version = 0, tau, eta]) => ({ version: version as 1 | 2, tau, eta })),
+    )
+    .option(
+      "--dynamic-temperature <range[,exponent]>",
+      "let the temperature follow the entropy (default: off)",
+      numbers("range[,exponent]", 1, 2, ([range = 0, exponent]) => ({ range, exponent })),
+    )
+    .option("--logit-bias <token=bias>", "add to a token's logit; -inf bans it; may be repeated", logitBias)
+    .option(
+      "--sampler-order <names>",
+      "samplers that run, in this order (default: penalties,dry,top-n-sigma,top-k,typical,top-p,min-p,xtc,temperature)",
+      (text) => text.split(",").map((name) => name.trim() as SamplerName),
+    )
     .option("--seed <n>", "makes the draw repeatable (default: a new one each time)", wholeNumber(0))
-    .option("--stop <text...>", "end the text here");
+    .option("--min-tokens <n>", "no end before so many tokens (default: 0)", wholeNumber(0))
+    .option("--ignore-eos", "never choose the model's own end of text")
+    .option("--logprobs <n>", "with --json: log-probabilities of each token and of the n best", wholeNumber(0))
+    .option("--stop <text...>", "end the text here")
+    .option("--stop-token <ids>", "end the text at these token ids, comma-separated", wholeNumbers(0));
+}
+
+/** A parser of `least` to `most` comma-separated numbers. */
+function numbers<T>(form: string, least: number, most: number, make: (values: number[]) => T): (text: string) => T {
+  return (text) => {
+    const values = text.split(",").map((item) => (item.trim() === "" ? Number.NaN : Number(item)));
+    if (values.length >= least && values.length <= most && values.every(Number.isFinite)) return make(values);
+    throw new InvalidOption(`It must be numbers: ${form}.`);
+  };
+}
+
+/** `token=bias`, added to those before. */
+function logitBias(text: string, before: Record<number, number> = {}): Record<number, number> {
+  const [, token, bias] = /^(\d+)=(-inf|[+-]?[\d.]+(?:e[+-]?\d+)?)$/i.exec(text) ?? [];
+  const value = bias?.toLowerCase() === "-inf" ? Number.NEGATIVE_INFINITY : Number(bias);
+  if (token === undefined || Number.isNaN(value)) throw new InvalidOption("It must be a token id, =, and a number.");
+  return { ...before, [Number(token)]: value };
 }
 
 export function engineConfig(flags: RunFlags): EngineConfig {
@@ -101,13 +182,55 @@ export function engineConfig(flags: RunFlags): EngineConfig {
 }
 
 export function generateOptions(flags: SamplingFlags): GenerateOptions {
-  const { maxTokens, temperature, topK, topP, minP, seed, stop } = flags;
-  return { maxTokens, temperature, topK, topP, minP, seed, stop };
+  const { dry, dryBreaker, stopToken, ...rest } = pick(flags, SAMPLING_FLAGS);
+  if (dryBreaker !== undefined && dry === undefined) throw new UsageError("--dry-breaker needs --dry");
+  return { ...rest, dry: dry && { ...dry, sequenceBreakers: dryBreaker }, stopTokens: stopToken };
+}
+
+const SAMPLING_FLAGS = [
+  "maxTokens",
+  "minTokens",
+  "temperature",
+  "dynamicTemperature",
+  "topK",
+  "topP",
+  "minP",
+  "topNSigma",
+  "typicalP",
+  "repetitionPenalty",
+  "presencePenalty",
+  "frequencyPenalty",
+  "penaltyWindow",
+  "dry",
+  "dryBreaker",
+  "xtc",
+  "mirostat",
+  "logitBias",
+  "samplerOrder",
+  "ignoreEos",
+  "seed",
+  "logprobs",
+  "stop",
+  "stopToken",
+] as const satisfies readonly (keyof SamplingFlags)[];
+
+function pick<T, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
+  return Object.fromEntries(keys.map((key) => [key, from[key]])) as Pick<T, K>;
 }
 
 /** The text of a file; `-` is stdin. */
 export function readText(file: string): string {
   return readFileSync(file === "-" ? 0 : file, "utf8");
+}
+
+/** The value in a JSON file. */
+export function readJson(file: string): unknown {
+  const text = readText(file);
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new UsageError(`${file} is not JSON: ${(error as Error).message}`);
+  }
 }
 
 /** Exactly one of two options. */

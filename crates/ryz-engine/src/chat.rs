@@ -4,7 +4,7 @@
 //! a message is cut after its first character with a mark (a Unicode noncharacter that no message contains) before
 //! rendering, and the rendered text is tokenised piece by piece between marks.
 
-use ryz_tokenizer::{ChatInput, ChatTemplate, EncodeOptions, Tokenizer};
+use ryz_tokenizer::{CallName, ChatInput, ChatTemplate, EncodeOptions, Tokenizer, ToolCallFormat};
 use serde_json::Value;
 
 use crate::error::EngineError;
@@ -14,6 +14,15 @@ pub(crate) struct Chat {
     template: ChatTemplate,
     /// Texts of the control tokens.
     control: Vec<String>,
+}
+
+/// How a model writes tool calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolCalls {
+    /// The text around a call and the JSON in it.
+    pub format: ToolCallFormat,
+    /// Control tokens that are part of that text: to be shown, or no call is ever seen.
+    pub tokens: Vec<u32>,
 }
 
 impl Chat {
@@ -65,6 +74,36 @@ impl Chat {
             tokens.extend(tokenizer.encode(piece, options)?);
         }
         Ok(tokens)
+    }
+
+    /// How tool calls are written; none where the template takes no tools.
+    pub fn tool_calls(&self, tokenizer: &Tokenizer) -> Result<Option<ToolCalls>, EngineError> {
+        let Some(mut format) = self.template.tool_call_format()? else {
+            return Ok(None);
+        };
+        // A token that ends the answer is never delivered.
+        let ends = tokenizer.end_of_generation().iter();
+        let ends: Vec<String> = ends.map(|&id| tokenizer.piece(id)).collect();
+        let without_end = |text: &str| {
+            let mut ends = ends.iter().filter(|end| !end.is_empty());
+            ends.find_map(|end| Some(text.strip_suffix(end.as_str())?.trim_end().len()))
+        };
+        while let Some(rest) = without_end(&format.close) {
+            format.close.truncate(rest);
+        }
+        let between = match &format.name {
+            CallName::Before(text) => text.as_str(),
+            CallName::Inside(_) => "",
+        };
+        let texts = [format.open.as_str(), between, format.close.as_str()];
+        let tokens = (0..tokenizer.vocab_size())
+            .filter(|&id| tokenizer.is_special(id))
+            .filter(|&id| {
+                let piece = tokenizer.piece(id);
+                !piece.is_empty() && texts.iter().any(|text| text.contains(piece.as_str()))
+            })
+            .collect();
+        Ok(Some(ToolCalls { format, tokens }))
     }
 
     fn any_control(&self, messages: &Value) -> bool {

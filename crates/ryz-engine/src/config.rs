@@ -32,6 +32,9 @@ pub struct EngineConfig {
     pub memory_limit: Option<usize>,
     /// Whether each computing thread is bound to a core; default true.
     pub pin_threads: bool,
+    /// Whether a prompt and a token are computed before the load is done, so that the first request finds the memory
+    /// mapped and the caches warm; default false.
+    pub warm_up: bool,
 }
 
 impl Default for EngineConfig {
@@ -48,6 +51,7 @@ impl Default for EngineConfig {
             max_queue: 128,
             memory_limit: None,
             pin_threads: true,
+            warm_up: false,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use ryz_tmac::{Arena, MemoryStats};
 use ryz_tokenizer::{ChatInput, EncodeOptions, Tokenizer};
 
-use crate::chat::Chat;
+use crate::chat::{Chat, ToolCalls};
 use crate::error::EngineError;
 use crate::executor::{Submission, Work};
 use crate::frontend::{TextCommand, check_ids, check_length, check_prompt};
@@ -104,6 +104,7 @@ impl Engine {
             sampler: Sampler::new(request.sampling, &self.inner.vocab, &request.stop_tokens)?,
             stop: request.stop,
             stop_tokens: request.stop_tokens,
+            shown_tokens: request.shown_tokens,
             max_tokens: request.max_tokens,
             sink,
             submitted: Instant::now(),
@@ -238,6 +239,14 @@ impl Engine {
     /// As [`Engine::apply_template`].
     pub fn chat_tokens(&self, input: &ChatInput) -> Result<Vec<u32>, EngineError> {
         self.chat()?.encode(input, &self.inner.tokenizer)
+    }
+
+    /// How this model writes tool calls, as its chat template has it; none when the template takes no tools.
+    ///
+    /// # Errors
+    /// `INVALID_TEMPLATE`, `TEMPLATE_LIMIT`.
+    pub fn tool_calls(&self) -> Result<Option<ToolCalls>, EngineError> {
+        self.chat()?.tool_calls(&self.inner.tokenizer)
     }
 
     /// The model's tokenizer.

@@ -18,6 +18,7 @@ pub(crate) struct GenerationParts {
     pub sampler: Sampler,
     pub stop: Vec<String>,
     pub stop_tokens: Vec<u32>,
+    pub shown_tokens: Vec<u32>,
     pub max_tokens: Option<u32>,
     pub sink: Box<dyn EventSink>,
     pub submitted: Instant,
@@ -54,7 +55,7 @@ impl Generation {
         end_tokens.sort_unstable();
         Self {
             sampler,
-            stream: tokenizer.decode_stream(true),
+            stream: tokenizer.decode_stream(true).showing(&parts.shown_tokens),
             assembler: Assembler::new(&parts.stop),
             end_tokens,
             max_tokens: parts.max_tokens.map_or(usize::MAX, |n| n as usize),

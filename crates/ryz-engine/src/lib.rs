@@ -16,6 +16,7 @@ mod chat;
 mod config;
 mod engine;
 mod error;
+mod estimate;
 mod executor;
 mod frontend;
 mod generation;
@@ -30,9 +31,11 @@ mod sequence;
 mod shared;
 mod stop;
 
+pub use chat::ToolCalls;
 pub use config::EngineConfig;
 pub use engine::Engine;
 pub use error::EngineError;
+pub use estimate::EngineMemory;
 pub use load::ModelInfo;
 pub use request::{
     Delta, Event, EventSink, Finish, FinishReason, GenerateRequest, LogitsOutput, Prompt, Reply,
@@ -45,4 +48,6 @@ pub use stop::StopMatcher;
 pub use ryz_kernels::Level;
 pub use ryz_kvcache::KvDType;
 pub use ryz_model::{Activations, LoadProgress};
-pub use ryz_tokenizer::{ChatInput, DecodeStream, EncodeOptions, Tokenizer};
+pub use ryz_tokenizer::{
+    CallName, ChatInput, DecodeStream, EncodeOptions, Tokenizer, ToolCallFormat,
+};

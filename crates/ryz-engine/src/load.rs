@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use ryz_kernels::{Kernels, Level};
 use ryz_kvcache::{BLOCK_TOKENS, KvCache, KvCacheConfig, KvDType};
-use ryz_model::{Activations, LoadOptions, LoadProgress, Model, ModelSource, RunState, SourceKind};
+use ryz_model::{
+    Activations, LoadOptions, LoadProgress, Model, ModelConfig, ModelSource, RunState, SourceKind,
+};
 use ryz_numa::{Lease, Pinning, default_threads};
 use ryz_tmac::{Arena, ArenaConfig};
 use ryz_tokenizer::{HfFiles, Tokenizer};
@@ -26,6 +28,8 @@ use crate::{executor, frontend};
 
 /// Memory for the logits of scored positions, per step.
 const SCORE_LOGITS_BYTES: usize = 16 << 20;
+/// Tokens of the warm-up's prompt.
+const WARM_UP_TOKENS: usize = 16;
 /// How long a consumer that reads nothing keeps its place while others wait.
 const PATIENCE: Duration = Duration::from_millis(250);
 
@@ -78,7 +82,7 @@ pub struct ModelInfo {
     pub weight_bytes_per_token: usize,
     /// Whether the model has a chat template.
     pub has_chat_template: bool,
-    /// How long loading took.
+    /// How long loading took, the warm-up apart.
     pub load_time: Duration,
 }
 
@@ -166,9 +170,26 @@ impl Engine {
             load_time: started.elapsed(),
         };
         drop(source);
-        start(
+        let engine = start(
             config, model, state, cache, lease, tokenizer, chat, limits, info, arena,
-        )
+        )?;
+        if config.warm_up {
+            engine.warm_up()?;
+        }
+        Ok(engine)
+    }
+
+    /// Computes a short prompt and then a single token, whose results nobody reads.
+    fn warm_up(&self) -> Result<(), EngineError> {
+        let context = self.model_info().context_length;
+        for tokens in [WARM_UP_TOKENS.min(context), 1] {
+            let (sender, received) = mpsc::channel();
+            // The receiver lives until the answer is there.
+            let reply = Box::new(move |answer| drop(sender.send(answer)));
+            let _request = self.logits(vec![0; tokens], false, reply)?;
+            received.recv().map_err(|_| EngineError::Disposed)??;
+        }
+        Ok(())
     }
 }
 
@@ -259,7 +280,7 @@ fn start(
     Ok(engine)
 }
 
-fn limits(config: &EngineConfig, vocab_size: usize) -> Limits {
+pub(crate) fn limits(config: &EngineConfig, vocab_size: usize) -> Limits {
     let row = vocab_size.max(1).saturating_mul(size_of::<f32>());
     Limits {
         max_sequences: config.max_sequences,
@@ -276,32 +297,51 @@ fn cache(
     context: usize,
     arena: &Arena,
 ) -> Result<KvCache, EngineError> {
-    let c = model.config();
-    let with = |blocks| {
-        let shape = KvCacheConfig {
-            layers: c.num_hidden_layers,
-            kv_heads: c.num_key_value_heads,
-            key_dim: c.key_head_dim,
-            value_dim: c.value_head_dim,
-            dtype: config.kv,
-            blocks,
-        };
-        KvCache::new(arena, shape)
-    };
-    let one = blocks_for(context);
-    if let Some(tokens) = config.kv_tokens {
-        if tokens < context {
-            return Err(EngineError::invalid(
-                "kvTokens",
-                format!("at least one context of {context}"),
-                tokens,
-            ));
-        }
-        return Ok(with(blocks_for(tokens))?);
-    }
-    let contexts = config.max_sequences.min(2);
-    match with(one * contexts) {
-        Err(_) if contexts > 1 => Ok(with(one)?),
+    let with = |blocks| KvCache::new(arena, kv_config(config, model.config(), blocks));
+    let wanted = kv_blocks(config, context)?;
+    match with(wanted.most) {
+        Err(_) if wanted.least < wanted.most => Ok(with(wanted.least)?),
         result => Ok(result?),
+    }
+}
+
+/// Blocks of a cache.
+pub(crate) struct KvBlocks {
+    pub most: usize,
+    /// What is taken when the memory does not allow `most`.
+    pub least: usize,
+}
+
+pub(crate) fn kv_blocks(config: &EngineConfig, context: usize) -> Result<KvBlocks, EngineError> {
+    let one = blocks_for(context);
+    let Some(tokens) = config.kv_tokens else {
+        return Ok(KvBlocks {
+            most: one * config.max_sequences.min(2),
+            least: one,
+        });
+    };
+    if tokens < context {
+        let expected = format!("at least one context of {context}");
+        return Err(EngineError::invalid("kvTokens", expected, tokens));
+    }
+    let blocks = blocks_for(tokens);
+    Ok(KvBlocks {
+        most: blocks,
+        least: blocks,
+    })
+}
+
+pub(crate) fn kv_config(
+    config: &EngineConfig,
+    model: &ModelConfig,
+    blocks: usize,
+) -> KvCacheConfig {
+    KvCacheConfig {
+        layers: model.num_hidden_layers,
+        kv_heads: model.num_key_value_heads,
+        key_dim: model.key_head_dim,
+        value_dim: model.value_head_dim,
+        dtype: config.kv,
+        blocks,
     }
 }

@@ -35,6 +35,8 @@ pub struct GenerateRequest {
     pub stop: Vec<String>,
     /// Ids that end the generation, besides the model's own end tokens.
     pub stop_tokens: Vec<u32>,
+    /// Special tokens whose text is delivered, such as one that begins a tool call; default none.
+    pub shown_tokens: Vec<u32>,
     /// Tokens that may be delivered before the consumer grants more. Without credits the sequence is not scheduled.
     pub credits: u32,
 }
@@ -50,6 +52,7 @@ impl GenerateRequest {
             sampling: SamplingParams::default(),
             stop: Vec::new(),
             stop_tokens: Vec::new(),
+            shown_tokens: Vec::new(),
             credits: 32,
         }
     }

@@ -7,6 +7,7 @@
 
 mod batch;
 mod error;
+mod estimate;
 mod forward;
 mod load;
 mod rope;
@@ -16,6 +17,9 @@ mod weights;
 
 pub use batch::{BatchSequence, Outputs};
 pub use error::ModelError;
+pub use estimate::MemoryEstimate;
 pub use load::{Activations, LoadOptions, LoadProgress, Model};
 pub use run_state::RunState;
 pub use source::{ModelSource, SourceKind};
+
+pub use ryz_format::ModelConfig;

@@ -66,7 +66,7 @@ impl Activations {
     }
 
     /// The form in which a projection of weights of `dtype` reads its `cols` inputs; `None` for f32.
-    fn form(self, dtype: DType, cols: usize) -> Option<QuantizedLayout> {
+    pub(crate) fn form(self, dtype: DType, cols: usize) -> Option<QuantizedLayout> {
         match self {
             Self::F32 => None,
             Self::Int8 => Some(QuantizedLayout::per_token(cols)),
@@ -218,6 +218,16 @@ impl Model {
     }
 }
 
+/// Whether a tensor's floats are masters that are made ternary on load.
+pub(crate) fn is_master(config: &ModelConfig, role: TensorRole) -> bool {
+    config.quantize_weights && role == TensorRole::Linear
+}
+
+/// Rows that are staged at a time: whole tiles, at most the tensor's own.
+pub(crate) fn stage_rows(rows: usize, row_bytes: usize) -> usize {
+    ((STAGE_BYTES / row_bytes.max(1) / ROW_TILE).max(1) * ROW_TILE).min(rows)
+}
+
 /// What reading a tensor needs.
 struct Loader<'a> {
     source: &'a ModelSource,
@@ -264,9 +274,11 @@ impl Loader<'_> {
                 if !wanted(tensor) {
                     continue;
                 }
-                let is_master = self.source.config().quantize_weights
-                    && projections.contains(tensor.name.as_str());
-                let read = if is_master {
+                let role = match projections.contains(tensor.name.as_str()) {
+                    true => TensorRole::Linear,
+                    false => TensorRole::Embedding,
+                };
+                let read = if is_master(self.source.config(), role) {
                     self.quantize_master(tensor)
                 } else {
                     self.linear(tensor, &stop)
@@ -369,8 +381,8 @@ impl Loader<'_> {
             self.arena,
         );
         let mut packer = packer.map_err(at)?;
-        let rows = (STAGE_BYTES / row_bytes.max(1) / ROW_TILE).max(1) * ROW_TILE;
-        let staged_rows = rows.min(tensor.rows);
+        let rows = stage_rows(usize::MAX, row_bytes);
+        let staged_rows = stage_rows(tensor.rows, row_bytes);
         let mut staged = self
             .arena
             .allocate(staged_rows * row_bytes, BufferKind::Staging)?;

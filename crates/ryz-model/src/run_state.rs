@@ -5,10 +5,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use ryz_format::ModelConfig;
 use ryz_kernels::{ActivationView, ByteLine, QuantizedLayout, QuantizedRows};
 use ryz_numa::{PartitionedSlice, ReadGuard, WorkQueue};
 use ryz_profile::{LayerActivity, PhaseClock};
-use ryz_tmac::{AlignedVec, Arena, BufferKind, MatRef};
+use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MatRef};
 
 use crate::{
     BatchSequence, Model, ModelError,
@@ -88,6 +89,42 @@ struct Buffers {
     quantized: Vec<QuantizedScratch>,
 }
 
+/// Columns of the matrices that have a row a token, in the order of [`Buffers`].
+fn token_columns(config: &ModelConfig, angles: usize) -> [usize; 10] {
+    let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
+    let [query, key, value] = [config.query_dim(), config.key_dim(), config.value_dim()];
+    let heads = config.attention_dim();
+    [
+        angles, hidden, hidden, query, key, value, heads, ffn, ffn, hidden,
+    ]
+}
+
+/// Columns of those that have a row an output.
+fn output_columns(config: &ModelConfig) -> [usize; 2] {
+    [config.hidden_size, config.vocab_size]
+}
+
+/// Bytes that [`RunState::new`] takes.
+pub(crate) fn scratch_bytes(
+    config: &ModelConfig,
+    angles: usize,
+    forms: &[QuantizedLayout],
+    max_tokens: usize,
+    max_outputs: usize,
+) -> usize {
+    let matrix = |rows: usize, cols: usize| {
+        let bytes = rows.saturating_mul(cols).saturating_mul(size_of::<f32>());
+        bytes.div_ceil(LINE).saturating_mul(LINE)
+    };
+    let tokens = token_columns(config, angles).map(|cols| matrix(max_tokens, cols));
+    let outputs = output_columns(config).map(|cols| matrix(max_outputs, cols));
+    let quantized = forms
+        .iter()
+        .map(|form| form.lines().saturating_mul(max_tokens))
+        .map(|lines| lines.saturating_mul(LINE));
+    (tokens.into_iter().chain(outputs).chain(quantized)).fold(0, usize::saturating_add)
+}
+
 /// Rows of `cols` values.
 #[derive(Debug)]
 struct Matrix {
@@ -136,20 +173,33 @@ impl RunState {
                 lines: arena.allocate_slice(lines, BufferKind::Scratch)?,
             })
         });
+        let [
+            angles,
+            residual,
+            normed,
+            query,
+            key,
+            value,
+            heads,
+            gate,
+            up,
+            projected,
+        ] = token_columns(config, model.angles.table_len());
+        let [hidden, logits] = output_columns(config);
         let buffers = Buffers {
             quantized: quantized.collect::<Result<_, ModelError>>()?,
-            angles: matrix(max_tokens, model.angles.table_len())?,
-            residual: matrix(max_tokens, config.hidden_size)?,
-            normed: matrix(max_tokens, config.hidden_size)?,
-            query: matrix(max_tokens, config.query_dim())?,
-            key: matrix(max_tokens, config.key_dim())?,
-            value: matrix(max_tokens, config.value_dim())?,
-            heads: matrix(max_tokens, config.attention_dim())?,
-            gate: matrix(max_tokens, config.intermediate_size)?,
-            up: matrix(max_tokens, config.intermediate_size)?,
-            projected: matrix(max_tokens, config.hidden_size)?,
-            hidden: matrix(max_outputs, config.hidden_size)?,
-            logits: matrix(max_outputs, config.vocab_size)?,
+            angles: matrix(max_tokens, angles)?,
+            residual: matrix(max_tokens, residual)?,
+            normed: matrix(max_tokens, normed)?,
+            query: matrix(max_tokens, query)?,
+            key: matrix(max_tokens, key)?,
+            value: matrix(max_tokens, value)?,
+            heads: matrix(max_tokens, heads)?,
+            gate: matrix(max_tokens, gate)?,
+            up: matrix(max_tokens, up)?,
+            projected: matrix(max_tokens, projected)?,
+            hidden: matrix(max_outputs, hidden)?,
+            logits: matrix(max_outputs, logits)?,
         };
         let queues = (0..config.num_hidden_layers)
             .map(|_| WorkQueue::new())

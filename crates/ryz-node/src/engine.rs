@@ -224,6 +224,20 @@ impl NativeEngine {
         })
     }
 
+    /// How the model writes tool calls; null when its template takes no tools.
+    #[napi(catch_unwind)]
+    pub fn tool_call_format(
+        &self,
+        env: Env,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: ToolCallFormat | null) => void")]
+        done: Function<'_, AnswerArgs<Option<chat::ToolCallFormat>>, ()>,
+    ) -> Result<()> {
+        self.soon(&env, &done, move |engine| {
+            let calls = engine.tool_calls().map_err(|error| failure(&error))?;
+            Ok(calls.map(chat::ToolCallFormat::of))
+        })
+    }
+
     /// Logits of the last position, or of all.
     #[napi(catch_unwind)]
     pub fn logits(

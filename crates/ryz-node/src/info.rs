@@ -31,6 +31,8 @@ pub struct ModelInfo {
     pub trained_context_length: u32,
     /// Positions a sequence may have.
     pub context_length: u32,
+    /// Positions the cache holds for all sequences.
+    pub kv_tokens: f64,
     /// How inputs of ternary layers are quantised.
     pub activations: String,
     /// Type of the cache.
@@ -70,6 +72,7 @@ impl ModelInfo {
             vocabulary_size: info.vocab_size as u32,
             trained_context_length: info.trained_context_length as u32,
             context_length: info.context_length as u32,
+            kv_tokens: info.kv_tokens as f64,
             activations: activations_name(info.activations).to_owned(),
             kv: kv_name(info.kv).to_owned(),
             level: info.level.to_string(),

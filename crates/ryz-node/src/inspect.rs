@@ -5,7 +5,8 @@ use std::path::Path;
 use napi::bindgen_prelude::Function;
 use napi::{Env, Result};
 use napi_derive::napi;
-use ryz_format::{Array, DType, Metadata, PrepackedScales, TensorInfo, Value};
+use ryz_format::{Array, Metadata, TensorInfo, Value};
+use ryz_kernels::TernaryPacker;
 use ryz_model::ModelSource;
 use serde_json::{Map, Value as Json, json};
 
@@ -106,29 +107,13 @@ fn tensor(tensor: &TensorInfo) -> Tensor {
     }
 }
 
-/// Ternary matrices are kept at two bits, padded to whole tiles, with a half for each scale group that Q2_0 has;
-/// everything else in the file's own blocks. (A loaded engine counts exactly: groups may share their scale.)
+/// What a matrix takes in memory: packed when it is ternary, else in the file's own blocks.
 fn packed_bytes(tensor: &TensorInfo) -> f64 {
-    if !tensor.dtype.is_ternary() {
-        return tensor.bytes as f64;
+    match tensor.dtype.is_ternary() {
+        true => TernaryPacker::memory(tensor.dtype, tensor.rows, tensor.cols) as f64,
+        false => tensor.bytes as f64,
     }
-    let groups = match tensor.dtype {
-        DType::Q2_0G64
-        | DType::Q2_0G128
-        | DType::Prepacked(PrepackedScales::Group64 | PrepackedScales::Group128) => {
-            tensor.cols.div_ceil(tensor.dtype.block_values())
-        }
-        _ => 0,
-    };
-    let (rows, cols) = (
-        tensor.rows.next_multiple_of(TILE),
-        tensor.cols.next_multiple_of(TILE),
-    );
-    rows as f64 * (cols as f64 / 4.0 + groups as f64 * 2.0)
 }
-
-/// Rows and columns of a 64-byte line.
-const TILE: usize = 16;
 
 /// Arrays are cut to so many items.
 const SHOWN: usize = 8;

@@ -12,6 +12,7 @@ mod chat;
 mod check;
 mod convert;
 mod engine;
+mod estimate;
 mod info;
 mod inspect;
 mod jobs;

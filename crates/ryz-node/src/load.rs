@@ -43,6 +43,8 @@ pub struct Config {
     pub memory_limit: Option<f64>,
     /// Whether threads are bound to cores.
     pub pin_threads: Option<bool>,
+    /// Whether something is computed before the load is done.
+    pub warm_up: Option<bool>,
 }
 
 /// How far a load has come.
@@ -159,7 +161,7 @@ fn load(
     Engine::load(Path::new(path), &config, &mut progress).map_err(|error| failure(&error))
 }
 
-fn engine_config(config: Config) -> std::result::Result<EngineConfig, Failure> {
+pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig, Failure> {
     let size = |value: u32| value as usize;
     let defaults = EngineConfig::default();
     let level = config
@@ -180,6 +182,7 @@ fn engine_config(config: Config) -> std::result::Result<EngineConfig, Failure> {
         max_queue: config.max_queue.map_or(defaults.max_queue, size),
         memory_limit: config.memory_limit.map(|bytes| bytes as usize),
         pin_threads: config.pin_threads.unwrap_or(defaults.pin_threads),
+        warm_up: config.warm_up.unwrap_or(defaults.warm_up),
         ..defaults
     })
 }

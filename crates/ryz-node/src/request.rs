@@ -110,6 +110,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Tokens that end it.
     pub stop_tokens: Vec<u32>,
+    /// Special tokens whose text is delivered.
+    pub shown_tokens: Option<Vec<u32>>,
     /// Tokens that may be delivered before the reader grants more.
     pub credits: u32,
 }
@@ -127,6 +129,7 @@ impl Request {
             sampling: self.sampling.convert()?,
             stop: self.stop,
             stop_tokens: self.stop_tokens,
+            shown_tokens: self.shown_tokens.unwrap_or_default(),
             credits: self.credits,
             ..GenerateRequest::new(prompt)
         })

@@ -27,5 +27,5 @@ mod vocab;
 pub use error::{TemplateError, TokenizerError};
 pub use hf::HfFiles;
 pub use stream::DecodeStream;
-pub use template::{ChatInput, ChatTemplate};
+pub use template::{CallName, ChatInput, ChatTemplate, ToolCallFormat};
 pub use tokenizer::{EncodeOptions, Tokenizer};

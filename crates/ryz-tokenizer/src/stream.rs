@@ -12,6 +12,8 @@ use crate::Tokenizer;
 pub struct DecodeStream {
     tokenizer: Tokenizer,
     skip_special: bool,
+    /// Special tokens that are text all the same.
+    shown: Vec<u32>,
     /// The beginning of a character, at most three bytes.
     pending: Vec<u8>,
 }
@@ -21,13 +23,21 @@ impl DecodeStream {
         DecodeStream {
             tokenizer,
             skip_special,
+            shown: Vec::new(),
             pending: Vec::new(),
         }
     }
 
+    /// The same stream, with the text of these special tokens in it, such as the one that begins a tool call.
+    #[must_use]
+    pub fn showing(mut self, ids: &[u32]) -> DecodeStream {
+        self.shown.extend_from_slice(ids);
+        self
+    }
+
     /// Adds a token; gives the text that is complete with it, which may be empty.
     pub fn push(&mut self, id: u32) -> String {
-        if self.skip_special && self.tokenizer.is_special(id) {
+        if self.skip_special && self.tokenizer.is_special(id) && !self.shown.contains(&id) {
             return String::new();
         }
         self.pending

@@ -7,7 +7,7 @@ use std::{
 
 use half::f16;
 use ryz_format::{DType, TensorView};
-use ryz_tmac::{AlignedVec, Arena, BufferKind};
+use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE};
 
 use super::{LINE_COLS, Line, MAX_COLS, PackedTernary, ROW_TILE, Scales, UNIT_LINES};
 use crate::{KernelError, Kernels, activations::UNIT};
@@ -101,6 +101,24 @@ impl TernaryPacker {
             halves: arena.allocate_slice(tiles * groups, BufferKind::Weights)?,
             found: Found::default(),
         })
+    }
+
+    /// Bytes that a packer of this shape takes from its arena: those of the packed matrix, or a little more, for equal
+    /// group scales become one in the end. 0 for a type that is not ternary.
+    pub fn memory(dtype: DType, rows: usize, cols: usize) -> usize {
+        if !dtype.is_ternary() {
+            return 0;
+        }
+        let groups = match dtype.has_tensor_scale() {
+            true => 0,
+            false => cols.div_ceil(dtype.block_values()),
+        };
+        let tiles = rows.div_ceil(ROW_TILE);
+        let lines = cols.div_ceil(UNIT).saturating_mul(UNIT_LINES * LINE);
+        let halves = tiles.saturating_mul(groups * size_of::<[u16; ROW_TILE]>());
+        tiles
+            .saturating_mul(lines)
+            .saturating_add(halves.div_ceil(LINE).saturating_mul(LINE))
     }
 
     /// Cuts the matrix into chunks of `rows` rows, a multiple of [`ROW_TILE`] (the last may be shorter), which may be

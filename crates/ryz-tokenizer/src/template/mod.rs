@@ -8,6 +8,7 @@ mod guard;
 mod guarded;
 mod json;
 mod strftime;
+mod tool_calls;
 
 use std::time::SystemTime;
 
@@ -17,6 +18,8 @@ use minijinja::{
 use serde_json::Value as Json;
 
 use crate::TemplateError;
+
+pub use tool_calls::{CallName, ToolCallFormat};
 
 /// Fuel for any rendering: some ten milliseconds.
 const FUEL: u64 = 100_000;

@@ -1,0 +1,82 @@
+//! What an engine will take of memory, before it is loaded.
+
+use std::path::Path;
+
+use ryz_kvcache::BLOCK_TOKENS;
+use ryz_model::{MemoryEstimate, ModelSource};
+use ryz_numa::default_threads;
+
+use crate::config::EngineConfig;
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::load::{kv_blocks, kv_config, limits};
+
+/// Bytes that an engine takes, as told from a model's header. The process itself takes some ten megabytes more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineMemory {
+    /// Packed weights: exact, but for group scales that turn out to be equal and become one.
+    pub weights: usize,
+    /// The key-value cache.
+    pub kv_cache: usize,
+    /// Scratch of a step.
+    pub scratch: usize,
+    /// The most that files are read through; given back before the cache and the scratch are taken.
+    pub staging: usize,
+    /// Positions the cache holds for all sequences.
+    pub kv_tokens: usize,
+    /// Positions a sequence may have.
+    pub context_length: usize,
+}
+
+impl EngineMemory {
+    /// What a loaded engine holds.
+    pub fn total(&self) -> usize {
+        let rest = self.kv_cache.saturating_add(self.scratch);
+        self.weights.saturating_add(rest)
+    }
+
+    /// The most that it ever holds: a memory limit below it may refuse the load.
+    pub fn peak(&self) -> usize {
+        self.total().max(self.weights.saturating_add(self.staging))
+    }
+}
+
+impl Engine {
+    /// What [`Engine::load`] would take of memory with this configuration, from the model's header alone.
+    ///
+    /// # Errors
+    /// As [`Engine::load`], for the header and the options.
+    pub fn estimate_memory(
+        path: &Path,
+        config: &EngineConfig,
+    ) -> Result<EngineMemory, EngineError> {
+        config.validate()?;
+        let source = ModelSource::open(path)?;
+        let model = source.config();
+        let context_length = config.context_for(model.max_position_embeddings)?;
+        let limits = limits(config, model.vocab_size);
+        let need = MemoryEstimate::of(
+            &source,
+            config.activations,
+            config.threads.unwrap_or_else(default_threads),
+            limits.prefill_chunk + limits.max_sequences,
+            limits.score_chunk + limits.max_sequences,
+        );
+        let wanted = kv_blocks(config, context_length)?;
+        let with = |blocks: usize| EngineMemory {
+            weights: need.weights,
+            kv_cache: kv_config(config, model, blocks)
+                .bytes()
+                .unwrap_or(usize::MAX),
+            scratch: need.scratch,
+            staging: need.staging,
+            kv_tokens: blocks * BLOCK_TOKENS,
+            context_length,
+        };
+        let most = with(wanted.most);
+        Ok(match config.memory_limit {
+            Some(limit) if most.total() > limit => with(wanted.least),
+            _ => most,
+        })
+    }
+}

@@ -1,0 +1,103 @@
+//! What a model will take of memory, told from its header alone.
+
+use std::cmp::Reverse;
+
+use ryz_format::{DType, TensorInfo, TensorRole};
+use ryz_kernels::TernaryPacker;
+use ryz_tmac::LINE;
+
+use crate::{
+    Activations, ModelSource,
+    load::{is_master, stage_rows},
+    rope::RopeAngles,
+    run_state::scratch_bytes,
+};
+
+/// Bytes that [`crate::Model::load`] and [`crate::RunState::new`] take from their arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryEstimate {
+    /// The packed weights. Exact, but for group scales that turn out to be equal and become one.
+    pub weights: usize,
+    /// The scratch of a step.
+    pub scratch: usize,
+    /// The most that files are read through while the weights load; given back after it.
+    pub staging: usize,
+}
+
+impl MemoryEstimate {
+    /// Of a model that `threads` threads load, for steps of `max_tokens` tokens and `max_outputs` rows of logits.
+    pub fn of(
+        source: &ModelSource,
+        activations: Option<Activations>,
+        threads: usize,
+        max_tokens: usize,
+        max_outputs: usize,
+    ) -> Self {
+        let config = source.config();
+        let activations = activations.unwrap_or(Activations::default_for(config.architecture));
+        let angles = RopeAngles::new(&config.rope, config.rope_dim, None);
+        let (mut weights, mut staging, mut forms) = (0usize, Vec::new(), Vec::new());
+        for expected in config.expected_tensors() {
+            let Some(tensor) = source.tensor(&expected.name) else {
+                continue;
+            };
+            let master = is_master(config, expected.role);
+            let (kept, staged) = match expected.role {
+                TensorRole::Vector => (
+                    tensor.cols * size_of::<f32>(),
+                    usize::try_from(tensor.bytes).unwrap_or(usize::MAX),
+                ),
+                _ => matrix(tensor, master),
+            };
+            weights = weights.saturating_add(kept.next_multiple_of(LINE));
+            staging.push(Reverse(staged.div_ceil(LINE).saturating_mul(LINE)));
+            if expected.role == TensorRole::Linear {
+                let dtype = if master {
+                    DType::HfPacked
+                } else {
+                    tensor.dtype
+                };
+                if let Some(form) = activations.form(dtype, tensor.cols)
+                    && !forms.contains(&form)
+                {
+                    forms.push(form);
+                }
+            }
+        }
+        staging.sort_unstable();
+        let staging = staging.iter().take(threads);
+        Self {
+            weights,
+            scratch: scratch_bytes(config, angles.table_len(), &forms, max_tokens, max_outputs),
+            staging: staging.fold(0, |sum, bytes| sum.saturating_add(bytes.0)),
+        }
+    }
+}
+
+/// Bytes that a matrix keeps, and those that it is read through.
+fn matrix(tensor: &TensorInfo, master: bool) -> (usize, usize) {
+    let (dtype, rows, cols) = (tensor.dtype, tensor.rows, tensor.cols);
+    let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
+    let values = rows.saturating_mul(cols);
+    if master {
+        // The file's floats, f32, codes, and codes packed as Hugging Face has them.
+        let staged = bytes.saturating_add(values.saturating_mul(size_of::<f32>() + 1));
+        let staged = staged.saturating_add(values / 4 + 4 * LINE);
+        return (TernaryPacker::memory(DType::HfPacked, rows, cols), staged);
+    }
+    if !dtype.is_ternary() {
+        return (bytes, 0);
+    }
+    let kept = TernaryPacker::memory(dtype, rows, cols);
+    // Scales of rows are made beside those of groups that they replace.
+    let scales = match dtype.has_tensor_scale() {
+        true => 0,
+        false => rows.next_multiple_of(LINE) * size_of::<f32>(),
+    };
+    let staged = match dtype.row_bytes(cols) {
+        _ if dtype.is_prepacked() => 0,
+        Some(row_bytes) if dtype != DType::HfPacked => stage_rows(rows, row_bytes) * row_bytes,
+        _ => bytes,
+    };
+    (kept, staged.next_multiple_of(LINE).saturating_add(scales))
+}
