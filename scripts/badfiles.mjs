@@ -1,11 +1,12 @@
 // npm run badfiles -- DIR: every case of DIR/manifest.json, each in a process of its own, within the manifest's limits.
 //
 // A case of expected "error" must end in a typed error, one of "ok" in none, one of "any" in either; no case may crash,
-// hang, or take more memory than it is allowed. A line for each case that differs, at last `N passed, N failed`; exit 1 on
+// hang, or take more memory than it is allowed; and before an error none may take more than twice its file and 64 MB beyond
+// what the process had. A line for each case that differs, at last `N passed, N failed`; exit 1 on
 // any difference. Cases of the class `request` need the server, which is not there yet: they are listed as skipped.
 
 import { spawn } from "node:child_process";
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -18,6 +19,26 @@ const SELF = fileURLToPath(import.meta.url);
 const WHOLE = new Set(["model", "generate"]);
 /** How often a process's memory is looked at, in milliseconds. */
 const LOOK = 20;
+/** What a file that is refused may take of memory besides twice its size. */
+const SLACK_MB = 64;
+
+const require = createRequire(import.meta.url);
+let native;
+let BitNetEngine;
+
+/** Loads the package, so that what a file takes of memory can be told from what the package takes. */
+function loadPackage() {
+  native = require("../native.cjs");
+  ({ BitNetEngine } = require("../dist/cjs/index.js"));
+  native.cpuInfo();
+}
+
+/** Bytes of a file, or of all files in a folder. */
+function sizeOf(path) {
+  const stat = statSync(path);
+  if (!stat.isDirectory()) return stat.size;
+  return readdirSync(path).reduce((sum, name) => sum + sizeOf(join(path, name)), 0);
+}
 
 /** What one file comes to: `{}` or `{ error: { code, message } }`. */
 async function judge(stage, path, input) {
@@ -31,7 +52,6 @@ async function judge(stage, path, input) {
 }
 
 async function generate(path) {
-  const { BitNetEngine } = createRequire(import.meta.url)("../dist/cjs/index.js");
   const engine = await BitNetEngine.load(path, { contextLength: 64 });
   try {
     await engine.complete("Once", { maxTokens: 4, temperature: 0 });
@@ -41,7 +61,6 @@ async function generate(path) {
 }
 
 function check(path, stage, input) {
-  const native = createRequire(import.meta.url)("../native.cjs");
   const conversation = input === "" ? undefined : readFileSync(input, "utf8");
   return new Promise((resolve, reject) => {
     // An index is judged where the folder's files are put together.
@@ -151,8 +170,14 @@ async function main(folder) {
 const [first, ...rest] = process.argv.slice(2);
 if (first === "--case") {
   const [stage, path, input] = rest;
-  const verdict = await judge(stage, path, input);
+  loadPackage();
+  const before = process.resourceUsage().maxRSS / 1024;
+  let verdict = await judge(stage, path, input);
   const peak = Math.ceil(process.resourceUsage().maxRSS / 1024);
+  const allowed = (2 * sizeOf(path)) / 2 ** 20 + SLACK_MB;
+  if (verdict.error !== undefined && peak - before > allowed) {
+    verdict = { broken: `took ${Math.ceil(peak - before)} MB before its error, more than ${Math.floor(allowed)}` };
+  }
   process.stdout.write(JSON.stringify({ ...verdict, peakMb: peak }));
 } else if (first === undefined || !existsSync(join(first, "manifest.json"))) {
   fail("usage: npm run badfiles -- DIR (a folder with a manifest.json)");
