@@ -63,6 +63,14 @@ export {
   measureReadBandwidth,
 } from "./src/machine.js";
 export type {
+  LatencySummary,
+  LayerProfile,
+  PhaseTime,
+  Profile,
+  ProfilePhase,
+  ProfilingOptions,
+} from "./src/profile.js";
+export type {
   Dry,
   DynamicTemperature,
   Mirostat,

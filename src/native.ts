@@ -256,6 +256,14 @@ export interface NativeEngine {
   applyChatTemplate(input: string, done: NativeCallback<string>): void;
   chatTokens(input: string, done: NativeCallback<Uint32Array>): void;
   toolCallFormat(done: NativeCallback<NativeToolCallFormat>): void;
+  startProfiling(operations: number): void;
+  stopProfiling(): void;
+  profile(): string;
+  profileReport(): string;
+  profileChart(): string;
+  profileTrace(done: NativeCallback<string>): void;
+  startTimer(name: string): number | null;
+  endTimer(id: number): number | null;
   logits(tokens: Uint32Array, all: boolean, done: NativeCallback<NativeLogits>): NativeCancel;
   embed(tokens: Uint32Array, normalize: boolean, done: NativeCallback<Float32Array>): NativeCancel;
   score(tokens: Uint32Array, window: number, done: NativeCallback<NativeScore>): NativeCancel;

@@ -1,7 +1,9 @@
+import { writeFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Command } from "commander";
 import { BitNetEngine } from "../engine.js";
 import { cpuInfo, inspectModel, measureReadBandwidth } from "../machine.js";
+import type { Profile } from "../profile.js";
 import { addRunOptions, engineConfig, type RunFlags, wholeNumber, wholeNumbers } from "./options.js";
 import { interruptible, printJson } from "./run.js";
 import { print, StatusLine, table } from "./terminal.js";
@@ -12,6 +14,8 @@ interface Flags extends Omit<RunFlags, "threads"> {
   readonly tokens: number;
   readonly threads?: number[];
   readonly repeat: number;
+  readonly trace?: string;
+  readonly chart?: string;
 }
 
 /** One measured line. */
@@ -34,7 +38,19 @@ export function addBench(program: Command): void {
     .option("-n, --tokens <n>", "generated tokens of the decode test; 0 = leave it out", wholeNumber(0), 128)
     .option("-t, --threads <list>", "thread counts, separated by commas (default: the physical cores)", wholeNumbers(1))
     .option("-r, --repeat <n>", "runs of each test; the median counts", wholeNumber(1), 3)
-    .addHelpText("after", "\nExample:\n  ryzanstein bench -m model.gguf -p 512 -n 128 -t 1,2")
+    .option("--profile", "run each test once more, recorded, and print where the time goes")
+    .option(
+      "--trace <file>",
+      "of that run, write every operation as trace-event JSON (chrome://tracing, ui.perfetto.dev)",
+    )
+    .option("--chart <file>", "of that run, write a chart as SVG")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  ryzanstein bench -m model.gguf -p 512 -n 128 -t 1,2
+  ryzanstein bench -m model.gguf --profile --trace trace.json --chart profile.svg`,
+    )
     .action(bench);
 }
 
@@ -46,6 +62,7 @@ async function bench(flags: Flags): Promise<void> {
     const readBandwidthGBs: Record<string, number> = {};
     let kernels: readonly string[] = [];
     let levelInUse = level;
+    let profiled: Profiled | undefined;
     const idle = new TimerLateness();
     const generating = new TimerLateness();
     try {
@@ -63,6 +80,7 @@ async function bench(flags: Flags): Promise<void> {
             const work = (): Promise<Row> => measure(engine, test, flags.repeat, limit, signal);
             rows.push(await (test.generated > 0 ? generating.during(work) : work()));
           }
+          if (wantsProfile(flags)) profiled = await profile(engine, flags, limit, signal);
         } finally {
           await engine.dispose();
         }
@@ -82,9 +100,36 @@ async function bench(flags: Flags): Promise<void> {
       readBandwidthGBs,
       timerLatenessMs,
     };
-    if (flags.json) await printJson({ machine, rows });
-    else await print(report(machine, rows));
+    if (flags.json) await printJson({ machine, rows, ...(profiled && { profile: profiled.profile }) });
+    else await print(report(machine, rows) + (profiled && flags.profile ? `\n${profiled.report}` : ""));
   });
+}
+
+function wantsProfile({ profile, trace, chart }: Flags): boolean {
+  return profile === true || trace !== undefined || chart !== undefined;
+}
+
+interface Profiled {
+  readonly profile: Profile;
+  readonly report: string;
+}
+
+/** Operations of a bench that a trace keeps. */
+const TRACED = 1 << 19;
+
+/** Runs each test once more, recorded: what was measured before is not slowed down by it. */
+async function profile(engine: BitNetEngine, flags: Flags, limitGBs: number, signal: AbortSignal): Promise<Profiled> {
+  engine.startProfiling({ operations: flags.trace === undefined ? 0 : TRACED });
+  for (const test of tests(flags)) {
+    await (test.generated > 0 ? decodeSpeed(engine, test, signal) : prefillSpeed(engine, test, signal));
+  }
+  engine.stopProfiling();
+  if (flags.trace !== undefined) writeFileSync(flags.trace, await engine.profileTrace());
+  if (flags.chart !== undefined) writeFileSync(flags.chart, engine.profileChart());
+  const found = engine.profile();
+  const share = ((found.bandwidth.decodeGbPerSecond / limitGBs) * 100).toFixed(1);
+  const limit = `that is ${share} % of the ${limitGBs.toFixed(1)} GB/s measured with ${engine.modelInfo.threads} threads\n`;
+  return { profile: found, report: engine.profileReport().replace(/^(read a token.*\n)/m, `$1${limit}`) };
 }
 
 interface Test {

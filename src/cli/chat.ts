@@ -6,6 +6,7 @@ import type { GenerateOptions } from "../generate-options.js";
 import type { ToolDefinition } from "../tool-calls.js";
 import { summary } from "./generate.js";
 import {
+  addProfileOption,
   addRunOptions,
   addSamplingOptions,
   generateOptions,
@@ -29,7 +30,7 @@ export function addChat(program: Command): void {
     .option("-p, --prompt <text>", "send this one message, print the answer and end")
     .option("-s, --system <text>", "system prompt")
     .option("--tools <file>", "JSON array of tool definitions; calls of the model are printed, not carried out");
-  addSamplingOptions(command)
+  addProfileOption(addSamplingOptions(command))
     .addHelpText(
       "after",
       `

@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import type { Finish } from "../generate-options.js";
 import {
+  addProfileOption,
   addRunOptions,
   addSamplingOptions,
   exactlyOne,
@@ -24,7 +25,7 @@ export function addGenerate(program: Command): void {
     .option("-p, --prompt <text>", "the prompt")
     .option("-f, --file <file>", "read the prompt from a file (- is stdin)")
     .option("--special", "special tokens written in the prompt become those tokens");
-  addSamplingOptions(command)
+  addProfileOption(addSamplingOptions(command))
     .addHelpText(
       "after",
       `

@@ -47,6 +47,7 @@ export interface RunFlags extends ModelFlags {
   readonly activations?: EngineConfig["activations"];
   readonly kv?: EngineConfig["kv"];
   readonly ctx?: number;
+  readonly profile?: boolean;
 }
 
 /** What `generate` and `chat` take to choose tokens. */
@@ -100,6 +101,10 @@ export function addRunOptions(command: Command, { threads = true, ctx = true } =
       ]),
     )
     .addOption(new Option("--kv <type>", "type of the key-value cache (default: f16)").choices([...KV_TYPES]));
+}
+
+export function addProfileOption(command: Command): Command {
+  return command.option("--profile", "print where the time went (on stderr)");
 }
 
 export function addSamplingOptions(command: Command): Command {

@@ -38,8 +38,11 @@ export async function withEngine<T>(
   const engine = await BitNetEngine.load(flags.model, { ...engineConfig(flags), signal, onProgress }).finally(() =>
     status.clear(),
   );
+  if (flags.profile) engine.startProfiling();
   try {
-    return await work(engine);
+    const result = await work(engine);
+    if (flags.profile) note(`\n${engine.profileReport().trimEnd()}`);
+    return result;
   } finally {
     await engine.dispose();
   }

@@ -48,6 +48,7 @@ pub use stop::StopMatcher;
 pub use ryz_kernels::Level;
 pub use ryz_kvcache::KvDType;
 pub use ryz_model::{Activations, LoadProgress};
+pub use ryz_profile::{Snapshot, SpanId};
 pub use ryz_tokenizer::{
     CallName, ChatInput, DecodeStream, EncodeOptions, Tokenizer, ToolCallFormat,
 };

@@ -316,14 +316,14 @@ impl NativeEngine {
         Ok(())
     }
 
-    fn engine(&self) -> Result<Engine> {
+    pub(crate) fn engine(&self) -> Result<Engine> {
         self.slot
             .get()
             .map_err(|failure| napi::Error::from_reason(failure.message))
     }
 
     /// Work that takes no forward pass, on the environment's helper thread.
-    fn soon<T: ToNapiValue + Send + 'static>(
+    pub(crate) fn soon<T: ToNapiValue + Send + 'static>(
         &self,
         env: &Env,
         done: &Function<'_, AnswerArgs<T>, ()>,
