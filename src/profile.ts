@@ -24,6 +24,7 @@ export type ProfilePhase =
   | "gate-up"
   | "down"
   | "head"
+  | "operator"
   | "barrier"
   | "sample"
   | "detokenize"

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ryz_kernels::KernelError;
 use ryz_kvcache::KvCacheError;
-use ryz_model::ModelError;
+use ryz_model::{HookPoint, ModelError};
 use ryz_numa::RegionError;
 use ryz_tokenizer::{TemplateError, TokenizerError};
 
@@ -90,6 +90,16 @@ pub enum EngineError {
     /// Loading or a step failed. Shared by all requests of the step.
     #[error(transparent)]
     Model(Arc<ModelError>),
+    /// An operator of the program failed, for this request.
+    #[error("operator {name} at {point}: {message}")]
+    Operator {
+        /// The operator's name.
+        name: String,
+        /// Where it was called.
+        point: HookPoint,
+        /// What it said.
+        message: String,
+    },
     /// Text could not be tokenised, or the model's tokenizer is unusable.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -130,6 +140,7 @@ impl EngineError {
             Self::NoChatTemplate => "UNSUPPORTED",
             Self::MissingFile { .. } => "FILE_NOT_FOUND",
             Self::Thread { .. } => "OUT_OF_MEMORY",
+            Self::Operator { .. } => "OPERATOR_FAILED",
             Self::Model(error) => error.code(),
             Self::Tokenizer(error) => error.code(),
             Self::Template(error) => error.code(),

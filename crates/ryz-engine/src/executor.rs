@@ -16,7 +16,8 @@ use ryz_tokenizer::Tokenizer;
 use crate::error::EngineError;
 use crate::generation::{Generation, GenerationParts};
 use crate::jobs::{Job, Progress, Rows};
-use crate::profiler::RecordedStep;
+use crate::operators::StepOperators;
+use crate::profiler::{RecordedStep, operations_of_a_step};
 use crate::request::{Control, Event, FinishReason};
 use crate::sampler::Candidates;
 use crate::scheduler::{Limits, Scheduled, Scheduler};
@@ -107,6 +108,8 @@ struct Core {
     candidates: Candidates,
     step: Vec<Scheduled>,
     ended: Vec<SequenceId>,
+    /// What the operators of the last step refused.
+    operators_failed: Vec<(SequenceId, EngineError)>,
     limits: Limits,
 }
 
@@ -167,6 +170,7 @@ impl Executor {
             candidates: Candidates::new(parts.model.config().vocab_size),
             step: Vec::new(),
             ended: Vec::new(),
+            operators_failed: Vec::new(),
             limits: parts.limits,
         };
         Self {
@@ -277,7 +281,9 @@ impl Executor {
             self.count(&mut recorded.step);
             self.state.clock().lap(Phase::Schedule, None);
         }
-        match self.forward() {
+        let computed = self.forward();
+        self.drop_failed();
+        match computed {
             Ok(()) => self.postprocess(),
             Err(ModelError::Aborted) => {} // the cancelled one goes at the next step; others are computed again
             Err(error) => self.fail_step(error),
@@ -291,16 +297,23 @@ impl Executor {
     /// Sets the clock of the step that begins, where the engine is being profiled.
     fn record(&mut self, now: Instant) -> Option<RecordedStep> {
         let profiler = &self.shared.profiler;
-        let recording = profiler.is_recording();
+        let profiled = profiler.is_recording();
+        let observer = profiler.observer();
+        let recording = profiled || observer.is_some();
         let mut clock = self.state.clock();
         if recording != clock.is_recording() || recording {
-            let room = if recording { profiler.lock().room() } else { 0 };
+            let mut room = if profiled { profiler.lock().room() } else { 0 };
+            if observer.is_some() {
+                room = room.max(operations_of_a_step(self.model.config().num_hidden_layers));
+            }
             clock.set_recording(recording, room);
             clock.begin();
         }
         recording.then(|| RecordedStep {
             step: Step::default(),
             began: now,
+            profiled,
+            observer,
         })
     }
 
@@ -323,14 +336,22 @@ impl Executor {
 
     /// Takes the step into the profile.
     fn book(&mut self, mut recorded: RecordedStep) {
-        let mut profile = self.shared.profiler.lock();
+        let mut profile = recorded.profiled.then(|| self.shared.profiler.lock());
         for (layer, activity) in self.state.take_activity().enumerate() {
-            profile.add_activity(layer, activity);
+            if let Some(profile) = &mut profile {
+                profile.add_activity(layer, activity);
+            }
         }
         let mut clock = self.state.clock();
         clock.lap(Phase::Schedule, None);
         recorded.step.wall = recorded.began.elapsed();
-        profile.add_step(recorded.step, &mut clock);
+        if let Some(observer) = recorded.observer {
+            observer.step(clock.operations());
+        }
+        match profile {
+            Some(mut profile) => profile.add_step(recorded.step, &mut clock),
+            None => clock.clear(),
+        }
     }
 
     fn forward(&mut self) -> Result<(), ModelError> {
@@ -359,15 +380,40 @@ impl Executor {
             })
             .collect();
         debug_assert_eq!(batch.len(), core.step.len());
-        let result = self.model.forward(
-            &self.lease,
-            &mut self.state,
-            &mut self.cache,
-            &batch,
-            &self.shared.stop,
-        );
+        let (lease, stop) = (&self.lease, &self.shared.stop);
+        let (state, cache) = (&mut self.state, &mut self.cache);
+        let operators = self.shared.operators.snapshot();
+        let result = if operators.is_empty() {
+            self.model.forward(lease, state, cache, &batch, stop)
+        } else {
+            let ids: Vec<_> = core.step.iter().map(|scheduled| scheduled.id).collect();
+            let mut hooks = StepOperators {
+                operators: &operators,
+                ids: &ids,
+                cancelled: &|id| {
+                    let entry = core.entries.get(&id);
+                    entry.is_none_or(is_cancelled) || self.shared.disposed.load(Ordering::SeqCst)
+                },
+                failed: Vec::new(),
+            };
+            let model = &self.model;
+            let result = model.forward_with(lease, state, cache, &batch, stop, &mut hooks);
+            self.core.operators_failed = hooks.failed;
+            result
+        };
         self.shared.alone.store(0, Ordering::SeqCst);
         result
+    }
+
+    /// Requests whose operators failed end; the others go on.
+    fn drop_failed(&mut self) {
+        let core = &mut self.core;
+        for (id, error) in core.operators_failed.drain(..) {
+            core.scheduler.remove(id, &mut core.pool);
+            if let Some(entry) = core.entries.remove(&id) {
+                entry.fail(error, &self.shared);
+            }
+        }
     }
 
     fn postprocess(&mut self) {

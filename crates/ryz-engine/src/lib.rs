@@ -23,6 +23,7 @@ mod generation;
 mod jobs;
 mod load;
 pub mod math;
+mod operators;
 mod profiler;
 mod request;
 pub mod sampler;
@@ -37,6 +38,8 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use estimate::EngineMemory;
 pub use load::ModelInfo;
+pub use operators::{Operator, OperatorCall};
+pub use profiler::ProfileObserver;
 pub use request::{
     Delta, Event, EventSink, Finish, FinishReason, GenerateRequest, LogitsOutput, Prompt, Reply,
     RequestHandle, ScoreOutput, Timings, Usage,
@@ -47,8 +50,8 @@ pub use stop::StopMatcher;
 
 pub use ryz_kernels::Level;
 pub use ryz_kvcache::KvDType;
-pub use ryz_model::{Activations, LoadProgress};
-pub use ryz_profile::{Snapshot, SpanId};
+pub use ryz_model::{Activations, HookPoint, LoadProgress};
+pub use ryz_profile::{Operation, Snapshot, SpanId};
 pub use ryz_tokenizer::{
     CallName, ChatInput, DecodeStream, EncodeOptions, Tokenizer, ToolCallFormat,
 };

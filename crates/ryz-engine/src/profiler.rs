@@ -1,18 +1,43 @@
 //! The profile of an engine: recorded by the engine thread, read by anyone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ryz_profile::{Phase, Profile, Snapshot, SpanId, Step};
+use ryz_profile::{Operation, Phase, Profile, Snapshot, SpanId, Step};
 
 use crate::engine::Engine;
+use crate::error::EngineError;
 
 /// Always there; a branch a phase while it is off.
 #[derive(Debug)]
 pub(crate) struct Profiler {
     recording: AtomicBool,
     profile: Mutex<Profile>,
+    observer: Mutex<Option<Observed>>,
+}
+
+/// Hears of every operation of a step, after the step, on the engine's thread: it must not block.
+pub trait ProfileObserver: Send + Sync {
+    /// The operations of one step, in order.
+    fn step(&self, operations: &[Operation]);
+}
+
+/// An observer and how often it wants to hear.
+struct Observed {
+    observer: Arc<dyn ProfileObserver>,
+    /// Every how many steps.
+    every: u32,
+    /// Steps since the last one it heard of.
+    waited: u32,
+}
+
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observed")
+            .field("every", &self.every)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Profiler {
@@ -20,7 +45,20 @@ impl Profiler {
         Self {
             recording: AtomicBool::new(false),
             profile: Mutex::new(Profile::new(layers, 0)),
+            observer: Mutex::new(None),
         }
+    }
+
+    /// Whoever wants to hear of the step that begins.
+    pub fn observer(&self) -> Option<Arc<dyn ProfileObserver>> {
+        let mut held = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let observed = held.as_mut()?;
+        observed.waited += 1;
+        if observed.waited < observed.every {
+            return None;
+        }
+        observed.waited = 0;
+        Some(Arc::clone(&observed.observer))
     }
 
     pub fn is_recording(&self) -> bool {
@@ -43,6 +81,15 @@ impl Profiler {
 pub(crate) struct RecordedStep {
     pub step: Step,
     pub began: Instant,
+    /// Whether the profile records, too.
+    pub profiled: bool,
+    pub observer: Option<Arc<dyn ProfileObserver>>,
+}
+
+/// Operations that a step of a model with so many layers may have, at most.
+pub(crate) fn operations_of_a_step(layers: usize) -> usize {
+    // Each phase a few times in each layer, and each token of the largest batches sampled and delivered.
+    (layers + 1) * 4 * Phase::COUNT + 4096
 }
 
 /// Most single operations that a trace keeps: some 150 MiB of JSON.
@@ -70,6 +117,31 @@ impl Engine {
     /// Whether it records.
     pub fn is_profiling(&self) -> bool {
         self.inner.shared.profiler.is_recording()
+    }
+
+    /// Lets `observer` hear of the operations of every `every`-th step; `None` of none. There is one at a time.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` when `every` is 0.
+    pub fn set_profile_observer(
+        &self,
+        observer: Option<Arc<dyn ProfileObserver>>,
+        every: u32,
+    ) -> Result<(), EngineError> {
+        if every == 0 {
+            return Err(EngineError::invalid("rate", "every step or fewer", 0));
+        }
+        let observed = observer.map(|observer| Observed {
+            observer,
+            every,
+            waited: every - 1,
+        });
+        let profiler = &self.inner.shared.profiler;
+        *profiler
+            .observer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = observed;
+        Ok(())
     }
 
     /// What was recorded.

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::EngineError;
 use crate::executor::Submission;
+use crate::operators::Operators;
 use crate::profiler::Profiler;
 use crate::sequence::SequenceId;
 
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     pub panicked: OnceLock<Arc<str>>,
     pub counters: Counters,
     pub profiler: Profiler,
+    pub operators: Operators,
 }
 
 impl std::fmt::Debug for Shared {
@@ -85,6 +87,7 @@ impl Shared {
             panicked: OnceLock::new(),
             counters: Counters::default(),
             profiler: Profiler::new(layers),
+            operators: Operators::default(),
         }
     }
 

@@ -2,8 +2,57 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
+
 use common::*;
-use ryz_engine::Prompt;
+use ryz_engine::{Operation, ProfileObserver, Prompt};
+
+/// Counts the operations of each step it hears of.
+#[derive(Default)]
+struct Steps(Mutex<Vec<Vec<Operation>>>);
+
+impl ProfileObserver for Steps {
+    fn step(&self, operations: &[Operation]) {
+        self.0.lock().expect("no panic").push(operations.to_vec());
+    }
+}
+
+#[test]
+fn an_observer_hears_of_every_operation_of_the_steps_it_asked_for() {
+    let engine = load(BITNET, &config());
+    let steps = Arc::new(Steps::default());
+    engine.set_profile_observer(Some(steps.clone()), 1).unwrap();
+    run(&engine, greedy(prompt(), 9));
+    let all = std::mem::take(&mut *steps.0.lock().unwrap());
+    assert_eq!(all.len(), 9);
+    let layers = engine.model_info().layers;
+    for operations in &all {
+        for name in ["embed", "head", "sample"] {
+            assert_eq!(
+                operations.iter().filter(|o| o.phase.name() == name).count(),
+                1,
+                "{name}"
+            );
+        }
+        let attention = operations.iter().filter(|o| o.phase.name() == "attention");
+        assert_eq!(attention.count(), layers);
+        let in_order = operations.windows(2).all(|w| w[0].start <= w[1].start);
+        assert!(in_order);
+    }
+    assert_eq!(
+        engine.profile().tokens.decoded,
+        0,
+        "the profile itself was not started"
+    );
+    // Every third step, from the first on.
+    engine.set_profile_observer(Some(steps.clone()), 3).unwrap();
+    run(&engine, greedy(prompt(), 9));
+    assert_eq!(steps.0.lock().unwrap().len(), 3);
+    engine.set_profile_observer(None, 1).unwrap();
+    run(&engine, greedy(prompt(), 3));
+    assert_eq!(steps.0.lock().unwrap().len(), 3);
+    assert!(engine.set_profile_observer(None, 0).is_err());
+}
 
 const PROMPT: [u32; 5] = [7, 41, 300, 5, 77];
 

@@ -74,6 +74,15 @@ pub enum ModelError {
         /// The name given.
         got: String,
     },
+    /// A name that is no place for a hook.
+    #[error(
+        "expected embedding.output, layers.N.attention.output, layers.N.ffn.output (N may be *), norm.output or logits, \
+         got {got:?}"
+    )]
+    UnknownHook {
+        /// The name given.
+        got: String,
+    },
     /// The caller cancelled.
     #[error("cancelled")]
     Aborted,
@@ -89,7 +98,9 @@ impl ModelError {
             Self::KvCache(error) => error.code(),
             Self::Kernel(error) => error.code(),
             Self::Region(error) => error.code(),
-            Self::TokenOutOfRange { .. } | Self::UnknownActivations { .. } => "INVALID_ARGUMENT",
+            Self::TokenOutOfRange { .. }
+            | Self::UnknownActivations { .. }
+            | Self::UnknownHook { .. } => "INVALID_ARGUMENT",
             Self::InvalidBatch { .. } => "INTERNAL",
             Self::ContextOverflow { .. } => "CONTEXT_OVERFLOW",
             Self::Aborted => "ABORTED",

@@ -34,6 +34,7 @@ use ryz_profile::{Phase, PhaseClock};
 use crate::{
     BatchSequence, Model, ModelError, RunState,
     batch::{BatchLimits, Plan},
+    hooks::{HookPoint, Hooks, regions, stage_point, stages},
     run_state::Shared,
     weights::{LayerWeights, Projection},
 };
@@ -70,6 +71,34 @@ impl Model {
         batch: &[BatchSequence<'_>],
         cancel: &AtomicBool,
     ) -> Result<(), ModelError> {
+        self.steps(lease, state, cache, batch, cancel, None)
+    }
+
+    /// [`Model::forward`], with hooks called at the places that they want.
+    ///
+    /// # Errors
+    /// As [`Model::forward`]; [`ModelError::Aborted`] also when a hook ends the step.
+    pub fn forward_with(
+        &self,
+        lease: &Lease,
+        state: &mut RunState,
+        cache: &mut KvCache,
+        batch: &[BatchSequence<'_>],
+        cancel: &AtomicBool,
+        hooks: &mut dyn Hooks,
+    ) -> Result<(), ModelError> {
+        self.steps(lease, state, cache, batch, cancel, Some(hooks))
+    }
+
+    fn steps(
+        &self,
+        lease: &Lease,
+        state: &mut RunState,
+        cache: &mut KvCache,
+        batch: &[BatchSequence<'_>],
+        cancel: &AtomicBool,
+        hooks: Option<&mut dyn Hooks>,
+    ) -> Result<(), ModelError> {
         let limits = BatchLimits {
             max_tokens: state.max_tokens(),
             max_outputs: state.max_outputs(),
@@ -78,32 +107,112 @@ impl Model {
             cache_blocks: cache.config().blocks,
         };
         let (plan, shared) = state.begin(batch, limits)?;
+        let step = Step {
+            model: self,
+            lease,
+            plan,
+            state: &shared,
+            cache,
+            batch,
+            cancel,
+        };
+        let layers = self.config.num_hidden_layers;
+        let Some(hooks) = hooks else {
+            return step.region(0..stages(layers));
+        };
+        for stages in regions(layers, hooks) {
+            let point = stage_point(stages.end - 1, layers);
+            step.region(stages)?;
+            if hooks.wants(point) && !step.call(hooks, point) {
+                return Err(ModelError::Aborted);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A step that is being computed.
+struct Step<'a> {
+    model: &'a Model,
+    lease: &'a Lease,
+    plan: &'a Plan,
+    state: &'a Shared<'a>,
+    cache: &'a KvCache,
+    batch: &'a [BatchSequence<'a>],
+    cancel: &'a AtomicBool,
+}
+
+impl Step<'_> {
+    /// Computes some stages in one parallel region.
+    fn region(&self, stages: Range<usize>) -> Result<(), ModelError> {
         let cancelled = AtomicBool::new(false);
-        lease.run(|worker| {
-            let (state, cancelled) = (&shared, &cancelled);
+        self.lease.run(|worker| {
+            let (state, cancelled) = (self.state, &cancelled);
             let clock = (worker.index() == 0).then(|| state.clock.lock());
             let clock =
                 clock.map(|clock| RefCell::new(clock.unwrap_or_else(PoisonError::into_inner)));
             let pass = Pass {
                 clock: clock.filter(|clock| clock.borrow().is_recording()),
-                model: self,
+                model: self.model,
                 worker,
-                batch,
-                plan,
+                batch: self.batch,
+                plan: self.plan,
                 state,
-                cache,
-                cancel,
+                cache: self.cache,
+                cancel: self.cancel,
                 cancelled,
             };
             // Either reason to stop is known outside: `cancelled`, or the region's error.
-            let _stopped = pass.run();
+            let _stopped = pass.run(stages.clone());
         })?;
-        state.clock().lap(Phase::Dispatch, None);
+        self.lap(Phase::Dispatch);
         if cancelled.into_inner() {
             Err(ModelError::Aborted)
         } else {
             Ok(())
         }
+    }
+
+    /// Gives the rows at a place to the hooks, sequence by sequence.
+    fn call(&self, hooks: &mut dyn Hooks, point: HookPoint) -> bool {
+        let state = self.state;
+        let (values, outputs) = match point {
+            HookPoint::Embedding => (&state.residual, false),
+            HookPoint::Attention(_) | HookPoint::FeedForward(_) => (&state.projected, false),
+            HookPoint::FinalNorm => (&state.hidden, true),
+            HookPoint::Logits => (&state.logits, true),
+        };
+        let cols = values.cols();
+        let token_of =
+            |row: usize| self.plan.rows[if outputs { self.plan.outputs[row] } else { row }];
+        let mut copy = Vec::new();
+        let mut start = 0;
+        while start < values.rows() {
+            let first = token_of(start);
+            let same = |row: &usize| token_of(*row).sequence == first.sequence;
+            let end = start + (start..values.rows()).take_while(same).count();
+            let mut rows = values.rows_mut(start..end);
+            copy.clear();
+            for row in 0..end - start {
+                copy.extend_from_slice(rows.row_mut(row));
+            }
+            if !hooks.call(point, first.sequence, first.position, cols, &mut copy) {
+                return false;
+            }
+            for (row, values) in copy.chunks_exact(cols).enumerate() {
+                rows.row_mut(row).copy_from_slice(values);
+            }
+            start = end;
+        }
+        self.lap(Phase::Operator);
+        true
+    }
+
+    fn lap(&self, phase: Phase) {
+        let clock = self.state.clock.lock();
+        clock
+            .unwrap_or_else(PoisonError::into_inner)
+            .lap(phase, None);
     }
 }
 
@@ -123,19 +232,28 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn run(&self) -> Result<(), Stop> {
+    fn run(&self, stages: Range<usize>) -> Result<(), Stop> {
         self.lap(Phase::Dispatch, None);
-        self.embed();
-        self.lap(Phase::Embed, None);
-        for (index, layer) in self.model.weights.layers.iter().enumerate() {
-            self.attention_block(index, layer)?;
-            self.feed_forward_block(index, layer)?;
+        let layers = &self.model.weights.layers;
+        for stage in stages {
+            match stage_point(stage, layers.len()) {
+                HookPoint::Embedding => {
+                    self.embed();
+                    self.lap(Phase::Embed, None);
+                }
+                HookPoint::Attention(index) => self.attention_block(index, &layers[index])?,
+                HookPoint::FeedForward(index) => self.feed_forward_block(index, &layers[index])?,
+                HookPoint::FinalNorm => {
+                    self.normalize_outputs();
+                    self.lap(Phase::Norm, None);
+                    self.barrier(None)?;
+                }
+                HookPoint::Logits => {
+                    self.project_logits();
+                    self.lap(Phase::Head, None);
+                }
+            }
         }
-        self.normalize_outputs();
-        self.lap(Phase::Norm, None);
-        self.barrier(None)?;
-        self.project_logits();
-        self.lap(Phase::Head, None);
         Ok(())
     }
 

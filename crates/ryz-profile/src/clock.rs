@@ -107,13 +107,18 @@ impl PhaseClock {
         self.mark = now;
     }
 
+    /// The single operations since it was last cleared, in order.
+    pub fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
     /// When it was made.
     pub(crate) fn epoch(&self) -> Instant {
         self.epoch
     }
 
-    /// Forgets what was booked.
-    pub(crate) fn clear(&mut self) {
+    /// Forgets what was booked; [`crate::Profile::add_step`] does it, too.
+    pub fn clear(&mut self) {
         self.total = [0; Phase::COUNT];
         self.layers.fill([0; Phase::COUNT]);
         self.operations.clear();

@@ -31,6 +31,8 @@ pub enum Phase {
     Down,
     /// Logits.
     Head,
+    /// The program's own operators, where some are registered.
+    Operator,
     /// Waiting for the other workers.
     Barrier,
     /// Choosing the token.
@@ -43,7 +45,7 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Tokenize,
         Self::Schedule,
         Self::Dispatch,
@@ -57,6 +59,7 @@ impl Phase {
         Self::GateUp,
         Self::Down,
         Self::Head,
+        Self::Operator,
         Self::Barrier,
         Self::Sample,
         Self::Detokenize,
@@ -82,6 +85,7 @@ impl Phase {
             Self::GateUp => "gate-up",
             Self::Down => "down",
             Self::Head => "head",
+            Self::Operator => "operator",
             Self::Barrier => "barrier",
             Self::Sample => "sample",
             Self::Detokenize => "detokenize",

@@ -1,0 +1,180 @@
+//! Operators of the program: code that looks at values inside the forward pass, or changes them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ryz_model::{HookPattern, HookPoint, Hooks};
+
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::sequence::SequenceId;
+
+/// Code called inside the forward pass, on the engine's thread, while no other thread computes.
+///
+/// It is called for each sequence of a step by itself. A sequence that had to give its memory back is computed again, and
+/// its operators are called again.
+pub trait Operator: Send + Sync {
+    /// May change `values`: `call.rows` rows of `call.cols`. It should return soon once `cancelled` says true.
+    ///
+    /// # Errors
+    /// A message: the request fails with `OPERATOR_FAILED`, the others go on.
+    fn forward(
+        &self,
+        call: &OperatorCall,
+        values: &mut [f32],
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<(), String>;
+}
+
+/// What an operator is called with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OperatorCall {
+    /// The place.
+    pub point: HookPoint,
+    /// Tokens of one sequence; at the final norm and the logits, those whose logits are wanted.
+    pub rows: usize,
+    /// Values of each.
+    pub cols: usize,
+    /// Position of the first row in its sequence.
+    pub position: usize,
+}
+
+/// An operator with its name and its places.
+pub(crate) struct Registered {
+    name: String,
+    patterns: Vec<HookPattern>,
+    operator: Arc<dyn Operator>,
+}
+
+/// The operators of an engine, in the order in which they were registered.
+#[derive(Default)]
+pub(crate) struct Operators(Mutex<Arc<[Arc<Registered>]>>);
+
+impl Operators {
+    /// Those there are now; a step keeps to what it began with.
+    pub fn snapshot(&self) -> Arc<[Arc<Registered>]> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<Arc<Registered>>) -> T) -> T {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = held.to_vec();
+        let result = change(&mut list);
+        *held = list.into();
+        result
+    }
+}
+
+/// Most operators of an engine.
+const MAX_OPERATORS: usize = 64;
+
+impl Engine {
+    /// Calls `operator` at `places` (such as `layers.*.ffn.output`) from the next step on.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT`: a name that is empty or taken, a place that does not exist, too many operators.
+    pub fn register_operator(
+        &self,
+        name: &str,
+        places: &[String],
+        operator: Arc<dyn Operator>,
+    ) -> Result<(), EngineError> {
+        let layers = self.inner.info.layers;
+        let mut patterns = Vec::new();
+        for place in places {
+            let pattern: HookPattern = place.parse()?;
+            if let Some(layer) = pattern.layer().filter(|&layer| layer >= layers) {
+                let expected = format!("a layer below {layers}");
+                return Err(EngineError::invalid("at", expected, layer));
+            }
+            patterns.push(pattern);
+        }
+        if patterns.is_empty() {
+            return Err(EngineError::invalid("at", "at least one place", "none"));
+        }
+        if name.is_empty() {
+            return Err(EngineError::invalid("name", "a non-empty string", "\"\""));
+        }
+        self.inner.shared.operators.change(|list| {
+            if list.iter().any(|registered| registered.name == name) {
+                let expected = "a name that is not registered yet";
+                return Err(EngineError::invalid("name", expected, name));
+            }
+            if list.len() >= MAX_OPERATORS {
+                let expected = format!("at most {MAX_OPERATORS} operators");
+                return Err(EngineError::invalid("name", expected, list.len() + 1));
+            }
+            list.push(Arc::new(Registered {
+                name: name.to_owned(),
+                patterns,
+                operator,
+            }));
+            Ok(())
+        })
+    }
+
+    /// Removes an operator; a step that runs may still call it. Whether there was one of that name.
+    pub fn unregister_operator(&self, name: &str) -> bool {
+        self.inner.shared.operators.change(|list| {
+            let before = list.len();
+            list.retain(|registered| registered.name != name);
+            list.len() < before
+        })
+    }
+}
+
+/// The operators during one step.
+pub(crate) struct StepOperators<'a> {
+    pub operators: &'a [Arc<Registered>],
+    /// The sequences of the batch, in its order.
+    pub ids: &'a [SequenceId],
+    /// Whether a request has been cancelled.
+    pub cancelled: &'a dyn Fn(SequenceId) -> bool,
+    /// Requests whose operator failed: it is not called for them again.
+    pub failed: Vec<(SequenceId, EngineError)>,
+}
+
+impl Hooks for StepOperators<'_> {
+    fn wants(&self, point: HookPoint) -> bool {
+        self.operators.iter().any(|o| o.wants(point))
+    }
+
+    fn call(
+        &mut self,
+        point: HookPoint,
+        sequence: usize,
+        position: usize,
+        cols: usize,
+        values: &mut [f32],
+    ) -> bool {
+        let id = self.ids[sequence];
+        let call = OperatorCall {
+            point,
+            rows: values.len() / cols,
+            cols,
+            position,
+        };
+        for registered in self.operators.iter().filter(|o| o.wants(point)) {
+            if self.failed.iter().any(|(failed, _)| *failed == id) {
+                break;
+            }
+            let cancelled = || (self.cancelled)(id);
+            let done = registered.operator.forward(&call, values, &cancelled);
+            if let Err(message) = done {
+                let error = EngineError::Operator {
+                    name: registered.name.clone(),
+                    point,
+                    message,
+                };
+                self.failed.push((id, error));
+            }
+        }
+        true
+    }
+}
+
+impl Registered {
+    fn wants(&self, point: HookPoint) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(point))
+    }
+}
