@@ -39,6 +39,16 @@ export {
 } from "./src/engine.js";
 export { type ErrorCode, InvalidArgumentError, ModelFileError, PlatformError, RyzansteinError } from "./src/errors.js";
 export type {
+  Operator,
+  OperatorCall,
+  OperatorOptions,
+  OperatorPlace,
+  OperatorResult,
+  Profiler,
+  ProfilerOperation,
+  ProfilerOptions,
+} from "./src/extensions.js";
+export type {
   Completion,
   Finish,
   FinishReason,

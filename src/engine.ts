@@ -4,6 +4,14 @@ import { type ChatMessage, type ChatTemplateOptions, templateInput } from "./cha
 import { ChatSession, type ChatSessionOptions } from "./chat-session.js";
 import { type Activations, checkConfig, type EngineConfig, type KvType, type Level } from "./config.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
+import {
+  type Operator,
+  type OperatorOptions,
+  type Profiler,
+  type ProfilerOptions,
+  registerOperator,
+  setProfiler,
+} from "./extensions.js";
 import { type Completion, checkGenerate, type GenerateOptions } from "./generate-options.js";
 import type { Log } from "./logger.js";
 import {
@@ -345,6 +353,40 @@ export class BitNetEngine {
   memoryStats(): MemoryStats {
     this.#assertUsable();
     return this.#native.memoryStats();
+  }
+
+  /**
+   * Calls `operator.forward` inside the forward pass, from the next step on.
+   *
+   * Operators run in the order of their registration. One that throws, whose promise rejects or does not settle in time, or
+   * that returns an array of another length fails the request it was called for, with `OPERATOR_FAILED`; other requests go
+   * on. Every call takes a round trip to JavaScript: an engine without operators pays nothing, one with them waits.
+   *
+   * @example
+   * const norms = new Map();
+   * engine.registerOperator("norms", { forward: (input, shape, { layer }) => void norms.set(layer, Math.hypot(...input)) }, {
+   *   at: "layers.*.ffn.output",
+   * });
+   */
+  registerOperator(name: string, operator: Operator, options: OperatorOptions): void {
+    this.#assertUsable();
+    registerOperator(this.#native, name, operator, options);
+  }
+
+  /** Removes an operator; whether there was one of that name. A step that runs may still call it. */
+  unregisterOperator(name: string): boolean {
+    this.#assertUsable();
+    return this.#native.unregisterOperator(textOf("name", name));
+  }
+
+  /**
+   * Lets `profiler` hear of every operation of the engine, in batches; `null` of none. There is one at a time.
+   *
+   * It is apart from `startProfiling`, which adds up on the native side.
+   */
+  setProfiler(profiler: Profiler | null, options?: ProfilerOptions): void {
+    this.#assertUsable();
+    setProfiler(this.#native, profiler, options);
   }
 
   /** Starts recording where the time goes, from nothing. It costs less than one per cent of the speed. */

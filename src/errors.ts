@@ -38,6 +38,8 @@ export type ErrorCode =
   | "QUEUE_FULL"
   /** The work was cancelled. (An `AbortSignal` throws its own `reason` instead.) */
   | "ABORTED"
+  /** An operator of the program threw, gave a wrong result, or did not answer in time. */
+  | "OPERATOR_FAILED"
   /** The chat session's last turn has not ended. */
   | "BUSY"
   /** The engine has been disposed of. */

@@ -173,6 +173,26 @@ export interface NativeToolCallFormat {
   tokens: number[];
 }
 
+export interface NativeOperatorCall {
+  id: number;
+  at: string;
+  layer?: number;
+  position: number;
+  rows: number;
+  columns: number;
+  input: Float32Array;
+}
+
+export interface NativeOperator {
+  answer(id: number, output?: Float32Array, error?: string): void;
+}
+
+export interface NativeOperations {
+  /** Four numbers an operation: a phase's index, layer or -1, start, duration. */
+  values: Float64Array;
+  dropped: number;
+}
+
 export interface NativeLogits {
   rows: number;
   columns: number;
@@ -256,6 +276,15 @@ export interface NativeEngine {
   applyChatTemplate(input: string, done: NativeCallback<string>): void;
   chatTokens(input: string, done: NativeCallback<Uint32Array>): void;
   toolCallFormat(done: NativeCallback<NativeToolCallFormat>): void;
+  registerOperator(
+    name: string,
+    places: string[],
+    timeoutMs: number,
+    onCall: (call: NativeOperatorCall) => void,
+  ): NativeOperator | NativeFailure;
+  unregisterOperator(name: string): boolean;
+  setProfiler(every: number, onOperations: (operations: NativeOperations) => void): void;
+  clearProfiler(): void;
   startProfiling(operations: number): void;
   stopProfiling(): void;
   profile(): string;
@@ -279,6 +308,7 @@ export interface NativeCpuInfo {
 export interface NativeBinding {
   version(): string;
   cpuInfo(): NativeCpuInfo;
+  profilePhases(): string[];
   /** Calls back with progress any number of times, if asked to, and then once with a failure or an engine. */
   loadEngine(
     path: string,

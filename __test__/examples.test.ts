@@ -1,0 +1,30 @@
+/** Every example runs, as its user would run it, and says what it promises. */
+
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { defaultModelPath } from "ryzanstein";
+import { expect, test } from "vitest";
+import { withChatTemplate } from "./gguf-template.js";
+import { fixture, root, runProgram } from "./support.js";
+
+const MODEL = defaultModelPath() as string;
+const CHAT = "{% for m in messages %}{{ m.content }}{% endfor %}";
+
+/** Arguments of each example, and what its output must hold. */
+const EXPECTED: Record<string, { args: () => string[]; stdout: RegExp }> = {
+  "chat.cjs": { args: () => [withChatTemplate(fixture("b158-v1-tq2_0.gguf"), CHAT), "Hello"], stdout: /\n$/ },
+  "operator.mjs": { args: () => [MODEL], stdout: /layer 0: \d+\.\d\d\n[\s\S]*layer 5: \d/ },
+  "profiler.mjs": { args: () => [MODEL], stdout: /^[\w-]+: \d+\.\d\d ms\n/ },
+  "stream.mjs": { args: () => [MODEL], stdout: /\w+ \w+/ },
+};
+
+test("every example is tested", () => {
+  expect(readdirSync(join(root, "examples")).sort()).toEqual(Object.keys(EXPECTED).sort());
+});
+
+test.each(Object.entries(EXPECTED))("%s", async (name, { args, stdout }) => {
+  const ended = await runProgram(process.execPath, [join(root, "examples", name), ...args()]);
+  expect(ended.stderr).not.toMatch(/Error/);
+  expect(ended.code).toBe(0);
+  expect(ended.stdout).toMatch(stdout);
+});

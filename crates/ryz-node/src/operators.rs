@@ -1,0 +1,311 @@
+//! Operators and profilers of the program: code in JavaScript that the engine calls.
+//!
+//! The engine's thread waits for an operator's answer; JavaScript's never waits for the engine's.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use napi::bindgen_prelude::{Float32Array, Float64Array, FnArgs, Function};
+use napi::threadsafe_function::{
+    ThreadsafeCallContext, ThreadsafeFunction, ThreadsafeFunctionCallMode,
+};
+use napi::{Result, Status};
+use napi_derive::napi;
+use ryz_engine::{HookPoint, Operation, Operator, OperatorCall, ProfileObserver};
+
+use crate::answer::Failure;
+use crate::engine::{NativeEngine, failure};
+
+/// How often a waiting engine looks whether its request still wants the answer.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A call of an operator.
+#[napi(object, object_from_js = false)]
+pub struct Call {
+    /// What the answer must name.
+    pub id: f64,
+    /// The place.
+    pub at: String,
+    /// Its layer, if it is in one.
+    pub layer: Option<u32>,
+    /// Position of the first row.
+    pub position: u32,
+    /// Rows.
+    pub rows: u32,
+    /// Values of each.
+    pub columns: u32,
+    /// Row after row.
+    pub input: Float32Array,
+}
+
+struct Message {
+    id: u64,
+    call: OperatorCall,
+    input: Vec<f32>,
+}
+
+/// Weak: a registered operator does not keep the process alive.
+type OperatorCallback = ThreadsafeFunction<Message, (), FnArgs<(Call,)>, Status, false, true>;
+
+/// What JavaScript answers: other values, or none, or a message.
+type Reply = std::result::Result<Option<Vec<f32>>, String>;
+
+#[derive(Default)]
+struct Waiting {
+    next: AtomicU64,
+    calls: Mutex<HashMap<u64, SyncSender<Reply>>>,
+}
+
+impl Waiting {
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, SyncSender<Reply>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct JsOperator {
+    callback: OperatorCallback,
+    waiting: Arc<Waiting>,
+    timeout: Duration,
+}
+
+impl Operator for JsOperator {
+    fn forward(
+        &self,
+        call: &OperatorCall,
+        values: &mut [f32],
+        cancelled: &dyn Fn() -> bool,
+    ) -> std::result::Result<(), String> {
+        let id = self.waiting.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = sync_channel(1);
+        self.waiting.calls().insert(id, sender);
+        let message = Message {
+            id,
+            call: *call,
+            input: values.to_vec(),
+        };
+        let sent = self
+            .callback
+            .call(message, ThreadsafeFunctionCallMode::NonBlocking);
+        let answer = if sent == Status::Ok {
+            self.wait(&answer, cancelled)
+        } else {
+            Err("its JavaScript environment has ended".to_owned())
+        };
+        self.waiting.calls().remove(&id);
+        let Some(output) = answer? else { return Ok(()) };
+        if output.len() != values.len() {
+            return Err(format!(
+                "expected {} values, got {}",
+                values.len(),
+                output.len()
+            ));
+        }
+        values.copy_from_slice(&output);
+        Ok(())
+    }
+}
+
+impl JsOperator {
+    fn wait(
+        &self,
+        answer: &std::sync::mpsc::Receiver<Reply>,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Reply {
+        let began = Instant::now();
+        loop {
+            let left = self.timeout.saturating_sub(began.elapsed());
+            match answer.recv_timeout(left.min(LOOK)) {
+                Ok(reply) => return reply,
+                Err(RecvTimeoutError::Disconnected) => return Err("it never answered".to_owned()),
+                Err(RecvTimeoutError::Timeout) if cancelled() => {
+                    return Err("the request was cancelled".to_owned());
+                }
+                Err(RecvTimeoutError::Timeout) if began.elapsed() >= self.timeout => {
+                    let limit = self.timeout.as_millis();
+                    return Err(format!("it did not answer within {limit} ms"));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+}
+
+/// The way back for an operator's answers.
+#[napi]
+pub struct NativeOperator {
+    waiting: Arc<Waiting>,
+}
+
+#[napi]
+impl NativeOperator {
+    /// Answers a call: with other values, with none to leave them, or with what went wrong. An answer that nobody waits
+    /// for any more does nothing.
+    #[napi(catch_unwind)]
+    pub fn answer(&self, id: f64, output: Option<Float32Array>, error: Option<String>) {
+        let Some(call) = self.waiting.calls().remove(&(id as u64)) else {
+            return;
+        };
+        let reply = match error {
+            Some(message) => Err(message),
+            None => Ok(output.map(|values| values.to_vec())),
+        };
+        // The engine may have given up just now.
+        drop(call.try_send(reply));
+    }
+}
+
+/// Operations of steps: a name's index, the layer (−1 for none), start and duration in nanoseconds, again and again.
+#[derive(Default)]
+struct Gathered {
+    values: Vec<f64>,
+    /// Operations that did not fit.
+    dropped: u32,
+}
+
+/// Most operations that wait for JavaScript.
+const MAX_GATHERED: usize = 1 << 16;
+
+/// What the profiler of the program gets in one call.
+#[napi(object, object_from_js = false)]
+pub struct Operations {
+    /// Four numbers an operation: a phase's index, layer or −1, start, duration.
+    pub values: Float64Array,
+    /// Operations that were dropped because JavaScript was busy.
+    pub dropped: u32,
+}
+
+type ObserverCallback = ThreadsafeFunction<(), (), FnArgs<(Operations,)>, Status, false, true>;
+
+struct JsObserver {
+    callback: ObserverCallback,
+    gathered: Arc<Mutex<Gathered>>,
+    /// A call is under way.
+    called: Arc<AtomicBool>,
+}
+
+impl ProfileObserver for JsObserver {
+    fn step(&self, operations: &[Operation]) {
+        {
+            let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = MAX_GATHERED.saturating_sub(gathered.values.len() / 4);
+            for operation in operations.iter().take(room) {
+                gathered.values.extend([
+                    f64::from(operation.phase as u8),
+                    operation.layer.map_or(-1.0, f64::from),
+                    operation.start.as_nanos() as f64,
+                    operation.duration.as_nanos() as f64,
+                ]);
+            }
+            gathered.dropped += operations.len().saturating_sub(room) as u32;
+        }
+        if !self.called.swap(true, Ordering::SeqCst) {
+            self.callback
+                .call((), ThreadsafeFunctionCallMode::NonBlocking);
+        }
+    }
+}
+
+#[napi]
+impl NativeEngine {
+    /// Calls JavaScript at some places of the forward pass.
+    #[napi(catch_unwind)]
+    pub fn register_operator(
+        &self,
+        name: String,
+        places: Vec<String>,
+        timeout_ms: u32,
+        #[napi(ts_arg_type = "(call: Call) => void")] on_call: Function<'_, FnArgs<(Call,)>, ()>,
+    ) -> Result<napi::Either<NativeOperator, Failure>> {
+        let callback = on_call
+            .build_threadsafe_function::<Message>()
+            .weak::<true>()
+            .build_callback(|context: ThreadsafeCallContext<Message>| {
+                let Message { id, call, input } = context.value;
+                let layer = match call.point {
+                    HookPoint::Attention(layer) | HookPoint::FeedForward(layer) => Some(layer),
+                    _ => None,
+                };
+                Ok((Call {
+                    id: id as f64,
+                    at: call.point.to_string(),
+                    layer: layer.map(|layer| layer as u32),
+                    position: call.position as u32,
+                    rows: call.rows as u32,
+                    columns: call.cols as u32,
+                    input: Float32Array::new(input),
+                },)
+                    .into())
+            })?;
+        let waiting = Arc::<Waiting>::default();
+        let operator = Arc::new(JsOperator {
+            callback,
+            waiting: Arc::clone(&waiting),
+            timeout: Duration::from_millis(u64::from(timeout_ms)),
+        });
+        Ok(
+            match self.engine()?.register_operator(&name, &places, operator) {
+                Ok(()) => napi::Either::A(NativeOperator { waiting }),
+                Err(error) => napi::Either::B(failure(&error)),
+            },
+        )
+    }
+
+    /// Removes an operator; whether there was one.
+    #[napi(catch_unwind)]
+    pub fn unregister_operator(&self, name: String) -> Result<bool> {
+        Ok(self.engine()?.unregister_operator(&name))
+    }
+
+    /// Gives the operations of every so many steps to JavaScript.
+    #[napi(catch_unwind)]
+    pub fn set_profiler(
+        &self,
+        every: u32,
+        #[napi(ts_arg_type = "(operations: Operations) => void")] on_operations: Function<
+            '_,
+            FnArgs<(Operations,)>,
+            (),
+        >,
+    ) -> Result<()> {
+        let gathered = Arc::<Mutex<Gathered>>::default();
+        let called = Arc::<AtomicBool>::default();
+        let (taken, done) = (Arc::clone(&gathered), Arc::clone(&called));
+        let callback = on_operations
+            .build_threadsafe_function::<()>()
+            .weak::<true>()
+            .build_callback(move |_: ThreadsafeCallContext<()>| {
+                // Before the taking: what comes after it makes a call of its own.
+                done.store(false, Ordering::SeqCst);
+                let mut gathered = taken.lock().unwrap_or_else(PoisonError::into_inner);
+                let Gathered { values, dropped } = std::mem::take(&mut *gathered);
+                let values = Float64Array::new(values);
+                Ok((Operations { values, dropped },).into())
+            })?;
+        let observer = Arc::new(JsObserver {
+            callback,
+            gathered,
+            called,
+        });
+        self.engine()?
+            .set_profile_observer(Some(observer), every.max(1))
+            .map_err(|error| napi::Error::from_reason(error.to_string()))
+    }
+
+    /// No profiler any more.
+    #[napi(catch_unwind)]
+    pub fn clear_profiler(&self) -> Result<()> {
+        self.engine()?
+            .set_profile_observer(None, 1)
+            .map_err(|error| napi::Error::from_reason(error.to_string()))
+    }
+}
+
+/// The names that operations have, by index.
+#[napi]
+pub fn profile_phases() -> Vec<String> {
+    let phases = ryz_engine::Phase::ALL.iter();
+    phases.map(|phase| phase.name().to_owned()).collect()
+}
