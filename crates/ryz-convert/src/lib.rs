@@ -7,6 +7,8 @@
 //! The source is read twice, a few megabytes at a time: once to find scales and faults, once to write. The target appears
 //! under its name when it is complete and on the disk, and not at all otherwise.
 //!
+//! [`FloatModel`] gives the same models' tensors as floats.
+//!
 //! # Examples
 //!
 //! ```no_run
@@ -31,6 +33,7 @@ mod options;
 mod plan;
 mod prepack;
 mod progress;
+mod reader;
 mod report;
 mod rope;
 mod rows;
@@ -52,6 +55,7 @@ use ryz_format::{FormatError, GgufWriter};
 pub use self::{
     error::ConvertError,
     options::{ConvertOptions, EmbeddingForm, FloatWeights, InexactScales, TernaryForm},
+    reader::FloatModel,
     report::{ConvertPhase, ConvertProgress, ConvertReport, Method, TensorError, TensorReport},
 };
 use self::{

@@ -154,8 +154,8 @@ struct Planner<'a> {
 
 /// A scale in a tensor beside weights.
 #[derive(Clone, Copy)]
-struct SourceScale {
-    factor: f64,
+pub(crate) struct SourceScale {
+    pub(crate) factor: f64,
     dtype: DType,
 }
 
@@ -467,7 +467,7 @@ fn scale_name(weight: &str) -> String {
 }
 
 /// Reads the scales beside weights.
-fn scales(source: &Source) -> Result<HashMap<String, SourceScale>, ConvertError> {
+pub(crate) fn scales(source: &Source) -> Result<HashMap<String, SourceScale>, ConvertError> {
     let mut scales = HashMap::new();
     for tensor in &source.header.tensors {
         if source.config.weight_scales == WeightScales::None || !is_scale(&tensor.name) {

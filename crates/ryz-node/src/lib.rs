@@ -22,6 +22,7 @@ mod operators;
 mod profile;
 mod request;
 mod stream;
+mod train;
 
 use napi_derive::napi;
 

@@ -1,27 +1,30 @@
-//! Evaluates a checkpoint on the whole validation text: `evaluate OUT_DIR TRAIN.txt VALID.txt`.
+//! Evaluates a model on a text: `evaluate MODEL.gguf TEXT.txt [WINDOWS]`.
 //!
-//! Prints the validation loss and, for each layer, the zero fractions on which the sparse path's speed depends.
+//! Prints the loss (of so many windows, spread evenly; by default of all) and, for each layer, the zero fractions on which
+//! the sparse path's speed depends.
 #![allow(clippy::print_stdout)]
 
-use ryz_train::{Trainer, read_text};
-use std::path::Path;
+use ryz_train::{Corpus, Pretrained, Trainer, read_text};
+use std::sync::atomic::AtomicBool;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [out, train, valid] = args.as_slice() else {
-        return Err("usage: evaluate OUT_DIR TRAIN.txt VALID.txt".into());
+    let [model, text, windows @ ..] = args.as_slice() else {
+        return Err("usage: evaluate MODEL.gguf TEXT.txt [WINDOWS]".into());
     };
-    let (train, valid) = (read_text(train.as_ref())?, read_text(valid.as_ref())?);
-    let checkpoint = Path::new(out).join("checkpoint.safetensors");
-    let mut trainer = Trainer::resume(&checkpoint, &train, &valid, 1, |_| {})?;
-    let evaluation = trainer.evaluate(None);
+    let windows = windows.first().map_or(Ok(0), |n| n.parse())?;
+    let cancel = AtomicBool::new(false);
+    let text = read_text(text.as_ref())?;
+    let model = Pretrained::open(model.as_ref())?;
+    let config = model.config();
+    let corpus = Corpus::new(&config, model.tokenizer(), &text, &text, &cancel)?;
+    let mut trainer = Trainer::finetune(model, config, corpus, 2)?;
+    let found = trainer.evaluate(windows, &cancel)?;
     println!(
-        "step {} valid {:.4} nats/token = {:.4} bits/byte",
-        trainer.steps_done(),
-        evaluation.loss,
-        evaluation.bits_per_byte,
+        "{} tokens: {:.4} nats/token = {:.4} bits/byte",
+        found.tokens, found.loss, found.bits_per_byte,
     );
-    for (layer, zeros) in evaluation.zeros.iter().enumerate() {
+    for (layer, zeros) in found.zeros.iter().enumerate() {
         println!(
             "layer {layer}: gates {:.4} activations {:.4}",
             zeros.gates, zeros.activations

@@ -1,4 +1,5 @@
-//! Checkpoints: one safetensors file with parameters, moments, the step, the configuration and the tokenizer.
+//! Checkpoints: one safetensors file with parameters, moments, the step, the configuration and the tokenizer (a GGUF
+//! header, as bytes).
 //!
 //! Written beside the old file, flushed to the disk and renamed over it, so that a kill at any moment leaves a whole one.
 
@@ -6,6 +7,7 @@ use crate::config::TrainConfig;
 use crate::error::TrainError;
 use crate::optimizer::AdamW;
 use crate::report::History;
+use crate::tokenizer::TextTokenizer;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,6 @@ pub(crate) struct State {
     pub step: u64,
     pub seconds: f64,
     pub config: TrainConfig,
-    pub tokenizer: String,
     pub history: History,
 }
 
@@ -27,16 +28,19 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     pub state: State,
+    pub tokenizer: TextTokenizer,
     pub parameters: Vec<f32>,
     pub optimizer: AdamW,
 }
 
 const STATE: &str = "ryz-train.state";
+const TOKENIZER: &str = "tokenizer";
 
 /// Writes a checkpoint in place of the one at `path`.
 pub(crate) fn save(
     path: &Path,
     state: &State,
+    tokenizer: &TextTokenizer,
     parameters: &[f32],
     optimizer: &AdamW,
 ) -> Result<(), TrainError> {
@@ -52,7 +56,10 @@ pub(crate) fn save(
         )
         .map_err(unreadable)
     };
+    let tokenizer = tokenizer.to_bytes()?;
+    let tokenizer = TensorView::new(Dtype::U8, vec![tokenizer.len()], &tokenizer);
     let tensors = [
+        (TOKENIZER, tokenizer.map_err(unreadable)?),
         ("parameters", view(parameters)?),
         ("first_moments", view(&optimizer.first)?),
         ("second_moments", view(&optimizer.second)?),
@@ -122,7 +129,9 @@ pub(crate) fn load(path: &Path) -> Result<Checkpoint, TrainError> {
         first: read("first_moments")?,
         second: read("second_moments")?,
     };
+    let tokenizer = tensors.tensor(TOKENIZER).map_err(unreadable)?;
     Ok(Checkpoint {
+        tokenizer: TextTokenizer::from_bytes(tokenizer.data())?,
         parameters: read("parameters")?,
         optimizer,
         state,

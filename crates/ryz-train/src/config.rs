@@ -119,6 +119,19 @@ pub enum WeightScale {
     Channel,
 }
 
+/// What one scale of int8 activations covers in the forward passes of training.
+///
+/// The engine always rounds per token, and so do validation and samples: they measure what the exported file will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivationScale {
+    /// One token's row: absmax per token, what the engine computes.
+    Token,
+    /// All rows of a shard of the batch: one range for them all, coarser for most tokens, so that the model learns to
+    /// bear more rounding than it will meet.
+    Batch,
+}
+
 /// Learning rate over the run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -138,12 +151,16 @@ pub struct TrainConfig {
     pub model: ModelShape,
     /// Name written into the exported file.
     pub name: String,
-    /// Round activations to int8 per token in the forward pass. Default true.
+    /// Round activations to int8 in the forward pass. Default true.
     pub quantise_activations: bool,
+    /// What one scale of the activations covers in training. Default the token.
+    pub activation_scale: ActivationScale,
     /// Round weights to three values in the forward pass. Default true.
     pub quantise_weights: bool,
     /// What one weight scale covers. Default the tensor.
     pub weight_scale: WeightScale,
+    /// Tokens of a training sequence, at most the context; 0 for the whole context. Default 0.
+    pub window: usize,
     /// Steps of the whole run. Default 4000.
     pub steps: u64,
     /// Sequences a step. Default 8.
@@ -171,12 +188,27 @@ pub struct TrainConfig {
     pub gradient_clip: f32,
     /// Seed of everything random. Default 1.
     pub seed: u64,
+    /// Part of the corpus, from its end, that is held out for validation when no other text is given. Default 0.05.
+    pub valid_ratio: f64,
     /// Steps between validations. Default 250.
     pub eval_interval: u64,
+    /// Windows of a validation during the run, spread evenly over the validation text and the same every time; 0 for all.
+    /// The whole text is scored once, after the last step. Default 64.
+    pub eval_windows: usize,
+    /// Steps between points of the training curve. Default 50.
+    pub curve_interval: u64,
     /// Steps between checkpoints. Default 100.
     pub checkpoint_interval: u64,
     /// Steps between samples; 0 for none. Default 500.
     pub sample_interval: u64,
+    /// Text that samples go on from. Default "Once upon a time".
+    pub sample_prompt: String,
+    /// Tokens of a sample. Default 80.
+    pub sample_tokens: usize,
+    /// With a teacher: part of its divergence in the loss; the rest is the text's cross-entropy. Default 0.5.
+    pub distillation_weight: f32,
+    /// With a teacher: temperature at which both distributions are compared. Default 2.
+    pub distillation_temperature: f32,
     /// Start documents at chapter headings and story openings too, not only at empty lines. Default true.
     pub split_headings: bool,
 }
@@ -187,8 +219,10 @@ impl Default for TrainConfig {
             model: ModelShape::default(),
             name: "tales".to_owned(),
             quantise_activations: true,
+            activation_scale: ActivationScale::Token,
             quantise_weights: true,
             weight_scale: WeightScale::Tensor,
+            window: 0,
             steps: 4000,
             batch_sequences: 8,
             shards: 2,
@@ -202,20 +236,63 @@ impl Default for TrainConfig {
             weight_decay: 0.1,
             gradient_clip: 1.0,
             seed: 1,
+            valid_ratio: 0.05,
             eval_interval: 250,
+            eval_windows: 64,
+            curve_interval: 50,
             checkpoint_interval: 100,
             sample_interval: 500,
+            sample_prompt: "Once upon a time".to_owned(),
+            sample_tokens: 80,
+            distillation_weight: 0.5,
+            distillation_temperature: 2.0,
             split_headings: true,
         }
     }
 }
 
 impl TrainConfig {
+    /// What differs when a trained model is trained further: a tenth of the steps and a sixth of the rate.
+    pub fn finetuning() -> Self {
+        Self {
+            steps: 400,
+            learning_rate: 5e-4,
+            warmup_steps: 20,
+            eval_interval: 50,
+            curve_interval: 10,
+            sample_interval: 200,
+            ..Self::default()
+        }
+    }
+
     /// Reads JSON; absent fields take their defaults, unknown ones are refused.
     pub fn from_json(text: &str) -> Result<Self, TrainError> {
-        let config: Self = serde_json::from_str(text).map_err(TrainError::Config)?;
+        Self::default().changed(&serde_json::from_str(text).map_err(TrainError::Config)?)
+    }
+
+    /// This configuration with the fields that `changes`, a JSON object, has; unknown ones are refused.
+    pub fn changed(&self, changes: &serde_json::Value) -> Result<Self, TrainError> {
+        if !changes.is_object() {
+            return Err(option("config", "a JSON object", changes));
+        }
+        let mut merged = serde_json::to_value(self).map_err(TrainError::Config)?;
+        merge(&mut merged, changes);
+        let config: Self = serde_json::from_value(merged).map_err(TrainError::Config)?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Tokens of a training sequence.
+    pub fn window(&self) -> usize {
+        match self.window {
+            0 => self.model.max_position_embeddings,
+            window => window,
+        }
+    }
+
+    /// Tokens of one step.
+    pub fn tokens_per_step(&self) -> u64 {
+        (self.batch_sequences * self.window()) as u64
     }
 
     /// Checks every range.
@@ -231,7 +308,16 @@ impl TrainConfig {
                 self.batch_sequences,
             ));
         }
+        if self.window != 0 {
+            range("window", self.window, 8, self.model.max_position_embeddings)?;
+        }
         range("eval_interval", self.eval_interval as usize, 1, usize::MAX)?;
+        range(
+            "curve_interval",
+            self.curve_interval as usize,
+            1,
+            usize::MAX,
+        )?;
         range(
             "checkpoint_interval",
             self.checkpoint_interval as usize,
@@ -258,6 +344,27 @@ impl TrainConfig {
         }
         if !(0.0..=1.0).contains(&self.decay_ratio) {
             return Err(option("decay_ratio", "between 0 and 1", self.decay_ratio));
+        }
+        if !(0.0..1.0).contains(&self.valid_ratio) || self.valid_ratio == 0.0 {
+            return Err(option(
+                "valid_ratio",
+                "above 0 and below 1",
+                self.valid_ratio,
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.distillation_weight) {
+            return Err(option(
+                "distillation_weight",
+                "between 0 and 1",
+                self.distillation_weight,
+            ));
+        }
+        if !(0.1..=100.0).contains(&self.distillation_temperature) {
+            return Err(option(
+                "distillation_temperature",
+                "between 0.1 and 100",
+                self.distillation_temperature,
+            ));
         }
         Ok(())
     }
@@ -289,6 +396,21 @@ impl TrainConfig {
             learning_rate: self.learning_rate * (warm * level) as f32,
             weight_decay: if decays { self.weight_decay } else { 0.0 },
         }
+    }
+}
+
+/// Puts the fields of `changes` into `base`, objects into objects.
+fn merge(base: &mut serde_json::Value, changes: &serde_json::Value) {
+    match (base, changes) {
+        (serde_json::Value::Object(base), serde_json::Value::Object(changes)) => {
+            for (key, value) in changes {
+                merge(
+                    base.entry(key.as_str()).or_insert(serde_json::Value::Null),
+                    value,
+                );
+            }
+        }
+        (base, changes) => *base = changes.clone(),
     }
 }
 
@@ -374,5 +496,18 @@ mod tests {
             assert_eq!(error.code(), "INVALID_ARGUMENT");
         }
         assert!(TrainConfig::from_json(r#"{"stepz":3}"#).is_err());
+        assert!(TrainConfig::from_json(r#"{"model":3}"#).is_err());
+        assert!(TrainConfig::from_json("[]").is_err());
+    }
+
+    #[test]
+    fn changes_leave_the_rest_as_it_was() {
+        let base = TrainConfig::finetuning();
+        let changes = serde_json::json!({"seed": 7, "model": {"vocab_size": 300}});
+        let changed = base.changed(&changes).unwrap();
+        assert_eq!((changed.seed, changed.steps), (7, base.steps));
+        assert_eq!(changed.model.vocab_size, 300);
+        assert_eq!(changed.model.hidden_size, base.model.hidden_size);
+        assert_eq!(changed.window(), base.model.max_position_embeddings);
     }
 }

@@ -5,6 +5,7 @@ use crate::error::TrainError;
 use crate::rng::SplitMix64;
 use crate::tokenizer::TextTokenizer;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Reads a text file.
 pub fn read_text(path: &Path) -> Result<String, TrainError> {
@@ -59,6 +60,16 @@ fn is_heading(line: &str) -> bool {
         || (capitals && !line.ends_with(['!', '?', '"', ',']))
 }
 
+/// Cuts the last `ratio` of a text off for validation, at the end of a line.
+pub fn hold_out(text: &str, ratio: f64) -> (&str, &str) {
+    let wanted = (text.len() as f64 * (1.0 - ratio)) as usize;
+    let cut = text.as_bytes()[..wanted.min(text.len())]
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(text.len(), |line| line + 1);
+    text.split_at(cut)
+}
+
 /// Training and validation streams.
 #[derive(Debug, Clone)]
 pub struct Corpus {
@@ -68,23 +79,32 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Encodes both texts. Training documents each follow a separator; the validation text is encoded as a whole after one
-    /// separator, just as the engine scores a file.
+    /// Encodes both texts. Training documents each stand between the tokens that begin and end a text; the validation text
+    /// is encoded as a whole after one beginning, just as the engine scores a file.
+    ///
+    /// # Errors
+    ///
+    /// Texts that are too short or that the tokenizer cannot encode, and [`TrainError::Aborted`] soon after `cancel` is set.
     pub fn new(
         config: &TrainConfig,
         tokenizer: &TextTokenizer,
         train: &str,
         valid: &str,
+        cancel: &AtomicBool,
     ) -> Result<Self, TrainError> {
         let mut stream = Vec::with_capacity(train.len() / 3);
         for document in documents(train, config.split_headings) {
-            stream.push(tokenizer.separator());
+            if cancel.load(Ordering::Relaxed) {
+                return Err(TrainError::Aborted);
+            }
+            stream.extend(tokenizer.begin());
             stream.extend(tokenizer.encode(document)?);
+            stream.extend(tokenizer.end());
         }
-        stream.push(tokenizer.separator());
-        let mut valid_stream = vec![tokenizer.separator()];
+        stream.extend(tokenizer.begin());
+        let mut valid_stream: Vec<u32> = tokenizer.begin().into_iter().collect();
         valid_stream.extend(tokenizer.encode(valid)?);
-        let window = config.model.max_position_embeddings;
+        let window = config.window();
         let needed = |what, expected, got| TrainError::CorpusTooSmall {
             what,
             expected,
@@ -184,6 +204,16 @@ mod tests {
         );
         assert_eq!(documents(text, false).len(), 2);
         assert!(documents("\n\n", true).is_empty());
+    }
+
+    #[test]
+    fn the_end_is_held_out_at_a_line() {
+        assert_eq!(
+            hold_out("one\ntwo\nthree\n", 0.4),
+            ("one\ntwo\n", "three\n")
+        );
+        assert_eq!(hold_out("one line", 0.4), ("one line", ""));
+        assert_eq!(hold_out("", 0.4), ("", ""));
     }
 
     #[test]

@@ -75,6 +75,34 @@ pub enum TrainError {
         /// The parser's error.
         source: safetensors::SafeTensorError,
     },
+    /// A model to start from or to learn from cannot be read.
+    #[error("cannot read the model {}", path.display())]
+    Model {
+        /// Which model.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<ryz_convert::ConvertError>,
+    },
+    /// A model that the trainer has no passes for, or that does not fit the run.
+    #[error("model {}: {name} must be {expected}, got {got}", path.display())]
+    UnfitModel {
+        /// Which model.
+        path: PathBuf,
+        /// What of it.
+        name: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it is.
+        got: String,
+    },
+    /// A file is there already and was not to be replaced.
+    #[error("{} exists already: {hint}", path.display())]
+    Exists {
+        /// Which file.
+        path: PathBuf,
+        /// What can be done.
+        hint: &'static str,
+    },
     /// The exported file could not be made.
     #[error("cannot export the model")]
     Export(#[from] ryz_format::FormatError),
@@ -104,12 +132,15 @@ impl TrainError {
             Self::InvalidOption { .. }
             | Self::Config(_)
             | Self::CorpusTooSmall { .. }
-            | Self::NotText { .. } => "INVALID_ARGUMENT",
+            | Self::NotText { .. }
+            | Self::Exists { .. }
+            | Self::Diverged { .. } => "INVALID_ARGUMENT",
+            Self::Model { source, .. } => source.code(),
+            Self::UnfitModel { .. } => "UNSUPPORTED",
             Self::Tokenizer { .. } => "INVALID_TOKENIZER",
             Self::InvalidCheckpoint { .. } | Self::UnreadableCheckpoint { .. } => "INVALID_FILE",
             Self::Aborted => "ABORTED",
             Self::Export(source) => source.code(),
-            Self::Diverged { .. } => "INTERNAL",
         }
     }
 }

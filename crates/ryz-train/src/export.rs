@@ -5,11 +5,14 @@ use crate::config::HiddenAct;
 use crate::error::TrainError;
 use crate::layout::{Kind, Tensor};
 use crate::trainer::Trainer;
-use ryz_format::{Array, DType, GgufWriter, Value, encode};
+use ryz_format::{DType, GgufWriter, Value, encode};
 use std::path::Path;
 
 /// llama.cpp's `general.file_type` of a file that is mostly TQ2_0.
 const FILE_TYPE_TQ2_0: u32 = 37;
+
+/// The same of a file that is all F32.
+const FILE_TYPE_F32: u32 = 0;
 
 impl Trainer {
     /// Writes the model to `path`.
@@ -24,7 +27,7 @@ impl Trainer {
     pub fn export_bytes(&mut self) -> Result<Vec<u8>, TrainError> {
         self.refresh();
         let mut writer = GgufWriter::new();
-        for (key, value) in self.metadata()? {
+        for (key, value) in self.metadata() {
             writer.push(&key, value)?;
         }
         for tensor in &self.network.layout.tensors {
@@ -59,7 +62,7 @@ impl Trainer {
         }
     }
 
-    fn metadata(&self) -> Result<Vec<(String, Value)>, TrainError> {
+    fn metadata(&self) -> Vec<(String, Value)> {
         let shape = &self.config.model;
         let architecture = match shape.hidden_act {
             HiddenAct::Relu2 => "bitnet-b1.58",
@@ -69,15 +72,15 @@ impl Trainer {
         let general = |key: &str, value: Value| (key.to_owned(), value);
         let count = |n: usize| Value::U32(n as u32);
         let text = |s: &str| Value::from(s);
-        let separator = self.tokenizer.separator();
-        let tokens = self.tokenizer.tokens();
-        let types: Vec<i32> = (0..tokens.len() as u32)
-            .map(|id| if id == separator { 3 } else { 1 })
-            .collect();
-        Ok(vec![
+        let file_type = if self.config.quantise_weights {
+            FILE_TYPE_TQ2_0
+        } else {
+            FILE_TYPE_F32
+        };
+        let model = vec![
             general("general.architecture", text(architecture)),
             general("general.name", text(&self.config.name)),
-            general("general.file_type", Value::U32(FILE_TYPE_TQ2_0)),
+            general("general.file_type", Value::U32(file_type)),
             general("general.quantization_version", Value::U32(2)),
             own("context_length", count(shape.max_position_embeddings)),
             own("embedding_length", count(shape.hidden_size)),
@@ -92,21 +95,10 @@ impl Trainer {
             own("rope.freq_base", Value::F32(shape.rope_theta)),
             own("rope.dimension_count", count(shape.head_dim())),
             own("vocab_size", count(shape.vocab_size)),
-            general("tokenizer.ggml.model", text("gpt2")),
-            general("tokenizer.ggml.pre", text("gpt-2")),
-            general(
-                "tokenizer.ggml.tokens",
-                Value::Array(Array::Strings(tokens.iter().collect())),
-            ),
-            general("tokenizer.ggml.token_type", Value::Array(Array::I32(types))),
-            general(
-                "tokenizer.ggml.merges",
-                Value::Array(Array::Strings(self.tokenizer.merges()?.iter().collect())),
-            ),
-            general("tokenizer.ggml.bos_token_id", Value::U32(separator)),
-            general("tokenizer.ggml.eos_token_id", Value::U32(separator)),
-            general("tokenizer.ggml.add_bos_token", Value::Bool(true)),
-        ])
+        ];
+        let pairs = self.tokenizer.pairs().iter();
+        let tokenizer = pairs.map(|(key, value)| (key.to_owned(), value.clone()));
+        model.into_iter().chain(tokenizer).collect()
     }
 }
 

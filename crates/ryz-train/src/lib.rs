@@ -1,7 +1,10 @@
 //! Quantisation-aware training of BitNet b1.58 models, and their export to GGUF.
 //!
-//! The forward pass rounds weights to {−1, 0, +1}·s and activations to int8 per token, exactly as the engine computes; the
-//! backward pass lets gradients through the rounding unchanged (straight-through estimator).
+//! The forward pass rounds weights to {−1, 0, +1}·s and activations to int8, as the engine computes; the backward pass lets
+//! gradients through the rounding unchanged (straight-through estimator).
+//!
+//! - [`run`] is a whole run from files to files: train or fine-tune, with or without a teacher, stop and resume.
+//! - [`Trainer`] is its parts, for those who bring their own loop.
 #![forbid(unsafe_code)]
 
 mod checkpoint;
@@ -14,16 +17,22 @@ mod model;
 mod ops;
 mod optimizer;
 mod parallel;
+mod pretrained;
 mod report;
 mod rng;
+mod run;
 mod simd;
 mod tokenizer;
 mod trainer;
 
-pub use config::{HiddenAct, ModelShape, Rates, Schedule, TrainConfig, WeightScale};
-pub use corpus::{Corpus, documents, read_text};
+pub use config::{
+    ActivationScale, HiddenAct, ModelShape, Rates, Schedule, TrainConfig, WeightScale,
+};
+pub use corpus::{Corpus, documents, hold_out, read_text};
 pub use error::TrainError;
 pub use model::LayerZeros;
+pub use pretrained::Pretrained;
 pub use report::{History, Point};
+pub use run::{Preparation, RunEvent, RunFiles, RunOptions, RunReport, run};
 pub use tokenizer::{SEPARATOR, TextTokenizer};
 pub use trainer::{Evaluation, SampleOptions, StepReport, Trainer};

@@ -14,7 +14,7 @@ pub struct Point {
     pub seconds: f64,
     /// Mean training loss since the last point, nats a token.
     pub train_loss: f64,
-    /// Validation loss in nats a token, where it was measured.
+    /// Validation loss in nats a token, where it was measured: over `eval_windows` windows, the same at every point.
     pub valid_loss: Option<f64>,
     /// Validation bits per byte, where measured.
     pub bits_per_byte: Option<f64>,

@@ -1,23 +1,31 @@
-//! Trains the byte-level BPE and turns text into tokens.
+//! Turns text into tokens with the engine's own tokenizer, and learns a byte-level BPE for a new model.
 //!
-//! The pre-tokenizer is GPT-2's (`tokenizer.ggml.pre` = `gpt-2`), which the engine and llama.cpp know, so that the exported
-//! vocabulary gives the same tokens there.
+//! The pre-tokenizer of a learnt vocabulary is GPT-2's (`tokenizer.ggml.pre` = `gpt-2`), which the engine and llama.cpp
+//! know, so that the exported vocabulary gives the same tokens there.
 
 use crate::error::TrainError;
-use std::str::FromStr;
+use ryz_format::{Array, Gguf, GgufWriter, Metadata, Value};
+use ryz_tokenizer::{EncodeOptions, Tokenizer};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
-/// The document separator: it opens every document and, generated, ends a story.
+/// The document separator of a learnt vocabulary: it opens every document and, generated, ends a story.
 pub const SEPARATOR: &str = "<|endoftext|>";
 
 /// The vocabulary of a run.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TextTokenizer {
-    inner: tokenizers::Tokenizer,
-    separator: u32,
+    inner: Tokenizer,
+    /// `tokenizer.*` of the exported file.
+    pairs: Metadata,
+}
+
+impl std::fmt::Debug for TextTokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TextTokenizer of {} tokens", self.vocab_size())
+    }
 }
 
 impl TextTokenizer {
@@ -26,10 +34,6 @@ impl TextTokenizer {
         texts: impl Iterator<Item = &'a str> + Send,
         vocab_size: usize,
     ) -> Result<Self, TrainError> {
-        let failed = |source| TrainError::Tokenizer {
-            action: "train the tokenizer",
-            source,
-        };
         let byte_level = ByteLevel::new(false, true, true);
         let mut tokenizer =
             TokenizerBuilder::<BPE, NFC, ByteLevel, ByteLevel, ByteLevel>::default()
@@ -37,105 +41,167 @@ impl TextTokenizer {
                 .with_pre_tokenizer(Some(byte_level))
                 .with_decoder(Some(byte_level))
                 .build()
-                .map_err(failed)?;
+                .map_err(failed("train the tokenizer"))?;
         let mut trainer = BpeTrainer::builder()
             .show_progress(false)
             .vocab_size(vocab_size)
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .special_tokens(vec![AddedToken::from(SEPARATOR, true)])
             .build();
-        tokenizer.train(&mut trainer, texts).map_err(failed)?;
-        Self::from_json(&tokenizer.to_string(false).map_err(failed)?)
-    }
-
-    /// Reads a `tokenizer.json`.
-    pub fn from_json(json: &str) -> Result<Self, TrainError> {
-        let failed = |source| TrainError::Tokenizer {
-            action: "read the tokenizer",
-            source,
-        };
-        let inner = tokenizers::Tokenizer::from_str(json).map_err(failed)?;
-        let separator = inner
-            .token_to_id(SEPARATOR)
-            .ok_or_else(|| failed(format!("no token {SEPARATOR}").into()))?;
-        Ok(Self { inner, separator })
-    }
-
-    /// The `tokenizer.json`.
-    pub fn to_json(&self) -> Result<String, TrainError> {
-        self.inner
+        tokenizer
+            .train(&mut trainer, texts)
+            .map_err(failed("train the tokenizer"))?;
+        let json = tokenizer
             .to_string(false)
-            .map_err(|source| TrainError::Tokenizer {
-                action: "write the tokenizer",
-                source,
-            })
+            .map_err(failed("write the tokenizer"))?;
+        Self::from_metadata(&pairs(&json)?)
     }
 
-    /// Tokens of a text, without separators; special tokens in the text are not parsed.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TrainError> {
-        let mut ids = Vec::with_capacity(text.len() / 3);
-        // The separator's own spelling in a text is text: keep it from the added-token matcher.
-        for (i, part) in text.split(SEPARATOR).enumerate() {
-            if i > 0 {
-                let (head, tail) = SEPARATOR.split_at(2);
-                for piece in [head, tail] {
-                    ids.extend(self.encode_plain(piece)?);
-                }
+    /// Takes the tokenizer out of a GGUF file's pairs.
+    pub fn from_metadata(metadata: &Metadata) -> Result<Self, TrainError> {
+        let mut pairs = Metadata::new();
+        for (key, value) in metadata.iter() {
+            if key.starts_with("tokenizer.") {
+                pairs.set(key, value.clone());
             }
-            ids.extend(self.encode_plain(part)?);
         }
-        Ok(ids)
+        let inner = Tokenizer::from_gguf(&pairs)
+            .map_err(|source| failed("read the tokenizer")(source.into()))?;
+        Ok(Self { inner, pairs })
     }
 
-    fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TrainError> {
-        let encoding = self.inner.encode_fast(text, false);
-        let encoding = encoding.map_err(|source| TrainError::Tokenizer {
-            action: "encode a text",
-            source,
-        })?;
-        Ok(encoding.get_ids().to_vec())
+    /// The tokenizer as a GGUF file without tensors.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, TrainError> {
+        let mut writer = GgufWriter::new();
+        for (key, value) in self.pairs.iter() {
+            writer.push(key, value.clone())?;
+        }
+        Ok(writer.start(Vec::new())?.finish()?)
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, TrainError> {
+        let gguf = Gguf::parse(bytes, bytes.len() as u64)
+            .map_err(|source| failed("read the tokenizer")(source.into()))?;
+        Self::from_metadata(&gguf.metadata)
+    }
+
+    /// `tokenizer.*` of an exported file.
+    pub(crate) fn pairs(&self) -> &Metadata {
+        &self.pairs
+    }
+
+    /// The tokens by id, to compare vocabularies.
+    pub(crate) fn tokens(&self) -> Option<&Value> {
+        self.pairs.get("tokenizer.ggml.tokens")
+    }
+
+    /// Tokens of a text, without those around it; the spelling of special tokens in the text is text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TrainError> {
+        let options = EncodeOptions {
+            add_special: false,
+            parse_special: false,
+        };
+        self.inner
+            .encode(text, options)
+            .map_err(|source| failed("encode a text")(source.into()))
     }
 
     /// Text of tokens, specials left out.
-    pub fn decode(&self, ids: &[u32]) -> Result<String, TrainError> {
-        self.inner
-            .decode(ids, true)
-            .map_err(|source| TrainError::Tokenizer {
-                action: "decode tokens",
-                source,
-            })
+    pub fn decode(&self, ids: &[u32]) -> String {
+        self.inner.decode(ids, true)
     }
 
     /// Tokens in all.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.inner.vocab_size() as usize
     }
 
-    /// Id of the document separator.
-    pub fn separator(&self) -> u32 {
-        self.separator
+    /// What every document begins with.
+    pub fn begin(&self) -> Option<u32> {
+        self.inner.bos().filter(|_| self.inner.adds_bos())
     }
 
-    /// Every token in GPT-2's byte alphabet, by id.
-    pub(crate) fn tokens(&self) -> Vec<String> {
-        (0..self.vocab_size() as u32)
-            .map(|id| self.inner.id_to_token(id).unwrap_or_default())
-            .collect()
+    /// What every document ends with, if it is not what the next one begins with.
+    pub fn end(&self) -> Option<u32> {
+        self.inner.eos().filter(|end| self.begin() != Some(*end))
     }
 
-    /// The merges in order, both halves separated by a space.
-    pub(crate) fn merges(&self) -> Result<Vec<String>, TrainError> {
-        let json: serde_json::Value =
-            serde_json::from_str(&self.to_json()?).map_err(TrainError::Config)?;
-        let merges = json["model"]["merges"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
-        let merge = |v: &serde_json::Value| match v.as_array() {
-            Some(pair) => pair.iter().map(text).collect::<Vec<_>>().join(" "),
-            None => text(v),
-        };
-        Ok(merges.iter().map(merge).collect())
+    /// Whether this token, generated, ends a text.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.inner.is_end_of_generation(id)
+    }
+}
+
+/// Makes an error of the tokenizer crates ours.
+fn failed(action: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> TrainError {
+    move |source| TrainError::Tokenizer { action, source }
+}
+
+/// GGUF's keys for a learnt `tokenizer.json`.
+fn pairs(json: &str) -> Result<Metadata, TrainError> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        model: Model,
+    }
+    #[derive(serde::Deserialize)]
+    struct Model {
+        vocab: std::collections::HashMap<String, u32>,
+        merges: Vec<(String, String)>,
+    }
+    let File { model } = serde_json::from_str(json)
+        .map_err(|source| failed("read the learnt tokenizer")(source.into()))?;
+    let mut tokens = vec![""; model.vocab.len()];
+    for (text, id) in &model.vocab {
+        tokens[*id as usize] = text;
+    }
+    let kinds = tokens
+        .iter()
+        .map(|token| if *token == SEPARATOR { 3 } else { 1 });
+    let merges: Vec<String> = model
+        .merges
+        .iter()
+        .map(|(left, right)| format!("{left} {right}"))
+        .collect();
+    let separator = Value::U32(model.vocab.get(SEPARATOR).copied().unwrap_or_default());
+    let mut pairs = Metadata::new();
+    pairs.set("tokenizer.ggml.model", "gpt2");
+    pairs.set("tokenizer.ggml.pre", "gpt-2");
+    pairs.set(
+        "tokenizer.ggml.tokens",
+        Array::Strings(tokens.iter().copied().collect()),
+    );
+    pairs.set("tokenizer.ggml.token_type", Array::I32(kinds.collect()));
+    pairs.set(
+        "tokenizer.ggml.merges",
+        Array::Strings(merges.iter().map(String::as_str).collect()),
+    );
+    pairs.set("tokenizer.ggml.bos_token_id", separator.clone());
+    pairs.set("tokenizer.ggml.eos_token_id", separator);
+    pairs.set("tokenizer.ggml.add_bos_token", true);
+    Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_learnt_tokenizer_reads_and_writes_any_text() {
+        let text =
+            "Once upon a time there was a king.\n\nThe king had a queen; the queen had a king. ";
+        let tokenizer = TextTokenizer::train(std::iter::once(text), 280).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 280);
+        let again = TextTokenizer::from_bytes(&tokenizer.to_bytes().unwrap()).unwrap();
+        for text in [text, "Größe — 日本 <|endoftext|> \u{1f600}", ""] {
+            let ids = tokenizer.encode(text).unwrap();
+            assert_eq!(again.encode(text).unwrap(), ids);
+            assert!(ids.iter().all(|id| Some(*id) != tokenizer.begin()));
+            assert_eq!(tokenizer.decode(&ids), text);
+        }
+        assert!(tokenizer.encode(text).unwrap().len() < text.len());
+        assert_eq!((tokenizer.begin(), tokenizer.end()), (Some(0), None));
+        assert!(tokenizer.is_end(0));
+        assert!(TextTokenizer::from_bytes(b"GGUF").is_err());
     }
 }

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,8 @@ use ryz_engine::{
     Activations, Engine, EngineConfig, Event, GenerateRequest, KvDType, Prompt, SamplingParams,
 };
 use ryz_train::{
-    Corpus, HiddenAct, ModelShape, TextTokenizer, TrainConfig, Trainer, WeightScale, documents,
-    read_text,
+    Corpus, HiddenAct, ModelShape, Pretrained, TextTokenizer, TrainConfig, Trainer, WeightScale,
+    documents, read_text,
 };
 
 fn excerpt() -> String {
@@ -31,6 +32,9 @@ fn texts() -> (String, String) {
     let (train, valid) = text.split_at(cut);
     (train.to_owned(), valid.to_owned())
 }
+
+/// A flag that nobody sets.
+static GO: AtomicBool = AtomicBool::new(false);
 
 fn small() -> TrainConfig {
     TrainConfig {
@@ -55,7 +59,7 @@ fn trainer(config: TrainConfig, threads: usize) -> Trainer {
     let (train, valid) = texts();
     let parts = documents(&train, config.split_headings);
     let tokenizer = TextTokenizer::train(parts.iter().copied(), config.model.vocab_size).unwrap();
-    let corpus = Corpus::new(&config, &tokenizer, &train, &valid).unwrap();
+    let corpus = Corpus::new(&config, &tokenizer, &train, &valid, &GO).unwrap();
     Trainer::new(config, tokenizer, corpus, threads).unwrap()
 }
 
@@ -80,11 +84,11 @@ fn engine_logits(engine: &Engine, tokens: &[u32]) -> Vec<f32> {
 #[test]
 fn a_short_run_lowers_the_loss_and_its_export_generates() {
     let mut trainer = trainer(small(), 2);
-    let before = trainer.evaluate(None);
+    let before = trainer.evaluate(0, &GO).unwrap();
     for _ in 0..30 {
         trainer.step().unwrap();
     }
-    let after = trainer.evaluate(None);
+    let after = trainer.evaluate(0, &GO).unwrap();
     assert!(
         after.loss < before.loss - 0.5,
         "{} → {}",
@@ -227,7 +231,7 @@ fn checkpointed_run(folder: &Path) -> Vec<u8> {
     };
     let (train, valid) = texts();
     let mut trainer = if path.exists() {
-        Trainer::resume(&path, &train, &valid, 2, |_| {}).unwrap()
+        Trainer::resume(&path, &train, &valid, 2, &GO, |kept| Ok(kept.clone())).unwrap()
     } else {
         self::trainer(config, 2)
     };
@@ -288,7 +292,8 @@ fn a_kill_at_any_moment_loses_at_most_one_interval() {
         child.wait().unwrap();
         kills += 1;
         let (train, valid) = texts();
-        let resumed = Trainer::resume(&checkpoint, &train, &valid, 2, |_| {}).unwrap();
+        let resumed =
+            Trainer::resume(&checkpoint, &train, &valid, 2, &GO, |kept| Ok(kept.clone())).unwrap();
         assert!(resumed.steps_done().is_multiple_of(CHILD_INTERVAL) && resumed.steps_done() > 0);
     }
     assert_eq!(start().wait().unwrap().code(), Some(0));
@@ -297,4 +302,123 @@ fn a_kill_at_any_moment_loses_at_most_one_interval() {
         got == want,
         "a run that was killed three times ends as if it had not been"
     );
+}
+
+/// The model's logits in the engine, and in a trainer that loaded its file.
+#[test]
+fn fine_tuning_begins_with_the_files_weights_and_lowers_the_loss() {
+    let (train, valid) = texts();
+    for scale in [WeightScale::Tensor, WeightScale::Channel] {
+        let mut first = trainer(
+            TrainConfig {
+                weight_scale: scale,
+                ..small()
+            },
+            2,
+        );
+        for _ in 0..20 {
+            first.step().unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        first.export(&path).unwrap();
+
+        let model = Pretrained::open(&path).unwrap();
+        assert_eq!(model.shape(), &first.config().model);
+        let config = TrainConfig {
+            warmup_steps: 2,
+            learning_rate: 1e-3,
+            ..model.config()
+        };
+        assert_eq!(config.weight_scale, scale);
+        let corpus = Corpus::new(&config, model.tokenizer(), &train, &valid, &GO).unwrap();
+        let mut tuned = Trainer::finetune(model, config, corpus, 2).unwrap();
+        let tokens = first.corpus().valid()[..48].to_vec();
+        assert_eq!(tuned.corpus().valid(), first.corpus().valid());
+        assert_eq!(
+            tuned.logits(&tokens).unwrap(),
+            first.logits(&tokens).unwrap()
+        );
+        assert_eq!(tuned.export_bytes().unwrap(), first.export_bytes().unwrap());
+        let before = tuned.evaluate(0, &GO).unwrap();
+        for _ in 0..24 {
+            tuned.step().unwrap();
+        }
+        let after = tuned.evaluate(0, &GO).unwrap();
+        assert!(
+            after.loss < before.loss - 0.02,
+            "{scale:?}: {} → {}",
+            before.loss,
+            after.loss
+        );
+    }
+}
+
+/// A float model is a teacher and, made ternary, a start.
+#[test]
+fn a_student_comes_closer_to_its_float_teacher() {
+    let (train, valid) = texts();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("teacher.gguf");
+    let mut teacher = trainer(
+        TrainConfig {
+            quantise_weights: false,
+            quantise_activations: false,
+            ..small()
+        },
+        2,
+    );
+    for _ in 0..30 {
+        teacher.step().unwrap();
+    }
+    teacher.export(&path).unwrap();
+    let run = |weight: f32| {
+        let model = Pretrained::open(&path).unwrap();
+        let config = TrainConfig {
+            distillation_weight: weight,
+            warmup_steps: 2,
+            learning_rate: 2e-3,
+            steps: 20,
+            ..model.config()
+        };
+        assert!(config.quantise_weights);
+        let corpus = Corpus::new(&config, model.tokenizer(), &train, &valid, &GO).unwrap();
+        let mut student = Trainer::finetune(model, config, corpus, 2).unwrap();
+        assert_eq!(student.step().unwrap().divergence, None);
+        student
+            .learn_from(Pretrained::open(&path).unwrap())
+            .unwrap();
+        let divergences: Vec<f64> = (1..20)
+            .map(|_| student.step().unwrap().divergence.unwrap())
+            .collect();
+        assert!(divergences.iter().all(|d| *d > 0.0), "{divergences:?}");
+        (divergences[0], divergences[18])
+    };
+    let (first, last) = run(1.0);
+    assert!(last < 0.7 * first, "from {first} to {last}");
+    let (_, untaught) = run(0.0);
+    assert!(last < untaught, "taught {last}, not taught {untaught}");
+}
+
+#[test]
+fn models_that_do_not_fit_are_refused_by_name() {
+    let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../__test__/fixtures/reference");
+    let error = Pretrained::open(&reference.join("llama-v-tq2_0.gguf")).unwrap_err();
+    assert_eq!(error.code(), "UNSUPPORTED");
+    assert!(error.to_string().contains("architecture"), "{error}");
+    let error = Pretrained::open(&reference.join("none.gguf")).unwrap_err();
+    assert_eq!(error.code(), "FILE_NOT_FOUND");
+    // Every form of BitNet that the reference set has, a folder among them.
+    for name in [
+        "b158-v1-tq2_0.gguf",
+        "b158-v-i2_s.gguf",
+        "b158-v-hf-packed",
+        "bitnet-v-tq1_0.gguf",
+    ] {
+        let model = Pretrained::open(&reference.join(name)).unwrap();
+        let mut student = trainer(small(), 1);
+        let error = student.learn_from(model).unwrap_err();
+        assert_eq!(error.code(), "UNSUPPORTED");
+        assert!(error.to_string().contains("vocabulary"), "{error}");
+    }
 }

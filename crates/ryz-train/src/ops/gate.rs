@@ -113,7 +113,7 @@ mod tests {
                     x: &a,
                     weight,
                     eps: 1e-5,
-                    quantise: false,
+                    rounding: norm::Rounding::None,
                     y: &mut y,
                     inverse: &mut inverse,
                 });

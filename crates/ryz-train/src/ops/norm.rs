@@ -1,16 +1,26 @@
 //! RMSNorm fused with the fake quantisation of its output.
 //!
-//! `h = x / sqrt(mean(x²) + eps) · w`; with int8 activations `s = 127 / max(|h|, 1e-5)` per token and
-//! `y = clip(round_half_even(h·s), −128, 127) / s`. The rounding passes gradients straight through.
+//! `h = x / sqrt(mean(x²) + eps) · w`; with int8 activations `s = 127 / max(|h|, 1e-5)`, over a token's row or over all
+//! rows of the call, and `y = clip(round_half_even(h·s), −128, 127) / s`. The rounding passes gradients straight through.
 
 use crate::simd::{max1, sum2, vectorised};
+
+/// How the norm's output is rounded for the linear layer that reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rounding {
+    None,
+    /// int8, one scale a row.
+    Token,
+    /// int8, one scale for all rows of the call.
+    Batch,
+}
 
 /// Values and gradients of one norm over `n` rows of `d`.
 pub(crate) struct NormForward<'a> {
     pub x: &'a [f32],
     pub weight: &'a [f32],
     pub eps: f32,
-    pub quantise: bool,
+    pub rounding: Rounding,
     /// (n, d): normalised and quantised rows.
     pub y: &'a mut [f32],
     /// (n): 1 / sqrt(mean(x²) + eps).
@@ -28,33 +38,30 @@ pub(crate) fn forward(op: NormForward<'_>) {
                     .zip(op.y.chunks_exact_mut(d))
                     .zip(op.inverse)
             {
-                *inverse = forward_row(x, op.weight, op.eps, op.quantise, y);
+                *inverse = forward_row(x, op.weight, op.eps, y);
+                if op.rounding == Rounding::Token {
+                    quantise(y);
+                }
+            }
+            if op.rounding == Rounding::Batch {
+                quantise(&mut op.y[..op.x.len()]);
             }
         },
     );
 }
 
 #[inline(always)]
-pub(crate) fn forward_row(
-    x: &[f32],
-    weight: &[f32],
-    eps: f32,
-    quantise: bool,
-    y: &mut [f32],
-) -> f32 {
+fn forward_row(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) -> f32 {
     let inverse = 1.0 / (sum2(x, x, |a, b| a * b) / x.len() as f32 + eps).sqrt();
     for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
         *y = x * inverse * w;
     }
-    if quantise {
-        quantise_row(y);
-    }
     inverse
 }
 
-/// Rounds a row to its int8 grid in place.
+/// Rounds values to the int8 grid of their largest in place.
 #[inline(always)]
-pub(crate) fn quantise_row(y: &mut [f32]) {
+fn quantise(y: &mut [f32]) {
     let scale = 127.0 / max1(y, 1e-5, f32::abs);
     let back = 1.0 / scale;
     for y in y {
@@ -140,7 +147,7 @@ mod tests {
                 x,
                 weight,
                 eps: 1e-5,
-                quantise: false,
+                rounding: Rounding::None,
                 y: &mut y,
                 inverse: &mut inverse,
             });
@@ -163,10 +170,34 @@ mod tests {
     #[test]
     fn quantised_rows_lie_on_the_int8_grid_and_ties_go_to_even() {
         let mut row = vec![127.0, 0.5, 1.5, 2.5, -0.5, -127.0];
-        quantise_row(&mut row);
+        quantise(&mut row);
         assert_eq!(row, [127.0, 0.0, 2.0, 2.0, 0.0, -127.0]);
         let mut zero = vec![0.0; 8];
-        quantise_row(&mut zero);
+        quantise(&mut zero);
         assert_eq!(zero, [0.0; 8]);
+    }
+
+    #[test]
+    fn a_batch_has_one_grid_and_a_token_its_own() {
+        // Of unit mean square already: the first row's largest value is 2, the second's 1.
+        let x = [2.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0];
+        let weight = [1.0, 0.3, 0.29, 0.28];
+        let rounded = |rounding| {
+            let (mut y, mut inverse) = ([0.0; 8], [0.0; 2]);
+            forward(NormForward {
+                x: &x,
+                weight: &weight,
+                eps: 0.0,
+                rounding,
+                y: &mut y,
+                inverse: &mut inverse,
+            });
+            y
+        };
+        let grid = |y: &[f32], step: f32| y.iter().all(|y| (y / step).fract().abs() < 1e-4);
+        let (token, batch) = (rounded(Rounding::Token), rounded(Rounding::Batch));
+        assert!(grid(&batch, 2.0 / 127.0), "{batch:?}");
+        assert!(grid(&token[4..], 1.0 / 127.0) && !grid(&token[4..], 2.0 / 127.0));
+        assert_eq!(batch[..4], token[..4]);
     }
 }
