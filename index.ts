@@ -90,3 +90,14 @@ export type {
 } from "./src/sampling.js";
 export { TextStream } from "./src/stream.js";
 export type { ToolCall, ToolDefinition } from "./src/tool-calls.js";
+export {
+  type FinetuneOptions,
+  finetune,
+  type TrainConfig,
+  type TrainEvent,
+  TrainingRun,
+  type TrainModelConfig,
+  type TrainOptions,
+  type TrainReport,
+  train,
+} from "./src/train.js";

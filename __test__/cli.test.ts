@@ -10,16 +10,25 @@ const MODEL = fixture("b158-v1-tq2_0.gguf");
 const number = expect.any(Number) as number;
 
 describe("usage", () => {
-  test.each(["", "generate", "chat", "inspect", "tokenize", "logits", "perplexity", "bench", "convert"])(
-    "%s --help explains itself with an example",
-    async (command) => {
-      const { code, stdout, stderr } = await cli([...command.split(" ").filter(Boolean), "--help"]);
-      expect(code).toBe(0);
-      expect(stdout).toMatch(/Usage: ryzanstein/);
-      expect(stdout).toMatch(/Examples?:\n\s+ryzanstein/);
-      expect(stderr).toBe("");
-    },
-  );
+  test.each([
+    "",
+    "generate",
+    "chat",
+    "inspect",
+    "tokenize",
+    "logits",
+    "perplexity",
+    "bench",
+    "convert",
+    "train",
+    "finetune",
+  ])("%s --help explains itself with an example", async (command) => {
+    const { code, stdout, stderr } = await cli([...command.split(" ").filter(Boolean), "--help"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/Usage: ryzanstein/);
+    expect(stdout).toMatch(/Examples?:\n\s+ryzanstein/);
+    expect(stderr).toBe("");
+  });
 
   test("--version is the package's", async () => {
     expect((await cli(["--version"])).stdout).toMatch(/^\d+\.\d+\.\d+\n$/);

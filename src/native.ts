@@ -266,6 +266,19 @@ export interface NativeConversion {
   tokenizerNotes: string[];
 }
 
+export interface NativeTrainSettings {
+  corpus: string[];
+  valid: string[];
+  output: string;
+  /** JSON. */
+  config: string;
+  model?: string;
+  teacher?: string;
+  resume: boolean;
+  overwrite: boolean;
+  threads?: number;
+}
+
 export interface NativeEngine {
   modelInfo(): NativeModelInfo;
   memoryStats(): NativeMemoryStats;
@@ -327,6 +340,11 @@ export interface NativeBinding {
       conversion: NativeConversion | null,
       step: NativeConvertStep | null,
     ) => void,
+  ): NativeCancel;
+  /** Calls back with events any number of times, and then once with a failure or the report; both are JSON. */
+  trainModel(
+    settings: NativeTrainSettings,
+    onMessage: (failure: NativeFailure | null, report: string | null, event: string | null) => void,
   ): NativeCancel;
   estimateMemory(path: string, config: NativeEngineConfig, done: NativeCallback<NativeEstimate>): void;
   inspectModel(path: string, done: NativeCallback<NativeInspection>): void;

@@ -13,6 +13,7 @@ import { UsageError } from "./options.js";
 import { addPerplexity } from "./perplexity.js";
 import { EXIT, reportFailure } from "./run.js";
 import { addTokenize } from "./tokenize.js";
+import { addFinetune, addTrain } from "./train.js";
 
 function packageVersion(): string {
   const file = join(__dirname, "..", "..", "..", "..", "package.json");
@@ -34,8 +35,8 @@ Examples:
 
 Data goes to stdout, progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
     );
-  for (const add of [addGenerate, addChat, addInspect, addTokenize, addLogits, addPerplexity, addBench, addConvert])
-    add(program);
+  const inference = [addGenerate, addChat, addInspect, addTokenize, addLogits, addPerplexity, addBench];
+  for (const add of [...inference, addConvert, addTrain, addFinetune]) add(program);
   for (const command of [program, ...program.commands]) {
     command.exitOverride();
     if (json) command.configureOutput({ writeErr: () => {} });
