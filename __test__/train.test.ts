@@ -165,7 +165,7 @@ describe("train", () => {
     const reason = new Error("enough");
     const run = train(options("aborted", { signal: controller.signal }));
     const stopped = (async () => {
-      for await (const event of run) if (event.type === "started") controller.abort(reason);
+      for await (const event of run) if (event.type === "step") controller.abort(reason);
     })();
     await expect(stopped).rejects.toBe(reason);
     expect(existsSync(join(folder, "aborted.checkpoint.safetensors"))).toBe(true);
