@@ -64,6 +64,26 @@ fn safetensors() -> Vec<u8> {
     [&len[..], header.as_bytes(), &[0; 80]].concat()
 }
 
+/// Values that contain themselves are freed all the same.
+fn nothing_is_left_of_a_rendering() {
+    let ways = [
+        "{% set ns = namespace() %}{% set ns.me = ns %}",
+        "{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = [b] %}",
+        "{% set ns = namespace() %}{% for i in range(20) %}{% set ns.me = {'ns': ns, 'text': 'x' * 1000} %}{% endfor %}",
+        "{% set ns = namespace() %}{% set ns.me = ns %}{{ raise_exception('no') }}",
+    ];
+    let input = ChatInput::new(json!([]));
+    for way in ways {
+        let template = ChatTemplate::new(way, "", "").unwrap();
+        let render = || drop(template.render(&input));
+        (0..100).for_each(|_| render());
+        let before = PEAK.current_usage();
+        (0..1000).for_each(|_| render());
+        let left = PEAK.current_usage().saturating_sub(before);
+        assert!(left < 50_000, "{way}: {left} bytes after 1000 renderings");
+    }
+}
+
 /// One test: the allocator counts for the whole process.
 #[test]
 fn what_is_refused_is_refused_cheaply() {
@@ -88,6 +108,7 @@ fn what_is_refused_is_refused_cheaply() {
         };
         Tokenizer::from_hf(&files).is_err()
     });
+    nothing_is_left_of_a_rendering();
     let template = b"{% for m in messages %}{% for i in range(100) %}{{ m.content * 100 }}{% endfor %}{{ m | tojson }}{% endfor %}";
     let input = ChatInput::new(json!([{ "role": "user", "content": "Hello" }]));
     each_stays_small("template", template, |bytes| {

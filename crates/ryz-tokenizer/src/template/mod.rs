@@ -7,6 +7,7 @@
 mod guard;
 mod guarded;
 mod json;
+mod namespaces;
 mod strftime;
 mod tool_calls;
 
@@ -18,6 +19,7 @@ use minijinja::{
 use serde_json::Value as Json;
 
 use crate::TemplateError;
+use namespaces::Namespaces;
 
 pub use tool_calls::{CallName, ToolCallFormat};
 
@@ -210,11 +212,13 @@ impl ChatTemplate {
 
         let mut environment = self.environment.clone();
         environment.set_fuel(Some(fuel));
+        let namespaces = Namespaces::default();
+        namespaces.watch(&mut environment);
         // The instructions borrow the source, so they are made anew for each rendering: some ten microseconds.
         let program = guarded::compile(NAME, &self.source, self.syntax.clone(), &self.names)
             .map_err(|source| TemplateError::Syntax { source })?;
         let mut text = String::new();
-        machinery::eval(
+        let rendered = machinery::eval(
             &environment,
             &program.instructions,
             Value::from_pairs(variables),
@@ -222,7 +226,11 @@ impl ChatTemplate {
             &mut machinery::make_string_output(&mut text),
             AutoEscape::None,
         )
-        .map_err(render_error)?;
+        .map(drop)
+        .map_err(render_error);
+        environment.set_fuel(None);
+        namespaces.clear(&environment, &self.syntax);
+        rendered?;
         if text.len() > limit {
             return Err(TemplateError::LimitExceeded { what: "output" });
         }
