@@ -1,6 +1,6 @@
 //! How many threads this process should run.
 
-use crate::{Topology, TopologyError, cgroup};
+use crate::{Topology, TopologyError, cgroup, placement::shared_out};
 
 /// What this process may use of the machine, and how that was found out.
 #[derive(Debug)]
@@ -8,6 +8,8 @@ use crate::{Topology, TopologyError, cgroup};
 pub struct CpuBudget {
     /// Physical cores; without a topology, processing units.
     pub cores: usize,
+    /// Those of the cores that a step is shared out to: all, or the fast ones where cores differ.
+    pub fast_cores: usize,
     /// Processing units: cores and their siblings.
     pub units: usize,
     /// CPUs' worth of time that the control group allows.
@@ -37,7 +39,8 @@ impl CpuBudget {
     pub(crate) fn of(topology: &Topology, quota: Option<f64>) -> Self {
         Self {
             cores: topology.cores().len(),
-            units: topology.units().count(),
+            fast_cores: shared_out(topology.cores().iter()),
+            units: topology.units(),
             quota,
             fallback: None,
         }
@@ -50,15 +53,16 @@ impl CpuBudget {
     ) -> Self {
         Self {
             cores: units,
+            fast_cores: units,
             units,
             quota,
             fallback: Some(reason),
         }
     }
 
-    /// Threads to use when nobody says: one for each core, at most the quota rounded up, at least one.
+    /// Threads to use when nobody says: one for each core (each fast one, where cores differ), at most the quota rounded up, at least one.
     pub fn default_threads(&self) -> usize {
-        self.within_quota(self.cores)
+        self.within_quota(self.fast_cores)
     }
 
     /// Threads that can run at a time.
@@ -66,7 +70,7 @@ impl CpuBudget {
         self.within_quota(self.units)
     }
 
-    fn within_quota(&self, threads: usize) -> usize {
+    pub(crate) fn within_quota(&self, threads: usize) -> usize {
         // A float beyond the range of usize becomes its largest.
         let by_quota = self.quota.map_or(usize::MAX, |quota| quota.ceil() as usize);
         threads.min(by_quota).max(1)

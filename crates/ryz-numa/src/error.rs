@@ -20,6 +20,14 @@ pub enum RegionError {
         /// What was asked.
         got: usize,
     },
+    /// A memory node that there is not.
+    #[error("node: expected one of {nodes:?}, got {got}")]
+    UnknownNode {
+        /// Those there are.
+        nodes: Vec<usize>,
+        /// What was asked.
+        got: usize,
+    },
     /// A worker panicked: our own fault. The others left the region at their next barrier; the pool lives on.
     #[error("worker {worker} panicked: {message}")]
     WorkerPanicked {
@@ -40,7 +48,7 @@ impl RegionError {
     /// The stable code that crosses to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::InvalidThreads { .. } => "INVALID_ARGUMENT",
+            Self::InvalidThreads { .. } | Self::UnknownNode { .. } => "INVALID_ARGUMENT",
             Self::NoThreads { .. } => "OUT_OF_MEMORY",
             Self::WorkerPanicked { .. } | Self::UnevenBarriers | Self::Nested => "INTERNAL",
         }
@@ -69,6 +77,12 @@ pub enum TopologyError {
         /// The description.
         got: String,
     },
+    /// A file that is no topology.
+    #[error("topology file: expected hwloc's XML, got none that it reads: {reason}")]
+    InvalidXml {
+        /// What hwloc said.
+        reason: String,
+    },
 }
 
 impl TopologyError {
@@ -76,7 +90,7 @@ impl TopologyError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } | Self::Panicked { .. } => "INTERNAL",
-            Self::InvalidSynthetic { .. } => "INVALID_ARGUMENT",
+            Self::InvalidSynthetic { .. } | Self::InvalidXml { .. } => "INVALID_ARGUMENT",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! CPU topology, pinned rayon pools, SPMD regions, barriers and the checked partitioned slice.
 //!
-//! An engine [`Lease`]s threads of a process-wide pool; a step is one [`Lease::run`], in which every worker runs the same
+//! An engine [`Lease`]s threads of process-wide pools, one for each memory node; a step is one [`Lease::run`], in which every worker runs the same
 //! function, takes its share of the work by its index, and meets the others at [`Worker::barrier`]. Scratch is shared
 //! through [`PartitionedSlice`], which hands out disjoint parts and checks that they are.
 //!
@@ -37,8 +37,8 @@ pub use barrier::Poisoned;
 pub use budget::{CpuBudget, default_threads};
 pub use error::{RegionError, TopologyError};
 pub use partition::{PartitionedSlice, ReadGuard, WriteGuard};
-pub use placement::{Pinning, Placement};
-pub use pool::Lease;
+pub use placement::{LeaseOptions, Numa, Pinning, Placement, Spot};
+pub use pool::{Lease, execute_on_node};
 pub use topology::{Core, Topology};
 pub use work::{Chunk, WorkQueue, split};
 pub use worker::Worker;

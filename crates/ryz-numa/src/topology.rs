@@ -4,8 +4,13 @@ use std::panic::catch_unwind;
 
 use hwlocality::{
     Topology as Hwloc,
-    cpu::{binding::CpuBindingFlags, cpuset::CpuSet},
-    object::types::ObjectType,
+    bitmap::{Bitmap, BitmapIndex},
+    cpu::{binding::CpuBindingFlags, cpuset::CpuSet, kind::CpuKind},
+    memory::{
+        binding::{MemoryBindingFlags, MemoryBindingPolicy},
+        nodeset::NodeSet,
+    },
+    object::{TopologyObject, types::ObjectType},
     topology::builder::BuildFlags,
 };
 
@@ -13,12 +18,19 @@ use crate::{TopologyError, error::panic_message};
 
 /// A core: processing units that share one execution engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Core {
     /// Operating-system indices of its processing units that this process may use; the first is where a thread is
     /// pinned.
     pub units: Vec<usize>,
     /// Operating-system index of the memory node nearest to it.
     pub node: usize,
+    /// Which third-level cache it shares with its neighbours, counted over the machine; `None` where there is none.
+    pub l3: Option<usize>,
+    /// Its efficiency class where cores differ: 0 saves most energy, higher computes faster.
+    pub efficiency: Option<usize>,
+    /// Whether a step should be shared out to it: a core that is much slower than others makes them wait.
+    pub is_fast: bool,
 }
 
 /// The cores that this process may use.
@@ -26,6 +38,7 @@ pub struct Core {
 pub struct Topology {
     hwloc: Hwloc,
     cores: Vec<Core>,
+    nodes: Vec<usize>,
 }
 
 impl Topology {
@@ -69,8 +82,24 @@ impl Topology {
         Ok(Self::from_hwloc(builder.build().map_err(|_| invalid())?))
     }
 
+    /// The machine in a file that hwloc's `lstopo machine.xml` wrote: for placement decisions in tests.
+    ///
+    /// # Errors
+    /// [`TopologyError::InvalidXml`].
+    pub fn from_xml(xml: &str) -> Result<Self, TopologyError> {
+        let invalid = |reason: String| TopologyError::InvalidXml { reason };
+        let builder = Hwloc::builder().from_xml(xml);
+        let builder = builder.map_err(|error| invalid(error.to_string()))?;
+        let hwloc = builder
+            .build()
+            .map_err(|error| invalid(error.to_string()))?;
+        Ok(Self::from_hwloc(hwloc))
+    }
+
     fn from_hwloc(hwloc: Hwloc) -> Self {
         let allowed: Vec<usize> = hwloc.allowed_cpuset().iter_set().map(usize::from).collect();
+        // A core whose own memory is not for us takes any that is.
+        let memory = hwloc.allowed_nodeset().first_set().map_or(0, usize::from);
         let mut cores: Vec<Core> = hwloc
             .objects_with_type(ObjectType::Core)
             .filter_map(|core| {
@@ -83,8 +112,16 @@ impl Topology {
                 let node = core
                     .nodeset()
                     .and_then(|nodes| nodes.first_set())
-                    .map_or(0, usize::from);
-                Some(Core { units, node })
+                    .map_or(memory, usize::from);
+                Some(Core {
+                    units,
+                    node,
+                    l3: core
+                        .first_ancestor_with_type(ObjectType::L3Cache)
+                        .map(TopologyObject::logical_index),
+                    efficiency: None,
+                    is_fast: true,
+                })
             })
             .filter(|core| !core.units.is_empty())
             .collect();
@@ -94,11 +131,27 @@ impl Topology {
                 .into_iter()
                 .map(|unit| Core {
                     units: vec![unit],
-                    node: 0,
+                    node: memory,
+                    l3: None,
+                    efficiency: None,
+                    is_fast: true,
                 })
                 .collect();
         }
-        Self { hwloc, cores }
+        classify(&hwloc, &mut cores);
+        let mut nodes: Vec<usize> = cores.iter().map(|core| core.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        Self {
+            hwloc,
+            cores,
+            nodes,
+        }
+    }
+
+    /// The memory nodes near usable cores, by their operating-system indices, ascending.
+    pub fn nodes(&self) -> &[usize] {
+        &self.nodes
     }
 
     /// The usable cores, in hwloc's order: neighbours share caches.
@@ -106,30 +159,87 @@ impl Topology {
         &self.cores
     }
 
-    /// The usable processing units in the order in which workers are bound to them: the first unit of every core, then
-    /// their siblings.
-    pub fn units(&self) -> impl Iterator<Item = usize> {
-        let depth = self.cores.iter().map(|core| core.units.len()).max();
-        (0..depth.unwrap_or(0)).flat_map(|turn| {
-            let cores = self.cores.iter();
-            cores.filter_map(move |core| core.units.get(turn).copied())
-        })
+    /// How many processing units are usable.
+    pub fn units(&self) -> usize {
+        self.cores.iter().map(|core| core.units.len()).sum()
     }
 
-    /// Binds the calling thread to one processing unit. Does nothing on a machine that is not this one, and nothing when
-    /// the system says no: a thread that floats is slower, not wrong.
-    pub fn bind_current_thread(&self, unit: usize) -> bool {
-        if !self.hwloc.is_this_system() {
+    /// The usable processing units near a memory node.
+    pub fn units_of(&self, node: usize) -> Vec<usize> {
+        let cores = self.cores.iter().filter(|core| core.node == node);
+        cores.flat_map(|core| core.units.iter().copied()).collect()
+    }
+
+    /// Binds the calling thread to processing units, any of which it may then run on, and tells whether it did. Does
+    /// nothing on a machine that is not this one, and nothing when the system says no: a thread that floats is slower,
+    /// not wrong.
+    pub fn bind_current_thread(&self, units: &[usize]) -> bool {
+        if !self.hwloc.is_this_system() || units.is_empty() {
             return false;
         }
-        let Ok(index) = unit.try_into() else {
+        let Some(cpuset) = bitmap(units) else {
             return false;
         };
-        let index: hwlocality::bitmap::BitmapIndex = index;
-        let cpuset = CpuSet::from(index);
         self.hwloc
-            .bind_cpu(&cpuset, CpuBindingFlags::THREAD)
+            .bind_cpu(&CpuSet::from(cpuset), CpuBindingFlags::THREAD)
             .is_ok()
+    }
+
+    /// Asks the system to take the pages of `bytes` that no one has touched yet from `nodes`: from the one, or from
+    /// several by turns. Tells whether it will; a machine that is not this one, a container that may not ask, and a
+    /// system that knows no such thing leave a page where it is first touched.
+    pub fn bind_memory(&self, bytes: &[u8], nodes: &[usize]) -> bool {
+        if !self.hwloc.is_this_system() || nodes.is_empty() {
+            return false;
+        }
+        let Some(nodeset) = bitmap(nodes) else {
+            return false;
+        };
+        let policy = match nodes {
+            [_] => MemoryBindingPolicy::Bind,
+            _ => MemoryBindingPolicy::Interleave,
+        };
+        let flags = MemoryBindingFlags::empty();
+        self.hwloc
+            .bind_memory_area(bytes, &NodeSet::from(nodeset), policy, flags)
+            .is_ok()
+    }
+}
+
+/// Those indices; `None` when one is beyond any machine.
+fn bitmap(indices: &[usize]) -> Option<Bitmap> {
+    let indices = indices.iter().map(|&index| BitmapIndex::try_from(index));
+    indices.collect::<Result<Bitmap, _>>().ok()
+}
+
+/// Fills in the efficiency classes, where the cores have several, and decides which are fast: where the maker names its
+/// fast cores, those; else all but the lowest class.
+fn classify(hwloc: &Hwloc, cores: &mut [Core]) {
+    let Ok(kinds) = hwloc.cpu_kinds() else {
+        return;
+    };
+    let kinds: Vec<CpuKind<'_>> = kinds.collect();
+    let of = |core: &Core| {
+        let unit = BitmapIndex::try_from(*core.units.first()?).ok()?;
+        kinds.iter().find(|kind| kind.cpuset.is_set(unit))
+    };
+    let is_named = |kind: &CpuKind<'_>| {
+        let mut infos = kind.infos.iter();
+        infos.any(|info| info.name() == c"CoreType" && info.value() == c"IntelCore")
+    };
+    let used: Vec<Option<&CpuKind<'_>>> = cores.iter().map(of).collect();
+    let lowest = used.iter().flatten().filter_map(|kind| kind.efficiency);
+    let (lowest, highest) = (lowest.clone().min(), lowest.max());
+    if lowest == highest {
+        return;
+    }
+    let named = used.iter().flatten().any(|kind| is_named(kind));
+    for (core, kind) in cores.iter_mut().zip(used) {
+        core.efficiency = kind.and_then(|kind| kind.efficiency);
+        core.is_fast = match kind {
+            Some(kind) if named => is_named(kind),
+            _ => core.efficiency != lowest,
+        };
     }
 }
 
@@ -140,69 +250,229 @@ fn unreadable(source: impl std::error::Error + Send + Sync + 'static) -> Topolog
 }
 
 #[cfg(test)]
-mod tests {
-    use hwlocality::topology::editor::RestrictFlags;
+pub(crate) mod tests {
+    use hwlocality::topology::{editor::RestrictFlags, export::xml::XMLExportFlags};
 
     use super::*;
 
-    fn units(machine: &Topology) -> Vec<usize> {
-        machine.units().collect()
+    fn synthetic(description: &str) -> Hwloc {
+        let builder = Hwloc::builder().from_synthetic(description).unwrap();
+        builder.build().unwrap()
+    }
+
+    fn cpuset(units: impl IntoIterator<Item = usize>) -> CpuSet {
+        let units: Vec<usize> = units.into_iter().collect();
+        CpuSet::from(bitmap(&units).unwrap())
+    }
+
+    /// A machine of which a cpuset or an affinity mask leaves only `units`.
+    pub fn restricted(description: &str, units: &[usize]) -> Topology {
+        let mut hwloc = synthetic(description);
+        let left = cpuset(units.iter().copied());
+        hwloc.edit(|editor| editor.restrict(&left, RestrictFlags::empty()).unwrap());
+        Topology::from_hwloc(hwloc)
+    }
+
+    /// Four fast cores of two units (0 to 7) and four slow ones of one unit (8, 10, 12, 14), through a file, as
+    /// `core_types` and efficiency classes tell them apart.
+    pub fn hybrid(core_types: [&str; 2]) -> Topology {
+        let mut hwloc = synthetic("l3:1 core:8 pu:2");
+        hwloc.edit(|editor| {
+            let all = cpuset((0..8).chain([8, 10, 12, 14]));
+            editor.restrict(&all, RestrictFlags::empty()).unwrap();
+            let slow = cpuset([8, 10, 12, 14]);
+            let [slow_type, fast_type] = core_types.map(|name| [("CoreType", name)]);
+            editor.register_cpu_kind(&slow, Some(0), slow_type).unwrap();
+            let fast = cpuset(0..8);
+            editor.register_cpu_kind(&fast, Some(1), fast_type).unwrap();
+        });
+        let xml = hwloc.export_xml(XMLExportFlags::empty()).unwrap();
+        Topology::from_xml(xml.as_str()).unwrap()
+    }
+
+    pub fn two_nodes_smt() -> Topology {
+        Topology::from_xml(include_str!("../tests/machines/two-nodes-smt.xml")).unwrap()
+    }
+
+    pub fn four_nodes() -> Topology {
+        Topology::from_xml(include_str!("../tests/machines/four-nodes.xml")).unwrap()
+    }
+
+    pub fn restricted_eight_nodes() -> Topology {
+        Topology::from_xml(include_str!("../tests/machines/restricted-eight-nodes.xml")).unwrap()
+    }
+
+    pub fn two_kinds_of_memory() -> Topology {
+        Topology::from_xml(include_str!("../tests/machines/two-kinds-of-memory.xml")).unwrap()
+    }
+
+    fn nodes(machine: &Topology) -> Vec<usize> {
+        machine.cores().iter().map(|core| core.node).collect()
     }
 
     #[test]
-    fn units_fill_cores_before_siblings() {
-        let machine = Topology::synthetic("numa:2 core:2 pu:2").unwrap();
-        assert_eq!(machine.cores().len(), 4);
-        assert_eq!(units(&machine), [0, 2, 4, 6, 1, 3, 5, 7]);
-        let nodes: Vec<_> = machine.cores().iter().map(|core| core.node).collect();
-        assert_eq!(nodes, [0, 0, 1, 1]);
+    fn siblings_nodes_and_caches_are_told_apart() {
+        let machine = Topology::synthetic("numa:2 l3:2 core:2 pu:2").unwrap();
+        assert_eq!((machine.cores().len(), machine.units()), (8, 16));
+        assert_eq!(machine.nodes(), [0, 1]);
+        assert_eq!(nodes(&machine), [0, 0, 0, 0, 1, 1, 1, 1]);
+        let l3: Vec<_> = machine.cores().iter().flat_map(|core| core.l3).collect();
+        assert_eq!(l3, [0, 0, 1, 1, 2, 2, 3, 3]);
+        assert_eq!(machine.cores()[3].units, [6, 7]);
+        assert!(
+            machine
+                .cores()
+                .iter()
+                .all(|core| core.is_fast && core.efficiency.is_none())
+        );
     }
 
     #[test]
-    fn four_nodes_and_one_core() {
-        let machine = Topology::synthetic("numa:4 l3:1 core:2 pu:1").unwrap();
-        let nodes: Vec<_> = machine.cores().iter().map(|core| core.node).collect();
-        assert_eq!(nodes, [0, 0, 1, 1, 2, 2, 3, 3]);
-        assert_eq!(units(&Topology::synthetic("pu:1").unwrap()), [0]);
+    fn one_core_is_a_machine() {
+        let machine = Topology::synthetic("pu:1").unwrap();
+        assert_eq!((machine.cores().len(), machine.units()), (1, 1));
+        assert_eq!((machine.nodes(), machine.cores()[0].l3), (&[0][..], None));
     }
 
     #[test]
     fn a_machine_that_shows_no_cores_has_one_for_each_unit() {
         let machine = Topology::synthetic("pack:1 pu:3").unwrap();
-        assert_eq!(machine.cores().len(), 3);
-        assert_eq!(units(&machine), [0, 1, 2]);
+        let units: Vec<_> = machine
+            .cores()
+            .iter()
+            .flat_map(|core| &core.units)
+            .collect();
+        assert_eq!(units, [&0, &1, &2]);
     }
 
-    /// As a cpuset or an affinity mask does: units 1, 2 and 6 of eight are left.
     #[test]
     fn a_restricted_machine_has_what_is_left() {
-        let mut hwloc = Hwloc::builder()
-            .from_synthetic("numa:2 core:2 pu:2")
-            .unwrap()
-            .build()
-            .unwrap();
-        let left: CpuSet = [1, 2, 6]
-            .into_iter()
-            .map(|unit| hwlocality::bitmap::BitmapIndex::try_from(unit).unwrap())
+        let machine = restricted("numa:2 core:2 pu:2", &[1, 2, 6]);
+        let left: Vec<_> = machine
+            .cores()
+            .iter()
+            .map(|core| (core.units.as_slice(), core.node))
             .collect();
-        hwloc.edit(|editor| editor.restrict(&left, RestrictFlags::empty()).unwrap());
+        assert_eq!(left, [(&[1][..], 0), (&[2], 0), (&[6], 1)]);
+    }
+
+    /// Two Xeons of eight cores and sixteen units.
+    #[test]
+    fn a_file_of_two_nodes_with_siblings() {
+        let machine = two_nodes_smt();
+        assert_eq!((machine.cores().len(), machine.units()), (16, 32));
+        assert_eq!(machine.nodes(), [0, 1]);
+        assert_eq!(nodes(&machine), [[0; 8], [1; 8]].concat());
+        let l3: Vec<_> = machine.cores().iter().flat_map(|core| core.l3).collect();
+        assert_eq!(l3, [[0; 8], [1; 8]].concat());
+    }
+
+    /// Two Xeons whose fourteen cores are two clusters each, without siblings.
+    #[test]
+    fn a_file_of_four_nodes() {
+        let machine = four_nodes();
+        assert_eq!((machine.cores().len(), machine.units()), (28, 28));
+        assert_eq!(machine.nodes(), [0, 1, 2, 3]);
+        for node in 0..4 {
+            let cores = machine.cores().iter().filter(|core| core.node == node);
+            assert_eq!(cores.count(), 7, "node {node}");
+        }
+    }
+
+    /// Eight Opterons, of which a cpuset leaves the processors of 0, 1, 2, 3, 6 and 7 in part and the memory of 1 to 5.
+    #[test]
+    fn a_file_of_a_cpuset_that_parts_cores_from_their_memory() {
+        let machine = restricted_eight_nodes();
+        let units: Vec<_> = machine
+            .cores()
+            .iter()
+            .flat_map(|core| &core.units)
+            .collect();
+        assert_eq!(units, [&0, &1, &2, &3, &5, &6, &12, &13, &14, &15]);
+        // The processors of 0, 6 and 7 have no memory of their own: they get the first that is allowed.
+        assert_eq!(nodes(&machine), [1, 1, 1, 1, 2, 3, 1, 1, 1, 1]);
+        assert_eq!(machine.nodes(), [1, 2, 3]);
+    }
+
+    /// Each of four clusters has plain memory (nodes 0 to 3) and a small fast one (4 to 7).
+    #[test]
+    fn a_file_with_two_kinds_of_memory_takes_the_plain_one() {
+        let machine = two_kinds_of_memory();
+        assert_eq!(machine.nodes(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn slow_cores_are_known_by_class_or_by_name() {
+        for core_types in [["little", "big"], ["IntelAtom", "IntelCore"]] {
+            let machine = hybrid(core_types);
+            let found: Vec<_> = machine
+                .cores()
+                .iter()
+                .map(|core| (core.units.len(), core.efficiency, core.is_fast))
+                .collect();
+            let (fast, slow) = ((2, Some(1), true), (1, Some(0), false));
+            assert_eq!(found, [[fast; 4], [slow; 4]].concat());
+        }
+    }
+
+    /// Three classes: two small units, one of a bigger core, one that its maker calls fast.
+    #[test]
+    fn of_three_classes_the_named_one_is_fast() {
+        let mut hwloc = synthetic("core:4 pu:1");
+        hwloc.edit(|editor| {
+            let kinds = [
+                (0..2, "IntelAtom"),
+                (2..3, "IntelAtom"),
+                (3..4, "IntelCore"),
+            ];
+            for (class, (units, name)) in kinds.into_iter().enumerate() {
+                let units = cpuset(units);
+                let infos = [("CoreType", name)];
+                editor
+                    .register_cpu_kind(&units, Some(class), infos)
+                    .unwrap();
+            }
+        });
         let machine = Topology::from_hwloc(hwloc);
-        let expected = [(vec![1], 0), (vec![2], 0), (vec![6], 1)];
-        let expected = expected.map(|(units, node)| Core { units, node });
-        assert_eq!(machine.cores(), expected);
-        assert_eq!(units(&machine), [1, 2, 6]);
+        let fast: Vec<_> = machine.cores().iter().map(|core| core.is_fast).collect();
+        assert_eq!(fast, [false, false, false, true]);
     }
 
     #[test]
-    fn binding_on_a_synthetic_machine_is_not_pretended() {
-        let machine = Topology::synthetic("core:2 pu:1").unwrap();
-        assert!(!machine.bind_current_thread(0));
+    fn binding_on_a_made_up_machine_is_not_pretended() {
+        let machine = Topology::synthetic("numa:2 core:2 pu:1").unwrap();
+        assert!(!machine.bind_current_thread(&[0]));
+        assert!(!machine.bind_memory(&[0; 4096], &[0]));
+    }
+
+    /// On this machine: the system is asked where the pages are.
+    #[test]
+    fn bound_memory_lies_where_it_should() {
+        let machine = Topology::detect().unwrap();
+        for &node in machine.nodes() {
+            let mut bytes = vec![0u8; 4 << 20];
+            if !machine.bind_memory(&bytes[4096..], &[node]) {
+                eprintln!("SKIPPED: this system does not let memory be bound");
+                return;
+            }
+            bytes.fill(1);
+            let flags = MemoryBindingFlags::empty();
+            let inside = &bytes[8192..bytes.len() - 8192];
+            let found: NodeSet = machine.hwloc.area_memory_location(inside, flags).unwrap();
+            let found: Vec<_> = found.iter_set().map(usize::from).collect();
+            assert_eq!(found, [node]);
+        }
     }
 
     #[test]
-    fn a_bad_description_is_a_typed_error() {
+    fn bad_descriptions_are_typed_errors() {
         let error = Topology::synthetic("two of everything").unwrap_err();
         assert_eq!(error.code(), "INVALID_ARGUMENT");
         assert!(error.to_string().contains("two of everything"), "{error}");
+        for xml in ["", "<topology>", "no machine", "a\0b"] {
+            let error = Topology::from_xml(xml).unwrap_err();
+            assert!(matches!(error, TopologyError::InvalidXml { .. }), "{xml}");
+            assert_eq!(error.code(), "INVALID_ARGUMENT");
+        }
     }
 }

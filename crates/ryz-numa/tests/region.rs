@@ -2,16 +2,18 @@
 
 // `allow-unwrap-in-tests` does not reach the helpers of a test.
 #![allow(clippy::unwrap_used)]
+// One group of workers is one range.
+#![allow(clippy::single_range_in_vec_init)]
 
-use std::{
-    collections::HashSet,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
 };
 
-use ryz_numa::{CpuBudget, Lease, Pinning, Placement, RegionError, WorkQueue};
+use ryz_numa::{
+    CpuBudget, Lease, LeaseOptions, Numa, Pinning, Placement, RegionError, Topology, WorkQueue,
+    execute_on_node,
+};
 
 /// More threads than any machine's cores are among these, so that parking is exercised.
 const THREADS: [usize; 6] = [1, 2, 3, 4, 7, 64];
@@ -323,19 +325,174 @@ fn bound_workers_are_where_the_placement_says() {
         return;
     }
     let lease = Lease::new(2, Pinning::Cores).unwrap();
-    let Placement::Bound { units } = lease.placement() else {
+    let Placement::Bound { spots } = lease.placement() else {
         panic!("{:?}", lease.placement());
     };
-    assert_eq!(units.iter().collect::<HashSet<_>>().len(), 2);
+    assert_ne!(spots[0].units, spots[1].units);
     lease
-        .run(|worker| {
-            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-            let allowed = status
-                .lines()
-                .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-            assert_eq!(allowed.unwrap().trim(), units[worker.index()].to_string());
+        .run(|worker| assert_eq!(own_units(), spots[worker.index()].units))
+        .unwrap();
+}
+
+/// The processing units on which the calling thread may run, as the system lists them: `0-2,5`.
+#[cfg(target_os = "linux")]
+fn own_units() -> Vec<usize> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let allowed = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let ranges = allowed.unwrap().trim().split(',').map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        first.parse::<usize>().unwrap()..=last.parse().unwrap()
+    });
+    ranges.flatten().collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_task_runs_on_the_node_that_was_asked_for() {
+    let machine = Topology::detect().unwrap();
+    for &node in machine.nodes() {
+        let (units, name) = execute_on_node(node, || {
+            (
+                own_units(),
+                std::thread::current().name().map(str::to_owned),
+            )
         })
         .unwrap();
+        assert_eq!(units, machine.units_of(node));
+        assert!(name.unwrap().starts_with("ryzanstein-"));
+    }
+}
+
+#[test]
+fn tasks_fail_by_type() {
+    let machine = Topology::detect().unwrap();
+    let node = machine.nodes()[0];
+    let error = execute_on_node(usize::MAX, || ()).unwrap_err();
+    assert_eq!(error.code(), "INVALID_ARGUMENT");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "node: expected one of {:?}, got {}",
+            machine.nodes(),
+            usize::MAX
+        )
+    );
+    let error = execute_on_node(node, || -> usize { panic!("on purpose") }).unwrap_err();
+    assert!(
+        matches!(error, RegionError::WorkerPanicked { ref message, .. } if message == "on purpose")
+    );
+    assert!(matches!(
+        execute_on_node(node, || execute_on_node(node, || ())),
+        Ok(Err(RegionError::Nested))
+    ));
+    assert_eq!(execute_on_node(node, || 7).unwrap(), 7);
+}
+
+/// Leases on machines of several nodes, whose threads this machine runs as it likes.
+fn made_up(machine: &str, threads: usize, options: LeaseOptions) -> Lease {
+    let machine = Topology::synthetic(machine).unwrap();
+    let threads = Some(threads);
+    Lease::on(machine, LeaseOptions { threads, ..options }).unwrap()
+}
+
+#[test]
+fn a_region_covers_the_pools_of_all_nodes() {
+    for (machine, threads, groups) in [
+        ("numa:2 core:2 pu:1", 4, vec![0..2, 2..4]),
+        ("numa:4 core:2 pu:1", 7, vec![0..2, 2..4, 4..6, 6..7]),
+        ("numa:2 core:4 pu:1", 3, vec![0..3]),
+        ("numa:1 core:4 pu:1", 4, vec![0..4]),
+    ] {
+        let lease = made_up(machine, threads, LeaseOptions::default());
+        assert_eq!(lease.groups(), groups);
+        let nodes: Vec<_> = (0..groups.len()).collect();
+        let bound: &[usize] = if nodes.len() > 1 { &nodes } else { &[] };
+        assert_eq!(lease.memory_nodes(), bound);
+        for _ in 0..20 {
+            assert_usable(&lease);
+        }
+        let cells: Vec<_> = (0..threads).map(|_| AtomicUsize::new(0)).collect();
+        lease
+            .run(|worker| {
+                for round in 1..=20 {
+                    cells[worker.index()].store(round, Relaxed);
+                    worker.barrier().unwrap();
+                    assert!(cells.iter().all(|cell| cell.load(Relaxed) == round));
+                    worker.barrier().unwrap();
+                }
+            })
+            .unwrap();
+        let error = lease.run(|worker| {
+            assert!(worker.index() != 0, "on purpose");
+            while worker.barrier().is_ok() {}
+        });
+        assert!(matches!(
+            error,
+            Err(RegionError::WorkerPanicked { worker: 0, .. })
+        ));
+        assert_usable(&lease);
+    }
+}
+
+#[test]
+fn the_rows_of_a_group_are_those_its_workers_compute() {
+    let lease = made_up("numa:4 core:2 pu:1", 7, LeaseOptions::default());
+    for rows in [0, 1, 15, 16, 100, 2560] {
+        let mut next = 0;
+        for group in lease.groups() {
+            let own = lease.rows_of(&group, rows, 16);
+            assert_eq!(own.start, next);
+            next = own.end;
+            let shares = group.map(|worker| ryz_numa::split(rows, 16, worker, 7));
+            assert_eq!(shares.map(|share| share.len()).sum::<usize>(), own.len());
+        }
+        assert_eq!(next, rows);
+    }
+}
+
+#[test]
+fn options_choose_what_is_done_about_nodes() {
+    let numa = |numa| LeaseOptions {
+        numa,
+        ..LeaseOptions::default()
+    };
+    let machine = "numa:2 core:2 pu:1";
+    let by_turns = made_up(machine, 4, numa(Numa::Interleave));
+    assert_eq!(
+        (by_turns.groups(), by_turns.memory_nodes()),
+        (vec![0..4], &[0, 1][..])
+    );
+    let off = made_up(machine, 4, numa(Numa::Off));
+    assert_eq!((off.groups(), off.memory_nodes()), (vec![0..4], &[][..]));
+    let floating = LeaseOptions {
+        pinning: Pinning::Off,
+        ..LeaseOptions::default()
+    };
+    assert!(made_up(machine, 4, floating).memory_nodes().is_empty());
+    let node = Some(1);
+    let options = LeaseOptions {
+        node,
+        ..LeaseOptions::default()
+    };
+    let one = made_up(machine, 1, options);
+    let Placement::Bound { spots } = one.placement() else {
+        panic!("{:?}", one.placement());
+    };
+    assert_eq!((spots.len(), spots[0].node), (1, 1));
+    for lease in [by_turns, off, one] {
+        assert_usable(&lease);
+        // A machine that is not this one gets no memory.
+        assert_eq!(lease.place_rows(&vec![0; 1 << 20], 1 << 10, 16), 0);
+    }
+}
+
+#[test]
+fn threads_by_default_are_the_fast_cores_within_the_quota() {
+    let lease = Lease::with(LeaseOptions::default()).unwrap();
+    assert_eq!(lease.threads(), ryz_numa::default_threads());
+    assert_usable(&lease);
 }
 
 #[test]
