@@ -203,6 +203,15 @@ struct Met {
     bytes: u64,
 }
 
+impl Met {
+    /// Pays for so many bytes more: of many short texts, too, each of which alone would cost nothing.
+    fn pay(&mut self, state: &State<'_, '_>, bytes: u64) -> Result<(), Error> {
+        let paid = self.bytes / BYTES_PER_FUEL;
+        self.bytes += bytes;
+        state.consume_fuel(self.bytes / BYTES_PER_FUEL - paid)
+    }
+}
+
 /// Pays for a value and everything in it, as often as it is in it.
 fn walk(state: &State<'_, '_>, value: &Value) -> Result<Met, Error> {
     let mut met = Met::default();
@@ -223,12 +232,10 @@ fn visit(state: &State<'_, '_>, value: &Value, depth: usize, met: &mut Met) -> R
         state.consume_fuel(1)?;
     }
     if let Some(text) = value.as_str() {
-        met.bytes += text.len() as u64;
-        return state.consume_fuel(text.len() as u64 / BYTES_PER_FUEL);
+        return met.pay(state, text.len() as u64);
     }
     if value.as_object().is_none() {
-        met.bytes += 24;
-        return Ok(());
+        return met.pay(state, 24);
     }
     let kind = value.kind();
     if !matches!(kind, ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
