@@ -36,5 +36,5 @@ if [ -d "$set" ]; then
 fi
 
 for target in $targets; do
-  cargo fuzz run "$target" -- -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=20 -max_len=400000 -print_final_stats=1
+  cargo fuzz run "$target" -- -max_total_time="$seconds" -rss_limit_mb=2048 -timeout=40 -max_len=400000 -print_final_stats=1
 done
