@@ -11,6 +11,7 @@ mod estimate;
 mod forward;
 mod hooks;
 mod load;
+mod place;
 mod rope;
 mod run_state;
 mod source;

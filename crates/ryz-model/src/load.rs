@@ -24,6 +24,7 @@ use ryz_tmac::{AlignedVec, Arena, BufferKind};
 
 use crate::{
     ModelError, ModelSource,
+    place::{Reservations, Reserved},
     rope::RopeAngles,
     weights::{LayerWeights, Projection, Weights},
 };
@@ -144,11 +145,13 @@ impl Model {
         let activations = options
             .activations
             .unwrap_or(Activations::default_for(config.architecture));
-        let loader = Loader {
+        let mut loader = Loader {
             source,
             kernels: options.kernels,
             arena,
+            reserved: Reservations::default(),
         };
+        loader.reserve(lease)?;
         let linears = loader.linears(lease, progress)?;
         let weights = loader.assemble(&config, activations, linears)?;
         let factors = loader.vector("rope_freqs.weight")?;
@@ -233,12 +236,74 @@ struct Loader<'a> {
     source: &'a ModelSource,
     kernels: Kernels,
     arena: &'a Arena,
+    /// Memory on the nodes whose threads will read it; on most machines there is one node, and nothing here.
+    reserved: Reservations,
 }
 
 /// Matrices by tensor index of the source.
 type Linears = Vec<Option<Linear>>;
 
 impl Loader<'_> {
+    /// Takes the memory of all matrices at once, where it matters on which node it lies.
+    fn reserve(&mut self, lease: &Lease) -> Result<(), ModelError> {
+        if lease.memory_nodes().is_empty() {
+            return Ok(());
+        }
+        let config = self.source.config();
+        let mut reserved = Vec::new();
+        for expected in config.expected_tensors() {
+            let Some(tensor) = self.source.tensor(&expected.name) else {
+                continue;
+            };
+            let matrix = match expected.role {
+                TensorRole::Vector => continue,
+                role if is_master(config, role) => {
+                    Reserved::Ternary(self.packer(tensor, DType::HfPacked)?)
+                }
+                _ if tensor.dtype.is_ternary() => {
+                    Reserved::Ternary(self.packer(tensor, tensor.dtype)?)
+                }
+                _ => {
+                    let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
+                    Reserved::Dense(self.arena.allocate(bytes, BufferKind::Weights)?)
+                }
+            };
+            reserved.push((tensor.name.clone(), tensor.rows, matrix));
+        }
+        self.reserved = Reservations::place(lease, reserved)?;
+        Ok(())
+    }
+
+    /// The memory that a ternary matrix of `dtype` is packed into.
+    fn packer(&self, tensor: &TensorInfo, dtype: DType) -> Result<TernaryPacker, ModelError> {
+        if let Some(Reserved::Ternary(packer)) = self.reserved.take(&tensor.name) {
+            return Ok(packer);
+        }
+        let (name, rows, cols) = (&tensor.name, tensor.rows, tensor.cols);
+        let packer = TernaryPacker::new(name, dtype, rows, cols, self.kernels, self.arena);
+        packer.map_err(|source| ModelError::Tensor {
+            path: self.source.file_of(tensor).path().to_owned(),
+            source,
+        })
+    }
+
+    /// Packs a matrix that is there as a whole.
+    fn pack_whole(
+        &self,
+        tensor: &TensorInfo,
+        view: &TensorView<'_>,
+    ) -> Result<PackedTernary, ModelError> {
+        let at = |source| ModelError::Tensor {
+            path: self.source.file_of(tensor).path().to_owned(),
+            source,
+        };
+        let mut packer = self.packer(tensor, view.dtype())?;
+        for mut chunk in packer.chunks(view.rows().next_multiple_of(ROW_TILE)) {
+            chunk.pack(view).map_err(at)?;
+        }
+        packer.finish(self.arena).map_err(at)
+    }
+
     /// Reads all matrices; workers take tensors from a queue.
     fn linears(
         &self,
@@ -334,7 +399,13 @@ impl Loader<'_> {
         };
         let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
         if !tensor.dtype.is_ternary() {
-            let blocks = file.read_range(tensor.offset, bytes, self.arena, BufferKind::Weights)?;
+            let blocks = match self.reserved.take(&tensor.name) {
+                Some(Reserved::Dense(mut blocks)) => {
+                    file.read_at(tensor.offset, blocks.as_bytes_mut())?;
+                    blocks
+                }
+                _ => file.read_range(tensor.offset, bytes, self.arena, BufferKind::Weights)?,
+            };
             let weight = DenseWeight::new(
                 &tensor.name,
                 tensor.dtype,
@@ -362,8 +433,7 @@ impl Loader<'_> {
                 1.0,
             );
             let view = scaled.map_err(malformed)?;
-            let packed = PackedTernary::pack(&view, self.kernels, self.arena).map_err(at)?;
-            return Ok(Linear::Ternary(packed));
+            return Ok(Linear::Ternary(self.pack_whole(tensor, &view)?));
         };
         let mut scale = 1.0;
         if tensor.dtype.has_tensor_scale() {
@@ -372,15 +442,7 @@ impl Loader<'_> {
             file.read_at(tensor.offset + tail_at, &mut tail)?;
             scale = f32::from_le_bytes(tail);
         }
-        let packer = TernaryPacker::new(
-            &tensor.name,
-            tensor.dtype,
-            tensor.rows,
-            tensor.cols,
-            self.kernels,
-            self.arena,
-        );
-        let mut packer = packer.map_err(at)?;
+        let mut packer = self.packer(tensor, tensor.dtype)?;
         let rows = stage_rows(usize::MAX, row_bytes);
         let staged_rows = stage_rows(tensor.rows, row_bytes);
         let mut staged = self
@@ -413,16 +475,8 @@ impl Loader<'_> {
             path: file.path().to_owned(),
             source,
         };
-        let (name, dtype) = (&tensor.name, tensor.dtype);
-        let packer = TernaryPacker::new(
-            name,
-            dtype,
-            tensor.rows,
-            tensor.cols,
-            self.kernels,
-            self.arena,
-        );
-        let mut packer = packer.map_err(at)?;
+        let dtype = tensor.dtype;
+        let mut packer = self.packer(tensor, dtype)?;
         let (lines, scales) = packer.prepacked_mut();
         file.read_at(tensor.offset, lines)?;
         let after = tensor.offset + lines.len() as u64;
@@ -475,13 +529,7 @@ impl Loader<'_> {
             path: path(),
             source,
         })?;
-        let packed = PackedTernary::pack(&view, self.kernels, self.arena);
-        Ok(Linear::Ternary(packed.map_err(|source| {
-            ModelError::Tensor {
-                path: path(),
-                source,
-            }
-        })?))
+        Ok(Linear::Ternary(self.pack_whole(tensor, &view)?))
     }
 
     /// Reads a vector of floats; `None` when the model has none of that name.

@@ -18,8 +18,11 @@ fn supported() -> impl Iterator<Item = Level> {
     })
 }
 
+/// Machines of several memory nodes, whose weights are placed and whose threads are pools of their own.
+const MACHINES: [(&str, usize); 2] = [("numa:2 core:2 pu:1", 3), ("numa:4 core:1 pu:1", 4)];
+
 #[test]
-fn logits_do_not_depend_on_level_threads_or_chunks() {
+fn logits_do_not_depend_on_level_threads_nodes_or_chunks() {
     let folder = &reference_folders()[0];
     let mut compared = 0;
     for (_, golden) in Golden::all(folder) {
@@ -33,6 +36,7 @@ fn logits_do_not_depend_on_level_threads_or_chunks() {
                         level: Level::Scalar,
                         threads: 1,
                         chunk: 64,
+                        machine: None,
                     };
                     let expected = Runner::load(&file, base).logits(&prompt);
                     let others = supported()
@@ -47,6 +51,12 @@ fn logits_do_not_depend_on_level_threads_or_chunks() {
                             level: Level::detect(),
                             threads: 2,
                             ..base
+                        }))
+                        .chain(MACHINES.map(|(machine, threads)| Setup {
+                            machine: Some(machine),
+                            threads,
+                            level: Level::detect(),
+                            ..base
                         }));
                     for setup in others {
                         let got = Runner::load(&file, setup).logits(&prompt);
@@ -57,11 +67,12 @@ fn logits_do_not_depend_on_level_threads_or_chunks() {
                                 .all(|(a, b)| a.to_bits() == b.to_bits());
                             assert!(
                                 same,
-                                "{} {activations} {kv} {} threads {} chunk {}: position {position} differs",
+                                "{} {activations} {kv} {} threads {} chunk {} on {:?}: position {position} differs",
                                 file.display(),
                                 setup.level,
                                 setup.threads,
-                                setup.chunk
+                                setup.chunk,
+                                setup.machine
                             );
                         }
                         compared += 1;

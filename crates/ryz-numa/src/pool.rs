@@ -193,7 +193,7 @@ impl Lease {
             ..split(rows, granule, last, self.threads).end
     }
 
-    /// Asks for the memory of a matrix of `rows` rows, before anyone touches it: each group's rows on its own node, or all
+    /// Asks for the memory of a matrix, `rows` stretches of equal size, before anyone touches it: each group's rows on its own node, or all
     /// pages by turns. Tells on how many stretches the system agreed: where it does not, pages lie where they are first
     /// touched. With one memory node it does nothing.
     pub fn place_rows(&self, bytes: &[u8], rows: usize, granule: usize) -> usize {
@@ -206,12 +206,11 @@ impl Lease {
                 usize::from(topology.bind_memory(whole_pages(bytes), nodes))
             }
             Some(Memory::Near { topology, nodes }) => {
-                let tiles = rows.div_ceil(granule.max(1)).max(1);
-                let at = |row: usize| bytes.len() / tiles * row.div_ceil(granule.max(1));
+                let row_bytes = bytes.len() / rows.max(1);
                 let groups = self.groups();
                 let parts = groups.iter().zip(nodes).filter(|(group, node)| {
                     let own = self.rows_of(group, rows, granule);
-                    let own = whole_pages(&bytes[at(own.start)..at(own.end)]);
+                    let own = whole_pages(&bytes[own.start * row_bytes..own.end * row_bytes]);
                     !own.is_empty() && topology.bind_memory(own, &[**node])
                 });
                 parts.count()
@@ -301,6 +300,20 @@ impl Lease {
             Some(_) if rayon::current_thread_index().is_some() => Err(RegionError::Nested),
             Some((pool, _)) => pool.threads.install(task),
         }
+    }
+}
+
+impl LeaseOptions {
+    /// How many threads a lease of this machine would have.
+    ///
+    /// # Errors
+    /// As [`Lease::with`].
+    pub fn threads(&self) -> Result<usize, RegionError> {
+        if let (Some(threads @ 1..=MAX_THREADS), None) = (self.threads, self.node) {
+            return Ok(threads);
+        }
+        let (budget, topology) = CpuBudget::detect_with_topology();
+        Ok(threads_of(self, topology.as_ref(), &budget)?.unwrap_or(1))
     }
 }
 

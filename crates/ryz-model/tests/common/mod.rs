@@ -12,7 +12,7 @@ use std::{
 use ryz_kernels::{Kernels, Level};
 use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{Activations, BatchSequence, LoadOptions, Model, ModelSource, Outputs, RunState};
-use ryz_numa::{Lease, Pinning};
+use ryz_numa::{Lease, LeaseOptions, Pinning, Topology};
 use ryz_tmac::{Arena, ArenaConfig};
 use serde_json::Value;
 
@@ -44,6 +44,8 @@ pub struct Setup {
     pub threads: usize,
     /// The most tokens of one step.
     pub chunk: usize,
+    /// A made-up machine, in hwloc's synthetic form, on which the threads are placed.
+    pub machine: Option<&'static str>,
 }
 
 impl Setup {
@@ -54,6 +56,7 @@ impl Setup {
             level: Level::detect(),
             threads: 2,
             chunk: 512,
+            machine: None,
         }
     }
 }
@@ -71,7 +74,18 @@ pub struct Runner {
 impl Runner {
     pub fn load(path: &Path, setup: Setup) -> Self {
         let arena = Arena::new(ArenaConfig::default());
-        let lease = Lease::new(setup.threads, Pinning::Off).unwrap();
+        let lease = match setup.machine {
+            None => Lease::new(setup.threads, Pinning::Off).unwrap(),
+            Some(machine) => {
+                let options = LeaseOptions {
+                    threads: Some(setup.threads),
+                    ..LeaseOptions::default()
+                };
+                let lease = Lease::on(Topology::synthetic(machine).unwrap(), options).unwrap();
+                assert!(lease.memory_nodes().len() > 1, "{machine} is one node");
+                lease
+            }
+        };
         let source = ModelSource::open(path).unwrap();
         let kernels = Kernels::new(setup.level).unwrap();
         let options = LoadOptions {
