@@ -80,6 +80,7 @@ export type {
   ProfilePhase,
   ProfilingOptions,
 } from "./src/profile.js";
+export { type BuiltInQuantizer, type QuantizedTensor, type Quantizer, setQuantizer } from "./src/quantizer.js";
 export type {
   Dry,
   DynamicTemperature,

@@ -1,6 +1,7 @@
 /** Every example runs, as its user would run it, and says what it promises. */
 
-import { readdirSync } from "node:fs";
+import { mkdtempSync, readdirSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { defaultModelPath } from "ryzanstein";
 import { expect, test } from "vitest";
@@ -15,6 +16,10 @@ const EXPECTED: Record<string, { args: () => string[]; stdout: RegExp }> = {
   "chat.cjs": { args: () => [withChatTemplate(fixture("b158-v1-tq2_0.gguf"), CHAT), "Hello"], stdout: /\n$/ },
   "operator.mjs": { args: () => [MODEL], stdout: /layer 0: \d+\.\d\d\n[\s\S]*layer 5: \d/ },
   "profiler.mjs": { args: () => [MODEL], stdout: /^[\w-]+: \d+\.\d\d ms\n/ },
+  "quantizer.mjs": {
+    args: () => [fixture("llamadense-v-q4_0.gguf"), join(mkdtempSync(join(tmpdir(), "ryz-")), "ternary.gguf")],
+    stdout: /^blk\.0\.attn_q\.weight: 5\d % zeros, cosine 0\.\d+$/m,
+  },
   "stream.mjs": { args: () => [MODEL], stdout: /\w+ \w+/ },
 };
 

@@ -11,6 +11,13 @@ import {
   native,
 } from "./native.js";
 import { promised } from "./promised.js";
+import {
+  type BuiltInQuantizer,
+  checkQuantizer,
+  currentQuantizer,
+  nativeQuantizer,
+  type Quantizer,
+} from "./quantizer.js";
 import { defined, OptionReader, pathOf } from "./validate.js";
 
 /** The forms of ternary weights in GGUF, by the names that `inspectModel` has for them. */
@@ -60,6 +67,12 @@ export interface ConvertOptions {
    * @defaultValue `absmean`
    */
   readonly floatWeights?: FloatWeights | undefined;
+  /**
+   * Makes linear layers that are not ternary ternary, in place of `floatWeights`. It sees whole tensors; a form that cannot hold
+   * its scales is an error (`I2_S` holds one a tensor, blocks of 256 one each).
+   * @defaultValue what `setQuantizer` set, if anything
+   */
+  readonly quantizer?: Quantizer | BuiltInQuantizer | undefined;
   /**
    * Scales that the fp16 in a block cannot hold: `separate` puts them in fp32 into a tensor beside the weights, as
    * llama.cpp's files of BitNet models have it; `round` rounds them.
@@ -158,10 +171,13 @@ function checkOptions(options: unknown) {
     tokenizer: read.boolean("tokenizer") ?? true,
     name: name === undefined ? undefined : read.strings("name", 1)?.[0],
   } as NativeConvertSettings);
+  const given = read.any("quantizer");
+  const quantizer = given === undefined ? currentQuantizer() : checkQuantizer("quantizer", given);
+  if (typeof quantizer === "string") settings.quantizer = quantizer;
   const onProgress = read.callback("onProgress") as ConvertOptions["onProgress"];
   const signal = read.signal();
   read.done();
-  return { settings, onProgress, signal };
+  return { settings, onProgress, signal, quantizer: typeof quantizer === "object" ? quantizer : undefined };
 }
 
 /**
@@ -180,11 +196,15 @@ export async function convert(
   options?: ConvertOptions,
 ): Promise<Conversion> {
   const [from, to] = [pathOf("source", source), pathOf("target", target)];
-  const { settings, onProgress, signal } = checkOptions(options);
+  const { settings, onProgress, signal, quantizer } = checkOptions(options);
   signal?.throwIfAborted();
+  const own = quantizer && nativeQuantizer(quantizer);
   let handle: NativeCancel | undefined;
   let thrown: { readonly error: unknown } | undefined;
-  const cancel = (): void => handle?.cancel();
+  const cancel = (): void => {
+    handle?.cancel();
+    own?.close();
+  };
   const report = (step: NativeConvertStep): void => {
     if (onProgress === undefined || thrown !== undefined || signal?.aborted) return;
     try {
@@ -197,7 +217,7 @@ export async function convert(
   signal?.addEventListener("abort", cancel);
   try {
     const conversion = await promised<NativeConversion>((done) => {
-      handle = native().convertModel(from, to, settings, onProgress !== undefined, (failure, finished, step) => {
+      handle = native().convertModel(from, to, settings, onProgress !== undefined, own, (failure, finished, step) => {
         if (step === null) done(failure, finished);
         else report(step);
       });
@@ -207,10 +227,13 @@ export async function convert(
     return conversionOf(conversion);
   } catch (error) {
     if (thrown !== undefined) throw thrown.error;
-    if (RyzansteinError.isInstance(error) && error.code === "ABORTED") signal?.throwIfAborted();
+    // A quantiser that was given up because of the abort is no failure of its own.
+    const code = RyzansteinError.isInstance(error) ? error.code : undefined;
+    if (code === "ABORTED" || code === "QUANTIZER_FAILED") signal?.throwIfAborted();
     throw error;
   } finally {
     signal?.removeEventListener("abort", cancel);
+    own?.close();
   }
 }
 

@@ -40,6 +40,8 @@ export type ErrorCode =
   | "ABORTED"
   /** An operator of the program threw, gave a wrong result, or did not answer in time. */
   | "OPERATOR_FAILED"
+  /** A quantiser of the program threw, or gave what is not ternary. */
+  | "QUANTIZER_FAILED"
   /** The chat session's last turn has not ended. */
   | "BUSY"
   /** The engine has been disposed of. */

@@ -234,6 +234,7 @@ export interface NativeConvertSettings {
   overwrite: boolean;
   tokenizer: boolean;
   name?: string;
+  quantizer?: string;
 }
 
 export interface NativeConvertStep {
@@ -264,6 +265,19 @@ export interface NativeConversion {
   tensors: NativeConvertedTensor[];
   dropped: string[];
   tokenizerNotes: string[];
+}
+
+export interface NativeQuantizeCall {
+  id: number;
+  tensor: string;
+  rows: number;
+  columns: number;
+  weights: Float32Array;
+}
+
+export interface NativeQuantizer {
+  answer(id: number, codes: Int8Array | null, scales: Float32Array | null, error?: string): void;
+  close(): void;
 }
 
 export interface NativeTrainSettings {
@@ -320,6 +334,7 @@ export interface NativeCpuInfo {
 
 export interface NativeBinding {
   version(): string;
+  NativeQuantizer: new (name: string, onCall: (call: NativeQuantizeCall) => void) => NativeQuantizer;
   cpuInfo(): NativeCpuInfo;
   profilePhases(): string[];
   /** Calls back with progress any number of times, if asked to, and then once with a failure or an engine. */
@@ -335,6 +350,7 @@ export interface NativeBinding {
     target: string,
     settings: NativeConvertSettings,
     withProgress: boolean,
+    quantizer: NativeQuantizer | undefined,
     onMessage: (
       failure: NativeFailure | null,
       conversion: NativeConversion | null,

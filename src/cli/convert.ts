@@ -8,11 +8,15 @@ import {
   TERNARY_TYPES,
   type TernaryType,
 } from "../convert.js";
+import { BUILT_IN_QUANTIZERS } from "../quantizer.js";
 import { interruptible, printJson } from "./run.js";
 import { bytes, print, StatusLine, table } from "./terminal.js";
 
 interface Flags
-  extends Pick<ConvertOptions, "embeddings" | "floatWeights" | "inexactScales" | "prepack" | "name" | "tokenizer"> {
+  extends Pick<
+    ConvertOptions,
+    "embeddings" | "floatWeights" | "quantizer" | "inexactScales" | "prepack" | "name" | "tokenizer"
+  > {
   readonly model: string;
   readonly output: string;
   readonly type: TernaryType;
@@ -42,6 +46,11 @@ export function addConvert(program: Command): void {
     .addOption(
       new Option("--float-weights <rule>", "layers that are not ternary (default: absmean)").choices([
         ...FLOAT_WEIGHTS,
+      ]),
+    )
+    .addOption(
+      new Option("--quantizer <name>", "how such layers become ternary, instead of --float-weights").choices([
+        ...BUILT_IN_QUANTIZERS,
       ]),
     )
     .addOption(

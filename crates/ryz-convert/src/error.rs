@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use ryz_format::{DType, FormatError};
+use ryz_format::{DType, FormatError, QuantizeError};
 use ryz_tmac::MemoryError;
 use ryz_tokenizer::TokenizerError;
 
@@ -55,6 +55,9 @@ pub enum ConvertError {
         /// What it was.
         got: String,
     },
+    /// The quantiser failed, or what it gave cannot be.
+    #[error(transparent)]
+    Quantizer(#[from] QuantizeError),
     /// The target is there already and was not to be replaced.
     #[error("{}: exists already", path.display())]
     TargetExists {
@@ -171,6 +174,7 @@ impl ConvertError {
         match self {
             Self::Format { source, .. } => source.code(),
             Self::Read(error) => error.code(),
+            Self::Quantizer(error) => error.code(),
             Self::Tokenizer { source, .. } => source.code(),
             Self::TooManyTokens { .. } => "INVALID_TOKENIZER",
             Self::BadCode { .. } | Self::NotFinite { .. } => "INVALID_FILE",

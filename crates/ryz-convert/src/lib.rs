@@ -119,6 +119,7 @@ pub fn convert(
             source: &source,
             body: &mut body,
             progress: &mut progress,
+            quantizer: options.quantizer.as_ref(),
             failed: &failed,
         };
         tensors.push(writer.tensor(output)?);

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use ryz_format::DType;
+use ryz_format::{DType, SharedQuantizer};
 
 use crate::ConvertError;
 
@@ -171,6 +171,9 @@ pub struct ConvertOptions {
     pub embeddings: EmbeddingForm,
     /// Linear layers that are not ternary. Default: [`FloatWeights::AbsmeanTensor`].
     pub float_weights: FloatWeights,
+    /// Quantises linear layers that are not ternary, instead of `float_weights`. It sees one whole tensor at a time.
+    /// Default: none.
+    pub quantizer: Option<SharedQuantizer>,
     /// Scales that are no fp16 numbers. Default: [`InexactScales::Separate`].
     pub inexact_scales: InexactScales,
     /// Whether the weights of the form are laid out as the kernels read them (`docs/prepacked.md`), with that form's
@@ -197,6 +200,7 @@ impl ConvertOptions {
             form,
             embeddings: EmbeddingForm::default(),
             float_weights: FloatWeights::default(),
+            quantizer: None,
             inexact_scales: InexactScales::default(),
             prepack: false,
             overwrite: false,

@@ -73,6 +73,8 @@ pub(crate) enum Codes {
     Absmean(Absmean),
     /// The absmean rule over each block.
     AbsmeanBlocks,
+    /// The quantiser of the options, which gives the scales, too.
+    Quantizer,
 }
 
 /// Where scales come from.
@@ -315,6 +317,9 @@ impl<'a> Planner<'a> {
                 tensor_scale(Codes::Signs, Method::Recognized, scale, true)
             }
             (Some(Exactly::Blocks), _) => blocks(Codes::Signs, Method::Recognized, true),
+            (None, _) if self.options.quantizer.is_some() => {
+                blocks(Codes::Quantizer, Method::Quantized, false)
+            }
             (None, FloatWeights::Keep) => Ok(None),
             (None, FloatWeights::Refuse) => Err(ConvertError::NotTernary {
                 name: tensor.name.clone(),

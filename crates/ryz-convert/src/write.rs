@@ -3,7 +3,10 @@
 use std::io::Write;
 
 use half::f16;
-use ryz_format::{DType, FormatError, GgufBody, TensorInfo, decode, encode};
+use ryz_format::{
+    DType, FormatError, GgufBody, QuantizeError, Quantized, ScaleGroup, SharedQuantizer,
+    TensorInfo, decode, encode,
+};
 
 use crate::{
     ConvertError, Method, TensorReport,
@@ -21,6 +24,8 @@ pub(crate) struct Writer<'s, 'b, 'c, W: Write> {
     pub(crate) source: &'s Source,
     pub(crate) body: &'b mut GgufBody<W>,
     pub(crate) progress: &'b mut Progress<'c>,
+    /// What quantises [`Codes::Quantizer`].
+    pub(crate) quantizer: Option<&'s SharedQuantizer>,
     /// Makes a fault of writing ours.
     pub(crate) failed: &'s dyn Fn(FormatError) -> ConvertError,
 }
@@ -144,13 +149,23 @@ impl<W: Write> Writer<'_, '_, '_, W> {
 
     fn ternary(&mut self, output: &Output<'_>, ternary: &Ternary) -> Result<Counts, ConvertError> {
         let tensor = from(output);
-        let whole = match ternary.scale {
+        let mut whole = match ternary.scale {
             Scale::Tensor(scale) => Some(scale),
             Scale::Blocks => None,
         };
         let mut rows = Rows::new(self.source, tensor, 1.0);
         let cols = tensor.cols;
+        let quantized = match (ternary.codes, self.quantizer) {
+            (Codes::Quantizer, Some(quantizer)) => Some(quantize(quantizer, &mut rows)?),
+            _ => None,
+        };
+        if let Some((quantized, group)) = &quantized
+            && output.dtype == DType::I2S
+        {
+            whole = Some(only_scale(tensor, quantized, *group)?);
+        }
         let mut row_maker = RowMaker::new(ternary.codes, whole, output.dtype, &rows);
+        row_maker.quantized = quantized;
         // Masters are rounded by their own rule: how far that is from them is worth knowing all the same.
         let mut sums =
             (!ternary.lossless || output.method == Method::Quantized).then(ErrorSums::default);
@@ -162,7 +177,7 @@ impl<W: Write> Writer<'_, '_, '_, W> {
             rows.read(chunk.clone())?;
             bytes.clear();
             for row in chunk.clone() {
-                row_maker.make(&rows, source_row(row, output.head));
+                row_maker.make(&rows, source_row(row, output.head))?;
                 zeros += row_maker.zeros();
                 if let Some(got) = row_maker.too_large() {
                     return Err(ConvertError::NotFinite {
@@ -208,6 +223,7 @@ impl<W: Write> Writer<'_, '_, '_, W> {
 /// Makes one row's codes and scales.
 struct RowMaker {
     from: Codes,
+    dtype: DType,
     whole: Option<TensorScale>,
     /// Weights that share a scale in the target, and in the source.
     block: usize,
@@ -219,6 +235,8 @@ struct RowMaker {
     source_scales: Vec<f32>,
     /// The source's numbers, where it is not ternary.
     values: Vec<f32>,
+    /// What the quantiser made of the tensor.
+    quantized: Option<(Quantized, ScaleGroup)>,
 }
 
 impl RowMaker {
@@ -229,6 +247,7 @@ impl RowMaker {
         let group = if is_packed { rows.group() } else { cols };
         RowMaker {
             from,
+            dtype,
             whole,
             block,
             group,
@@ -236,10 +255,11 @@ impl RowMaker {
             scales: vec![whole.map_or(0.0, |scale| scale.written); cols / block],
             source_scales: vec![0.0; cols / group],
             values: vec![0.0; if is_packed { 0 } else { cols }],
+            quantized: None,
         }
     }
 
-    fn make(&mut self, rows: &Rows<'_>, row: usize) {
+    fn make(&mut self, rows: &Rows<'_>, row: usize) -> Result<(), ConvertError> {
         match self.from {
             Codes::Packed => {
                 rows.unpack(row, &mut self.codes, &mut self.source_scales);
@@ -252,9 +272,32 @@ impl RowMaker {
                     }
                 };
                 debug_assert!(same.is_ok(), "the scan found the scales equal");
-                return;
+                return Ok(());
             }
             _ => rows.decode(row, &mut self.values),
+        }
+        if let Some((quantized, group)) = &self.quantized {
+            let (cols, block) = (self.codes.len(), self.block);
+            let codes = &quantized.codes[row * cols..][..cols];
+            for (code, &quantized) in self.codes.iter_mut().zip(codes) {
+                *code = (quantized + 1) as u8;
+            }
+            if self.whole.is_some() {
+                return Ok(());
+            }
+            let scales = quantized.row_scales(*group, row, cols);
+            let group = cols / scales.len();
+            let out = &mut self.scales;
+            return ternary::regroup(&mut self.codes, scales, group, block, out).map_err(
+                |differ| ConvertError::ScalesDiffer {
+                    name: rows.tensor.name.clone(),
+                    row,
+                    form: self.dtype,
+                    per: "block",
+                    first: differ.first,
+                    other: differ.other,
+                },
+            );
         }
         let blocks = self
             .values
@@ -262,7 +305,7 @@ impl RowMaker {
             .zip(self.codes.chunks_mut(self.block));
         for ((values, codes), scale) in blocks.zip(&mut self.scales) {
             match self.from {
-                Codes::Packed => unreachable!("returned above"),
+                Codes::Packed | Codes::Quantizer => unreachable!("returned above"),
                 Codes::Signs => {
                     for (code, &value) in codes.iter_mut().zip(values) {
                         *code = 1 + u8::from(value > 0.0) - u8::from(value < 0.0);
@@ -279,6 +322,7 @@ impl RowMaker {
                 Codes::AbsmeanBlocks => *scale = encode::quantize_absmean(values, codes),
             }
         }
+        Ok(())
     }
 
     /// A block's scale that fp16 cannot hold; those for the whole tensor were looked at before.
@@ -308,6 +352,43 @@ impl RowMaker {
             sums.add(w, written);
         }
     }
+}
+
+/// Gives the whole tensor to the quantiser.
+fn quantize(
+    quantizer: &SharedQuantizer,
+    rows: &mut Rows<'_>,
+) -> Result<(Quantized, ScaleGroup), ConvertError> {
+    let (name, cols) = (rows.tensor.name.clone(), rows.tensor.cols);
+    let mut weights = vec![0.0; rows.tensor.rows * cols];
+    for chunk in rows.chunks(1) {
+        rows.read(chunk.clone())?;
+        for row in chunk {
+            rows.decode(row, &mut weights[row * cols..][..cols]);
+        }
+    }
+    Ok(quantizer.quantize(&name, &weights, rows.tensor.rows, cols)?)
+}
+
+/// The scale of a tensor that can have one only.
+fn only_scale(
+    tensor: &TensorInfo,
+    quantized: &Quantized,
+    group: ScaleGroup,
+) -> Result<TensorScale, ConvertError> {
+    if group != ScaleGroup::Tensor {
+        return Err(ConvertError::Quantizer(QuantizeError {
+            quantizer: "given".to_owned(),
+            tensor: tensor.name.clone(),
+            message: "i2_s holds one scale a tensor, got more".to_owned(),
+        }));
+    }
+    let scale = quantized.scales[0];
+    Ok(TensorScale {
+        exact: scale.into(),
+        written: scale,
+        separate: None,
+    })
 }
 
 fn from<'a>(output: &Output<'a>) -> &'a TensorInfo {

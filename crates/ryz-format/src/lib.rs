@@ -33,6 +33,7 @@ mod error;
 pub mod gguf;
 pub mod hf;
 mod metadata;
+mod quantize;
 mod view;
 
 pub use config::{
@@ -43,4 +44,5 @@ pub use dtype::{DType, PrepackedScales};
 pub use error::FormatError;
 pub use gguf::{Gguf, GgufBody, GgufWriter, ModelHeader, SplitInfo, TensorInfo, split_paths};
 pub use metadata::{Array, Metadata, StringArray, Value};
+pub use quantize::{BuiltIn, QuantizeError, Quantized, Quantizer, ScaleGroup, SharedQuantizer};
 pub use view::TensorView;

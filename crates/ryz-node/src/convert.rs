@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use napi::bindgen_prelude::{FnArgs, Function};
+use napi::bindgen_prelude::{ClassInstance, FnArgs, Function};
 use napi::threadsafe_function::{
     ThreadsafeCallContext, ThreadsafeFunction, ThreadsafeFunctionCallMode,
 };
@@ -15,10 +15,13 @@ use ryz_convert::{
     InexactScales, Method, TensorReport, TernaryForm,
 };
 
+use ryz_format::{BuiltIn, Quantizer, SharedQuantizer};
+
 use crate::answer::{Failure, catching};
 use crate::engine::NativeCancel;
 use crate::jobs;
 use crate::load::named;
+use crate::quantizer::NativeQuantizer;
 
 /// What TypeScript asks for, already checked there.
 #[napi(object, object_to_js = false)]
@@ -39,6 +42,8 @@ pub struct ConvertSettings {
     pub tokenizer: bool,
     /// The target's `general.name`.
     pub name: Option<String>,
+    /// A quantiser that comes with the engine.
+    pub quantizer: Option<String>,
 }
 
 /// How far a conversion has come.
@@ -117,6 +122,7 @@ pub fn convert_model(
     target: String,
     settings: ConvertSettings,
     with_progress: bool,
+    quantizer: Option<ClassInstance<'_, NativeQuantizer>>,
     #[napi(
         ts_arg_type = "(failure: Failure | null, conversion: Conversion | null, step: ConvertStep | null) => void"
     )]
@@ -131,6 +137,7 @@ pub fn convert_model(
                 Message::Failed(failure) => (Some(failure), None, None).into(),
             })
         })?;
+    let quantizer = quantizer.map(|quantizer| quantizer.shared());
     let cancelled = jobs::spawn(&env, "ryz-convert", move |cancelled| {
         let send = |message| {
             callback.call(message, ThreadsafeFunctionCallMode::NonBlocking);
@@ -141,7 +148,7 @@ pub fn convert_model(
             }
         };
         send(
-            match catching(|| convert(&source, &target, settings, cancelled, step)) {
+            match catching(|| convert(&source, &target, settings, quantizer, cancelled, step)) {
                 Ok(conversion) => Message::Done(Box::new(conversion)),
                 Err(failure) => Message::Failed(failure),
             },
@@ -156,10 +163,12 @@ fn convert(
     source: &str,
     target: &str,
     settings: ConvertSettings,
+    quantizer: Option<SharedQuantizer>,
     cancelled: &AtomicBool,
     report: impl Fn(ConvertStep),
 ) -> std::result::Result<Conversion, Failure> {
-    let options = options(settings)?;
+    let mut options = options(settings)?;
+    options.quantizer = quantizer.or(options.quantizer);
     let mut reported = None;
     let mut progress = |progress: ConvertProgress<'_>| {
         let percent = progress.done_bytes * 100 / progress.total_bytes.max(1);
@@ -217,6 +226,16 @@ fn options(settings: ConvertSettings) -> std::result::Result<ConvertOptions, Fai
     options.embeddings = named("embeddings", &EMBEDDINGS, &settings.embeddings)?;
     options.float_weights = named("floatWeights", &FLOAT_WEIGHTS, &settings.float_weights)?;
     options.inexact_scales = named("inexactScales", &INEXACT_SCALES, &settings.inexact_scales)?;
+    if let Some(name) = &settings.quantizer {
+        let known = BuiltIn::ALL.iter().find(|built_in| built_in.name() == name);
+        let built_in = known.ok_or_else(|| {
+            Failure::plain(
+                "INVALID_ARGUMENT",
+                format!("quantizer: there is no {name:?}"),
+            )
+        })?;
+        options.quantizer = Some(SharedQuantizer::new(*built_in));
+    }
     options.prepack = settings.prepack;
     options.overwrite = settings.overwrite;
     options.tokenizer = settings.tokenizer;

@@ -20,6 +20,7 @@ mod load;
 mod machine;
 mod operators;
 mod profile;
+mod quantizer;
 mod request;
 mod stream;
 mod train;

@@ -19,7 +19,7 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 /// How deeply a value may nest when it is looked into.
 const MAX_DEPTH: usize = 100;
 /// Values met for a unit of fuel.
-const VALUES_PER_FUEL: u64 = 16;
+const VALUES_PER_FUEL: u64 = 8;
 /// Bytes of text met for a unit of fuel.
 const BYTES_PER_FUEL: u64 = 64;
 
