@@ -10,7 +10,15 @@ export {
   type ToolCallPart,
   type TurnOptions,
 } from "./src/chat-session.js";
-export type { Activations, EngineConfig, KvType, Level, LoadProgress } from "./src/config.js";
+export type {
+  Activations,
+  EngineConfig,
+  KvType,
+  Level,
+  LoadProgress,
+  Numa,
+  ThreadPinning,
+} from "./src/config.js";
 export {
   type Conversion,
   type ConvertedTensor,
@@ -72,6 +80,7 @@ export {
   type ModelTensor,
   measureReadBandwidth,
 } from "./src/machine.js";
+export { executeOnNode } from "./src/node-scope.js";
 export type {
   LatencySummary,
   LayerProfile,

@@ -129,7 +129,9 @@ describe("engine options", () => {
     ["prefillChunk", [0, 1.5]],
     ["maxSequences", [0, 5000]],
     ["memoryLimit", [0, -5, 1.5]],
-    ["pinThreads", ["yes"]],
+    ["pinning", ["core", true]],
+    ["numa", ["on", null]],
+    ["node", [-1, 0.5, "0", 65_536]],
     ["onProgress", [{}]],
   ])("refuse a bad %s", (option, values) => {
     for (const value of values) expect(refusal(() => checkConfig({ [option]: value })).option).toBe(option);
@@ -137,6 +139,7 @@ describe("engine options", () => {
 
   test("leave out what was left out", () => {
     expect(checkConfig({ threads: 2, kv: "int8" }).native).toEqual({ threads: 2, kv: "int8" });
+    expect(checkConfig({ threads: "auto", numa: "off" }).native).toEqual({ numa: "off" });
   });
 });
 

@@ -2,6 +2,7 @@
 
 import { checkLogger, type Log, type Logger } from "./logger.js";
 import type { NativeEngineConfig } from "./native.js";
+import { currentNode } from "./node-scope.js";
 import { defined, OptionReader } from "./validate.js";
 
 /** Instruction sets that kernels exist for. */
@@ -16,6 +17,14 @@ export const ACTIVATIONS: readonly Activations[] = ["int8", "int8-group", "f32"]
 export type KvType = "f32" | "f16" | "int8";
 export const KV_TYPES: readonly KvType[] = ["f32", "f16", "int8"];
 
+/** What computing threads are bound to. */
+export type ThreadPinning = "cores" | "nodes" | "off";
+export const PINNING: readonly ThreadPinning[] = ["cores", "nodes", "off"];
+
+/** What is done about memory that is nearer to some processors than to others. */
+export type Numa = "auto" | "interleave" | "off";
+export const NUMA: readonly Numa[] = ["auto", "interleave", "off"];
+
 /** How far a load has come. */
 export interface LoadProgress {
   /** Bytes of weights read and packed so far. */
@@ -29,10 +38,11 @@ export interface LoadProgress {
 /** Options of `BitNetEngine.load`. Every one may be left out. */
 export interface EngineConfig {
   /**
-   * Threads that compute.
-   * @defaultValue the physical cores this process may use (its CPU affinity and cgroup quota count)
+   * Threads that compute; `"auto"` is the default.
+   * @defaultValue the physical cores this process may use (its CPU affinity and cgroup quota count), without the slow ones of
+   * a processor that has fast and slow cores
    */
-  readonly threads?: number | undefined;
+  readonly threads?: number | "auto" | undefined;
   /**
    * The instruction set to use. Every level gives the same logits, bit for bit.
    * @defaultValue the best this processor has
@@ -75,10 +85,22 @@ export interface EngineConfig {
    */
   readonly memoryLimit?: number | undefined;
   /**
-   * Whether each computing thread is bound to a core of its own.
-   * @defaultValue `true`
+   * What computing threads are bound to: `cores` each to a core of its own, `nodes` each to all cores of its memory node
+   * (for machines that other programs use too), `off` to nothing. Where the system does not let threads be bound, they float.
+   * @defaultValue `cores`
    */
-  readonly pinThreads?: boolean | undefined;
+  readonly pinning?: ThreadPinning | undefined;
+  /**
+   * Where weights lie on a machine with several memory nodes: `auto` each row on the node whose threads read it,
+   * `interleave` pages on all nodes by turns, `off` wherever the system puts them. With one node each is the same.
+   * @defaultValue `auto`
+   */
+  readonly numa?: Numa | undefined;
+  /**
+   * The only memory node whose cores and memory the engine uses, one of `cpuInfo().nodes`: for one engine a node.
+   * @defaultValue the node of the surrounding {@link executeOnNode}, else all nodes
+   */
+  readonly node?: number | undefined;
   /**
    * Whether the load ends only after a short prompt and a token have been computed, so that the first request finds
    * memory mapped and caches warm.
@@ -114,7 +136,7 @@ export interface CheckedConfig {
 export function checkConfig(config: unknown): CheckedConfig {
   const read = new OptionReader(config, "config");
   const native = defined<NativeEngineConfig>({
-    threads: read.integer("threads", { min: 1, max: 1024 }),
+    threads: read.integerOr("threads", "auto", { min: 1, max: 1024 }),
     level: read.choice("level", LEVELS),
     activations: read.choice("activations", ACTIVATIONS),
     kv: read.choice("kv", KV_TYPES),
@@ -123,7 +145,9 @@ export function checkConfig(config: unknown): CheckedConfig {
     maxSequences: read.integer("maxSequences", { min: 1, max: 4096 }),
     maxQueue: read.integer("maxQueue", { min: 1, max: 1 << 20 }),
     memoryLimit: read.integer("memoryLimit", { min: 1, max: Number.MAX_SAFE_INTEGER }),
-    pinThreads: read.boolean("pinThreads"),
+    pinning: read.choice("pinning", PINNING),
+    numa: read.choice("numa", NUMA),
+    node: read.integer("node", { min: 0, max: 65_535 }) ?? currentNode(),
     warmUp: read.boolean("warmUp"),
   } as NativeEngineConfig);
   const onProgress = read.callback("onProgress") as CheckedConfig["onProgress"];

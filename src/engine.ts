@@ -55,6 +55,13 @@ export interface ModelInfo {
   readonly kv: KvType;
   readonly level: Level;
   readonly threads: number;
+  /** The memory nodes whose cores the threads are bound to; empty where the system places them. */
+  readonly nodes: readonly number[];
+  /**
+   * Where the weights lie: `local`, each row on the node whose threads read it; `interleaved` over all nodes; `any`, where
+   * that is left to the system, as on every machine with one memory node.
+   */
+  readonly weightPlacement: "local" | "interleaved" | "any";
   /** The kernels in use, for example `i8_t2_i32_gemm_8x128_avx2`. */
   readonly kernels: readonly string[];
   /** Bytes of weights in memory. */

@@ -3,6 +3,7 @@
 import { cpus } from "node:os";
 import { checkConfig, type EngineConfig } from "./config.js";
 import { type NativeEstimate, type NativeInspection, native } from "./native.js";
+import { currentNode } from "./node-scope.js";
 import { promised } from "./promised.js";
 import { OptionReader, pathOf, textOf } from "./validate.js";
 
@@ -90,6 +91,10 @@ export interface CpuInfo {
   /** The processor's name, as the system gives it. */
   readonly model: string;
   readonly logicalCores: number;
+  /** The cores that this process may use, whatever threads they run at a time. */
+  readonly physicalCores: number;
+  /** The memory nodes near those cores, by the system's numbers; most machines have one. */
+  readonly nodes: readonly number[];
   /** The threads that an engine uses by default. */
   readonly defaultThreads: number;
   /** The best instruction set, which an engine uses by default. */
@@ -108,7 +113,7 @@ export function cpuInfo(): CpuInfo {
 export interface BandwidthOptions {
   /**
    * Threads that read.
-   * @defaultValue `cpuInfo().defaultThreads`
+   * @defaultValue `cpuInfo().defaultThreads`; with a node, that node's
    */
   readonly threads?: number | undefined;
   /**
@@ -116,13 +121,19 @@ export interface BandwidthOptions {
    * @defaultValue 1 GiB
    */
   readonly bytes?: number | undefined;
+  /**
+   * The only memory node whose cores read, from its own memory.
+   * @defaultValue the node of the surrounding `executeOnNode`, else all nodes
+   */
+  readonly node?: number | undefined;
 }
 
 /** How fast memory can be read, in bytes a second: the limit of every decode. */
 export async function measureReadBandwidth(options?: BandwidthOptions): Promise<number> {
   const read = new OptionReader(options, "options");
-  const threads = read.integer("threads", { min: 1, max: 1024 }) ?? cpuInfo().defaultThreads;
+  const threads = read.integer("threads", { min: 1, max: 1024 });
   const bytes = read.integer("bytes", { min: 1 << 20, max: 2 ** 40 }) ?? 2 ** 30;
+  const node = read.integer("node", { min: 0, max: 65_535 }) ?? currentNode();
   read.done();
-  return promised((done) => native().readBandwidth(bytes, threads, done));
+  return promised((done) => native().readBandwidth(bytes, threads, node, done));
 }

@@ -25,7 +25,9 @@ export interface NativeEngineConfig {
   maxSequences?: number;
   maxQueue?: number;
   memoryLimit?: number;
-  pinThreads?: boolean;
+  pinning?: string;
+  numa?: string;
+  node?: number;
   warmUp?: boolean;
 }
 
@@ -134,6 +136,8 @@ export interface NativeModelInfo {
   kv: string;
   level: string;
   threads: number;
+  nodes: number[];
+  weightPlacement: string;
   kernels: string[];
   packedBytes: number;
   weightBytesPerToken: number;
@@ -327,6 +331,8 @@ export interface NativeEngine {
 }
 
 export interface NativeCpuInfo {
+  physicalCores: number;
+  nodes: number[];
   defaultThreads: number;
   level: string;
   levels: string[];
@@ -364,7 +370,12 @@ export interface NativeBinding {
   ): NativeCancel;
   estimateMemory(path: string, config: NativeEngineConfig, done: NativeCallback<NativeEstimate>): void;
   inspectModel(path: string, done: NativeCallback<NativeInspection>): void;
-  readBandwidth(bytes: number, threads: number, done: NativeCallback<number>): void;
+  readBandwidth(
+    bytes: number,
+    threads: number | undefined,
+    node: number | undefined,
+    done: NativeCallback<number>,
+  ): void;
 }
 
 let binding: NativeBinding | undefined;

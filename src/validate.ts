@@ -43,6 +43,14 @@ export class OptionReader {
     this.#refuse(option, `a whole number from ${min} to ${max}`, value);
   }
 
+  /** A whole number, or a word that stands for the default. */
+  integerOr(option: string, word: string, { min, max }: Range): number | undefined {
+    const value = this.#take(option);
+    if (value === undefined || value === word) return undefined;
+    if (typeof value === "number" && Number.isInteger(value) && value >= min && value <= max) return value;
+    this.#refuse(option, `"${word}" or a whole number from ${min} to ${max}`, value);
+  }
+
   number(option: string, { min, max }: Range): number | undefined {
     const value = this.#take(option);
     if (value === undefined) return undefined;

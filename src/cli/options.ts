@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
-import { ACTIVATIONS, type EngineConfig, KV_TYPES, LEVELS } from "../config.js";
+import { ACTIVATIONS, type EngineConfig, KV_TYPES, LEVELS, NUMA, PINNING } from "../config.js";
 import { defaultModelPath } from "../default-model.js";
 import type { GenerateOptions } from "../generate-options.js";
 import type { SamplerName } from "../sampling.js";
@@ -17,6 +17,11 @@ export function wholeNumber(min: number): (text: string) => number {
     if (Number.isSafeInteger(value) && value >= min) return value;
     throw new InvalidOption(`It must be a whole number from ${min}.`);
   };
+}
+
+/** A number of threads, or `auto`. */
+function threadCount(text: string): number | "auto" {
+  return text === "auto" ? text : wholeNumber(1)(text);
 }
 
 /** A parser of numbers from `min` to `max`. */
@@ -42,7 +47,10 @@ export interface ModelFlags {
 
 /** What every command that runs a model takes. */
 export interface RunFlags extends ModelFlags {
-  readonly threads?: number;
+  readonly threads?: number | "auto";
+  readonly pinning?: EngineConfig["pinning"];
+  readonly numa?: EngineConfig["numa"];
+  readonly node?: number;
   readonly level?: EngineConfig["level"];
   readonly activations?: EngineConfig["activations"];
   readonly kv?: EngineConfig["kv"];
@@ -91,9 +99,13 @@ export function addModelOptions(command: Command): Command {
 
 export function addRunOptions(command: Command, { threads = true, ctx = true } = {}): Command {
   addModelOptions(command);
-  if (threads) command.option("-t, --threads <n>", "computing threads (default: the physical cores)", wholeNumber(1));
+  if (threads)
+    command.option("-t, --threads <n>", "computing threads, or auto (default: the physical cores)", threadCount);
   if (ctx) command.option("--ctx <tokens>", "context length (default: the model's, at most 4096)", wholeNumber(16));
   return command
+    .addOption(new Option("--pinning <what>", "what threads are bound to (default: cores)").choices([...PINNING]))
+    .addOption(new Option("--numa <how>", "where weights lie among memory nodes (default: auto)").choices([...NUMA]))
+    .option("--node <n>", "use the cores and the memory of this memory node only (default: all)", wholeNumber(0))
     .addOption(new Option("--level <name>", "instruction set (default: the best there is)").choices([...LEVELS]))
     .addOption(
       new Option("--activations <type>", "how inputs of ternary layers are quantised (default: the model's)").choices([
@@ -182,8 +194,8 @@ function logitBias(text: string, before: Record<number, number> = {}): Record<nu
 }
 
 export function engineConfig(flags: RunFlags): EngineConfig {
-  const { threads, level, activations, kv, ctx } = flags;
-  return { threads, level, activations, kv, contextLength: ctx };
+  const { threads, pinning, numa, node, level, activations, kv, ctx } = flags;
+  return { threads, pinning, numa, node, level, activations, kv, contextLength: ctx };
 }
 
 export function generateOptions(flags: SamplingFlags): GenerateOptions {

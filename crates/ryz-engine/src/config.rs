@@ -3,6 +3,7 @@
 use ryz_kernels::Level;
 use ryz_kvcache::KvDType;
 use ryz_model::Activations;
+use ryz_numa::{LeaseOptions, Numa, Pinning};
 
 use crate::error::EngineError;
 
@@ -30,8 +31,12 @@ pub struct EngineConfig {
     pub max_queue: usize,
     /// Most bytes of weights, cache and scratch; default no limit.
     pub memory_limit: Option<usize>,
-    /// Whether each computing thread is bound to a core; default true.
-    pub pin_threads: bool,
+    /// What computing threads are bound to; default a core each.
+    pub pinning: Pinning,
+    /// Where weights lie on a machine with several memory nodes; default near the threads that read them.
+    pub numa: Numa,
+    /// The only memory node whose cores and memory are used, by the system's index; default all.
+    pub node: Option<usize>,
     /// Whether a prompt and a token are computed before the load is done, so that the first request finds the memory
     /// mapped and the caches warm; default false.
     pub warm_up: bool,
@@ -50,7 +55,9 @@ impl Default for EngineConfig {
             max_sequences: 8,
             max_queue: 128,
             memory_limit: None,
-            pin_threads: true,
+            pinning: Pinning::default(),
+            numa: Numa::default(),
+            node: None,
             warm_up: false,
         }
     }
@@ -75,6 +82,16 @@ impl EngineConfig {
             within("memoryLimit", limit, 1, usize::MAX)?;
         }
         Ok(())
+    }
+
+    /// What threads the engine needs, and where.
+    pub(crate) fn lease(&self) -> LeaseOptions {
+        LeaseOptions {
+            threads: self.threads,
+            pinning: self.pinning,
+            numa: self.numa,
+            node: self.node,
+        }
     }
 
     /// The context of an engine for a model that was made for `trained` positions.

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use ryz_kvcache::BLOCK_TOKENS;
 use ryz_model::{MemoryEstimate, ModelSource};
-use ryz_numa::default_threads;
 
 use crate::config::EngineConfig;
 use crate::engine::Engine;
@@ -58,7 +57,7 @@ impl Engine {
         let need = MemoryEstimate::of(
             &source,
             config.activations,
-            config.threads.unwrap_or_else(default_threads),
+            config.lease().threads()?,
             limits.prefill_chunk + limits.max_sequences,
             limits.score_chunk + limits.max_sequences,
         );

@@ -51,6 +51,7 @@ pub use stop::StopMatcher;
 pub use ryz_kernels::Level;
 pub use ryz_kvcache::KvDType;
 pub use ryz_model::{Activations, HookPoint, LoadProgress};
+pub use ryz_numa::{Numa, Pinning};
 pub use ryz_profile::{Operation, Phase, Snapshot, SpanId};
 pub use ryz_tokenizer::{
     CallName, ChatInput, DecodeStream, EncodeOptions, Tokenizer, ToolCallFormat,

@@ -11,7 +11,7 @@ use ryz_kvcache::{BLOCK_TOKENS, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
     Activations, LoadOptions, LoadProgress, Model, ModelConfig, ModelSource, RunState, SourceKind,
 };
-use ryz_numa::{Lease, Pinning, default_threads};
+use ryz_numa::{Lease, Placement};
 use ryz_tmac::{Arena, ArenaConfig};
 use ryz_tokenizer::{HfFiles, Tokenizer};
 
@@ -74,6 +74,11 @@ pub struct ModelInfo {
     pub level: Level,
     /// Threads that compute.
     pub threads: usize,
+    /// The memory nodes on which they are bound, by the system's indices; none when the system places them.
+    pub nodes: Vec<usize>,
+    /// Where the weights lie: `local` on the nodes of the threads that read them, `interleaved` over all nodes, `any`
+    /// where it was left to the system, as on every machine with one node.
+    pub memory: &'static str,
     /// The kernels in use.
     pub kernels: Vec<String>,
     /// Bytes of the packed weights.
@@ -107,12 +112,7 @@ impl Engine {
             .map(|template| Chat::new(template, &tokenizer));
         let level = config.level.unwrap_or_else(Level::detect);
         let kernels = Kernels::new(level)?;
-        let pinning = if config.pin_threads {
-            Pinning::Cores
-        } else {
-            Pinning::Off
-        };
-        let lease = Lease::new(config.threads.unwrap_or_else(default_threads), pinning)?;
+        let lease = Lease::with(config.lease())?;
         let arena = Arena::new(ArenaConfig {
             limit: config.memory_limit,
             ..ArenaConfig::default()
@@ -159,6 +159,8 @@ impl Engine {
             activations: model.activations(),
             level,
             threads: lease.threads(),
+            nodes: nodes(&lease),
+            memory: memory(&lease),
             kernels: model
                 .kernel_names()
                 .into_iter()
@@ -190,6 +192,24 @@ impl Engine {
             received.recv().map_err(|_| EngineError::Disposed)??;
         }
         Ok(())
+    }
+}
+
+/// The nodes of bound threads.
+fn nodes(lease: &Lease) -> Vec<usize> {
+    let Placement::Bound { spots } = lease.placement() else {
+        return Vec::new();
+    };
+    let mut nodes: Vec<usize> = spots.iter().map(|spot| spot.node).collect();
+    nodes.dedup();
+    nodes
+}
+
+fn memory(lease: &Lease) -> &'static str {
+    match (lease.memory_nodes().is_empty(), lease.groups().len()) {
+        (true, _) => "any",
+        (false, 1) => "interleaved",
+        (false, _) => "local",
     }
 }
 

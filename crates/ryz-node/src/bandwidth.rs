@@ -1,54 +1,63 @@
 //! Measures how fast this machine can read memory: the roofline that `bench` sets its results against.
 
-use std::sync::Barrier;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// Bytes read a second, best of `passes` passes of `threads` threads over `bytes` bytes in all.
+use ryz_numa::{Lease, Poisoned, RegionError, Worker};
+
+/// Bytes read a second, best of `passes` passes of the lease's threads over `bytes` bytes in all.
 ///
 /// Each thread fills its own share first, so that the pages are there and on its own memory node; then all start each
 /// pass together and sum 64-bit words. A pass lasts as long as its slowest thread. `None` when there is not enough memory.
-pub fn read_bandwidth(bytes: usize, threads: usize, passes: usize) -> Option<f64> {
-    let words = (bytes / 8 / threads.max(1)).max(1);
-    let barrier = Barrier::new(threads);
-    let per_thread: Vec<Option<Vec<f64>>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads)
-            .map(|thread| {
-                let barrier = &barrier;
-                scope.spawn(move || time_passes(words, thread as u64, passes, barrier))
-            })
-            .collect();
-        handles
-            .into_iter()
-            .map(|handle| handle.join().ok().flatten())
-            .collect()
-    });
-    let per_thread: Vec<Vec<f64>> = per_thread.into_iter().collect::<Option<_>>()?;
+///
+/// # Errors
+/// As [`Lease::run`].
+pub fn read_bandwidth(
+    bytes: usize,
+    lease: &Lease,
+    passes: usize,
+) -> Result<Option<f64>, RegionError> {
+    let threads = lease.threads();
+    let words = (bytes / 8 / threads).max(1);
+    let per_thread = Mutex::new(Vec::with_capacity(threads));
+    lease.run(|worker| {
+        if let Ok(times) = time_passes(words, passes, worker) {
+            let mut all = per_thread.lock().unwrap_or_else(PoisonError::into_inner);
+            all.push(times);
+        }
+    })?;
+    let per_thread = per_thread.into_inner();
+    let per_thread = per_thread.unwrap_or_else(PoisonError::into_inner);
+    // A thread without memory stopped all.
+    if per_thread.len() < threads {
+        return Ok(None);
+    }
     let best = (0..passes)
         .map(|pass| {
-            per_thread
-                .iter()
-                .map(|times| times[pass])
-                .fold(0.0, f64::max)
+            let times = per_thread.iter().map(|times| times[pass]);
+            times.fold(0.0, f64::max)
         })
         .fold(f64::INFINITY, f64::min);
-    Some((words * 8 * threads) as f64 / best)
+    Ok(Some((words * 8 * threads) as f64 / best))
 }
 
 /// Seconds that each pass over `words` words took on this thread.
-fn time_passes(words: usize, seed: u64, passes: usize, barrier: &Barrier) -> Option<Vec<f64>> {
+fn time_passes(words: usize, passes: usize, worker: &Worker<'_>) -> Result<Vec<f64>, Poisoned> {
     let mut buffer: Vec<u64> = Vec::new();
-    let reserved = buffer.try_reserve_exact(words).is_ok();
-    if reserved {
-        buffer.extend((0..words as u64).map(|word| word ^ seed));
+    if buffer.try_reserve_exact(words).is_err() {
+        worker.stop();
+        return Err(Poisoned);
     }
+    let seed = worker.index() as u64;
+    buffer.extend((0..words as u64).map(|word| word ^ seed));
     let mut times = Vec::with_capacity(passes);
     for _ in 0..passes {
-        barrier.wait();
+        worker.barrier()?;
         let start = Instant::now();
         std::hint::black_box(sum(std::hint::black_box(&buffer)));
         times.push(start.elapsed().as_secs_f64());
     }
-    reserved.then_some(times)
+    Ok(times)
 }
 
 /// The wrapping sum of all words, in eight independent chains so that memory is the limit.
@@ -67,6 +76,8 @@ fn sum(words: &[u64]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use ryz_numa::Pinning;
+
     use super::*;
 
     #[test]
@@ -80,7 +91,10 @@ mod tests {
     #[test]
     fn measures_a_positive_rate_with_any_number_of_threads() {
         for threads in 1..=3 {
-            let rate = read_bandwidth(1 << 20, threads, 2).expect("memory");
+            let lease = Lease::new(threads, Pinning::Cores).expect("threads");
+            let rate = read_bandwidth(1 << 20, &lease, 2)
+                .expect("a region")
+                .expect("memory");
             assert!(rate.is_finite() && rate > 0.0, "{rate}");
         }
     }

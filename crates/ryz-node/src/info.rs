@@ -1,7 +1,7 @@
 //! What an engine says about itself.
 
 use napi_derive::napi;
-use ryz_engine::{Activations, Engine, KvDType};
+use ryz_engine::{Activations, Engine, KvDType, Numa, Pinning};
 use ryz_tmac::BufferKind;
 
 /// What was loaded, and how it runs.
@@ -41,6 +41,10 @@ pub struct ModelInfo {
     pub level: String,
     /// Computing threads.
     pub threads: u32,
+    /// Memory nodes of bound threads.
+    pub nodes: Vec<u32>,
+    /// Where the weights lie.
+    pub weight_placement: String,
     /// Kernels in use.
     pub kernels: Vec<String>,
     /// Bytes of weights in memory.
@@ -77,6 +81,8 @@ impl ModelInfo {
             kv: kv_name(info.kv).to_owned(),
             level: info.level.to_string(),
             threads: info.threads as u32,
+            nodes: info.nodes.iter().map(|&node| node as u32).collect(),
+            weight_placement: info.memory.to_owned(),
             kernels: info.kernels.clone(),
             packed_bytes: info.packed_bytes as f64,
             weight_bytes_per_token: info.weight_bytes_per_token as f64,
@@ -99,6 +105,20 @@ pub const KV_TYPES: [(&str, KvDType); 3] = [
     ("f32", KvDType::F32),
     ("f16", KvDType::F16),
     ("int8", KvDType::Int8),
+];
+
+/// Names of what threads are bound to.
+pub const PINNING: [(&str, Pinning); 3] = [
+    ("cores", Pinning::Cores),
+    ("nodes", Pinning::Nodes),
+    ("off", Pinning::Off),
+];
+
+/// Names of where weights lie.
+pub const NUMA: [(&str, Numa); 3] = [
+    ("auto", Numa::Auto),
+    ("interleave", Numa::Interleave),
+    ("off", Numa::Off),
 ];
 
 fn activations_name(value: Activations) -> &'static str {

@@ -16,7 +16,7 @@ use ryz_engine::{Engine, EngineConfig, Level, LoadProgress};
 
 use crate::answer::{Failure, catching};
 use crate::engine::{NativeCancel, NativeEngine, Slot, failure};
-use crate::info::{ACTIVATIONS, KV_TYPES};
+use crate::info::{ACTIVATIONS, KV_TYPES, NUMA, PINNING};
 use crate::jobs::{self, Ending};
 
 /// What TypeScript asks for, already checked there.
@@ -41,8 +41,12 @@ pub struct Config {
     pub max_queue: Option<u32>,
     /// Most bytes.
     pub memory_limit: Option<f64>,
-    /// Whether threads are bound to cores.
-    pub pin_threads: Option<bool>,
+    /// What threads are bound to.
+    pub pinning: Option<String>,
+    /// Where weights lie.
+    pub numa: Option<String>,
+    /// The only memory node.
+    pub node: Option<u32>,
     /// Whether something is computed before the load is done.
     pub warm_up: Option<bool>,
 }
@@ -171,6 +175,8 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         .activations
         .map(|name| named("activations", &ACTIVATIONS, &name));
     let kv = config.kv.map(|name| named("kv", &KV_TYPES, &name));
+    let pinning = config.pinning.map(|name| named("pinning", &PINNING, &name));
+    let numa = config.numa.map(|name| named("numa", &NUMA, &name));
     Ok(EngineConfig {
         threads: config.threads.map(size),
         level: level.transpose()?,
@@ -181,7 +187,9 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         max_sequences: config.max_sequences.map_or(defaults.max_sequences, size),
         max_queue: config.max_queue.map_or(defaults.max_queue, size),
         memory_limit: config.memory_limit.map(|bytes| bytes as usize),
-        pin_threads: config.pin_threads.unwrap_or(defaults.pin_threads),
+        pinning: pinning.transpose()?.unwrap_or(defaults.pinning),
+        numa: numa.transpose()?.unwrap_or(defaults.numa),
+        node: config.node.map(size),
         warm_up: config.warm_up.unwrap_or(defaults.warm_up),
         ..defaults
     })

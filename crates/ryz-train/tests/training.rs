@@ -66,7 +66,7 @@ fn trainer(config: TrainConfig, threads: usize) -> Trainer {
 fn engine(path: &Path, activations: Activations) -> Engine {
     let config = EngineConfig {
         threads: Some(2),
-        pin_threads: false,
+        pinning: ryz_engine::Pinning::Off,
         activations: Some(activations),
         kv: KvDType::F32,
         ..EngineConfig::default()

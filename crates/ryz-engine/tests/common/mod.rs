@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use ryz_engine::{
-    Delta, Engine, EngineConfig, EngineError, Event, Finish, FinishReason, GenerateRequest, Prompt,
-    Reply, RequestHandle, SamplingParams,
+    Delta, Engine, EngineConfig, EngineError, Event, Finish, FinishReason, GenerateRequest,
+    Pinning, Prompt, Reply, RequestHandle, SamplingParams,
 };
 
 pub const BITNET: &str = "b158-v1-tq2_0.gguf";
@@ -23,7 +23,7 @@ pub fn reference(name: &str) -> PathBuf {
 pub fn config() -> EngineConfig {
     EngineConfig {
         threads: Some(2),
-        pin_threads: false,
+        pinning: Pinning::Off,
         ..EngineConfig::default()
     }
 }
