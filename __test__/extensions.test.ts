@@ -1,7 +1,7 @@
 /** Operators and profilers of the program. */
 
 import { BitNetEngine, type Operator, type OperatorPlace, type ProfilerOperation } from "ryzanstein";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import { fixture } from "./support.js";
 
 const GREEDY = { maxTokens: 8, temperature: 0, ignoreEos: true };
@@ -134,7 +134,10 @@ describe("operators", () => {
 
 describe("profiler", () => {
   /** Runs with a profiler, and waits for what it says of the last step. */
-  async function heard(rate: number): Promise<{ starts: ProfilerOperation[]; ends: [ProfilerOperation, number][] }> {
+  async function heard(
+    rate: number,
+    steps: number,
+  ): Promise<{ starts: ProfilerOperation[]; ends: [ProfilerOperation, number][] }> {
     const starts: ProfilerOperation[] = [];
     const ends: [ProfilerOperation, number][] = [];
     engine.setProfiler(
@@ -145,13 +148,14 @@ describe("profiler", () => {
       { rate },
     );
     await engine.complete(PROMPT, GREEDY);
+    // Operations come some time after they happened.
+    await vi.waitFor(() => expect(ends.filter(([{ name }]) => name === "sample").length).toBeGreaterThanOrEqual(steps));
     engine.setProfiler(null);
-    await new Promise((resolve) => setTimeout(resolve, 50));
     return { starts, ends };
   }
 
   test("hears of each operation's start and end, in order", async () => {
-    const { starts, ends } = await heard(1);
+    const { starts, ends } = await heard(1, 8);
     expect(starts).toHaveLength(ends.length);
     expect(ends.filter(([{ name }]) => name === "head")).toHaveLength(8);
     expect(ends.filter(([{ name }]) => name === "attention")).toHaveLength(8 * engine.modelInfo.layers);
@@ -166,7 +170,7 @@ describe("profiler", () => {
   });
 
   test("is sampled", async () => {
-    const { ends } = await heard(0.25);
+    const { ends } = await heard(0.25, 2);
     expect(ends.filter(([{ name }]) => name === "head")).toHaveLength(2);
   });
 
@@ -180,9 +184,8 @@ describe("profiler", () => {
     };
     engine.setProfiler(profiler);
     expect((await engine.complete(PROMPT, GREEDY)).tokenIds).toHaveLength(8);
+    await vi.waitFor(() => expect(errors.length).toBeGreaterThan(0));
     engine.setProfiler(null);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-    expect(errors.length).toBeGreaterThan(0);
     expect(() => engine.setProfiler({}, { rate: 0 })).toThrow(/rate/);
     expect(() => engine.setProfiler(5 as unknown as null)).toThrow(/profiler/);
   });

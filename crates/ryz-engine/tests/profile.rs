@@ -3,6 +3,7 @@
 mod common;
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use common::*;
 use ryz_engine::{Operation, ProfileObserver, Prompt};
@@ -17,12 +18,22 @@ impl ProfileObserver for Steps {
     }
 }
 
+/// A step is booked after its last event was delivered: waits until it is.
+fn booked(is_booked: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is_booked() {
+        assert!(Instant::now() < deadline, "the step was never booked");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
 fn an_observer_hears_of_every_operation_of_the_steps_it_asked_for() {
     let engine = load(BITNET, &config());
     let steps = Arc::new(Steps::default());
     engine.set_profile_observer(Some(steps.clone()), 1).unwrap();
     run(&engine, greedy(prompt(), 9));
+    booked(|| steps.0.lock().unwrap().len() >= 9);
     let all = std::mem::take(&mut *steps.0.lock().unwrap());
     assert_eq!(all.len(), 9);
     let layers = engine.model_info().layers;
@@ -47,7 +58,7 @@ fn an_observer_hears_of_every_operation_of_the_steps_it_asked_for() {
     // Every third step, from the first on.
     engine.set_profile_observer(Some(steps.clone()), 3).unwrap();
     run(&engine, greedy(prompt(), 9));
-    assert_eq!(steps.0.lock().unwrap().len(), 3);
+    booked(|| steps.0.lock().unwrap().len() >= 3);
     engine.set_profile_observer(None, 1).unwrap();
     run(&engine, greedy(prompt(), 3));
     assert_eq!(steps.0.lock().unwrap().len(), 3);
@@ -75,6 +86,7 @@ fn a_profile_accounts_for_every_token_and_changes_none() {
     assert_eq!(run(&engine, greedy(prompt(), 20)).tokens, want);
     engine.stop_profiling();
     run(&engine, greedy(prompt(), 20));
+    booked(|| engine.profile().tokens.decoded >= 19);
 
     let profile = engine.profile();
     let prompt_tokens = PROMPT.len() as u64;
