@@ -12,7 +12,7 @@ import { isMainThread, parentPort, Worker, workerData } from "node:worker_thread
 import { BitNetEngine } from "ryzanstein";
 
 const model = fileURLToPath(new URL("../__test__/fixtures/reference/b158-v1-tq2_0.gguf", import.meta.url));
-const config = { threads: 1, contextLength: 64, maxSequences: 1, pinThreads: false };
+const config = { threads: 1, contextLength: 64, maxSequences: 1, pinning: "off" };
 const options = { maxTokens: 4, temperature: 0, ignoreEos: true };
 const endless = { maxTokens: 60, temperature: 0, ignoreEos: true, bufferedTokens: 1 };
 
