@@ -343,14 +343,10 @@ impl Loader<'_> {
                     true => TensorRole::Linear,
                     false => TensorRole::Embedding,
                 };
-                let loader = Loader {
-                    arena: &self.arena.labelled(tensor.name.as_str()),
-                    ..*self
-                };
                 let read = if is_master(self.source.config(), role) {
-                    loader.quantize_master(tensor)
+                    self.quantize_master(tensor)
                 } else {
-                    loader.linear(tensor, &stop)
+                    self.linear(tensor, &stop)
                 };
                 match read {
                     Ok(linear) => lock(&linears)[index] = Some(linear),
@@ -542,14 +538,15 @@ impl Loader<'_> {
             return Ok(None);
         };
         let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
-        let arena = self.arena.labelled(name);
         let staged = self.source.file_of(tensor).read_range(
             tensor.offset,
             bytes,
-            &arena,
+            self.arena,
             BufferKind::Staging,
         )?;
-        let mut values = arena.allocate_slice::<f32>(tensor.cols, BufferKind::Weights)?;
+        let mut values = self
+            .arena
+            .allocate_slice::<f32>(tensor.cols, BufferKind::Weights)?;
         decode::decode_row(tensor.dtype, staged.as_bytes(), &mut values);
         Ok(Some(values))
     }
