@@ -4,7 +4,7 @@ import type { ChatMessage, ChatTemplateOptions } from "./chat.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
 import type { Completion, Finish, GenerateOptions, TextDelta, TokenLogprobs } from "./generate-options.js";
 import type { NativeToolCallFormat } from "./native.js";
-import { ASYNC_DISPOSE, type TextStream } from "./stream.js";
+import { ASYNC_DISPOSE, gather, type TextStream } from "./stream.js";
 import { checkTools, type ToolCall, ToolCallScanner, type ToolDefinition } from "./tool-calls.js";
 import { OptionReader, textOf } from "./validate.js";
 
@@ -279,22 +279,9 @@ export class ChatTurn implements AsyncGenerator<ChatPart, undefined, undefined> 
 
   /** Reads the turn to its end and gathers what was said. */
   async reply(): Promise<ChatReply> {
-    let text = "";
-    const tokenIds: number[] = [];
-    const logprobs: TokenLogprobs[] = [];
     const toolCalls: ToolCall[] = [];
-    for await (const part of this) {
-      text += part.text;
-      if (part.type === "tool-call") toolCalls.push(part.call);
-      else if (part.type === "text-delta") {
-        tokenIds.push(...part.tokenIds);
-        logprobs.push(...(part.logprobs ?? []));
-      } else {
-        const { finishReason, usage, timings } = part;
-        const rest = { finishReason, usage, timings, toolCalls };
-        return logprobs.length > 0 ? { text, tokenIds, logprobs, ...rest } : { text, tokenIds, ...rest };
-      }
-    }
+    const completion = await gather<ToolCallPart>(this, ({ call }) => toolCalls.push(call));
+    if (completion !== undefined) return { ...completion, toolCalls };
     throw new RyzansteinError("ABORTED", "the turn was ended before its last part");
   }
 }

@@ -122,9 +122,10 @@ export class Generation {
       this.#failAfterParts(new RyzansteinError("ABORTED", "the generation was cancelled"));
       return;
     }
-    const { type: _, text: __, usage, timings, finishReason } = finishOf(finish);
+    const part = finishOf(finish);
+    const { usage, timings, finishReason } = part;
     this.#start.log?.("debug", "request finished", { finishReason, ...usage, ...timings });
-    this.#deliver(finishOf(finish));
+    this.#deliver(part);
     this.#stop();
   }
 
@@ -220,19 +221,8 @@ export class TextStream implements AsyncGenerator<StreamPart, undefined, undefin
 
   /** Reads the stream to its end and gathers what it said. */
   async completion(): Promise<Completion> {
-    let text = "";
-    const tokenIds: number[] = [];
-    const logprobs: TokenLogprobs[] = [];
-    for await (const part of this) {
-      if (part.type === "finish") {
-        const { finishReason, usage, timings } = part;
-        const rest = { finishReason, usage, timings };
-        return logprobs.length > 0 ? { text, tokenIds, logprobs, ...rest } : { text, tokenIds, ...rest };
-      }
-      text += part.text;
-      tokenIds.push(...part.tokenIds);
-      if (part.logprobs !== undefined) logprobs.push(...part.logprobs);
-    }
+    const completion = await gather(this);
+    if (completion !== undefined) return completion;
     throw new RyzansteinError("ABORTED", "the stream was ended before its last part");
   }
 
@@ -265,4 +255,32 @@ function finishOf(finish: NativeFinish): Finish {
     usage: { promptTokens, completionTokens },
     timings: { prefillMs, timeToFirstTokenMs, decodeMs, tokensPerSecond },
   };
+}
+
+/**
+ * What the parts of a stream add up to; `undefined` when it ended before its last part. Parts of other types go to `other`.
+ * @internal
+ */
+export async function gather<T extends { readonly type: string; readonly text: string }>(
+  parts: AsyncIterable<StreamPart | T>,
+  other?: (part: T) => void,
+): Promise<Completion | undefined> {
+  let text = "";
+  const tokenIds: number[] = [];
+  const logprobs: TokenLogprobs[] = [];
+  for await (const part of parts as AsyncIterable<StreamPart>) {
+    if (part.type === "finish") {
+      const { finishReason, usage, timings } = part;
+      const rest = { finishReason, usage, timings };
+      return logprobs.length > 0 ? { text, tokenIds, logprobs, ...rest } : { text, tokenIds, ...rest };
+    }
+    text += part.text;
+    if (part.type !== "text-delta") {
+      other?.(part as unknown as T);
+      continue;
+    }
+    tokenIds.push(...part.tokenIds);
+    if (part.logprobs !== undefined) logprobs.push(...part.logprobs);
+  }
+  return undefined;
 }

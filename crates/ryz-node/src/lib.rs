@@ -21,6 +21,7 @@ mod machine;
 mod operators;
 mod profile;
 mod quantizer;
+mod questions;
 mod request;
 mod stream;
 mod train;

@@ -2,10 +2,8 @@
 //!
 //! The engine's thread waits for an operator's answer; JavaScript's never waits for the engine's.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use napi::bindgen_prelude::{Float32Array, Float64Array, FnArgs, Function};
@@ -18,9 +16,7 @@ use ryz_engine::{HookPoint, Operation, Operator, OperatorCall, ProfileObserver};
 
 use crate::answer::Failure;
 use crate::engine::{NativeEngine, failure};
-
-/// How often a waiting engine looks whether its request still wants the answer.
-const LOOK: Duration = Duration::from_millis(20);
+use crate::questions::Questions;
 
 /// A call of an operator.
 #[napi(object, object_from_js = false)]
@@ -50,24 +46,12 @@ struct Message {
 /// Weak: a registered operator does not keep the process alive.
 type OperatorCallback = ThreadsafeFunction<Message, (), FnArgs<(Call,)>, Status, false, true>;
 
-/// What JavaScript answers: other values, or none, or a message.
-type Reply = std::result::Result<Option<Vec<f32>>, String>;
-
-#[derive(Default)]
-struct Waiting {
-    next: AtomicU64,
-    calls: Mutex<HashMap<u64, SyncSender<Reply>>>,
-}
-
-impl Waiting {
-    fn calls(&self) -> MutexGuard<'_, HashMap<u64, SyncSender<Reply>>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+/// Other values, or none.
+type Answers = Questions<Option<Vec<f32>>>;
 
 struct JsOperator {
     callback: OperatorCallback,
-    waiting: Arc<Waiting>,
+    questions: Arc<Answers>,
     timeout: Duration,
 }
 
@@ -78,23 +62,24 @@ impl Operator for JsOperator {
         values: &mut [f32],
         cancelled: &dyn Fn() -> bool,
     ) -> std::result::Result<(), String> {
-        let id = self.waiting.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, answer) = sync_channel(1);
-        self.waiting.calls().insert(id, sender);
-        let message = Message {
-            id,
-            call: *call,
-            input: values.to_vec(),
+        let send = |id| {
+            let message = Message {
+                id,
+                call: *call,
+                input: values.to_vec(),
+            };
+            self.callback
+                .call(message, ThreadsafeFunctionCallMode::NonBlocking)
         };
-        let sent = self
-            .callback
-            .call(message, ThreadsafeFunctionCallMode::NonBlocking);
-        let answer = if sent == Status::Ok {
-            self.wait(&answer, cancelled)
-        } else {
-            Err("its JavaScript environment has ended".to_owned())
-        };
-        self.waiting.calls().remove(&id);
+        let began = Instant::now();
+        let answer = self.questions.ask(send, || {
+            if cancelled() {
+                return Some("the request was cancelled".to_owned());
+            }
+            let limit = self.timeout.as_millis();
+            (began.elapsed() >= self.timeout)
+                .then(|| format!("it did not answer within {limit} ms"))
+        });
         let Some(output) = answer? else { return Ok(()) };
         if output.len() != values.len() {
             return Err(format!(
@@ -108,35 +93,10 @@ impl Operator for JsOperator {
     }
 }
 
-impl JsOperator {
-    fn wait(
-        &self,
-        answer: &std::sync::mpsc::Receiver<Reply>,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Reply {
-        let began = Instant::now();
-        loop {
-            let left = self.timeout.saturating_sub(began.elapsed());
-            match answer.recv_timeout(left.min(LOOK)) {
-                Ok(reply) => return reply,
-                Err(RecvTimeoutError::Disconnected) => return Err("it never answered".to_owned()),
-                Err(RecvTimeoutError::Timeout) if cancelled() => {
-                    return Err("the request was cancelled".to_owned());
-                }
-                Err(RecvTimeoutError::Timeout) if began.elapsed() >= self.timeout => {
-                    let limit = self.timeout.as_millis();
-                    return Err(format!("it did not answer within {limit} ms"));
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        }
-    }
-}
-
 /// The way back for an operator's answers.
 #[napi]
 pub struct NativeOperator {
-    waiting: Arc<Waiting>,
+    questions: Arc<Answers>,
 }
 
 #[napi]
@@ -145,15 +105,11 @@ impl NativeOperator {
     /// for any more does nothing.
     #[napi(catch_unwind)]
     pub fn answer(&self, id: f64, output: Option<Float32Array>, error: Option<String>) {
-        let Some(call) = self.waiting.calls().remove(&(id as u64)) else {
-            return;
-        };
         let reply = match error {
             Some(message) => Err(message),
             None => Ok(output.map(|values| values.to_vec())),
         };
-        // The engine may have given up just now.
-        drop(call.try_send(reply));
+        self.questions.answer(id, reply);
     }
 }
 
@@ -239,15 +195,15 @@ impl NativeEngine {
                 },)
                     .into())
             })?;
-        let waiting = Arc::<Waiting>::default();
+        let questions = Arc::<Answers>::default();
         let operator = Arc::new(JsOperator {
             callback,
-            waiting: Arc::clone(&waiting),
+            questions: Arc::clone(&questions),
             timeout: Duration::from_millis(u64::from(timeout_ms)),
         });
         Ok(
             match self.engine()?.register_operator(&name, &places, operator) {
-                Ok(()) => napi::Either::A(NativeOperator { waiting }),
+                Ok(()) => napi::Either::A(NativeOperator { questions }),
                 Err(error) => napi::Either::B(failure(&error)),
             },
         )

@@ -1,10 +1,7 @@
 //! A quantiser of the program: JavaScript that makes float weights ternary, called while a model is converted.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use napi::bindgen_prelude::{Float32Array, FnArgs, Function, Int8Array};
 use napi::threadsafe_function::{
@@ -14,8 +11,7 @@ use napi::{Result, Status};
 use napi_derive::napi;
 use ryz_format::{Quantized, Quantizer, SharedQuantizer};
 
-/// How often a waiting thread looks whether the work was given up.
-const LOOK: Duration = Duration::from_millis(50);
+use crate::questions::Questions;
 
 /// A tensor to be quantised.
 #[napi(object, object_from_js = false)]
@@ -41,19 +37,10 @@ struct Message {
 }
 
 type Callback = ThreadsafeFunction<Message, (), FnArgs<(QuantizeCall,)>, Status, false>;
-type Reply = std::result::Result<Quantized, String>;
-
 #[derive(Default)]
 struct Waiting {
-    next: AtomicU64,
+    questions: Questions<Quantized>,
     closed: AtomicBool,
-    calls: Mutex<HashMap<u64, SyncSender<Reply>>>,
-}
-
-impl Waiting {
-    fn calls(&self) -> MutexGuard<'_, HashMap<u64, SyncSender<Reply>>> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 struct JsQuantizer {
@@ -75,37 +62,23 @@ impl Quantizer for JsQuantizer {
         rows: usize,
         cols: usize,
     ) -> std::result::Result<Quantized, String> {
-        let id = self.waiting.next.fetch_add(1, Ordering::Relaxed);
-        let (sender, answer) = sync_channel(1);
-        self.waiting.calls().insert(id, sender);
-        let message = Message {
-            id,
-            tensor: tensor.to_owned(),
-            rows: rows as u32,
-            columns: cols as u32,
-            weights: weights.to_vec(),
-        };
-        let sent = {
+        let send = |id| {
+            let message = Message {
+                id,
+                tensor: tensor.to_owned(),
+                rows: rows as u32,
+                columns: cols as u32,
+                weights: weights.to_vec(),
+            };
             let callback = self.callback.lock().unwrap_or_else(PoisonError::into_inner);
             callback.as_ref().map_or(Status::Closing, |callback| {
                 callback.call(message, ThreadsafeFunctionCallMode::NonBlocking)
             })
         };
-        let reply = loop {
-            if sent != Status::Ok {
-                break Err("its JavaScript environment has ended".to_owned());
-            }
-            match answer.recv_timeout(LOOK) {
-                Ok(reply) => break reply,
-                Err(RecvTimeoutError::Disconnected) => break Err("it never answered".to_owned()),
-                Err(RecvTimeoutError::Timeout) if self.waiting.closed.load(Ordering::Relaxed) => {
-                    break Err("the work was given up".to_owned());
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-        };
-        self.waiting.calls().remove(&id);
-        reply
+        self.waiting.questions.ask(send, || {
+            let closed = self.waiting.closed.load(Ordering::Relaxed);
+            closed.then(|| "the work was given up".to_owned())
+        })
     }
 }
 
@@ -165,9 +138,6 @@ impl NativeQuantizer {
         scales: Option<Float32Array>,
         error: Option<String>,
     ) {
-        let Some(call) = self.waiting.calls().remove(&(id as u64)) else {
-            return;
-        };
         let reply = match (codes, scales, error) {
             (Some(codes), Some(scales), None) => Ok(Quantized {
                 codes: codes.to_vec(),
@@ -175,8 +145,7 @@ impl NativeQuantizer {
             }),
             (_, _, error) => Err(error.unwrap_or_else(|| "it gave nothing".to_owned())),
         };
-        // The other side may have given up just now.
-        drop(call.try_send(reply));
+        self.waiting.questions.answer(id, reply);
     }
 
     /// The work is over: no more calls.

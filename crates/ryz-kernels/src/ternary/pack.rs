@@ -49,6 +49,14 @@ struct Found {
     tensor_scale: AtomicU32,
 }
 
+/// Scale groups of a row in a file's blocks; none where the tensor has one scale.
+fn groups(dtype: DType, cols: usize) -> usize {
+    match dtype.has_tensor_scale() {
+        true => 0,
+        false => cols.div_ceil(dtype.block_values()),
+    }
+}
+
 impl TernaryPacker {
     /// Takes the memory of a `rows` × `cols` matrix named `name`.
     ///
@@ -86,11 +94,7 @@ impl TernaryPacker {
         }
         let tiles = rows.div_ceil(ROW_TILE);
         let lines = tiles * cols.div_ceil(UNIT) * UNIT_LINES;
-        let groups = if dtype.has_tensor_scale() {
-            0
-        } else {
-            cols.div_ceil(dtype.block_values())
-        };
+        let groups = groups(dtype, cols);
         Ok(Self {
             name: name.to_owned(),
             dtype,
@@ -109,10 +113,7 @@ impl TernaryPacker {
         if !dtype.is_ternary() {
             return 0;
         }
-        let groups = match dtype.has_tensor_scale() {
-            true => 0,
-            false => cols.div_ceil(dtype.block_values()),
-        };
+        let groups = groups(dtype, cols);
         let tiles = rows.div_ceil(ROW_TILE);
         let lines = cols.div_ceil(UNIT).saturating_mul(UNIT_LINES * LINE);
         let halves = tiles.saturating_mul(groups * size_of::<[u16; ROW_TILE]>());
@@ -133,11 +134,7 @@ impl TernaryPacker {
         );
         let tiles = rows / ROW_TILE;
         let total = self.rows;
-        let groups = if self.dtype.has_tensor_scale() {
-            0
-        } else {
-            self.cols.div_ceil(self.dtype.block_values())
-        };
+        let groups = groups(self.dtype, self.cols);
         let lines_per_tile = self.cols.div_ceil(UNIT) * UNIT_LINES;
         let mut halves: &mut [[u16; ROW_TILE]] = &mut self.halves;
         let (name, dtype, cols, found) = (self.name.as_str(), self.dtype, self.cols, &self.found);
@@ -202,10 +199,7 @@ impl TernaryPacker {
         };
         self.found.code_3 = AtomicBool::new(self.lines.iter().any(has_code_3));
         let group = self.dtype.block_values();
-        let groups = match self.dtype.has_tensor_scale() {
-            true => 0,
-            false => self.cols.div_ceil(group),
-        };
+        let groups = groups(self.dtype, self.cols);
         for (index, scales) in self.halves.iter_mut().enumerate() {
             let (tile, place) = (index / groups, index % groups);
             for (row, half) in scales.iter_mut().enumerate() {
