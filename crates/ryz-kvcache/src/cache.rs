@@ -71,7 +71,9 @@ impl KvCache {
         if u32::try_from(config.blocks).is_err() {
             return Err(too_large);
         }
-        let mut storage = arena.allocate(bytes, BufferKind::KvCache)?;
+        let mut storage = arena
+            .labelled("keys and values")
+            .allocate(bytes, BufferKind::KvCache)?;
         let base = NonNull::from(storage.as_bytes_mut()).cast::<u8>();
         let claims = (0..config.blocks).map(|_| SlotClaims::default()).collect();
         Ok(Self {

@@ -343,10 +343,14 @@ impl Loader<'_> {
                     true => TensorRole::Linear,
                     false => TensorRole::Embedding,
                 };
+                let loader = Loader {
+                    arena: &self.arena.labelled(tensor.name.as_str()),
+                    ..*self
+                };
                 let read = if is_master(self.source.config(), role) {
-                    self.quantize_master(tensor)
+                    loader.quantize_master(tensor)
                 } else {
-                    self.linear(tensor, &stop)
+                    loader.linear(tensor, &stop)
                 };
                 match read {
                     Ok(linear) => lock(&linears)[index] = Some(linear),
@@ -538,15 +542,14 @@ impl Loader<'_> {
             return Ok(None);
         };
         let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
+        let arena = self.arena.labelled(name);
         let staged = self.source.file_of(tensor).read_range(
             tensor.offset,
             bytes,
-            self.arena,
+            &arena,
             BufferKind::Staging,
         )?;
-        let mut values = self
-            .arena
-            .allocate_slice::<f32>(tensor.cols, BufferKind::Weights)?;
+        let mut values = arena.allocate_slice::<f32>(tensor.cols, BufferKind::Weights)?;
         decode::decode_row(tensor.dtype, staged.as_bytes(), &mut values);
         Ok(Some(values))
     }

@@ -151,8 +151,11 @@ impl RunState {
         max_outputs: usize,
     ) -> Result<Self, ModelError> {
         let config = model.config();
-        let matrix = |rows: usize, cols: usize| -> Result<Matrix, ModelError> {
-            let values = arena.allocate_slice(rows.saturating_mul(cols), BufferKind::Scratch)?;
+        let matrix = |name: &str, rows: usize, cols: usize| -> Result<Matrix, ModelError> {
+            let len = rows.saturating_mul(cols);
+            let values = arena
+                .labelled(name)
+                .allocate_slice(len, BufferKind::Scratch)?;
             Ok(Matrix { values, cols })
         };
         let mut layouts: Vec<QuantizedLayout> = Vec::new();
@@ -170,7 +173,9 @@ impl RunState {
             let lines = layout.lines().saturating_mul(max_tokens);
             Ok(QuantizedScratch {
                 layout,
-                lines: arena.allocate_slice(lines, BufferKind::Scratch)?,
+                lines: arena
+                    .labelled("quantized inputs")
+                    .allocate_slice(lines, BufferKind::Scratch)?,
             })
         });
         let [
@@ -188,18 +193,18 @@ impl RunState {
         let [hidden, logits] = output_columns(config);
         let buffers = Buffers {
             quantized: quantized.collect::<Result<_, ModelError>>()?,
-            angles: matrix(max_tokens, angles)?,
-            residual: matrix(max_tokens, residual)?,
-            normed: matrix(max_tokens, normed)?,
-            query: matrix(max_tokens, query)?,
-            key: matrix(max_tokens, key)?,
-            value: matrix(max_tokens, value)?,
-            heads: matrix(max_tokens, heads)?,
-            gate: matrix(max_tokens, gate)?,
-            up: matrix(max_tokens, up)?,
-            projected: matrix(max_tokens, projected)?,
-            hidden: matrix(max_outputs, hidden)?,
-            logits: matrix(max_outputs, logits)?,
+            angles: matrix("angles", max_tokens, angles)?,
+            residual: matrix("residual", max_tokens, residual)?,
+            normed: matrix("normed", max_tokens, normed)?,
+            query: matrix("query", max_tokens, query)?,
+            key: matrix("key", max_tokens, key)?,
+            value: matrix("value", max_tokens, value)?,
+            heads: matrix("heads", max_tokens, heads)?,
+            gate: matrix("gate", max_tokens, gate)?,
+            up: matrix("up", max_tokens, up)?,
+            projected: matrix("projected", max_tokens, projected)?,
+            hidden: matrix("hidden", max_outputs, hidden)?,
+            logits: matrix("logits", max_outputs, logits)?,
         };
         let queues = (0..config.num_hidden_layers)
             .map(|_| WorkQueue::new())

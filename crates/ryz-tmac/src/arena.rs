@@ -1,19 +1,17 @@
 //! The arena: who holds how much, and how much there may be.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use bytemuck::Pod;
+use serde::Serialize;
 
-use crate::{AlignedVec, Buffer, LINE, MemoryError, buffer::Region};
+use crate::{
+    AlignedVec, Buffer, HugePages, LINE, MemoryError, MemoryLayout, NodePlacement, heap::Heap,
+};
 
 /// What a buffer is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum BufferKind {
     /// Model weights.
@@ -47,35 +45,45 @@ impl fmt::Display for BufferKind {
     }
 }
 
-/// Whether large buffers ask for huge pages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum HugePages {
-    /// Never.
-    Off,
-    /// By `madvise`, where the system has them (the default).
-    #[default]
-    Transparent,
-}
-
 /// Options of an [`Arena`].
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct ArenaConfig {
     /// Bytes it may hold at a time; `None` (the default) for no limit but the system's.
     pub limit: Option<usize>,
     /// Huge pages; transparent by default.
     pub huge_pages: HugePages,
+    /// On which memory nodes its regions lie; where they are touched first, by default.
+    pub nodes: NodePlacement,
+    /// Whether freed blocks are overwritten with `0xff`, and checked before they are used again; by default in builds with
+    /// debug assertions.
+    pub poison: bool,
+}
+
+impl Default for ArenaConfig {
+    fn default() -> Self {
+        Self {
+            limit: None,
+            huge_pages: HugePages::default(),
+            nodes: NodePlacement::default(),
+            poison: cfg!(debug_assertions),
+        }
+    }
 }
 
 /// How much an arena holds and held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct MemoryStats {
     /// Bytes in use, in whole lines.
     pub in_use: usize,
-    /// The most that was in use at a time.
+    /// Bytes that pools hold for later.
+    pub pooled: usize,
+    /// Bytes mapped from the system: what is in use or pooled, padding, and free blocks.
+    pub mapped: usize,
+    /// The most that was in use or pooled at a time.
     pub high_water: usize,
-    /// Bytes allowed.
+    /// Bytes allowed in use or pooled.
     pub limit: Option<usize>,
     /// Bytes in use by kind, in the order of [`BufferKind::ALL`].
     pub by_kind: [usize; BufferKind::ALL.len()],
@@ -94,46 +102,50 @@ impl MemoryStats {
 
 /// Where every large buffer comes from. A clone is the same arena.
 #[derive(Clone, Debug)]
-pub struct Arena(Arc<Books>);
-
-/// What is shared by an arena and its buffers.
-#[derive(Debug)]
-pub(crate) struct Books {
-    config: ArenaConfig,
-    in_use: AtomicUsize,
-    high_water: AtomicUsize,
-    by_kind: [AtomicUsize; BufferKind::ALL.len()],
-    buffers: AtomicUsize,
-    allocations: AtomicUsize,
+pub struct Arena {
+    heap: Arc<Heap>,
+    label: Arc<str>,
 }
 
 impl Arena {
     /// An arena that holds nothing yet.
     pub fn new(config: ArenaConfig) -> Self {
-        Self(Arc::new(Books {
-            config,
-            in_use: AtomicUsize::new(0),
-            high_water: AtomicUsize::new(0),
-            by_kind: Default::default(),
-            buffers: AtomicUsize::new(0),
-            allocations: AtomicUsize::new(0),
-        }))
+        Self {
+            heap: Arc::new(Heap::new(config)),
+            label: Arc::from(""),
+        }
+    }
+
+    /// The same arena, for a part of the engine that its buffers are listed under in [`Arena::layout`].
+    #[must_use]
+    pub fn labelled(&self, label: impl Into<Arc<str>>) -> Self {
+        Self {
+            heap: Arc::clone(&self.heap),
+            label: label.into(),
+        }
     }
 
     /// Takes `bytes` zeroed bytes, aligned to a line and followed by at least a line of readable zeroes.
     ///
     /// # Errors
-    /// [`MemoryError::LimitExceeded`] past the arena's limit, [`MemoryError::OutOfMemory`] when the system has none.
+    /// [`MemoryError::LimitExceeded`] past the arena's limit, [`MemoryError::OutOfMemory`] when the system has none,
+    /// [`MemoryError::InvalidNodes`] when it has no such memory nodes.
     pub fn allocate(&self, bytes: usize, kind: BufferKind) -> Result<Buffer, MemoryError> {
-        let refused = || MemoryError::OutOfMemory {
-            kind,
-            requested: bytes,
-        };
-        let lines = bytes.checked_next_multiple_of(LINE).ok_or_else(refused)?;
-        let claim = Claim::take(&self.0, lines, kind)?;
-        let region = Region::zeroed(lines, self.0.config.huge_pages).ok_or_else(refused)?;
-        claim.settle();
-        Ok(Buffer::new(region, bytes, claim))
+        self.allocate_aligned(bytes, LINE, kind)
+    }
+
+    /// As [`Arena::allocate`], aligned to `align` bytes: a power of two; less than a line is a line.
+    ///
+    /// # Errors
+    /// As [`Arena::allocate`], and [`MemoryError::InvalidAlignment`].
+    pub fn allocate_aligned(
+        &self,
+        bytes: usize,
+        align: usize,
+        kind: BufferKind,
+    ) -> Result<Buffer, MemoryError> {
+        let block = self.heap.allocate(bytes, align, kind, &self.label)?;
+        Ok(Buffer::new(Arc::clone(&self.heap), block, bytes))
     }
 
     /// Takes `len` zeroed elements; see [`Arena::allocate`].
@@ -153,76 +165,39 @@ impl Arena {
         Ok(AlignedVec::new(self.allocate(bytes, kind)?, len))
     }
 
+    /// Gives a buffer back: what dropping it does.
+    pub fn deallocate(&self, buffer: Buffer) {
+        drop(buffer);
+    }
+
+    /// Holds `count` buffers of `bytes` ready, side by side: the next ones of that size (in whole lines) and kind come from
+    /// here and go back here, without the system being asked. They count against the limit from now on, until
+    /// [`Arena::clear_pool`].
+    ///
+    /// # Errors
+    /// As [`Arena::allocate`].
+    pub fn preallocate_pool(
+        &self,
+        bytes: usize,
+        count: usize,
+        kind: BufferKind,
+    ) -> Result<(), MemoryError> {
+        self.heap.preallocate_pool(bytes, count, kind)
+    }
+
+    /// Ends the pools of this size and kind, and says how many bytes they held ready. Buffers of theirs that are in use
+    /// stay; the pool's memory goes back to the system with the last of them.
+    pub fn clear_pool(&self, bytes: usize, kind: BufferKind) -> usize {
+        self.heap.clear_pool(bytes, kind)
+    }
+
     /// How much it holds and held.
     pub fn stats(&self) -> MemoryStats {
-        let books = &*self.0;
-        let read = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
-        MemoryStats {
-            in_use: read(&books.in_use),
-            high_water: read(&books.high_water),
-            limit: books.config.limit,
-            by_kind: std::array::from_fn(|kind| read(&books.by_kind[kind])),
-            buffers: read(&books.buffers),
-            allocations: read(&books.allocations),
-        }
-    }
-}
-
-/// Bytes on an arena's books, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    books: Arc<Books>,
-    bytes: usize,
-    kind: BufferKind,
-    /// Bytes in use with it, when it was claimed.
-    with_it: usize,
-}
-
-impl Claim {
-    /// Claims bytes before they are there, so that the limit holds however many threads ask.
-    fn take(books: &Arc<Books>, bytes: usize, kind: BufferKind) -> Result<Self, MemoryError> {
-        let limit = books.config.limit.unwrap_or(usize::MAX);
-        let within = |in_use: usize| in_use.checked_add(bytes).filter(|&sum| sum <= limit);
-        let claimed = books
-            .in_use
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
-        let before = claimed.map_err(|in_use| MemoryError::LimitExceeded {
-            kind,
-            requested: bytes,
-            in_use,
-            limit,
-        })?;
-        books.by_kind[kind as usize].fetch_add(bytes, Ordering::Relaxed);
-        books.buffers.fetch_add(1, Ordering::Relaxed);
-        Ok(Self {
-            books: Arc::clone(books),
-            bytes,
-            kind,
-            with_it: before + bytes,
-        })
+        self.heap.stats()
     }
 
-    /// The bytes are there: an allocation that the system refused is none, and raises no high-water mark.
-    fn settle(&self) {
-        let books = &self.books;
-        books.high_water.fetch_max(self.with_it, Ordering::Relaxed);
-        books.allocations.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn kind(&self) -> BufferKind {
-        self.kind
-    }
-
-    /// Bytes claimed, in whole lines.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        self.books.by_kind[self.kind as usize].fetch_sub(self.bytes, Ordering::Relaxed);
-        self.books.buffers.fetch_sub(1, Ordering::Relaxed);
-        self.books.in_use.fetch_sub(self.bytes, Ordering::Relaxed);
+    /// What lies where: every region, its blocks, whose they are, its pages and nodes, and the holes.
+    pub fn layout(&self) -> MemoryLayout {
+        self.heap.layout()
     }
 }

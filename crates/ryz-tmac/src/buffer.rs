@@ -1,69 +1,18 @@
-//! Owned memory: a region of the system's or the heap's, on the arena's books.
+//! Owned memory: a block of an arena's.
 
 use std::{
-    alloc::{Layout, alloc_zeroed, dealloc},
-    ops::{Deref, DerefMut},
+    ops::{Deref, DerefMut, Range},
     ptr::NonNull,
+    sync::Arc,
 };
 
 use bytemuck::Pod;
-use memmap2::MmapMut;
 
-use crate::{BufferKind, HugePages, LINE, arena::Claim};
-
-/// From this size on a region is a mapping of its own, whose pages go back to the system when it is freed.
-const MAP_FROM: usize = 128 << 10;
-
-/// Bytes of a transparent huge page.
-const HUGE_PAGE: usize = 2 << 20;
-
-/// Zeroed memory, aligned to a line, with one line more than was asked.
-#[derive(Debug)]
-pub(crate) enum Region {
-    Heap { start: NonNull<u8>, layout: Layout },
-    Map(MmapMut),
-}
-
-// SAFETY: the heap's bytes are owned by this value alone, and any thread may free them.
-unsafe impl Send for Region {}
-// SAFETY: `&Region` gives no access to the bytes.
-unsafe impl Sync for Region {}
-
-impl Region {
-    /// `bytes` and a line more; `None` when there is no such memory.
-    pub fn zeroed(bytes: usize, huge_pages: HugePages) -> Option<Self> {
-        let padded = bytes.checked_add(LINE)?;
-        if padded >= MAP_FROM {
-            let map = MmapMut::map_anon(padded).ok()?;
-            if huge_pages == HugePages::Transparent && padded >= HUGE_PAGE {
-                // Advice: a system without huge pages says no, and nothing is lost.
-                #[cfg(target_os = "linux")]
-                let _ = map.advise(memmap2::Advice::HugePage);
-            }
-            return Some(Self::Map(map));
-        }
-        let layout = Layout::from_size_align(padded, LINE).ok()?;
-        // SAFETY: the size is at least LINE, so not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        Some(Self::Heap { start, layout })
-    }
-
-    fn start(&mut self) -> NonNull<u8> {
-        match self {
-            Self::Heap { start, .. } => *start,
-            Self::Map(map) => NonNull::from(&mut map[..]).cast(),
-        }
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        if let Self::Heap { start, layout } = self {
-            // SAFETY: allocated in `zeroed` with this layout and freed once, here.
-            unsafe { dealloc(start.as_ptr(), *layout) };
-        }
-    }
-}
+use crate::{
+    BufferKind, LINE,
+    heap::{Block, Heap},
+    system,
+};
 
 /// Bytes of an arena: aligned to a line, zeroed at first, followed by at least a line of readable bytes
 /// ([`Buffer::PADDING`]) that belong to no one. Dropping it gives them back.
@@ -71,9 +20,8 @@ impl Drop for Region {
 pub struct Buffer {
     start: NonNull<u8>,
     len: usize,
-    /// Frees the bytes; before `claim`, so that what the books give away is free.
-    _region: Region,
-    claim: Claim,
+    block: Block,
+    heap: Arc<Heap>,
 }
 
 // SAFETY: the bytes are owned by this value alone, and shared references give shared access only.
@@ -85,12 +33,12 @@ impl Buffer {
     /// Bytes past the end that may be read (not written): kernels load whole lines.
     pub const PADDING: usize = LINE;
 
-    pub(crate) fn new(mut region: Region, len: usize, claim: Claim) -> Self {
+    pub(crate) fn new(heap: Arc<Heap>, block: Block, len: usize) -> Self {
         Self {
-            start: region.start(),
+            start: block.start(),
             len,
-            _region: region,
-            claim,
+            block,
+            heap,
         }
     }
 
@@ -106,7 +54,7 @@ impl Buffer {
 
     /// What it is for.
     pub fn kind(&self) -> BufferKind {
-        self.claim.kind()
+        self.block.kind()
     }
 
     /// The bytes.
@@ -123,10 +71,27 @@ impl Buffer {
 
     /// The bytes in whole lines and the padding: what may be read past the end, as zeroes.
     pub fn padded_bytes(&self) -> &[u8] {
-        let len = self.claim.bytes() + Self::PADDING;
-        // SAFETY: the region has the claimed lines and `PADDING` bytes more, all initialised (zeroed); `&self` excludes
+        // SAFETY: the block has the lines asked for and `PADDING` bytes more, all initialised (zeroed); `&self` excludes
         // writers.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), len) }
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.block.padded()) }
+    }
+
+    /// Makes the bytes of a range zeroes, by giving its whole pages back to the system where that takes them: they cost
+    /// no memory until they are touched again. How many bytes it took.
+    ///
+    /// # Panics
+    /// When there is no such range.
+    pub fn discard(&mut self, range: Range<usize>) -> usize {
+        let bytes = &mut self.as_bytes_mut()[range];
+        let (start, len) = (NonNull::from(&mut *bytes).cast(), bytes.len());
+        // SAFETY: the bytes lie in a mapping of the arena's with such pages, and this value has them alone.
+        let discarded = unsafe { system::discard(start, len, self.block.page()) };
+        // SAFETY: the same bytes as before; those that went are mapped, as zeroes.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) };
+        let (from, gone) = discarded.unwrap_or((0, 0));
+        bytes[..from].fill(0);
+        bytes[from + gone..].fill(0);
+        gone
     }
 
     /// The bytes as elements; a rest shorter than an element is left out.
@@ -139,6 +104,12 @@ impl Buffer {
     pub fn as_mut_slice<T: Pod>(&mut self) -> &mut [T] {
         let whole = self.len / element_size::<T>() * size_of::<T>();
         bytemuck::cast_slice_mut(&mut self.as_bytes_mut()[..whole])
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.heap.free(self.block);
     }
 }
 

@@ -1,6 +1,6 @@
 use std::{io, path::PathBuf};
 
-use crate::BufferKind;
+use crate::{BufferKind, NodeSet};
 
 /// Why memory or a file's bytes could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,22 @@ pub enum MemoryError {
         kind: BufferKind,
         /// Bytes asked.
         requested: usize,
+    },
+    /// No power of two was asked for.
+    #[error("alignment: expected a power of two, got {got}")]
+    InvalidAlignment {
+        /// What was asked for.
+        got: usize,
+    },
+    /// The system has no memory on these nodes.
+    #[error("memory nodes {nodes} for {kind}")]
+    InvalidNodes {
+        /// What it was for.
+        kind: BufferKind,
+        /// The nodes asked for.
+        nodes: NodeSet,
+        /// What the system said.
+        source: io::Error,
     },
     /// There is no such file.
     #[error("{}: no such file", path.display())]
@@ -70,6 +86,7 @@ impl MemoryError {
         match self {
             Self::LimitExceeded { .. } => "MEMORY_LIMIT",
             Self::OutOfMemory { .. } => "OUT_OF_MEMORY",
+            Self::InvalidAlignment { .. } | Self::InvalidNodes { .. } => "INVALID_ARGUMENT",
             Self::FileNotFound { .. } => "FILE_NOT_FOUND",
             Self::NotARegularFile { .. } | Self::ShortRead { .. } | Self::Io { .. } => "IO",
         }

@@ -1,0 +1,599 @@
+//! What an arena is made of: regions, the blocks in them, and the books.
+//!
+//! Buffers of up to 128 KiB are blocks of a size class, carved out of a region that holds one class of one kind; larger
+//! ones, and pools, are regions of their own. A region goes back to the system with its last block.
+
+use std::{
+    ptr::NonNull,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    ArenaConfig, Buffer, BufferKind, Hole, LINE, MemoryError, MemoryLayout, MemoryStats,
+    RegionLayout, RegionUse, classes,
+    layout::BlockLayout,
+    poison,
+    system::{Mapping, page_size},
+};
+
+/// What is shared by an arena and its buffers.
+#[derive(Debug)]
+pub(crate) struct Heap {
+    pub config: ArenaConfig,
+    state: Mutex<State>,
+}
+
+/// Who a block belongs to.
+#[derive(Clone, Debug)]
+struct Owner {
+    label: Arc<str>,
+    /// Bytes asked for, in whole lines.
+    bytes: usize,
+}
+
+/// Memory in blocks of one size.
+#[derive(Debug)]
+struct Region {
+    mapping: Mapping,
+    kind: BufferKind,
+    used_as: RegionUse,
+    block_bytes: usize,
+    /// By block; `None` for those that are free.
+    owners: Vec<Option<Owner>>,
+    live: usize,
+    /// Blocks that were used and freed.
+    freed: Vec<usize>,
+    /// Blocks from here on were never used, and are zeroes.
+    fresh: usize,
+}
+
+impl Region {
+    fn has_room(&self) -> bool {
+        self.live < self.owners.len()
+    }
+
+    fn block(&self, block: usize) -> NonNull<u8> {
+        assert!(block < self.owners.len());
+        // SAFETY: the block lies in the mapping (asserted; its blocks fit it).
+        unsafe { self.mapping.start().add(block * self.block_bytes) }
+    }
+
+    /// Takes a free block; whether it was used before.
+    fn take(&mut self, owner: Owner) -> Option<(usize, bool)> {
+        let (block, used) = match self.freed.pop() {
+            Some(block) => (block, true),
+            None if self.fresh < self.owners.len() => {
+                self.fresh += 1;
+                (self.fresh - 1, false)
+            }
+            None => return None,
+        };
+        self.owners[block] = Some(owner);
+        self.live += 1;
+        Some((block, used))
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    regions: Vec<Option<Region>>,
+    in_use: usize,
+    pooled: usize,
+    mapped: usize,
+    high_water: usize,
+    by_kind: [usize; BufferKind::ALL.len()],
+    buffers: usize,
+    allocations: usize,
+}
+
+/// A block that a buffer holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block {
+    region: usize,
+    index: usize,
+    start: NonNull<u8>,
+    /// Bytes that may be read: what was asked for in whole lines, and the padding.
+    padded: usize,
+    /// Bytes of the block.
+    len: usize,
+    /// Bytes of the pages it lies on.
+    page: usize,
+    kind: BufferKind,
+    own_region: bool,
+}
+
+impl Block {
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub fn padded(&self) -> usize {
+        self.padded
+    }
+
+    pub fn kind(&self) -> BufferKind {
+        self.kind
+    }
+
+    pub fn page(&self) -> usize {
+        self.page
+    }
+}
+
+impl Heap {
+    pub fn new(config: ArenaConfig) -> Self {
+        Self {
+            config,
+            state: Mutex::new(State {
+                regions: Vec::new(),
+                in_use: 0,
+                pooled: 0,
+                mapped: 0,
+                high_water: 0,
+                by_kind: [0; BufferKind::ALL.len()],
+                buffers: 0,
+                allocations: 0,
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn map(&self, bytes: usize, align: usize, kind: BufferKind) -> Result<Mapping, MemoryError> {
+        Mapping::new(
+            bytes,
+            align,
+            self.config.huge_pages,
+            self.config.nodes,
+            kind,
+        )
+    }
+
+    /// Takes a zeroed block for `bytes` bytes and a line more.
+    pub fn allocate(
+        &self,
+        bytes: usize,
+        align: usize,
+        kind: BufferKind,
+        label: &Arc<str>,
+    ) -> Result<Block, MemoryError> {
+        if !align.is_power_of_two() {
+            return Err(MemoryError::InvalidAlignment { got: align });
+        }
+        let align = align.max(LINE);
+        let refused = || MemoryError::OutOfMemory {
+            kind,
+            requested: bytes,
+        };
+        let lines = bytes.checked_next_multiple_of(LINE).ok_or_else(refused)?;
+        let padded = lines.checked_add(Buffer::PADDING).ok_or_else(refused)?;
+        let owner = Owner {
+            label: Arc::clone(label),
+            bytes: lines,
+        };
+        let mut state = self.state();
+        let (block, used) = match state.pool_for(lines, align, kind) {
+            Some(pool) => {
+                state.pooled -= lines;
+                state.claimed(lines, kind);
+                state.take(pool, owner, padded)
+            }
+            None => {
+                let held = state.claim(lines, kind, self.config.limit)?;
+                let class =
+                    classes::class_of(padded).and_then(|class| classes::aligned(class, align));
+                let region = match class {
+                    Some(class) => self.chunk(&mut state, class, kind),
+                    None => {
+                        // Mapping much memory takes its time: the others go on.
+                        drop(state);
+                        let mapping = self.map(padded, align, kind);
+                        state = self.state();
+                        mapping.map(|mapping| {
+                            state.add(Region {
+                                block_bytes: padded,
+                                owners: vec![None],
+                                live: 0,
+                                freed: Vec::new(),
+                                fresh: 0,
+                                kind,
+                                used_as: RegionUse::Buffer,
+                                mapping,
+                            })
+                        })
+                    }
+                };
+                let region = region.inspect_err(|_| state.unclaim(lines, kind))?;
+                // What the system refused raises no high-water mark.
+                state.high_water = state.high_water.max(held);
+                state.take(region, owner, padded)
+            }
+        };
+        state.allocations += 1;
+        drop(state);
+        poison::open(block.start, block.padded);
+        if used {
+            if self.config.poison {
+                // SAFETY: the block is ours alone since it was taken, and was overwritten whole when it was freed.
+                unsafe { poison::check(block.start, block.padded) };
+            }
+            // SAFETY: the block is ours alone, and mapped.
+            unsafe { block.start.write_bytes(0, block.padded) };
+        }
+        Ok(block)
+    }
+
+    /// A region of a class with room.
+    fn chunk(
+        &self,
+        state: &mut State,
+        class: usize,
+        kind: BufferKind,
+    ) -> Result<usize, MemoryError> {
+        let block_bytes = classes::block_bytes(class);
+        let room = |region: &Region| {
+            region.used_as == RegionUse::Chunk
+                && region.kind == kind
+                && region.block_bytes == block_bytes
+                && region.has_room()
+        };
+        let found = state
+            .regions
+            .iter()
+            .position(|r| r.as_ref().is_some_and(room));
+        if let Some(region) = found {
+            return Ok(region);
+        }
+        let blocks = classes::blocks_per_region(class);
+        let mapping = self.map(blocks * block_bytes, LINE, kind)?;
+        poison::close(mapping.start(), mapping.len());
+        Ok(state.add(Region {
+            block_bytes,
+            owners: vec![None; blocks],
+            live: 0,
+            freed: Vec::new(),
+            fresh: 0,
+            kind,
+            used_as: RegionUse::Chunk,
+            mapping,
+        }))
+    }
+
+    /// Gives a block back.
+    pub fn free(&self, block: Block) {
+        if !block.own_region {
+            if self.config.poison {
+                poison::open(block.start, block.len);
+                // SAFETY: whoever frees a block holds it alone, all of it.
+                unsafe { poison::overwrite(block.start, block.len) };
+            }
+            poison::close(block.start, block.len);
+        }
+        let mut state = self.state();
+        let gone = state.give_back(&block);
+        // What the books give away is free: large mappings go before it, and while no one waits.
+        if gone.is_some() {
+            drop(state);
+            drop(gone);
+            state = self.state();
+        }
+        state.unclaim(block.padded - Buffer::PADDING, block.kind);
+    }
+
+    /// Maps a pool.
+    pub fn preallocate_pool(
+        &self,
+        bytes: usize,
+        count: usize,
+        kind: BufferKind,
+    ) -> Result<(), MemoryError> {
+        if count == 0 {
+            return Ok(());
+        }
+        let refused = || MemoryError::OutOfMemory {
+            kind,
+            requested: bytes.saturating_mul(count),
+        };
+        let lines = bytes.checked_next_multiple_of(LINE).ok_or_else(refused)?;
+        let block_bytes = lines.checked_add(Buffer::PADDING).ok_or_else(refused)?;
+        let total = block_bytes.checked_mul(count).ok_or_else(refused)?;
+        let mut state = self.state();
+        let held = state.reserve(lines * count, kind, self.config.limit)?;
+        drop(state);
+        let mapping = self.map(total, LINE, kind);
+        state = self.state();
+        let mapping = mapping.inspect_err(|_| state.pooled -= lines * count)?;
+        poison::close(mapping.start(), mapping.len());
+        state.high_water = state.high_water.max(held);
+        state.add(Region {
+            block_bytes,
+            owners: vec![None; count],
+            live: 0,
+            freed: Vec::new(),
+            fresh: 0,
+            kind,
+            used_as: RegionUse::Pool,
+            mapping,
+        });
+        Ok(())
+    }
+
+    /// Ends the pools of a size and kind: bytes that are reserved no more.
+    pub fn clear_pool(&self, bytes: usize, kind: BufferKind) -> usize {
+        let Some(lines) = bytes.checked_next_multiple_of(LINE) else {
+            return 0;
+        };
+        let mut gone = Vec::new();
+        let mut state = self.state();
+        let mut freed = 0;
+        for place in 0..state.regions.len() {
+            let Some(region) = &mut state.regions[place] else {
+                continue;
+            };
+            if !region.is_pool(lines, kind) {
+                continue;
+            }
+            freed += (region.owners.len() - region.live) * lines;
+            // Its live blocks stay where they are; what they leave is used no more.
+            region.used_as = RegionUse::ClosedPool;
+            if region.live == 0 {
+                gone.extend(state.remove(place));
+            }
+        }
+        state.pooled -= freed;
+        drop(state);
+        freed
+    }
+
+    pub fn stats(&self) -> MemoryStats {
+        self.state().stats(self.config.limit)
+    }
+
+    pub fn layout(&self) -> MemoryLayout {
+        let state = self.state();
+        let mut regions: Vec<_> = state.regions.iter().flatten().map(Region::layout).collect();
+        regions.sort_by_key(|region| region.address);
+        MemoryLayout {
+            stats: state.stats(self.config.limit),
+            page_size: page_size(),
+            regions,
+            paged: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    /// Claims bytes before they are there, so that the limit holds however many threads ask: what is held then.
+    fn claim(
+        &mut self,
+        lines: usize,
+        kind: BufferKind,
+        limit: Option<usize>,
+    ) -> Result<usize, MemoryError> {
+        let held = self.held_with(lines, kind, limit)?;
+        self.claimed(lines, kind);
+        Ok(held)
+    }
+
+    /// As `claim`, for a pool.
+    fn reserve(
+        &mut self,
+        lines: usize,
+        kind: BufferKind,
+        limit: Option<usize>,
+    ) -> Result<usize, MemoryError> {
+        let held = self.held_with(lines, kind, limit)?;
+        self.pooled += lines;
+        Ok(held)
+    }
+
+    fn held_with(
+        &self,
+        lines: usize,
+        kind: BufferKind,
+        limit: Option<usize>,
+    ) -> Result<usize, MemoryError> {
+        let limit = limit.unwrap_or(usize::MAX);
+        let held = self.in_use + self.pooled;
+        held.checked_add(lines)
+            .filter(|&sum| sum <= limit)
+            .ok_or(MemoryError::LimitExceeded {
+                kind,
+                requested: lines,
+                in_use: held,
+                limit,
+            })
+    }
+
+    fn claimed(&mut self, lines: usize, kind: BufferKind) {
+        self.in_use += lines;
+        self.by_kind[kind as usize] += lines;
+        self.buffers += 1;
+    }
+
+    fn unclaim(&mut self, lines: usize, kind: BufferKind) {
+        self.in_use -= lines;
+        self.by_kind[kind as usize] -= lines;
+        self.buffers -= 1;
+    }
+
+    fn add(&mut self, region: Region) -> usize {
+        self.mapped += region.mapping.len();
+        match self.regions.iter().position(Option::is_none) {
+            Some(place) => {
+                self.regions[place] = Some(region);
+                place
+            }
+            None => {
+                self.regions.push(Some(region));
+                self.regions.len() - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Region> {
+        let region = self.regions[place].take();
+        self.mapped -= region.as_ref().map_or(0, |region| region.mapping.len());
+        region
+    }
+
+    fn pool_for(&self, lines: usize, align: usize, kind: BufferKind) -> Option<usize> {
+        if align > LINE {
+            return None;
+        }
+        let fits = |region: &Region| region.is_pool(lines, kind) && region.has_room();
+        self.regions
+            .iter()
+            .position(|r| r.as_ref().is_some_and(fits))
+    }
+
+    /// Takes a block of a region that has room.
+    fn take(&mut self, place: usize, owner: Owner, padded: usize) -> (Block, bool) {
+        let region = self.regions[place].as_mut();
+        let taken = region.and_then(|region| {
+            let (index, used) = region.take(owner)?;
+            let block = Block {
+                region: place,
+                index,
+                start: region.block(index),
+                padded,
+                len: region.block_bytes,
+                page: region.mapping.page_bytes(),
+                kind: region.kind,
+                own_region: region.used_as == RegionUse::Buffer,
+            };
+            Some((block, used))
+        });
+        taken.expect("the region was seen to have room")
+    }
+
+    /// The block is free; the region, if it was the last one.
+    fn give_back(&mut self, block: &Block) -> Option<Region> {
+        let region = self.regions[block.region].as_mut()?;
+        let owner = region.owners[block.index].take();
+        assert!(owner.is_some(), "a block was freed twice");
+        region.live -= 1;
+        match region.used_as {
+            RegionUse::Pool => {
+                region.freed.push(block.index);
+                self.pooled += block.padded - Buffer::PADDING;
+            }
+            RegionUse::Chunk | RegionUse::Buffer | RegionUse::ClosedPool if region.live == 0 => {
+                return self.remove(block.region);
+            }
+            _ => region.freed.push(block.index),
+        }
+        None
+    }
+
+    fn stats(&self, limit: Option<usize>) -> MemoryStats {
+        MemoryStats {
+            in_use: self.in_use,
+            pooled: self.pooled,
+            mapped: self.mapped,
+            high_water: self.high_water,
+            limit,
+            by_kind: self.by_kind,
+            buffers: self.buffers,
+            allocations: self.allocations,
+        }
+    }
+}
+
+impl Region {
+    /// Whether it is a pool of blocks of so many lines.
+    fn is_pool(&self, lines: usize, kind: BufferKind) -> bool {
+        self.used_as == RegionUse::Pool
+            && self.kind == kind
+            && self.block_bytes == lines + Buffer::PADDING
+    }
+
+    fn layout(&self) -> RegionLayout {
+        let address = self.mapping.start().addr().get();
+        let at = |block: usize| address + block * self.block_bytes;
+        let mut blocks = Vec::new();
+        let mut holes: Vec<Hole> = Vec::new();
+        for (place, owner) in self.owners.iter().enumerate() {
+            match (owner, holes.last_mut()) {
+                (Some(owner), _) => blocks.push(BlockLayout {
+                    address: at(place),
+                    bytes: owner.bytes,
+                    owner: owner.label.to_string(),
+                }),
+                (None, Some(hole)) if hole.address + hole.bytes == at(place) => {
+                    hole.bytes += self.block_bytes;
+                }
+                (None, _) => holes.push(Hole {
+                    address: at(place),
+                    bytes: self.block_bytes,
+                }),
+            }
+        }
+        RegionLayout {
+            address,
+            bytes: self.mapping.len(),
+            kind: self.kind,
+            used_as: self.used_as,
+            block_bytes: self.block_bytes,
+            capacity: self.owners.len(),
+            page_bytes: self.mapping.page_bytes(),
+            huge_pages: self.mapping.huge_pages(),
+            placement: self.mapping.placement(),
+            nodes: self.mapping.nodes(),
+            fallbacks: self.mapping.fallbacks().to_vec(),
+            blocks,
+            holes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Arena, ArenaConfig, BufferKind};
+
+    fn poisoning() -> Arena {
+        Arena::new(ArenaConfig {
+            poison: true,
+            ..ArenaConfig::default()
+        })
+    }
+
+    /// What a use after a free looks like: through an address that was kept.
+    #[cfg(not(ryz_asan))]
+    #[test]
+    fn a_freed_block_is_overwritten_and_a_write_to_it_is_found() {
+        let arena = poisoning();
+        // Keeps the region when the other goes.
+        let _neighbour = arena.allocate(100, BufferKind::Scratch).unwrap();
+        let mut buffer = arena.allocate(100, BufferKind::Scratch).unwrap();
+        buffer.as_bytes_mut().fill(7);
+        let kept = buffer.as_bytes_mut().as_mut_ptr();
+        drop(buffer);
+        // SAFETY: the region is mapped still, and no one holds the block.
+        assert_eq!(unsafe { kept.read() }, super::poison::BYTE);
+        // SAFETY: as above.
+        unsafe { kept.add(3).write(1) };
+        let found = std::panic::catch_unwind(|| arena.allocate(100, BufferKind::Scratch));
+        let message = *found.unwrap_err().downcast::<String>().unwrap();
+        assert_eq!(message, "byte 3 of 192 freed bytes was written");
+    }
+
+    #[cfg(ryz_asan)]
+    #[test]
+    fn the_sanitizer_guards_freed_blocks_and_what_no_one_asked_for() {
+        use super::poison::is_closed;
+        let arena = poisoning();
+        let neighbour = arena.allocate(300, BufferKind::Scratch).unwrap();
+        let buffer = arena.allocate(300, BufferKind::Scratch).unwrap();
+        let kept = buffer.as_bytes().as_ptr();
+        assert!(!is_closed(kept) && !is_closed(kept.wrapping_add(320 + 63)));
+        drop(buffer);
+        assert!(is_closed(kept) && is_closed(kept.wrapping_add(299)));
+        assert!(!is_closed(neighbour.as_bytes().as_ptr()));
+        let again = arena.allocate(300, BufferKind::Scratch).unwrap();
+        assert_eq!(again.as_bytes().as_ptr(), kept);
+        assert!(!is_closed(kept));
+    }
+}
