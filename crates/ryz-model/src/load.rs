@@ -6,7 +6,7 @@ use std::{
     ops::ControlFlow,
     str::FromStr,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -149,7 +149,7 @@ impl Model {
             source,
             kernels: options.kernels,
             arena,
-            reserved: Reservations::default(),
+            reserved: Arc::default(),
         };
         loader.reserve(lease)?;
         let linears = loader.linears(lease, progress)?;
@@ -237,7 +237,7 @@ struct Loader<'a> {
     kernels: Kernels,
     arena: &'a Arena,
     /// Memory on the nodes whose threads will read it; on most machines there is one node, and nothing here.
-    reserved: Reservations,
+    reserved: Arc<Reservations>,
 }
 
 /// Matrices by tensor index of the source.
@@ -270,7 +270,7 @@ impl Loader<'_> {
             };
             reserved.push((tensor.name.clone(), tensor.rows, matrix));
         }
-        self.reserved = Reservations::place(lease, reserved)?;
+        self.reserved = Arc::new(Reservations::place(lease, reserved)?);
         Ok(())
     }
 
@@ -345,6 +345,7 @@ impl Loader<'_> {
                 };
                 let loader = Loader {
                     arena: &self.arena.labelled(tensor.name.as_str()),
+                    reserved: Arc::clone(&self.reserved),
                     ..*self
                 };
                 let read = if is_master(self.source.config(), role) {
