@@ -31,6 +31,9 @@ pub struct EngineConfig {
     pub max_queue: usize,
     /// Most bytes of weights, cache and scratch; default no limit.
     pub memory_limit: Option<usize>,
+    /// Fragmentation of the cache (which part of the blocks up to the last one in use is free) above which its blocks are
+    /// moved together when a request ends: 0 to 1, which is never; default 0.5.
+    pub compact_above: f64,
     /// What computing threads are bound to; default a core each.
     pub pinning: Pinning,
     /// Where weights lie on a machine with several memory nodes; default near the threads that read them.
@@ -55,6 +58,7 @@ impl Default for EngineConfig {
             max_sequences: 8,
             max_queue: 128,
             memory_limit: None,
+            compact_above: 0.5,
             pinning: Pinning::default(),
             numa: Numa::default(),
             node: None,
@@ -80,6 +84,10 @@ impl EngineConfig {
         within("maxQueue", self.max_queue, 1, 1 << 20)?;
         if let Some(limit) = self.memory_limit {
             within("memoryLimit", limit, 1, usize::MAX)?;
+        }
+        if !(0.0..=1.0).contains(&self.compact_above) {
+            let got = self.compact_above;
+            return Err(EngineError::invalid("compactAbove", "0 to 1", got));
         }
         Ok(())
     }
@@ -137,6 +145,9 @@ mod tests {
         assert_eq!(blamed(|c| c.max_queue = 0), "maxQueue");
         assert_eq!(blamed(|c| c.kv_tokens = Some(0)), "kvTokens");
         assert_eq!(blamed(|c| c.memory_limit = Some(0)), "memoryLimit");
+        for wrong in [-0.1, 1.1, f64::NAN] {
+            assert_eq!(blamed(|c| c.compact_above = wrong), "compactAbove");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use ryz_tmac::{Arena, MemoryStats};
+use ryz_tmac::Arena;
 use ryz_tokenizer::{ChatInput, EncodeOptions, Tokenizer};
 
 use crate::chat::{Chat, ToolCalls};
@@ -16,6 +16,7 @@ use crate::frontend::{TextCommand, check_ids, check_length, check_prompt};
 use crate::generation::GenerationParts;
 use crate::jobs::{Job, Score};
 use crate::load::ModelInfo;
+use crate::memory::CacheView;
 use crate::request::{
     Control, EventSink, GenerateRequest, LogitsOutput, Prompt, Reply, RequestHandle, ScoreOutput,
 };
@@ -60,6 +61,7 @@ pub(crate) struct Inner {
     pub vocab: Vocab,
     pub info: ModelInfo,
     pub arena: Arena,
+    pub cache: CacheView,
     pub max_queue: usize,
     pub next_id: AtomicU64,
 }
@@ -257,11 +259,6 @@ impl Engine {
     /// What was loaded, and how.
     pub fn model_info(&self) -> &ModelInfo {
         &self.inner.info
-    }
-
-    /// Memory in use.
-    pub fn memory_stats(&self) -> MemoryStats {
-        self.inner.arena.stats()
     }
 
     /// Counters.

@@ -16,6 +16,7 @@ use ryz_tokenizer::Tokenizer;
 use crate::error::EngineError;
 use crate::generation::{Generation, GenerationParts};
 use crate::jobs::{Job, Progress, Rows};
+use crate::memory::{self, Compaction};
 use crate::operators::StepOperators;
 use crate::profiler::{RecordedStep, operations_of_a_step};
 use crate::request::{Control, Event, FinishReason};
@@ -111,6 +112,9 @@ struct Core {
     /// What the operators of the last step refused.
     operators_failed: Vec<(SequenceId, EngineError)>,
     limits: Limits,
+    compact_above: f64,
+    /// Blocks that were free when the fragmentation was last looked at.
+    available: usize,
 }
 
 /// What an executor is made from.
@@ -118,6 +122,8 @@ pub(crate) struct ExecutorParts {
     pub model: Model,
     pub state: RunState,
     pub cache: KvCache,
+    pub pool: BlockPool,
+    pub compact_above: f64,
     pub lease: Lease,
     pub tokenizer: Tokenizer,
     pub context_length: usize,
@@ -147,6 +153,11 @@ pub(crate) fn run(parts: ExecutorParts, commands: &Receiver<Command>) {
             Command::Submit(submission) => {
                 drop(catch_unwind(AssertUnwindSafe(|| submission.fail(error()))));
             }
+            Command::Compact(request) => {
+                drop(catch_unwind(AssertUnwindSafe(|| {
+                    request.answer(Err(error()))
+                })));
+            }
             Command::Wake => {}
             Command::Dispose => return,
         }
@@ -162,9 +173,8 @@ pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> Arc<str> {
 
 impl Executor {
     fn new(parts: ExecutorParts) -> Self {
-        let blocks = parts.cache.config().blocks;
         let core = Core {
-            pool: BlockPool::new(blocks),
+            pool: parts.pool,
             scheduler: Scheduler::new(parts.limits),
             entries: HashMap::new(),
             candidates: Candidates::new(parts.model.config().vocab_size),
@@ -172,6 +182,8 @@ impl Executor {
             ended: Vec::new(),
             operators_failed: Vec::new(),
             limits: parts.limits,
+            compact_above: parts.compact_above,
+            available: 0,
         };
         Self {
             model: parts.model,
@@ -194,6 +206,7 @@ impl Executor {
                 return;
             }
             idle = !self.step();
+            self.compact_if_fragmented();
             self.publish();
         }
     }
@@ -225,6 +238,10 @@ impl Executor {
     fn obey(&mut self, command: Command) -> std::ops::ControlFlow<()> {
         match command {
             Command::Submit(submission) => self.add(*submission),
+            Command::Compact(request) => {
+                let compaction = self.compact();
+                request.answer(Ok(compaction));
+            }
             Command::Wake => {}
             Command::Dispose => return std::ops::ControlFlow::Break(()),
         }
@@ -256,6 +273,27 @@ impl Executor {
         };
         self.core.entries.insert(id, entry);
         self.core.scheduler.add(Sequence::new(id, tokens, wanted));
+    }
+
+    fn compact(&mut self) -> Compaction {
+        let core = &mut self.core;
+        let compaction = memory::compact(&mut self.cache, &mut core.pool, &mut core.scheduler);
+        let counters = &self.shared.counters;
+        counters.compactions.fetch_add(1, Ordering::Relaxed);
+        counters
+            .kv_blocks_moved
+            .fetch_add(compaction.moves.len() as u64, Ordering::Relaxed);
+        compaction
+    }
+
+    /// Compacts once blocks were freed that leave too many holes. Where nothing lives there are none: an idle engine keeps
+    /// its pages for the next request.
+    fn compact_if_fragmented(&mut self) {
+        let core = &mut self.core;
+        let before = std::mem::replace(&mut core.available, core.pool.available());
+        if core.available > before && core.pool.view().fragmentation() > core.compact_above {
+            self.compact();
+        }
     }
 
     /// One step. `false` when there was nothing to compute.

@@ -23,6 +23,7 @@ mod generation;
 mod jobs;
 mod load;
 pub mod math;
+mod memory;
 mod operators;
 mod profiler;
 mod request;
@@ -38,6 +39,7 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use estimate::EngineMemory;
 pub use load::ModelInfo;
+pub use memory::Compaction;
 pub use operators::{Operator, OperatorCall};
 pub use profiler::ProfileObserver;
 pub use request::{
@@ -53,6 +55,7 @@ pub use ryz_kvcache::KvDType;
 pub use ryz_model::{Activations, HookPoint, LoadProgress};
 pub use ryz_numa::{Numa, Pinning};
 pub use ryz_profile::{Operation, Phase, Snapshot, SpanId};
+pub use ryz_tmac::{MemoryLayout, MemoryStats};
 pub use ryz_tokenizer::{
     CallName, ChatInput, DecodeStream, EncodeOptions, Tokenizer, ToolCallFormat,
 };

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use ryz_kernels::{Kernels, Level};
-use ryz_kvcache::{BLOCK_TOKENS, KvCache, KvCacheConfig, KvDType};
+use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
     Activations, LoadOptions, LoadProgress, Model, ModelConfig, ModelSource, RunState, SourceKind,
 };
@@ -20,6 +20,7 @@ use crate::config::EngineConfig;
 use crate::engine::{Engine, Inner};
 use crate::error::EngineError;
 use crate::executor::ExecutorParts;
+use crate::memory::CacheView;
 use crate::sampler::Vocab;
 use crate::scheduler::Limits;
 use crate::sequence::blocks_for;
@@ -262,10 +263,17 @@ fn start(
         end_tokens: tokenizer.end_of_generation().to_vec(),
         piece: Arc::new(move |id| pieces.token_bytes(id).to_vec()),
     };
+    let pool = BlockPool::new(cache.config().blocks);
+    let view = CacheView {
+        blocks: pool.view().clone(),
+        address: cache.address(),
+    };
     let parts = ExecutorParts {
         model,
         state,
         cache,
+        pool,
+        compact_above: config.compact_above,
         lease,
         tokenizer: tokenizer.clone(),
         context_length,
@@ -282,6 +290,7 @@ fn start(
         vocab,
         info,
         arena,
+        cache: view,
         max_queue: config.max_queue,
         next_id: AtomicU64::new(1), // 0 is nobody
     };

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::EngineError;
 use crate::executor::Submission;
+use crate::memory::CompactRequest;
 use crate::operators::Operators;
 use crate::profiler::Profiler;
 use crate::sequence::SequenceId;
@@ -14,6 +15,8 @@ use crate::sequence::SequenceId;
 pub(crate) enum Command {
     /// A new request.
     Submit(Box<Submission>),
+    /// Close the holes in the cache.
+    Compact(CompactRequest),
     /// Some flag has changed: look again.
     Wake,
     /// End everything.
@@ -39,6 +42,10 @@ pub struct EngineStats {
     pub generated_tokens: u64,
     /// Sequences that had to give their blocks back and be computed again.
     pub preemptions: u64,
+    /// How often the holes in the cache were closed.
+    pub compactions: u64,
+    /// Blocks that moved then.
+    pub kv_blocks_moved: u64,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +57,8 @@ pub(crate) struct Counters {
     pub prompt_tokens: AtomicU64,
     pub generated_tokens: AtomicU64,
     pub preemptions: AtomicU64,
+    pub compactions: AtomicU64,
+    pub kv_blocks_moved: AtomicU64,
 }
 
 pub(crate) struct Shared {
@@ -146,6 +155,8 @@ impl Shared {
             prompt_tokens: c.prompt_tokens.load(Ordering::Relaxed),
             generated_tokens: c.generated_tokens.load(Ordering::Relaxed),
             preemptions: c.preemptions.load(Ordering::Relaxed),
+            compactions: c.compactions.load(Ordering::Relaxed),
+            kv_blocks_moved: c.kv_blocks_moved.load(Ordering::Relaxed),
         }
     }
 }

@@ -1,3 +1,11 @@
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
 /// One block of a [`BlockPool`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId(u32);
@@ -9,16 +17,87 @@ impl BlockId {
     }
 }
 
+/// A live block gets another place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockMove {
+    /// Where it was.
+    pub from: BlockId,
+    /// Where it goes, which was free.
+    pub to: BlockId,
+}
+
+/// What anyone may see of a [`BlockPool`], at any time. A clone looks at the same pool.
+#[derive(Clone, Debug)]
+pub struct BlockView {
+    /// References to each block; 0 when free. The pool alone writes them.
+    references: Arc<[AtomicU32]>,
+}
+
+impl BlockView {
+    /// All blocks.
+    pub fn capacity(&self) -> usize {
+        self.references.len()
+    }
+
+    /// References to a block; 0 when it is free.
+    pub fn references(&self, block: BlockId) -> u32 {
+        self.of(block).load(Ordering::Relaxed)
+    }
+
+    /// Blocks in use.
+    pub fn live(&self) -> usize {
+        self.states().filter(|&live| live).count()
+    }
+
+    /// Blocks up to the last one in use.
+    pub fn span(&self) -> usize {
+        let last = self.states().rposition(|live| live);
+        last.map_or(0, |last| last + 1)
+    }
+
+    /// Which part of the blocks up to the last one in use is free: 0 (none) to almost 1.
+    pub fn fragmentation(&self) -> f64 {
+        let (live, span) = (self.live(), self.span());
+        if span == 0 {
+            return 0.0;
+        }
+        // Counts of an instant each: more may live by now than the span had room for.
+        span.saturating_sub(live) as f64 / span as f64
+    }
+
+    /// Runs of free blocks, in order.
+    pub fn holes(&self) -> Vec<Range<usize>> {
+        let mut holes: Vec<Range<usize>> = Vec::new();
+        for (block, _) in self.states().enumerate().filter(|(_, live)| !live) {
+            match holes.last_mut() {
+                Some(hole) if hole.end == block => hole.end += 1,
+                _ => holes.push(block..block + 1),
+            }
+        }
+        holes
+    }
+
+    fn states(&self) -> impl ExactSizeIterator<Item = bool> + DoubleEndedIterator {
+        let references = self.references.iter();
+        references.map(|references| references.load(Ordering::Relaxed) > 0)
+    }
+
+    fn of(&self, block: BlockId) -> &AtomicU32 {
+        &self.references[block.index()]
+    }
+}
+
 /// Which blocks are free and how often each is shared. Bookkeeping only: the bytes are the cache's.
 ///
-/// The lowest free block is handed out first after a fresh start, the last released one later on, so that a short
-/// conversation stays on few, warm pages.
+/// The lowest free block is handed out first after a fresh start and after [`BlockPool::compact`], the last released one
+/// later on, so that a short conversation stays on few, warm pages.
 #[derive(Debug)]
 pub struct BlockPool {
-    /// References to each block; 0 when free.
-    references: Vec<u32>,
+    view: BlockView,
     /// Free blocks, the next one last.
     free: Vec<BlockId>,
+    /// Blocks up to the last one that was handed out since [`BlockPool::trim`].
+    touched: usize,
 }
 
 impl BlockPool {
@@ -26,15 +105,24 @@ impl BlockPool {
     pub fn new(blocks: usize) -> Self {
         let count = u32::try_from(blocks).unwrap_or(u32::MAX);
         Self {
-            references: vec![0; count as usize],
+            view: BlockView {
+                references: (0..count).map(|_| AtomicU32::new(0)).collect(),
+            },
             free: (0..count).rev().map(BlockId).collect(),
+            touched: 0,
         }
+    }
+
+    /// What others may see of it.
+    pub fn view(&self) -> &BlockView {
+        &self.view
     }
 
     /// Takes a free block, with one reference; `None` when there is none.
     pub fn allocate(&mut self) -> Option<BlockId> {
         let block = self.free.pop()?;
-        self.references[block.index()] = 1;
+        self.set(block, 1);
+        self.touched = self.touched.max(block.index() + 1);
         Some(block)
     }
 
@@ -43,13 +131,13 @@ impl BlockPool {
     /// # Panics
     /// When the block is free: sharing it would be a fault of the caller's books.
     pub fn retain(&mut self, block: BlockId) {
-        let references = &mut self.references[block.index()];
+        let references = self.references(block);
         assert!(
-            *references > 0,
+            references > 0,
             "block {} is free and cannot be shared",
             block.0
         );
-        *references += 1;
+        self.set(block, references + 1);
     }
 
     /// Gives a reference back; the last one frees the block.
@@ -57,17 +145,47 @@ impl BlockPool {
     /// # Panics
     /// When the block is free already.
     pub fn release(&mut self, block: BlockId) {
-        let references = &mut self.references[block.index()];
-        assert!(*references > 0, "block {} was released twice", block.0);
-        *references -= 1;
-        if *references == 0 {
+        let references = self.references(block);
+        assert!(references > 0, "block {} was released twice", block.0);
+        self.set(block, references - 1);
+        if references == 1 {
             self.free.push(block);
         }
     }
 
+    /// Gives the live blocks the lowest places, by as few moves as that takes: the last live block goes to the first free
+    /// place, and so on. Whoever holds a block that moved must be told, and the bytes must follow
+    /// ([`KvCache::move_blocks`](crate::KvCache::move_blocks)) before anyone reads them.
+    pub fn compact(&mut self) -> Vec<BlockMove> {
+        let live = self.capacity() - self.available();
+        let places: Vec<_> = (0..self.view.capacity() as u32).map(BlockId).collect();
+        let is_live = |block: &&BlockId| self.references(**block) > 0;
+        let sources = places[live..].iter().rev().filter(is_live);
+        let targets = places[..live].iter().filter(|block| !is_live(block));
+        let moves: Vec<_> = targets
+            .zip(sources)
+            .map(|(&to, &from)| BlockMove { from, to })
+            .collect();
+        for BlockMove { from, to } in &moves {
+            self.set(*to, self.references(*from));
+            self.set(*from, 0);
+        }
+        self.free.clear();
+        self.free.extend(places[live..].iter().rev());
+        moves
+    }
+
+    /// The blocks past the last one in use that were used since this was last called: those whose memory may go.
+    pub fn trim(&mut self) -> Range<usize> {
+        let span = self.view.span();
+        let freed = span..self.touched.max(span);
+        self.touched = span;
+        freed
+    }
+
     /// References to a block; 0 when it is free.
     pub fn references(&self, block: BlockId) -> u32 {
-        self.references[block.index()]
+        self.view.references(block)
     }
 
     /// Free blocks.
@@ -77,7 +195,11 @@ impl BlockPool {
 
     /// All blocks.
     pub fn capacity(&self) -> usize {
-        self.references.len()
+        self.view.capacity()
+    }
+
+    fn set(&self, block: BlockId, references: u32) {
+        self.view.of(block).store(references, Ordering::Relaxed);
     }
 }
 
@@ -88,9 +210,9 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Random allocate / retain / release against a plain model of the books.
+        /// Random allocate / retain / release / compact against a plain model of the books.
         #[test]
-        fn books_agree_with_a_model(capacity in 0usize..9, steps in prop::collection::vec((0u8..3, 0usize..9), 0..200)) {
+        fn books_agree_with_a_model(capacity in 0usize..9, steps in prop::collection::vec((0u8..4, 0usize..9), 0..200)) {
             let mut pool = BlockPool::new(capacity);
             let mut held: Vec<BlockId> = Vec::new();
             for (action, pick) in steps {
@@ -108,6 +230,21 @@ mod tests {
                         held.push(block);
                     }
                     2 if !held.is_empty() => pool.release(held.swap_remove(pick % held.len())),
+                    3 => {
+                        let before = pool.view().live();
+                        let moves = pool.compact();
+                        for BlockMove { from, to } in &moves {
+                            prop_assert!(!held.contains(to), "a block went where another is");
+                            held.iter_mut().filter(|block| *block == from).for_each(|block| *block = *to);
+                        }
+                        prop_assert!(moves.len() <= before);
+                        prop_assert_eq!((pool.view().live(), pool.view().span()), (before, before));
+                        prop_assert_eq!(pool.view().fragmentation(), 0.0);
+                        let tail = before..capacity;
+                        prop_assert_eq!(pool.view().holes(), if tail.is_empty() { vec![] } else { vec![tail] });
+                        prop_assert!(pool.trim().end <= capacity);
+                        prop_assert!(pool.trim().is_empty());
+                    }
                     _ => {}
                 }
                 let distinct = held.iter().collect::<std::collections::HashSet<_>>().len();
@@ -117,6 +254,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn compaction_moves_the_last_to_the_first_and_says_what_may_go() {
+        let mut pool = BlockPool::new(8);
+        let blocks: Vec<_> = (0..6).map_while(|_| pool.allocate()).collect();
+        pool.retain(blocks[5]);
+        for place in [0, 1, 3] {
+            pool.release(blocks[place]);
+        }
+        assert_eq!(pool.view().fragmentation(), 0.5);
+        assert_eq!(pool.view().holes(), [0..2, 3..4, 6..8]);
+        let moves = pool.compact();
+        let expected = [(5, 0), (4, 1)].map(|(from, to)| BlockMove {
+            from: blocks[from],
+            to: blocks[to],
+        });
+        assert_eq!(moves, expected);
+        assert_eq!(
+            (pool.references(blocks[0]), pool.references(blocks[5])),
+            (2, 0)
+        );
+        assert_eq!(pool.trim(), 3..6);
+        assert_eq!(pool.trim(), 3..3);
+        assert_eq!(pool.allocate(), Some(blocks[3]));
+        assert_eq!(pool.compact(), []);
     }
 
     #[test]

@@ -4,14 +4,14 @@
 //! value scales [16] }`, every part starting on a 64-byte line; the scales are there for int8 only, where
 //! `value = scale · q`, `scale = max|v| / 127`.
 
-use std::ptr::NonNull;
+use std::{ops::Range, ptr::NonNull};
 
 use half::f16;
 use ryz_kernels::Kernels;
 use ryz_tmac::{Arena, Buffer, BufferKind};
 
 use crate::{
-    BLOCK_TOKENS, BlockId, KvCacheConfig, KvCacheError, KvDType,
+    BLOCK_TOKENS, BlockId, BlockMove, KvCacheConfig, KvCacheError, KvDType,
     config::Layout,
     sharing::{Phase, SlotClaims},
 };
@@ -26,7 +26,7 @@ pub struct KvCache {
     layout: Layout,
     phase: Phase,
     claims: Vec<SlotClaims>,
-    /// Start of `storage`'s bytes, taken once: after construction they are reached through it alone.
+    /// Start of `storage`'s bytes: they are reached through it alone, but for `discard`, which takes it anew.
     base: NonNull<u8>,
     /// Owns the bytes.
     storage: Buffer,
@@ -121,6 +121,52 @@ impl KvCache {
     pub fn reader(&self) -> KvReader<'_> {
         self.phase.enter_read();
         KvReader { cache: self }
+    }
+
+    /// Where its storage starts, and bytes of each of its blocks, which follow one another.
+    pub fn address(&self) -> (usize, usize) {
+        (self.base.addr().get(), self.layout.block_bytes)
+    }
+
+    /// Copies blocks to other places, all of their layers and heads. In builds with debug assertions the old places are
+    /// overwritten, so that a table that was not told is found.
+    ///
+    /// # Panics
+    /// When there is no such block, or one is moved onto itself.
+    pub fn move_blocks(&mut self, moves: &[BlockMove]) {
+        let bytes = self.layout.block_bytes;
+        for &BlockMove { from, to } in moves {
+            assert!(
+                from != to && from.index().max(to.index()) < self.config.blocks,
+                "a move from block {} to block {}",
+                from.index(),
+                to.index()
+            );
+            // SAFETY: the block lies in the storage (asserted).
+            let source = unsafe { self.base.add(from.index() * bytes) };
+            // SAFETY: as above.
+            let target = unsafe { self.base.add(to.index() * bytes) };
+            // SAFETY: two blocks (asserted) do not overlap; `&mut self` excludes guards, and so every other access.
+            unsafe { source.copy_to_nonoverlapping(target, bytes) };
+            if cfg!(debug_assertions) {
+                // SAFETY: as above.
+                unsafe { source.write_bytes(0xff, bytes) };
+            }
+        }
+    }
+
+    /// Gives the memory of free blocks back to the system where that takes it; they are zeroes afterwards, and cost
+    /// memory again once they are written. Bytes that it took.
+    ///
+    /// # Panics
+    /// When there are no such blocks.
+    pub fn discard(&mut self, blocks: Range<usize>) -> usize {
+        let bytes = self.layout.block_bytes;
+        let discarded = self
+            .storage
+            .discard(blocks.start * bytes..blocks.end * bytes);
+        self.base = NonNull::from(self.storage.as_bytes_mut()).cast();
+        discarded
     }
 
     /// Offset of one layer and head of a block, checked.

@@ -3,7 +3,8 @@
 //! [`BlockPool`] knows which blocks are free and how often each is shared; it holds no tensors.
 //! [`KvCache`] holds the keys and values of every block, in one allocation of the arena, and computes
 //! attention over a block table. A block is [`BLOCK_TOKENS`] consecutive positions of one sequence in
-//! all layers, and its bytes are contiguous, so that it can be moved, swapped or shared as one piece.
+//! all layers, and its bytes are contiguous, so that it can be moved, swapped or shared as one piece: [`BlockPool::compact`] decides which
+//! blocks move to close the holes, [`KvCache::move_blocks`] moves them.
 //!
 //! ```
 //! use ryz_kvcache::BlockPool;
@@ -23,7 +24,7 @@ mod error;
 mod sharing;
 
 pub use attention::AttentionScratch;
-pub use block_pool::{BlockId, BlockPool};
+pub use block_pool::{BlockId, BlockMove, BlockPool, BlockView};
 pub use cache::{KvCache, KvReader, KvWriter};
 pub use config::{BLOCK_TOKENS, KvCacheConfig, KvDType};
 pub use error::KvCacheError;

@@ -67,6 +67,7 @@ pub struct Runner {
     lease: Lease,
     state: RunState,
     cache: KvCache,
+    pool: BlockPool,
     blocks: Vec<BlockId>,
     chunk: usize,
 }
@@ -116,6 +117,7 @@ impl Runner {
             lease,
             state,
             cache: cache.unwrap(),
+            pool,
             blocks,
             chunk: setup.chunk,
         }
@@ -145,6 +147,43 @@ impl Runner {
             logits.extend((0..rows.rows()).map(|row| rows.row(row).to_vec()));
         }
         logits
+    }
+
+    /// Gives the first `count` blocks away, so that the sequence lies behind a hole.
+    pub fn leave_a_hole(&mut self, count: usize) {
+        for block in self.blocks.drain(..count) {
+            self.pool.release(block);
+        }
+    }
+
+    /// Keeps the blocks that `tokens` positions need, moves them together and gives the rest of the memory back: where each
+    /// was, and is.
+    pub fn compact(&mut self, tokens: usize) -> Vec<(usize, usize)> {
+        for block in self.blocks.drain(tokens.div_ceil(BLOCK_TOKENS)..) {
+            self.pool.release(block);
+        }
+        let addresses = |runner: &Self| -> Vec<usize> {
+            let (start, bytes) = runner.cache.address();
+            let blocks = runner.blocks.iter();
+            blocks.map(|block| start + block.index() * bytes).collect()
+        };
+        let before = addresses(self);
+        let moves = self.pool.compact();
+        self.cache.move_blocks(&moves);
+        for block in &mut self.blocks {
+            if let Some(moved) = moves.iter().find(|moved| moved.from == *block) {
+                *block = moved.to;
+            }
+        }
+        self.cache.discard(self.pool.trim());
+        before.into_iter().zip(addresses(self)).collect()
+    }
+
+    /// Takes blocks for `tokens` positions.
+    pub fn grow(&mut self, tokens: usize) {
+        while self.blocks.len() < tokens.div_ceil(BLOCK_TOKENS) {
+            self.blocks.push(self.pool.allocate().unwrap());
+        }
     }
 
     /// Logits of every position of a fresh sequence.

@@ -1,0 +1,134 @@
+//! Where an engine's memory lies, and closing the holes in it.
+//!
+//! Blocks of the cache are the engine's movable memory: sequences name them in tables, so that between two steps a block
+//! may get another place. The engine thread does it, alone: nobody reads the cache then. What a block holds is copied, so
+//! no bit of any later logit changes.
+
+use std::sync::atomic::Ordering;
+
+use ryz_kvcache::{BlockPool, BlockView, KvCache};
+use ryz_tmac::{Hole, MemoryLayout, MemoryStats, PagedLayout};
+
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::request::Reply;
+use crate::scheduler::Scheduler;
+use crate::shared::Command;
+
+/// What [`Engine::compact_memory`] did.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Compaction {
+    /// Blocks that moved: the addresses where each was, and is.
+    pub moves: Vec<(usize, usize)>,
+    /// Bytes that went back to the system.
+    pub released_bytes: usize,
+    /// Which part of the blocks up to the last one in use was free: 0 to 1. Now there is none.
+    pub fragmentation: f64,
+}
+
+/// What the handles know of the cache.
+#[derive(Debug)]
+pub(crate) struct CacheView {
+    pub blocks: BlockView,
+    /// Where the storage starts, and bytes of a block.
+    pub address: (usize, usize),
+}
+
+/// A wish for a compaction, answered even when nobody is there to grant it.
+pub(crate) struct CompactRequest(Option<Reply<Compaction>>);
+
+impl CompactRequest {
+    pub fn new(reply: Reply<Compaction>) -> Self {
+        Self(Some(reply))
+    }
+
+    pub fn answer(mut self, answer: Result<Compaction, EngineError>) {
+        if let Some(reply) = self.0.take() {
+            reply(answer);
+        }
+    }
+}
+
+impl Drop for CompactRequest {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply(Err(EngineError::Disposed));
+        }
+    }
+}
+
+/// Moves the live blocks to the front of the cache, tells their sequences, and gives the rest back to the system.
+pub(crate) fn compact(
+    cache: &mut KvCache,
+    pool: &mut BlockPool,
+    scheduler: &mut Scheduler,
+) -> Compaction {
+    let fragmentation = pool.view().fragmentation();
+    let moves = pool.compact();
+    cache.move_blocks(&moves);
+    let mut places = vec![None; pool.capacity()];
+    for moved in &moves {
+        places[moved.from.index()] = Some(moved.to);
+    }
+    for sequence in scheduler.iter_mut() {
+        for block in &mut sequence.block_table {
+            *block = places[block.index()].unwrap_or(*block);
+        }
+    }
+    let released_bytes = cache.discard(pool.trim());
+    let (start, bytes) = cache.address();
+    let at = |index: usize| start + index * bytes;
+    Compaction {
+        moves: moves
+            .iter()
+            .map(|moved| (at(moved.from.index()), at(moved.to.index())))
+            .collect(),
+        released_bytes,
+        fragmentation,
+    }
+}
+
+impl Engine {
+    /// Memory in use.
+    pub fn memory_stats(&self) -> MemoryStats {
+        self.inner.arena.stats()
+    }
+
+    /// What lies where: every region of the engine's memory, its blocks and holes, and the blocks of the cache.
+    pub fn memory_layout(&self) -> MemoryLayout {
+        let mut layout = self.inner.arena.layout();
+        let CacheView { blocks, address } = &self.inner.cache;
+        let (start, bytes) = *address;
+        let hole = |hole: std::ops::Range<usize>| {
+            Hole::new(start + hole.start * bytes, hole.len() * bytes)
+        };
+        layout.paged.push(PagedLayout {
+            owner: "keys and values".to_owned(),
+            address: start,
+            page_bytes: bytes,
+            capacity: blocks.capacity(),
+            live: blocks.live(),
+            fragmentation: blocks.fragmentation(),
+            moved: self
+                .inner
+                .shared
+                .counters
+                .kv_blocks_moved
+                .load(Ordering::Relaxed),
+            holes: blocks.holes().into_iter().map(hole).collect(),
+        });
+        layout
+    }
+
+    /// Moves the blocks of the cache that are in use together, between two steps, and gives the memory behind them back to
+    /// the system until it is needed. Requests go on as if nothing had happened.
+    ///
+    /// # Errors
+    /// `DISPOSED`, `INTERNAL` after a panic.
+    pub fn compact_memory(&self, reply: Reply<Compaction>) -> Result<(), EngineError> {
+        self.inner.shared.check_alive()?;
+        let request = CompactRequest::new(reply);
+        self.inner.shared.send(Command::Compact(request));
+        Ok(())
+    }
+}
