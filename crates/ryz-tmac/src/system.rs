@@ -84,14 +84,19 @@ impl Mapping {
                 MmapMut::map_anon(mapped).map_err(|_| out_of_memory())?
             }
         };
-        if huge_pages == HugePages::Transparent {
-            // Advice: a system without huge pages says no, and nothing is lost.
-            #[cfg(target_os = "linux")]
-            let _ = map.advise(memmap2::Advice::HugePage);
-        }
         let first = map.as_mut_ptr();
         let offset = first.addr().next_multiple_of(align) - first.addr();
         let start = NonNull::new(first.wrapping_add(offset)).ok_or_else(out_of_memory)?;
+        if huge_pages == HugePages::Transparent {
+            // Only pages that are filled: what is left over would be up to 2 MiB resident for a few bytes. It is advice: a
+            // system without huge pages says no, and nothing is lost.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise_range(
+                memmap2::Advice::HugePage,
+                offset,
+                len / HUGE_PAGE * HUGE_PAGE,
+            );
+        }
         let mut mapping = Self {
             _map: map,
             start,
