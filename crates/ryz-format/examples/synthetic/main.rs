@@ -3,9 +3,16 @@
 //! ```text
 //! cargo run --release -p ryz-format --example synthetic -- OUT.gguf [--shape 2b|0.7b|bonsai-1.7b|bonsai-8b]
 //!     [--type TQ2_0|TQ1_0|I2_S|Q2_0_G64|Q2_0_G128] [--head Q6_K|Q4_K|Q8_0|F16|ternary] [--architecture NAME] [--layers N]
+//!     [--active FRACTION]
 //! ```
 //!
-//! Weights are random (a third of them 0), so the text is noise; sizes, types and the order of tensors are real.
+//! Weights are random (a third of them 0), so the text is noise; sizes, types and the order of tensors are real. Files that
+//! differ in the architecture alone have the same weights. With `--active` so many of the gates of a BitNet shape are
+//! positive, in place of a half.
+
+mod gates;
+mod shape;
+mod weights;
 
 use std::{
     error::Error,
@@ -13,84 +20,10 @@ use std::{
     io::{BufWriter, Write},
 };
 
-use half::f16;
-use ryz_format::{Array, DType, GgufWriter, StringArray, Value, encode::encode_ternary};
-
-struct Shape {
-    name: &'static str,
-    architecture: &'static str,
-    hidden: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    ffn: usize,
-    vocab: usize,
-    rope_base: f32,
-}
-
-const SHAPES: [Shape; 4] = [
-    Shape {
-        name: "2b",
-        architecture: "bitnet-b1.58",
-        hidden: 2560,
-        layers: 30,
-        heads: 20,
-        kv_heads: 5,
-        head_dim: 128,
-        ffn: 6912,
-        vocab: 128_256,
-        rope_base: 500_000.0,
-    },
-    Shape {
-        name: "0.7b",
-        architecture: "bitnet-b1.58",
-        hidden: 1536,
-        layers: 24,
-        heads: 16,
-        kv_heads: 16,
-        head_dim: 96,
-        ffn: 4096,
-        vocab: 32_002,
-        rope_base: 10_000.0,
-    },
-    Shape {
-        name: "bonsai-1.7b",
-        architecture: "qwen3",
-        hidden: 2048,
-        layers: 28,
-        heads: 16,
-        kv_heads: 8,
-        head_dim: 128,
-        ffn: 6144,
-        vocab: 151_936,
-        rope_base: 1_000_000.0,
-    },
-    Shape {
-        name: "bonsai-8b",
-        architecture: "qwen3",
-        hidden: 4096,
-        layers: 36,
-        heads: 32,
-        kv_heads: 8,
-        head_dim: 128,
-        ffn: 12_288,
-        vocab: 151_936,
-        rope_base: 1_000_000.0,
-    },
-];
-
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-}
+use gates::Gates;
+use ryz_format::{Array, DType, GgufWriter, StringArray, Value};
+use shape::{SHAPES, Shape};
+use weights::Random;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -98,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .next()
         .ok_or("usage: synthetic OUT.gguf [--shape …] [--type …] [--head …]")?;
     let (mut shape, mut dtype, mut head) = (&SHAPES[0], DType::TQ2_0, DType::Q6K);
-    let (mut architecture, mut layers) = (None, None);
+    let (mut architecture, mut layers, mut active) = (None, None, None);
     while let Some(option) = arguments.next() {
         let value = arguments
             .next()
@@ -124,6 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             "--architecture" => architecture = Some(value),
             "--layers" => layers = Some(value.parse()?),
+            "--active" => active = Some(value.parse()?),
             _ => return Err(format!("no option {option}").into()),
         }
     }
@@ -131,6 +65,15 @@ fn main() -> Result<(), Box<dyn Error>> {
         head = dtype;
     }
     let architecture = architecture.as_deref().unwrap_or(shape.architecture);
+    if active.is_some() && head.is_ternary() {
+        return Err("--active needs a head that is not ternary".into());
+    }
+    if active.is_some() && !architecture.starts_with("bitnet") {
+        return Err(
+            "--active is for the BitNet shapes, whose blocks are normed before they are added"
+                .into(),
+        );
+    }
     write_model(
         &out,
         shape,
@@ -138,6 +81,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         layers.unwrap_or(shape.layers),
         dtype,
         head,
+        active,
     )
 }
 
@@ -148,6 +92,7 @@ fn write_model(
     layers: usize,
     dtype: DType,
     head: DType,
+    active: Option<f64>,
 ) -> Result<(), Box<dyn Error>> {
     let mut writer = GgufWriter::new();
     let key = |name: &str| format!("{architecture}.{name}");
@@ -223,11 +168,42 @@ fn write_model(
     }
     let mut body = writer.start(BufWriter::with_capacity(1 << 20, File::create(out)?))?;
     let mut random = Random(1);
+    let mut gates: Option<Gates> = None;
     for (name, dtype, rows, cols) in &tensors {
-        body.tensor(name, &tensor(*dtype, *rows, *cols, &mut random))?;
+        let (layer, part) = place(name);
+        let bytes = if *dtype == DType::F32 {
+            let norm = gates.as_ref().and_then(|gates| gates.norm(part, layer));
+            let norm = norm.unwrap_or_else(|| vec![1.0; *cols]);
+            norm.into_iter().flat_map(f32::to_le_bytes).collect()
+        } else if dtype.is_ternary() {
+            let mut codes = weights::codes(*rows, *cols, &mut random);
+            if let Some(gates) = &gates {
+                gates.codes(part, &mut codes);
+            }
+            weights::ternary(*dtype, &codes, *cols)
+        } else {
+            let mut bytes = weights::dense(*dtype, *rows, *cols, &mut random);
+            if let Some(active) = active {
+                gates = Some(Gates::new(active, shape.hidden, *dtype, &mut bytes)?);
+            }
+            bytes
+        };
+        body.tensor(name, &bytes)?;
     }
     body.finish()?.flush()?;
     Ok(())
+}
+
+/// The layer and the name in it of `blk.LAYER.NAME.weight`; of other tensors 0 and the name.
+fn place(name: &str) -> (usize, &str) {
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    let in_layer = name
+        .strip_prefix("blk.")
+        .and_then(|rest| rest.split_once('.'));
+    match in_layer {
+        Some((layer, part)) => (layer.parse().unwrap_or(0), part),
+        None => (0, name),
+    }
 }
 
 /// A byte-level vocabulary: the 256 bytes, fillers, and an end of text.
@@ -258,49 +234,4 @@ fn vocabulary(writer: &mut GgufWriter, size: usize) -> Result<(), Box<dyn Error>
     writer.push("tokenizer.ggml.eos_token_id", Value::from(size as u32 - 1))?;
     writer.push("tokenizer.ggml.add_bos_token", Value::from(false))?;
     Ok(())
-}
-
-/// Random weights of about unit gain in any type.
-fn tensor(dtype: DType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
-    if dtype == DType::F32 {
-        return std::iter::repeat_n(1.0f32.to_le_bytes(), rows * cols)
-            .flatten()
-            .collect();
-    }
-    // Two thirds of the weights are not 0, so that this keeps the variance of the input.
-    let scale = (1.5 / cols as f32).sqrt();
-    if dtype.is_ternary() {
-        let codes: Vec<u8> = (0..rows * cols)
-            .map(|_| (random.next() >> 32) as u8 % 3)
-            .collect();
-        let scales = if dtype.has_tensor_scale() {
-            1
-        } else {
-            codes.len() / dtype.block_values()
-        };
-        let mut bytes = Vec::new();
-        encode_ternary(dtype, &codes, &vec![scale; scales], &mut bytes);
-        return bytes;
-    }
-    let mut bytes = vec![0; dtype.row_bytes(cols).unwrap_or(0) * rows];
-    for chunk in bytes.chunks_mut(8) {
-        chunk.copy_from_slice(&random.next().to_le_bytes()[..chunk.len()]);
-    }
-    let half = |value: f32| f16::from_f32(value).to_le_bytes();
-    for block in bytes.chunks_mut(dtype.block_bytes()) {
-        match dtype {
-            DType::F16 => {
-                let value = f32::from(i16::from_le_bytes([block[0], block[1]])) / 32768.0 * scale;
-                block.copy_from_slice(&half(value));
-            }
-            DType::Q8_0 => block[..2].copy_from_slice(&half(scale / 74.0)),
-            DType::Q4K => {
-                block[..2].copy_from_slice(&half(scale / 150.0));
-                block[2..4].copy_from_slice(&half(scale / 150.0 * 7.5));
-            }
-            DType::Q6K => block[208..].copy_from_slice(&half(scale / 1400.0)),
-            _ => {}
-        }
-    }
-    bytes
 }

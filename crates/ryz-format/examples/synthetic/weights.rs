@@ -1,0 +1,67 @@
+//! Seeded random weights in any type.
+
+use half::f16;
+use ryz_format::{DType, encode::encode_ternary};
+
+/// SplitMix64 (Steele, Lea and Flood, 2014).
+pub struct Random(pub u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}
+
+/// The scale of a ternary matrix with so many columns: two thirds of its weights are not 0, so that this keeps the
+/// variance of the input.
+pub fn unit_gain(cols: usize) -> f32 {
+    (1.5 / cols as f32).sqrt()
+}
+
+/// Random ternary codes t + 1, row after row.
+pub fn codes(rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+    (0..rows * cols)
+        .map(|_| (random.next() >> 32) as u8 % 3)
+        .collect()
+}
+
+/// The blocks of a ternary type, with one scale everywhere.
+pub fn ternary(dtype: DType, codes: &[u8], cols: usize) -> Vec<u8> {
+    let scales = if dtype.has_tensor_scale() {
+        1
+    } else {
+        codes.len() / dtype.block_values()
+    };
+    let mut bytes = Vec::new();
+    encode_ternary(dtype, codes, &vec![unit_gain(cols); scales], &mut bytes);
+    bytes
+}
+
+/// Random blocks of a dense type, of about the same gain.
+pub fn dense(dtype: DType, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
+    let scale = unit_gain(cols);
+    let mut bytes = vec![0; dtype.row_bytes(cols).unwrap_or(0) * rows];
+    for chunk in bytes.chunks_mut(8) {
+        chunk.copy_from_slice(&random.next().to_le_bytes()[..chunk.len()]);
+    }
+    let half = |value: f32| f16::from_f32(value).to_le_bytes();
+    for block in bytes.chunks_mut(dtype.block_bytes()) {
+        match dtype {
+            DType::F16 => {
+                let value = f32::from(i16::from_le_bytes([block[0], block[1]])) / 32768.0 * scale;
+                block.copy_from_slice(&half(value));
+            }
+            DType::Q8_0 => block[..2].copy_from_slice(&half(scale / 74.0)),
+            DType::Q4K => {
+                block[..2].copy_from_slice(&half(scale / 150.0));
+                block[2..4].copy_from_slice(&half(scale / 150.0 * 7.5));
+            }
+            DType::Q6K => block[208..].copy_from_slice(&half(scale / 1400.0)),
+            _ => {}
+        }
+    }
+    bytes
+}
