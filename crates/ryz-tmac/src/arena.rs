@@ -6,7 +6,8 @@ use bytemuck::Pod;
 use serde::Serialize;
 
 use crate::{
-    AlignedVec, Buffer, HugePages, LINE, MemoryError, MemoryLayout, NodePlacement, heap::Heap,
+    AlignedVec, Buffer, HugePages, InputFile, LINE, MappedFile, MemoryError, MemoryLayout,
+    NodePlacement, SharedPolicy, heap::Heap,
 };
 
 /// What a buffer is for.
@@ -110,8 +111,17 @@ pub struct Arena {
 impl Arena {
     /// An arena that holds nothing yet.
     pub fn new(config: ArenaConfig) -> Self {
+        Self::of(Heap::new(config, None))
+    }
+
+    /// An arena that asks `policy` before it maps memory.
+    pub fn with_policy(config: ArenaConfig, policy: SharedPolicy) -> Self {
+        Self::of(Heap::new(config, Some(policy)))
+    }
+
+    fn of(heap: Heap) -> Self {
         Self {
-            heap: Arc::new(Heap::new(config)),
+            heap: Arc::new(heap),
             label: Arc::from(""),
         }
     }
@@ -182,13 +192,24 @@ impl Arena {
         count: usize,
         kind: BufferKind,
     ) -> Result<(), MemoryError> {
-        self.heap.preallocate_pool(bytes, count, kind)
+        self.heap.preallocate_pool(bytes, count, kind, &self.label)
     }
 
     /// Ends the pools of this size and kind, and says how many bytes they held ready. Buffers of theirs that are in use
     /// stay; the pool's memory goes back to the system with the last of them.
     pub fn clear_pool(&self, bytes: usize, kind: BufferKind) -> usize {
         self.heap.clear_pool(bytes, kind)
+    }
+
+    /// Maps a file, to be read in place: it is listed in [`Arena::layout`], and counts against no limit, for its pages are
+    /// the system's cache. Whoever asks for this takes the risk that a file cut short later kills the process.
+    ///
+    /// # Errors
+    /// [`MemoryError::Io`] when the system refuses.
+    pub fn map_file(&self, file: &InputFile) -> Result<Arc<MappedFile>, MemoryError> {
+        let mapped = Arc::new(file.map()?);
+        self.heap.list_file(&mapped);
+        Ok(mapped)
     }
 
     /// How much it holds and held.

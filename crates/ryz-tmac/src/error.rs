@@ -18,6 +18,16 @@ pub enum MemoryError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// The memory policy said no.
+    #[error("memory policy: {requested} bytes for {kind} denied: {reason}")]
+    Denied {
+        /// What it was for.
+        kind: BufferKind,
+        /// Bytes asked.
+        requested: usize,
+        /// What the policy said.
+        reason: String,
+    },
     /// The system has no such memory, or the size does not fit the address space.
     #[error("out of memory: {requested} bytes for {kind}")]
     OutOfMemory {
@@ -84,7 +94,7 @@ impl MemoryError {
     /// The stable code that crosses to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::LimitExceeded { .. } => "MEMORY_LIMIT",
+            Self::LimitExceeded { .. } | Self::Denied { .. } => "MEMORY_LIMIT",
             Self::OutOfMemory { .. } => "OUT_OF_MEMORY",
             Self::InvalidAlignment { .. } | Self::InvalidNodes { .. } => "INVALID_ARGUMENT",
             Self::FileNotFound { .. } => "FILE_NOT_FOUND",

@@ -135,8 +135,11 @@ impl InputFile {
     pub fn map(&self) -> Result<MappedFile, MemoryError> {
         // SAFETY: the map is only read; that no one cuts the file meanwhile is the documented risk of this option.
         let map = unsafe { Mmap::map(&self.file) };
-        map.map(MappedFile)
-            .map_err(|source| self.refused("map", source))
+        map.map(|map| MappedFile {
+            map,
+            path: self.path.clone(),
+        })
+        .map_err(|source| self.refused("map", source))
     }
 
     /// Refuses ranges past the length that the file had when it was opened.
@@ -214,12 +217,22 @@ fn read_some(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
 
 /// A file's bytes, mapped.
 #[derive(Debug)]
-pub struct MappedFile(Mmap);
+pub struct MappedFile {
+    map: Mmap,
+    path: PathBuf,
+}
+
+impl MappedFile {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
 
 impl Deref for MappedFile {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 }

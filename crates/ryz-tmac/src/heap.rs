@@ -5,14 +5,13 @@
 
 use std::{
     ptr::NonNull,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use crate::{
-    ArenaConfig, Buffer, BufferKind, Hole, LINE, MemoryError, MemoryLayout, MemoryStats,
-    RegionLayout, RegionUse, classes,
-    layout::BlockLayout,
-    poison,
+    ArenaConfig, Buffer, BufferKind, FileLayout, LINE, MappedFile, MemoryError, MemoryLayout,
+    MemoryRequest, MemoryStats, PlacementWish, RegionUse, SharedPolicy, classes, poison,
+    region::{Grant, Owner, Region},
     system::{Mapping, page_size},
 };
 
@@ -20,63 +19,14 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Heap {
     pub config: ArenaConfig,
+    policy: Option<SharedPolicy>,
     state: Mutex<State>,
-}
-
-/// Who a block belongs to.
-#[derive(Clone, Debug)]
-struct Owner {
-    label: Arc<str>,
-    /// Bytes asked for, in whole lines.
-    bytes: usize,
-}
-
-/// Memory in blocks of one size.
-#[derive(Debug)]
-struct Region {
-    mapping: Mapping,
-    kind: BufferKind,
-    used_as: RegionUse,
-    block_bytes: usize,
-    /// By block; `None` for those that are free.
-    owners: Vec<Option<Owner>>,
-    live: usize,
-    /// Blocks that were used and freed.
-    freed: Vec<usize>,
-    /// Blocks from here on were never used, and are zeroes.
-    fresh: usize,
-}
-
-impl Region {
-    fn has_room(&self) -> bool {
-        self.live < self.owners.len()
-    }
-
-    fn block(&self, block: usize) -> NonNull<u8> {
-        assert!(block < self.owners.len());
-        // SAFETY: the block lies in the mapping (asserted; its blocks fit it).
-        unsafe { self.mapping.start().add(block * self.block_bytes) }
-    }
-
-    /// Takes a free block; whether it was used before.
-    fn take(&mut self, owner: Owner) -> Option<(usize, bool)> {
-        let (block, used) = match self.freed.pop() {
-            Some(block) => (block, true),
-            None if self.fresh < self.owners.len() => {
-                self.fresh += 1;
-                (self.fresh - 1, false)
-            }
-            None => return None,
-        };
-        self.owners[block] = Some(owner);
-        self.live += 1;
-        Some((block, used))
-    }
 }
 
 #[derive(Debug)]
 struct State {
     regions: Vec<Option<Region>>,
+    files: Vec<Weak<MappedFile>>,
     in_use: usize,
     pooled: usize,
     mapped: usize,
@@ -121,11 +71,13 @@ impl Block {
 }
 
 impl Heap {
-    pub fn new(config: ArenaConfig) -> Self {
+    pub fn new(config: ArenaConfig, policy: Option<SharedPolicy>) -> Self {
         Self {
             config,
+            policy,
             state: Mutex::new(State {
                 regions: Vec::new(),
+                files: Vec::new(),
                 in_use: 0,
                 pooled: 0,
                 mapped: 0,
@@ -141,14 +93,42 @@ impl Heap {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn map(&self, bytes: usize, align: usize, kind: BufferKind) -> Result<Mapping, MemoryError> {
-        Mapping::new(
-            bytes,
-            align,
-            self.config.huge_pages,
-            self.config.nodes,
-            kind,
-        )
+    /// Maps memory, as the policy wants it. The books must not be locked: a policy may look at them, and may take its time.
+    fn map(
+        &self,
+        bytes: usize,
+        align: usize,
+        kind: BufferKind,
+        owner: &Arc<str>,
+    ) -> Result<(Mapping, Option<Grant>), MemoryError> {
+        let mut wish = PlacementWish::default();
+        let mut granted = None;
+        if let Some(policy) = &self.policy {
+            let request = MemoryRequest { bytes, kind, owner };
+            let answer = policy.get().on_allocate(&request);
+            wish = answer.map_err(|reason| MemoryError::Denied {
+                kind,
+                requested: bytes,
+                reason,
+            })?;
+            granted = Some(Grant {
+                policy: policy.clone(),
+                bytes,
+                kind,
+                owner: Arc::clone(owner),
+            });
+        }
+        let huge_pages = wish.huge_pages.unwrap_or(self.config.huge_pages);
+        let nodes = wish.nodes.unwrap_or(self.config.nodes);
+        let mapping = Mapping::new(bytes, align, huge_pages, nodes, kind)?;
+        Ok((mapping, granted))
+    }
+
+    /// Lists a mapped file while it is there.
+    pub fn list_file(&self, file: &Arc<MappedFile>) {
+        let mut state = self.state();
+        state.files.retain(|file| file.strong_count() > 0);
+        state.files.push(Arc::downgrade(file));
     }
 
     /// Takes a zeroed block for `bytes` bytes and a line more.
@@ -184,28 +164,18 @@ impl Heap {
                 let held = state.claim(lines, kind, self.config.limit)?;
                 let class =
                     classes::class_of(padded).and_then(|class| classes::aligned(class, align));
-                let region = match class {
-                    Some(class) => self.chunk(&mut state, class, kind),
+                let found = class.and_then(|class| state.chunk_with_room(class, kind));
+                let region = match found {
+                    Some(region) => region,
                     None => {
-                        // Mapping much memory takes its time: the others go on.
+                        // Mapping takes its time: the others go on.
                         drop(state);
-                        let mapping = self.map(padded, align, kind);
+                        let region = self.region(class, padded, align, kind, label);
                         state = self.state();
-                        mapping.map(|mapping| {
-                            state.add(Region {
-                                block_bytes: padded,
-                                owners: vec![None],
-                                live: 0,
-                                freed: Vec::new(),
-                                fresh: 0,
-                                kind,
-                                used_as: RegionUse::Buffer,
-                                mapping,
-                            })
-                        })
+                        let region = region.inspect_err(|_| state.unclaim(lines, kind))?;
+                        state.add(region)
                     }
                 };
-                let region = region.inspect_err(|_| state.unclaim(lines, kind))?;
                 // What the system refused raises no high-water mark.
                 state.high_water = state.high_water.max(held);
                 state.take(region, owner, padded)
@@ -225,40 +195,28 @@ impl Heap {
         Ok(block)
     }
 
-    /// A region of a class with room.
-    fn chunk(
+    /// A new region: for blocks of a class, or for one buffer.
+    fn region(
         &self,
-        state: &mut State,
-        class: usize,
+        class: Option<usize>,
+        padded: usize,
+        align: usize,
         kind: BufferKind,
-    ) -> Result<usize, MemoryError> {
-        let block_bytes = classes::block_bytes(class);
-        let room = |region: &Region| {
-            region.used_as == RegionUse::Chunk
-                && region.kind == kind
-                && region.block_bytes == block_bytes
-                && region.has_room()
+        label: &Arc<str>,
+    ) -> Result<Region, MemoryError> {
+        let Some(class) = class else {
+            let mapping = self.map(padded, align, kind, label)?;
+            return Ok(Region::new(mapping, kind, RegionUse::Buffer, padded, 1));
         };
-        let found = state
-            .regions
-            .iter()
-            .position(|r| r.as_ref().is_some_and(room));
-        if let Some(region) = found {
-            return Ok(region);
-        }
-        let blocks = classes::blocks_per_region(class);
-        let mapping = self.map(blocks * block_bytes, LINE, kind)?;
-        poison::close(mapping.start(), mapping.len());
-        Ok(state.add(Region {
-            block_bytes,
-            owners: vec![None; blocks],
-            live: 0,
-            freed: Vec::new(),
-            fresh: 0,
-            kind,
-            used_as: RegionUse::Chunk,
-            mapping,
-        }))
+        let (block_bytes, blocks) = (
+            classes::block_bytes(class),
+            classes::blocks_per_region(class),
+        );
+        let shared = Arc::from("");
+        let mapped = self.map(blocks * block_bytes, LINE, kind, &shared)?;
+        poison::close(mapped.0.start(), mapped.0.len());
+        let used_as = RegionUse::Chunk;
+        Ok(Region::new(mapped, kind, used_as, block_bytes, blocks))
     }
 
     /// Gives a block back.
@@ -288,6 +246,7 @@ impl Heap {
         bytes: usize,
         count: usize,
         kind: BufferKind,
+        label: &Arc<str>,
     ) -> Result<(), MemoryError> {
         if count == 0 {
             return Ok(());
@@ -302,21 +261,13 @@ impl Heap {
         let mut state = self.state();
         let held = state.reserve(lines * count, kind, self.config.limit)?;
         drop(state);
-        let mapping = self.map(total, LINE, kind);
+        let mapped = self.map(total, LINE, kind, label);
         state = self.state();
-        let mapping = mapping.inspect_err(|_| state.pooled -= lines * count)?;
-        poison::close(mapping.start(), mapping.len());
+        let mapped = mapped.inspect_err(|_| state.pooled -= lines * count)?;
+        poison::close(mapped.0.start(), mapped.0.len());
         state.high_water = state.high_water.max(held);
-        state.add(Region {
-            block_bytes,
-            owners: vec![None; count],
-            live: 0,
-            freed: Vec::new(),
-            fresh: 0,
-            kind,
-            used_as: RegionUse::Pool,
-            mapping,
-        });
+        let used_as = RegionUse::Pool;
+        state.add(Region::new(mapped, kind, used_as, block_bytes, count));
         Ok(())
     }
 
@@ -359,6 +310,16 @@ impl Heap {
             stats: state.stats(self.config.limit),
             page_size: page_size(),
             regions,
+            files: state
+                .files
+                .iter()
+                .filter_map(Weak::upgrade)
+                .map(|file| FileLayout {
+                    path: file.path().to_owned(),
+                    address: file.as_ptr().addr(),
+                    bytes: file.len(),
+                })
+                .collect(),
             paged: Vec::new(),
         }
     }
@@ -439,6 +400,20 @@ impl State {
         region
     }
 
+    /// A region of blocks of a class that has room.
+    fn chunk_with_room(&self, class: usize, kind: BufferKind) -> Option<usize> {
+        let block_bytes = classes::block_bytes(class);
+        let room = |region: &Region| {
+            region.used_as == RegionUse::Chunk
+                && region.kind == kind
+                && region.block_bytes == block_bytes
+                && region.has_room()
+        };
+        self.regions
+            .iter()
+            .position(|r| r.as_ref().is_some_and(room))
+    }
+
     fn pool_for(&self, lines: usize, align: usize, kind: BufferKind) -> Option<usize> {
         if align > LINE {
             return None;
@@ -502,55 +477,11 @@ impl State {
     }
 }
 
-impl Region {
-    /// Whether it is a pool of blocks of so many lines.
-    fn is_pool(&self, lines: usize, kind: BufferKind) -> bool {
-        self.used_as == RegionUse::Pool
-            && self.kind == kind
-            && self.block_bytes == lines + Buffer::PADDING
-    }
-
-    fn layout(&self) -> RegionLayout {
-        let address = self.mapping.start().addr().get();
-        let at = |block: usize| address + block * self.block_bytes;
-        let mut blocks = Vec::new();
-        let mut holes: Vec<Hole> = Vec::new();
-        for (place, owner) in self.owners.iter().enumerate() {
-            match (owner, holes.last_mut()) {
-                (Some(owner), _) => blocks.push(BlockLayout {
-                    address: at(place),
-                    bytes: owner.bytes,
-                    owner: owner.label.to_string(),
-                }),
-                (None, Some(hole)) if hole.address + hole.bytes == at(place) => {
-                    hole.bytes += self.block_bytes;
-                }
-                (None, _) => holes.push(Hole {
-                    address: at(place),
-                    bytes: self.block_bytes,
-                }),
-            }
-        }
-        RegionLayout {
-            address,
-            bytes: self.mapping.len(),
-            kind: self.kind,
-            used_as: self.used_as,
-            block_bytes: self.block_bytes,
-            capacity: self.owners.len(),
-            page_bytes: self.mapping.page_bytes(),
-            huge_pages: self.mapping.huge_pages(),
-            placement: self.mapping.placement(),
-            nodes: self.mapping.nodes(),
-            fallbacks: self.mapping.fallbacks().to_vec(),
-            blocks,
-            holes,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    #[cfg(not(ryz_asan))]
+    use std::panic::AssertUnwindSafe;
+
     use crate::{Arena, ArenaConfig, BufferKind};
 
     fn poisoning() -> Arena {
@@ -575,7 +506,8 @@ mod tests {
         assert_eq!(unsafe { kept.read() }, super::poison::BYTE);
         // SAFETY: as above.
         unsafe { kept.add(3).write(1) };
-        let found = std::panic::catch_unwind(|| arena.allocate(100, BufferKind::Scratch));
+        let again = AssertUnwindSafe(|| arena.allocate(100, BufferKind::Scratch));
+        let found = std::panic::catch_unwind(again);
         let message = *found.unwrap_err().downcast::<String>().unwrap();
         assert_eq!(message, "byte 3 of 192 freed bytes was written");
     }

@@ -1,6 +1,6 @@
 //! What lies where in an arena, as data, as text and as JSON.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use serde::Serialize;
 
@@ -28,6 +28,8 @@ pub struct MemoryLayout {
     pub page_size: usize,
     /// By address.
     pub regions: Vec<RegionLayout>,
+    /// Files that are read in place.
+    pub files: Vec<FileLayout>,
     /// Buffers whose owner divides them into pages that it moves; the arena knows of none, who does adds them.
     pub paged: Vec<PagedLayout>,
 }
@@ -136,6 +138,19 @@ pub struct Fallback {
     pub reason: String,
 }
 
+/// A mapped file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct FileLayout {
+    /// The file.
+    pub path: PathBuf,
+    /// Where it starts.
+    pub address: usize,
+    /// Its bytes.
+    pub bytes: usize,
+}
+
 /// A buffer in pages that its owner may move.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -205,6 +220,19 @@ impl fmt::Display for MemoryLayout {
         }
         for region in &self.regions {
             write!(f, "\n{region}")?;
+        }
+        for FileLayout {
+            path,
+            address,
+            bytes,
+        } in &self.files
+        {
+            let bytes = Bytes(*bytes);
+            writeln!(
+                f,
+                "\n{address:#014x} {bytes:>11}  {}: mapped file",
+                path.display()
+            )?;
         }
         for paged in &self.paged {
             write!(f, "\n{paged}")?;

@@ -1,8 +1,9 @@
 //! Token-Aligned Memory: the arena every large buffer comes from, strided views, file reads and maps.
 //!
 //! Every large buffer of the engine (weights, key-value blocks, scratch) is taken from one [`Arena`], which aligns it to
-//! 64-byte lines, counts it by kind, holds it to a byte limit, and gives it back when it is dropped. Small
-//! buffers are blocks of size classes, large ones mappings of their own; [`Arena::layout`] shows what lies where. Files are opened once, here: [`InputFile`] reads ranges into buffers, so that a file truncated under our
+//! 64-byte lines, counts it by kind, holds it to a byte limit, and gives it back when it is dropped. Small buffers are blocks
+//! of size classes, large ones mappings of their own; [`Arena::layout`] shows what lies where, and a [`MemoryPolicy`] says
+//! where it may. Files are opened once, here: [`InputFile`] reads ranges into buffers, so that a file truncated under our
 //! feet is an error and not a signal; [`MappedFile`] is there for those who ask for a map.
 //!
 //! ```
@@ -26,15 +27,22 @@ mod layout;
 mod matrix;
 mod placement;
 mod poison;
+mod policy;
+mod region;
+mod stored;
 mod system;
 
 pub use arena::{Arena, ArenaConfig, BufferKind, MemoryStats};
 pub use buffer::{AlignedVec, Buffer};
 pub use error::MemoryError;
 pub use file::{InputFile, MappedFile};
-pub use layout::{BlockLayout, Fallback, Hole, MemoryLayout, PagedLayout, RegionLayout, RegionUse};
+pub use layout::{
+    BlockLayout, Fallback, FileLayout, Hole, MemoryLayout, PagedLayout, RegionLayout, RegionUse,
+};
 pub use matrix::{MatMut, MatRef};
 pub use placement::{HugePages, NodePlacement, NodeSet};
+pub use policy::{BuiltInPolicy, MemoryPolicy, MemoryRequest, PlacementWish, SharedPolicy};
+pub use stored::{MappedSlice, Stored};
 
 /// Bytes of a cache line, to which every buffer is aligned and padded.
 pub const LINE: usize = 64;
