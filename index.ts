@@ -38,7 +38,6 @@ export {
   type EmbedOptions,
   type Logits,
   type LogitsOptions,
-  type MemoryStats,
   type ModelInfo,
   type Perplexity,
   type PerplexityOptions,
@@ -80,6 +79,21 @@ export {
   type ModelTensor,
   measureReadBandwidth,
 } from "./src/machine.js";
+export {
+  type BuiltInMemoryPolicy,
+  type Compaction,
+  type HugePages,
+  type MemoryBlock,
+  type MemoryDenial,
+  type MemoryHole,
+  type MemoryKind,
+  type MemoryLayout,
+  type MemoryPlacement,
+  type MemoryPolicy,
+  type MemoryRegion,
+  type MemoryStats,
+  setMemoryPolicy,
+} from "./src/memory.js";
 export { executeOnNode } from "./src/node-scope.js";
 export type {
   LatencySummary,

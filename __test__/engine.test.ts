@@ -97,7 +97,9 @@ describe("a loaded engine", () => {
     // With one credit that is never returned, a second token cannot be computed: what arrives must be the first alone.
     const native = createRequire(import.meta.url)("../native.cjs") as NativeBinding;
     const raw = await new Promise<NativeEngine>((resolve, reject) => {
-      native.loadEngine(MODEL, {}, false, (failure, loaded) => (loaded ? resolve(loaded) : reject(failure)));
+      native.loadEngine(MODEL, {}, false, undefined, undefined, (failure, loaded) =>
+        loaded ? resolve(loaded) : reject(failure),
+      );
     });
     const batches: NativeBatch[] = [];
     const request = raw.generate(

@@ -14,6 +14,10 @@ const CHAT = "{% for m in messages %}{{ m.content }}{% endfor %}";
 /** Arguments of each example, and what its output must hold. */
 const EXPECTED: Record<string, { args: () => string[]; stdout: RegExp }> = {
   "chat.cjs": { args: () => [withChatTemplate(fixture("b158-v1-tq2_0.gguf"), CHAT), "Hello"], stdout: /\n$/ },
+  "memory-policy.mjs": {
+    args: () => [MODEL],
+    stdout: /^weights: \d+\.\d MB$[\s\S]*^MEMORY_LIMIT: .*a cache of one megabyte is enough$/m,
+  },
   "operator.mjs": { args: () => [MODEL], stdout: /layer 0: \d+\.\d\d\n[\s\S]*layer 5: \d/ },
   "profiler.mjs": { args: () => [MODEL], stdout: /^[\w-]+: \d+\.\d\d ms\n/ },
   "quantizer.mjs": {

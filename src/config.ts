@@ -1,8 +1,19 @@
 /** What a model is loaded with. */
 
 import { checkLogger, type Log, type Logger } from "./logger.js";
+import {
+  type BuiltInMemoryPolicy,
+  checkMemoryPolicy,
+  currentMemoryPolicy,
+  HUGE_PAGES,
+  type HugePages,
+  isOwnPolicy,
+  type MemoryPolicy,
+  memoryPolicySettings,
+} from "./memory.js";
 import type { NativeEngineConfig } from "./native.js";
 import { currentNode } from "./node-scope.js";
+import { type BuiltInQuantizer, checkQuantizer, currentQuantizer, type Quantizer } from "./quantizer.js";
 import { defined, OptionReader } from "./validate.js";
 
 /** Instruction sets that kernels exist for. */
@@ -85,6 +96,34 @@ export interface EngineConfig {
    */
   readonly memoryLimit?: number | undefined;
   /**
+   * Pages of large buffers: `transparent` huge ones where the system has them, `explicit` ones from those that the system's
+   * owner set apart (transparent ones where they are too few), `off`: plain ones.
+   * @defaultValue `transparent`
+   */
+  readonly hugePages?: HugePages | undefined;
+  /**
+   * Decides about memory before it is mapped.
+   * @defaultValue what `setMemoryPolicy` set, if anything
+   */
+  readonly memoryPolicy?: MemoryPolicy | BuiltInMemoryPolicy | undefined;
+  /**
+   * Whether prepacked and dense weights are read in place in the mapped file instead of being copied: a load takes next to no
+   * time, and processes share the memory. A file that is cut short while the engine is there kills the process.
+   * @defaultValue `false`
+   */
+  readonly mapWeights?: boolean | undefined;
+  /**
+   * Fragmentation of the key-value cache (which part of its blocks up to the last one in use is free, 0 to 1) above which its
+   * blocks are moved together when a request ends; 1 is never.
+   * @defaultValue 0.5
+   */
+  readonly compactAbove?: number | undefined;
+  /**
+   * What makes float weights ternary while they are loaded; `modelInfo.quantized` says what that cost.
+   * @defaultValue what `setQuantizer` set, if anything; without one floats stay what they are, but for BitNet's master weights
+   */
+  readonly quantizer?: Quantizer | BuiltInQuantizer | undefined;
+  /**
    * What computing threads are bound to: `cores` each to a core of its own, `nodes` each to all cores of its memory node
    * (for machines that other programs use too), `off` to nothing. Where the system does not let threads be bound, they float.
    * @defaultValue `cores`
@@ -127,6 +166,8 @@ export interface EngineConfig {
 /** A checked {@link EngineConfig}. @internal */
 export interface CheckedConfig {
   readonly native: NativeEngineConfig;
+  readonly quantizer: Quantizer | undefined;
+  readonly memoryPolicy: MemoryPolicy | undefined;
   readonly onProgress: ((progress: LoadProgress) => void) | undefined;
   readonly signal: AbortSignal | undefined;
   readonly log: Log;
@@ -135,7 +176,16 @@ export interface CheckedConfig {
 /** Checks every option. @internal */
 export function checkConfig(config: unknown): CheckedConfig {
   const read = new OptionReader(config, "config");
+  const givenQuantizer = read.any("quantizer");
+  const quantizer = givenQuantizer === undefined ? currentQuantizer() : checkQuantizer("quantizer", givenQuantizer);
+  const givenPolicy = read.any("memoryPolicy");
+  const policy = givenPolicy === undefined ? currentMemoryPolicy() : checkMemoryPolicy("memoryPolicy", givenPolicy);
   const native = defined<NativeEngineConfig>({
+    ...memoryPolicySettings(policy),
+    quantizer: typeof quantizer === "string" ? quantizer : undefined,
+    hugePages: read.choice("hugePages", HUGE_PAGES),
+    mapWeights: read.boolean("mapWeights"),
+    compactAbove: read.number("compactAbove", { min: 0, max: 1 }),
     threads: read.integerOr("threads", "auto", { min: 1, max: 1024 }),
     level: read.choice("level", LEVELS),
     activations: read.choice("activations", ACTIVATIONS),
@@ -154,5 +204,12 @@ export function checkConfig(config: unknown): CheckedConfig {
   const log = checkLogger("logger", read.any("logger"));
   const signal = read.signal();
   read.done();
-  return { native, onProgress, signal, log };
+  return {
+    native,
+    quantizer: typeof quantizer === "object" ? quantizer : undefined,
+    memoryPolicy: isOwnPolicy(policy) ? policy : undefined,
+    onProgress,
+    signal,
+    log,
+  };
 }

@@ -14,9 +14,11 @@ import {
 } from "./extensions.js";
 import { type Completion, checkGenerate, type GenerateOptions } from "./generate-options.js";
 import type { Log } from "./logger.js";
+import { type Compaction, type MemoryLayout, type MemoryStats, nativeMemoryPolicy } from "./memory.js";
 import {
   type NativeCallback,
   type NativeCancel,
+  type NativeCompaction,
   type NativeEngine,
   type NativeLogits,
   type NativeProgress,
@@ -25,6 +27,7 @@ import {
 } from "./native.js";
 import type { Profile, ProfilingOptions } from "./profile.js";
 import { cancellable, promised } from "./promised.js";
+import { nativeQuantizer } from "./quantizer.js";
 import { ASYNC_DISPOSE, type Generation, TextStream } from "./stream.js";
 import { OptionReader, pathOf, promptOf, textOf, tokenIds } from "./validate.js";
 
@@ -68,23 +71,23 @@ export interface ModelInfo {
   readonly packedBytes: number;
   /** Bytes of weights that one generated token reads. */
   readonly weightBytesPerToken: number;
+  /** What float weights lost when they were made ternary on load; empty where none were. */
+  readonly quantized: readonly QuantizationLoss[];
   readonly hasChatTemplate: boolean;
   readonly bosToken?: number;
   readonly eosToken?: number;
 }
 
-/** Bytes of memory in use by an engine. */
-export interface MemoryStats {
-  readonly weights: number;
-  readonly kvCache: number;
-  readonly scratch: number;
-  /** Buffers through which files are read. */
-  readonly staging: number;
-  readonly inUse: number;
-  /** The most that was ever in use at once. */
-  readonly highWater: number;
-  /** The `memoryLimit` the engine was loaded with. */
-  readonly limit?: number;
+/** What making a tensor ternary cost. */
+export interface QuantizationLoss {
+  readonly name: string;
+  /** Mean of (weight − weight in use)². */
+  readonly mse: number;
+  /** Cosine of the angle between both. */
+  readonly cosine: number;
+  readonly maxAbs: number;
+  /** Share of weights that are 0 now. */
+  readonly zeroFraction: number;
 }
 
 /** How text is turned into tokens. */
@@ -214,15 +217,17 @@ export class BitNetEngine {
    */
   static async load(path: string | URL, config?: EngineConfig): Promise<BitNetEngine> {
     const file = pathOf("path", path);
-    const { native: settings, onProgress, signal, log } = checkConfig(config);
+    const { native: settings, quantizer, memoryPolicy, onProgress, signal, log } = checkConfig(config);
     signal?.throwIfAborted();
     const progress = onProgress && new ProgressReporter(onProgress, signal);
     const start = performance.now();
     log("info", "loading a model", { path: file, ...settings });
+    const own = quantizer && nativeQuantizer(quantizer);
+    const policy = memoryPolicy && nativeMemoryPolicy(memoryPolicy);
     const engine = await cancellable<NativeEngine>(
       progress?.signal ?? signal,
       (done) =>
-        native().loadEngine(file, settings, progress !== undefined, (failure, loaded, step) => {
+        native().loadEngine(file, settings, progress !== undefined, own, policy, (failure, loaded, step) => {
           if (step === null) done(failure, loaded);
           else progress?.report(step);
         }),
@@ -232,7 +237,10 @@ export class BitNetEngine {
         log(signal?.aborted ? "info" : "error", "the load failed", { path: file, error });
         throw error;
       })
-      .finally(() => progress?.close());
+      .finally(() => {
+        progress?.close();
+        own?.close();
+      });
     const loaded = new BitNetEngine(engine, performance.now() - start, log);
     loaded.#logLoaded(settings.maxSequences);
     return loaded;
@@ -360,6 +368,31 @@ export class BitNetEngine {
   memoryStats(): MemoryStats {
     this.#assertUsable();
     return this.#native.memoryStats();
+  }
+
+  /** What lies where: every region of the engine's memory, its blocks and holes, and the blocks of the cache. */
+  memoryLayout(): MemoryLayout {
+    this.#assertUsable();
+    return JSON.parse(this.#native.memoryLayout());
+  }
+
+  /** The same as text. */
+  memoryReport(): string {
+    this.#assertUsable();
+    return this.#native.memoryReport();
+  }
+
+  /**
+   * Moves the blocks of the key-value cache that are in use together, between two steps, and gives the memory behind them
+   * back to the system until it is needed. Requests go on, and no logit changes. It happens by itself past `compactAbove`.
+   */
+  async compactMemory(): Promise<Compaction> {
+    const { moves, ...rest } = await this.#call<NativeCompaction>((done) => this.#native.compactMemory(done));
+    const pairs = Array.from({ length: moves.length / 2 }, (_, at) => ({
+      from: moves[2 * at] as number,
+      to: moves[2 * at + 1] as number,
+    }));
+    return { ...rest, moves: pairs };
   }
 
   /**

@@ -25,6 +25,12 @@ export interface NativeEngineConfig {
   maxSequences?: number;
   maxQueue?: number;
   memoryLimit?: number;
+  hugePages?: string;
+  memoryPolicy?: string;
+  memoryPolicyLimit?: number;
+  mapWeights?: boolean;
+  compactAbove?: number;
+  quantizer?: string;
   pinning?: string;
   numa?: string;
   node?: number;
@@ -141,9 +147,18 @@ export interface NativeModelInfo {
   kernels: string[];
   packedBytes: number;
   weightBytesPerToken: number;
+  quantized: NativeQuantizedTensor[];
   hasChatTemplate: boolean;
   bosToken?: number;
   eosToken?: number;
+}
+
+export interface NativeQuantizedTensor {
+  name: string;
+  mse: number;
+  cosine: number;
+  maxAbs: number;
+  zeroFraction: number;
 }
 
 export interface NativeMemoryStats {
@@ -152,7 +167,11 @@ export interface NativeMemoryStats {
   scratch: number;
   staging: number;
   inUse: number;
+  pooled: number;
+  mapped: number;
   highWater: number;
+  buffers: number;
+  allocations: number;
   limit?: number;
 }
 
@@ -279,6 +298,31 @@ export interface NativeQuantizeCall {
   weights: Float32Array;
 }
 
+export interface NativeCompaction {
+  moves: number[];
+  releasedBytes: number;
+  fragmentation: number;
+}
+
+export interface NativeMemoryCall {
+  /** None when memory has gone. */
+  id?: number;
+  bytes: number;
+  kind: string;
+  owner: string;
+}
+
+export interface NativeMemoryAnswer {
+  denied?: string;
+  hugePages?: string;
+  nodes?: number[];
+  interleave?: boolean;
+}
+
+export interface NativeMemoryPolicy {
+  answer(id: number, answer: NativeMemoryAnswer): void;
+}
+
 export interface NativeQuantizer {
   answer(id: number, codes: Int8Array | null, scales: Float32Array | null, error?: string): void;
   close(): void;
@@ -300,6 +344,9 @@ export interface NativeTrainSettings {
 export interface NativeEngine {
   modelInfo(): NativeModelInfo;
   memoryStats(): NativeMemoryStats;
+  memoryLayout(): string;
+  memoryReport(): string;
+  compactMemory(done: NativeCallback<NativeCompaction>): void;
   generate(request: NativeGenerateRequest, onBatch: (batch: NativeBatch) => void): NativeRequest;
   tokenize(text: string, addSpecial: boolean, parseSpecial: boolean, done: NativeCallback<Uint32Array>): void;
   detokenize(tokens: Uint32Array, skipSpecial: boolean, done: NativeCallback<string>): void;
@@ -340,6 +387,7 @@ export interface NativeCpuInfo {
 
 export interface NativeBinding {
   version(): string;
+  NativeMemoryPolicy: new (onCall: (call: NativeMemoryCall) => void) => NativeMemoryPolicy;
   NativeQuantizer: new (name: string, onCall: (call: NativeQuantizeCall) => void) => NativeQuantizer;
   cpuInfo(): NativeCpuInfo;
   profilePhases(): string[];
@@ -348,6 +396,8 @@ export interface NativeBinding {
     path: string,
     config: NativeEngineConfig,
     withProgress: boolean,
+    quantizer: NativeQuantizer | undefined,
+    memoryPolicy: NativeMemoryPolicy | undefined,
     onMessage: (failure: NativeFailure | null, engine: NativeEngine | null, progress: NativeProgress | null) => void,
   ): NativeCancel;
   /** Calls back with progress any number of times, if asked to, and then once with a failure or the report. */

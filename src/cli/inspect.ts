@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import { BitNetEngine } from "../engine.js";
 import { estimateMemory, inspectModel, type MemoryEstimate, type ModelInspection } from "../machine.js";
 import { addModelOptions, type ModelFlags, wholeNumber } from "./options.js";
 import { printJson } from "./run.js";
@@ -7,6 +8,7 @@ import { bytes, print, table } from "./terminal.js";
 interface Flags extends ModelFlags {
   readonly ctx?: number;
   readonly details?: boolean;
+  readonly memory?: boolean;
 }
 
 export function addInspect(program: Command): void {
@@ -14,11 +16,16 @@ export function addInspect(program: Command): void {
   addModelOptions(command)
     .option("--ctx <tokens>", "context length for the memory it will need", wholeNumber(16))
     .option("--details", "with --json: also metadata, bitsPerWeight and memory")
+    .option("--memory", "load the model and show what lies where in memory instead")
     .addHelpText("after", "\nExample:\n  ryzanstein inspect -m model.gguf")
     .action(inspect);
 }
 
 async function inspect(flags: Flags): Promise<void> {
+  if (flags.memory) {
+    await showMemory(flags);
+    return;
+  }
   const found = await inspectModel(flags.model);
   const need = await estimateMemory(flags.model, { contextLength: flags.ctx });
   const { architecture, parameters, tensors, sizes } = found;
@@ -32,6 +39,17 @@ async function inspect(flags: Flags): Promise<void> {
     memory: need,
   };
   await printJson({ architecture, parameters, tensors, sizes, ...details });
+}
+
+/** What lies where, once the model is loaded. */
+async function showMemory(flags: Flags): Promise<void> {
+  const engine = await BitNetEngine.load(flags.model, { contextLength: flags.ctx });
+  try {
+    if (flags.json) await printJson({ stats: engine.memoryStats(), layout: engine.memoryLayout() });
+    else await print(engine.memoryReport());
+  } finally {
+    await engine.dispose();
+  }
 }
 
 function report(found: ModelInspection, need: MemoryEstimate): string {

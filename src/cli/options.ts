@@ -5,6 +5,7 @@ import { type Command, InvalidArgumentError as InvalidOption, Option } from "com
 import { ACTIVATIONS, type EngineConfig, KV_TYPES, LEVELS, NUMA, PINNING } from "../config.js";
 import { defaultModelPath } from "../default-model.js";
 import type { GenerateOptions } from "../generate-options.js";
+import { HUGE_PAGES } from "../memory.js";
 import type { SamplerName } from "../sampling.js";
 
 /** A failure of the command line itself: exit code 2. */
@@ -50,6 +51,8 @@ export interface RunFlags extends ModelFlags {
   readonly threads?: number | "auto";
   readonly pinning?: EngineConfig["pinning"];
   readonly numa?: EngineConfig["numa"];
+  readonly hugePages?: EngineConfig["hugePages"];
+  readonly mapWeights?: boolean;
   readonly node?: number;
   readonly level?: EngineConfig["level"];
   readonly activations?: EngineConfig["activations"];
@@ -106,6 +109,10 @@ export function addRunOptions(command: Command, { threads = true, ctx = true } =
     .addOption(new Option("--pinning <what>", "what threads are bound to (default: cores)").choices([...PINNING]))
     .addOption(new Option("--numa <how>", "where weights lie among memory nodes (default: auto)").choices([...NUMA]))
     .option("--node <n>", "use the cores and the memory of this memory node only (default: all)", wholeNumber(0))
+    .addOption(
+      new Option("--huge-pages <which>", "pages of large buffers (default: transparent)").choices([...HUGE_PAGES]),
+    )
+    .option("--map-weights", "read prepacked and dense weights in place in the mapped file")
     .addOption(new Option("--level <name>", "instruction set (default: the best there is)").choices([...LEVELS]))
     .addOption(
       new Option("--activations <type>", "how inputs of ternary layers are quantised (default: the model's)").choices([
@@ -194,8 +201,8 @@ function logitBias(text: string, before: Record<number, number> = {}): Record<nu
 }
 
 export function engineConfig(flags: RunFlags): EngineConfig {
-  const { threads, pinning, numa, node, level, activations, kv, ctx } = flags;
-  return { threads, pinning, numa, node, level, activations, kv, contextLength: ctx };
+  const { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, ctx } = flags;
+  return { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, contextLength: ctx };
 }
 
 export function generateOptions(flags: SamplingFlags): GenerateOptions {

@@ -56,7 +56,7 @@ pub use self::{
     error::ConvertError,
     options::{ConvertOptions, EmbeddingForm, FloatWeights, InexactScales, TernaryForm},
     reader::FloatModel,
-    report::{ConvertPhase, ConvertProgress, ConvertReport, Method, TensorError, TensorReport},
+    report::{ConvertPhase, ConvertProgress, ConvertReport, Method, TensorReport},
 };
 use self::{
     progress::Progress,
@@ -64,6 +64,7 @@ use self::{
     target::{Target, write_error},
     write::Writer,
 };
+pub use ryz_format::TensorError;
 
 /// Converts the model at `source`, a GGUF file or a Hugging Face folder, to a GGUF file at `target`.
 ///

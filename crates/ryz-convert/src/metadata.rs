@@ -51,5 +51,7 @@ fn general(pairs: &mut Metadata, options: &ConvertOptions) {
     pairs.set("general.quantization_version", Value::U32(2));
     if options.prepack {
         pairs.set("ryzanstein.prepacked.version", Value::U32(1));
+        // On lines, so that a mapped file is read in place.
+        pairs.set("general.alignment", Value::U32(64));
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use half::f16;
 use ryz_format::{
-    DType, FormatError, GgufBody, QuantizeError, Quantized, ScaleGroup, SharedQuantizer,
+    DType, ErrorSums, FormatError, GgufBody, QuantizeError, Quantized, ScaleGroup, SharedQuantizer,
     TensorInfo, decode, encode,
 };
 
@@ -13,7 +13,6 @@ use crate::{
     plan::{Codes, Output, Scale, TensorScale, Ternary, Work},
     prepack::Prepacker,
     progress::Progress,
-    report::ErrorSums,
     rows::{self, Rows, source_row},
     source::Source,
     ternary,

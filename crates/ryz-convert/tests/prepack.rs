@@ -85,6 +85,7 @@ fn load(path: &Path) -> Result<(), ModelError> {
     let options = LoadOptions {
         kernels: Kernels::new(Level::Scalar).unwrap(),
         activations: None,
+        ..LoadOptions::default()
     };
     let mut go_on = |_| ControlFlow::Continue(());
     ryz_model::Model::load(&source, &options, &arena, &lease, &mut go_on).map(drop)

@@ -3,7 +3,9 @@
 use ryz_kernels::Level;
 use ryz_kvcache::KvDType;
 use ryz_model::Activations;
+use ryz_model::SharedQuantizer;
 use ryz_numa::{LeaseOptions, Numa, Pinning};
+use ryz_tmac::{HugePages, SharedPolicy};
 
 use crate::error::EngineError;
 
@@ -34,6 +36,16 @@ pub struct EngineConfig {
     /// Fragmentation of the cache (which part of the blocks up to the last one in use is free) above which its blocks are
     /// moved together when a request ends: 0 to 1, which is never; default 0.5.
     pub compact_above: f64,
+    /// Pages of large buffers; default transparent huge pages.
+    pub huge_pages: HugePages,
+    /// Asked before memory is mapped; default nobody.
+    pub memory_policy: Option<SharedPolicy>,
+    /// Whether prepacked and dense matrices are read in place in the mapped file; default false. A file that is cut short
+    /// while the engine is there kills the process.
+    pub map_weights: bool,
+    /// What makes float projections ternary while they are loaded; default nothing, but for master weights, which absmean
+    /// makes ternary as their training did.
+    pub quantizer: Option<SharedQuantizer>,
     /// What computing threads are bound to; default a core each.
     pub pinning: Pinning,
     /// Where weights lie on a machine with several memory nodes; default near the threads that read them.
@@ -59,6 +71,10 @@ impl Default for EngineConfig {
             max_queue: 128,
             memory_limit: None,
             compact_above: 0.5,
+            huge_pages: HugePages::default(),
+            memory_policy: None,
+            map_weights: false,
+            quantizer: None,
             pinning: Pinning::default(),
             numa: Numa::default(),
             node: None,

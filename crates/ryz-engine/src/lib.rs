@@ -52,10 +52,15 @@ pub use stop::StopMatcher;
 
 pub use ryz_kernels::Level;
 pub use ryz_kvcache::KvDType;
-pub use ryz_model::{Activations, HookPoint, LoadProgress};
+pub use ryz_model::{
+    Activations, HookPoint, LoadProgress, Quantized, QuantizedTensor, Quantizer, SharedQuantizer,
+};
 pub use ryz_numa::{Numa, Pinning};
 pub use ryz_profile::{Operation, Phase, Snapshot, SpanId};
-pub use ryz_tmac::{MemoryLayout, MemoryStats};
+pub use ryz_tmac::{
+    BufferKind, BuiltInPolicy, HugePages, MemoryLayout, MemoryPolicy, MemoryRequest, MemoryStats,
+    NodePlacement, NodeSet, PlacementWish, SharedPolicy,
+};
 pub use ryz_tokenizer::{
     CallName, ChatInput, DecodeStream, EncodeOptions, Tokenizer, ToolCallFormat,
 };

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use ryz_kernels::{Kernels, Level};
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
-    Activations, LoadOptions, LoadProgress, Model, ModelConfig, ModelSource, RunState, SourceKind,
+    Activations, LoadOptions, LoadProgress, Model, ModelConfig, ModelSource, QuantizedTensor,
+    RunState, SourceKind,
 };
 use ryz_numa::{Lease, Placement};
 use ryz_tmac::{Arena, ArenaConfig};
@@ -88,6 +89,8 @@ pub struct ModelInfo {
     pub weight_bytes_per_token: usize,
     /// Whether the model has a chat template.
     pub has_chat_template: bool,
+    /// What was made ternary on load.
+    pub quantized: Vec<QuantizedTensor>,
     /// How long loading took, the warm-up apart.
     pub load_time: Duration,
 }
@@ -114,13 +117,20 @@ impl Engine {
         let level = config.level.unwrap_or_else(Level::detect);
         let kernels = Kernels::new(level)?;
         let lease = Lease::with(config.lease())?;
-        let arena = Arena::new(ArenaConfig {
+        let arena_config = ArenaConfig {
             limit: config.memory_limit,
+            huge_pages: config.huge_pages,
             ..ArenaConfig::default()
-        });
+        };
+        let arena = match &config.memory_policy {
+            Some(policy) => Arena::with_policy(arena_config, policy.clone()),
+            None => Arena::new(arena_config),
+        };
         let options = LoadOptions {
             kernels,
             activations: config.activations,
+            quantizer: config.quantizer.clone(),
+            map_weights: config.map_weights,
         };
         let model = Model::load(&source, &options, &arena, &lease, progress)?;
         let limits = limits(config, source.config().vocab_size);
@@ -170,6 +180,7 @@ impl Engine {
             packed_bytes: model.packed_bytes(),
             weight_bytes_per_token: model.weight_bytes_per_token(),
             has_chat_template: chat.is_some(),
+            quantized: model.quantized().to_vec(),
             load_time: started.elapsed(),
         };
         drop(source);

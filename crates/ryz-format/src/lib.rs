@@ -30,6 +30,7 @@ pub mod decode;
 mod dtype;
 pub mod encode;
 mod error;
+mod error_sums;
 pub mod gguf;
 pub mod hf;
 mod metadata;
@@ -42,6 +43,7 @@ pub use config::{
 };
 pub use dtype::{DType, PrepackedScales};
 pub use error::FormatError;
+pub use error_sums::{ErrorSums, TensorError};
 pub use gguf::{Gguf, GgufBody, GgufWriter, ModelHeader, SplitInfo, TensorInfo, split_paths};
 pub use metadata::{Array, Metadata, StringArray, Value};
 pub use quantize::{BuiltIn, QuantizeError, Quantized, Quantizer, ScaleGroup, SharedQuantizer};

@@ -36,6 +36,11 @@ impl SharedQuantizer {
         SharedQuantizer(Arc::new(quantizer))
     }
 
+    /// Its name in reports and errors.
+    pub fn name(&self) -> &str {
+        self.0.name()
+    }
+
     /// The quantiser's output, checked.
     ///
     /// # Errors

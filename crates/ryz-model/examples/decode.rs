@@ -37,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = LoadOptions {
         kernels: Kernels::new(level)?,
         activations: None,
+        ..LoadOptions::default()
     };
     let model = Model::load(&source, &options, &arena, &lease, &mut |_| {
         ControlFlow::Continue(())

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use ryz_format::FormatError;
+use ryz_format::{FormatError, QuantizeError};
 use ryz_kernels::KernelError;
 use ryz_kvcache::KvCacheError;
 use ryz_numa::RegionError;
@@ -35,6 +35,9 @@ pub enum ModelError {
     /// A kernel failed its self-test or an operand did not fit.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// A quantiser failed, or gave what no matrix can be made of.
+    #[error(transparent)]
+    Quantizer(#[from] QuantizeError),
     /// A worker panicked: our own fault, but the process lives.
     #[error(transparent)]
     Region(#[from] RegionError),
@@ -97,6 +100,7 @@ impl ModelError {
             Self::Memory(error) => error.code(),
             Self::KvCache(error) => error.code(),
             Self::Kernel(error) => error.code(),
+            Self::Quantizer(error) => error.code(),
             Self::Region(error) => error.code(),
             Self::TokenOutOfRange { .. }
             | Self::UnknownActivations { .. }

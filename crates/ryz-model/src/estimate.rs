@@ -7,10 +7,8 @@ use ryz_kernels::TernaryPacker;
 use ryz_tmac::LINE;
 
 use crate::{
-    Activations, ModelSource,
-    load::{is_master, stage_rows},
-    rope::RopeAngles,
-    run_state::scratch_bytes,
+    Activations, ModelSource, load::is_master, rope::RopeAngles, run_state::scratch_bytes,
+    tensor::stage_rows,
 };
 
 /// Bytes that [`crate::Model::load`] and [`crate::RunState::new`] take from their arena.

@@ -5,6 +5,7 @@
 //! separate: a [`Model`] never changes, a [`RunState`] belongs to whoever runs it.
 #![forbid(unsafe_code)]
 
+mod activations;
 mod batch;
 mod error;
 mod estimate;
@@ -15,14 +16,16 @@ mod place;
 mod rope;
 mod run_state;
 mod source;
+mod tensor;
 mod weights;
 
+pub use activations::Activations;
 pub use batch::{BatchSequence, Outputs};
 pub use error::ModelError;
 pub use estimate::MemoryEstimate;
 pub use hooks::{HookPattern, HookPoint, Hooks};
-pub use load::{Activations, LoadOptions, LoadProgress, Model};
+pub use load::{LoadOptions, LoadProgress, Model, QuantizedTensor};
 pub use run_state::RunState;
 pub use source::{ModelSource, SourceKind};
 
-pub use ryz_format::ModelConfig;
+pub use ryz_format::{ModelConfig, Quantized, Quantizer, SharedQuantizer, TensorError};

@@ -2,9 +2,7 @@
 
 use std::{
     collections::HashSet,
-    fmt,
     ops::ControlFlow,
-    str::FromStr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,96 +10,45 @@ use std::{
 };
 
 use ryz_format::{
-    Architecture, DType, HiddenAct, ModelConfig, TensorInfo, TensorRole, TensorView, WeightScales,
-    decode, encode,
+    DType, HiddenAct, ModelConfig, SharedQuantizer, TensorError, TensorInfo, TensorRole,
+    WeightScales,
 };
-use ryz_kernels::{
-    Activation, DenseWeight, Kernels, Linear, PackedTernary, QuantizedLayout, ROW_TILE,
-    TernaryPacker,
-};
+use ryz_kernels::{Activation, Kernels, Linear};
 use ryz_numa::{Lease, WorkQueue};
-use ryz_tmac::{AlignedVec, Arena, BufferKind};
+use ryz_tmac::{Arena, BufferKind, MappedFile};
 
 use crate::{
-    ModelError, ModelSource,
+    Activations, ModelError, ModelSource,
     place::{Reservations, Reserved},
     rope::RopeAngles,
+    tensor::TensorLoader,
     weights::{LayerWeights, Projection, Weights},
 };
 
-/// Bytes of a tensor that are staged at a time on their way into packed form.
-const STAGE_BYTES: usize = 4 << 20;
-
-/// How the inputs of the seven projections of a layer are quantised. The head always reads f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Activations {
-    /// int8, one scale per token: BitNet's definition, and the default for its architectures.
-    Int8,
-    /// int8, one scale for each group of the weights' scale groups, for ternary weights; dense weights read f32. The
-    /// default for models whose activations were float in training.
-    Int8Group,
-    /// f32: the exactness path.
-    F32,
-}
-
-impl Activations {
-    /// Every choice.
-    pub const ALL: [Self; 3] = [Self::Int8, Self::Int8Group, Self::F32];
-
-    /// The name in options.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Int8 => "int8",
-            Self::Int8Group => "int8-group",
-            Self::F32 => "f32",
-        }
-    }
-
-    /// What a model was trained with.
-    pub fn default_for(architecture: Architecture) -> Self {
-        match architecture {
-            Architecture::BitnetB158 | Architecture::Bitnet => Self::Int8,
-            _ => Self::Int8Group,
-        }
-    }
-
-    /// The form in which a projection of weights of `dtype` reads its `cols` inputs; `None` for f32.
-    pub(crate) fn form(self, dtype: DType, cols: usize) -> Option<QuantizedLayout> {
-        match self {
-            Self::F32 => None,
-            Self::Int8 => Some(QuantizedLayout::per_token(cols)),
-            Self::Int8Group if !dtype.is_ternary() => None,
-            Self::Int8Group if dtype.has_tensor_scale() => Some(QuantizedLayout::per_token(cols)),
-            Self::Int8Group => Some(QuantizedLayout::per_group(cols, dtype.block_values())),
-        }
-    }
-}
-
-impl fmt::Display for Activations {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Activations {
-    type Err = ModelError;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|choice| choice.name() == name);
-        found.ok_or_else(|| ModelError::UnknownActivations {
-            got: name.to_owned(),
-        })
-    }
-}
-
 /// Options of [`Model::load`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// The instructions to use.
     pub kernels: Kernels,
     /// How inputs are quantised; `None` for what the architecture was trained with ([`Activations::default_for`]).
     pub activations: Option<Activations>,
+    /// What makes float projections ternary; `None` (the default) leaves floats as they are, but for master weights, which
+    /// absmean makes ternary as their training did.
+    pub quantizer: Option<SharedQuantizer>,
+    /// Whether prepacked and dense matrices are read in place in the mapped file, where they lie on 64-byte lines; default
+    /// false. A file that is cut short while it is mapped kills the process.
+    pub map_weights: bool,
+}
+
+/// What making a tensor ternary on load cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuantizedTensor {
+    /// Its name.
+    pub name: String,
+    /// How far the weights in use are from the file's.
+    pub error: TensorError,
+    /// Share of weights that are 0.
+    pub zero_fraction: f64,
 }
 
 /// How far a load has come.
@@ -124,6 +71,7 @@ pub struct Model {
     /// 1/√key_head_dim
     pub(crate) attention_scale: f32,
     activations: Activations,
+    quantized: Vec<QuantizedTensor>,
 }
 
 impl Model {
@@ -149,11 +97,16 @@ impl Model {
             source,
             kernels: options.kernels,
             arena,
+            quantizer: options.quantizer.as_ref(),
+            maps: match options.map_weights {
+                true => source.map_files(arena)?,
+                false => Vec::new(),
+            },
             reserved: Arc::default(),
         };
         loader.reserve(lease)?;
         let linears = loader.linears(lease, progress)?;
-        let weights = loader.assemble(&config, activations, linears)?;
+        let (weights, quantized) = loader.assemble(&config, activations, linears)?;
         let factors = loader.vector("rope_freqs.weight")?;
         Ok(Self {
             angles: RopeAngles::new(&config.rope, config.rope_dim, factors.as_deref()),
@@ -165,6 +118,7 @@ impl Model {
             kernels: options.kernels,
             weights,
             activations,
+            quantized,
             config,
         })
     }
@@ -177,6 +131,11 @@ impl Model {
     /// How inputs of projections are quantised.
     pub fn activations(&self) -> Activations {
         self.activations
+    }
+
+    /// What was made ternary on load, by name.
+    pub fn quantized(&self) -> &[QuantizedTensor] {
+        &self.quantized
     }
 
     /// The kernels in use.
@@ -226,27 +185,35 @@ pub(crate) fn is_master(config: &ModelConfig, role: TensorRole) -> bool {
     config.quantize_weights && role == TensorRole::Linear
 }
 
-/// Rows that are staged at a time: whole tiles, at most the tensor's own.
-pub(crate) fn stage_rows(rows: usize, row_bytes: usize) -> usize {
-    ((STAGE_BYTES / row_bytes.max(1) / ROW_TILE).max(1) * ROW_TILE).min(rows)
+/// What reading a tensor needs.
+pub(crate) struct Loader<'a> {
+    pub source: &'a ModelSource,
+    pub kernels: Kernels,
+    pub arena: &'a Arena,
+    pub quantizer: Option<&'a SharedQuantizer>,
+    /// The model's files, where they are read in place.
+    pub maps: Vec<Arc<MappedFile>>,
+    /// Memory on the nodes whose threads will read it; on most machines there is one node, and nothing here.
+    pub reserved: Arc<Reservations>,
 }
 
-/// What reading a tensor needs.
-struct Loader<'a> {
-    source: &'a ModelSource,
-    kernels: Kernels,
-    arena: &'a Arena,
-    /// Memory on the nodes whose threads will read it; on most machines there is one node, and nothing here.
-    reserved: Arc<Reservations>,
+/// A matrix that was read.
+pub(crate) struct Matrix {
+    pub linear: Linear,
+    /// The type of its weights now.
+    pub dtype: DType,
+    /// What making it ternary cost.
+    pub quantized: Option<QuantizedTensor>,
 }
 
 /// Matrices by tensor index of the source.
-type Linears = Vec<Option<Linear>>;
+type Matrices = Vec<Option<Matrix>>;
 
 impl Loader<'_> {
     /// Takes the memory of all matrices at once, where it matters on which node it lies.
     fn reserve(&mut self, lease: &Lease) -> Result<(), ModelError> {
-        if lease.memory_nodes().is_empty() {
+        // Pages of a mapped file lie where the system put them.
+        if lease.memory_nodes().is_empty() || !self.maps.is_empty() {
             return Ok(());
         }
         let config = self.source.config();
@@ -257,11 +224,13 @@ impl Loader<'_> {
             };
             let matrix = match expected.role {
                 TensorRole::Vector => continue,
+                // Of what type these will be is the quantiser's to say.
+                role if self.makes_ternary(tensor, role) && self.quantizer.is_some() => continue,
                 role if is_master(config, role) => {
-                    Reserved::Ternary(self.packer(tensor, DType::HfPacked)?)
+                    Reserved::Ternary(self.labelled(tensor).packer(DType::HfPacked)?)
                 }
                 _ if tensor.dtype.is_ternary() => {
-                    Reserved::Ternary(self.packer(tensor, tensor.dtype)?)
+                    Reserved::Ternary(self.labelled(tensor).packer(tensor.dtype)?)
                 }
                 _ => {
                     let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
@@ -274,42 +243,12 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// The memory that a ternary matrix of `dtype` is packed into.
-    fn packer(&self, tensor: &TensorInfo, dtype: DType) -> Result<TernaryPacker, ModelError> {
-        if let Some(Reserved::Ternary(packer)) = self.reserved.take(&tensor.name) {
-            return Ok(packer);
-        }
-        let (name, rows, cols) = (&tensor.name, tensor.rows, tensor.cols);
-        let packer = TernaryPacker::new(name, dtype, rows, cols, self.kernels, self.arena);
-        packer.map_err(|source| ModelError::Tensor {
-            path: self.source.file_of(tensor).path().to_owned(),
-            source,
-        })
-    }
-
-    /// Packs a matrix that is there as a whole.
-    fn pack_whole(
-        &self,
-        tensor: &TensorInfo,
-        view: &TensorView<'_>,
-    ) -> Result<PackedTernary, ModelError> {
-        let at = |source| ModelError::Tensor {
-            path: self.source.file_of(tensor).path().to_owned(),
-            source,
-        };
-        let mut packer = self.packer(tensor, view.dtype())?;
-        for mut chunk in packer.chunks(view.rows().next_multiple_of(ROW_TILE)) {
-            chunk.pack(view).map_err(at)?;
-        }
-        packer.finish(self.arena).map_err(at)
-    }
-
     /// Reads all matrices; workers take tensors from a queue.
     fn linears(
         &self,
         lease: &Lease,
         progress: &mut (dyn FnMut(LoadProgress) -> ControlFlow<()> + Send),
-    ) -> Result<Linears, ModelError> {
+    ) -> Result<Matrices, ModelError> {
         let tensors = self.source.tensors();
         let expected = self.source.config().expected_tensors();
         let named = |is: fn(TensorRole) -> bool| -> HashSet<&str> {
@@ -322,13 +261,43 @@ impl Loader<'_> {
         let matrices = named(|role| role != TensorRole::Vector);
         let projections = named(|role| role == TensorRole::Linear);
         let wanted = |tensor: &TensorInfo| matrices.contains(tensor.name.as_str());
+        let role = |tensor: &TensorInfo| match projections.contains(tensor.name.as_str()) {
+            true => TensorRole::Linear,
+            false => TensorRole::Embedding,
+        };
         let total_bytes = tensors.iter().filter(|t| wanted(t)).map(|t| t.bytes).sum();
         let done = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
+        let mut read: Matrices = (0..tensors.len()).map(|_| None).collect();
+        let report = |progress: &mut dyn FnMut(LoadProgress) -> ControlFlow<()>| {
+            let done_bytes = done.load(Ordering::Relaxed);
+            let report = LoadProgress {
+                done_bytes,
+                total_bytes,
+            };
+            match progress(report) {
+                ControlFlow::Break(()) => Err(ModelError::Aborted),
+                ControlFlow::Continue(()) => Ok(()),
+            }
+        };
+        // A quantiser that was given is called for one tensor at a time, and holds up no other engine's threads.
+        if self.quantizer.is_some() {
+            for (tensor, read) in tensors.iter().zip(&mut read) {
+                if wanted(tensor) && self.makes_ternary(tensor, role(tensor)) {
+                    *read = Some(self.labelled(tensor).quantized()?);
+                    done.fetch_add(tensor.bytes, Ordering::Relaxed);
+                    report(progress)?;
+                }
+            }
+        }
         let queue = WorkQueue::new();
         let failed = Mutex::new(None);
-        let linears: Mutex<Linears> = Mutex::new((0..tensors.len()).map(|_| None).collect());
         let progress = Mutex::new(progress);
+        let fail = |error| {
+            lock(&failed).get_or_insert(error);
+            stop.store(true, Ordering::Relaxed);
+        };
+        let read = Mutex::new(read);
         lease.run(|worker| {
             while let Some(chunk) = queue.next(tensors.len(), 1) {
                 let index = chunk.range().start;
@@ -336,223 +305,47 @@ impl Loader<'_> {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
-                if !wanted(tensor) {
+                if !wanted(tensor) || lock(&read)[index].is_some() {
                     continue;
                 }
-                let role = match projections.contains(tensor.name.as_str()) {
-                    true => TensorRole::Linear,
-                    false => TensorRole::Embedding,
-                };
-                let loader = Loader {
-                    arena: &self.arena.labelled(tensor.name.as_str()),
-                    reserved: Arc::clone(&self.reserved),
-                    ..*self
-                };
-                let read = if is_master(self.source.config(), role) {
-                    loader.quantize_master(tensor)
+                let loader = self.labelled(tensor);
+                let matrix = if self.makes_ternary(tensor, role(tensor)) {
+                    loader.quantized()
                 } else {
-                    loader.linear(tensor, &stop)
+                    loader.matrix(&stop)
                 };
-                match read {
-                    Ok(linear) => lock(&linears)[index] = Some(linear),
-                    Err(error) => {
-                        lock(&failed).get_or_insert(error);
-                        stop.store(true, Ordering::Relaxed);
-                        return;
-                    }
+                match matrix {
+                    Ok(matrix) => lock(&read)[index] = Some(matrix),
+                    Err(error) => return fail(error),
                 }
                 done.fetch_add(tensor.bytes, Ordering::Relaxed);
-                if worker.index() == 0 {
-                    let done_bytes = done.load(Ordering::Relaxed);
-                    if lock(&progress)(LoadProgress {
-                        done_bytes,
-                        total_bytes,
-                    })
-                    .is_break()
-                    {
-                        lock(&failed).get_or_insert(ModelError::Aborted);
-                        stop.store(true, Ordering::Relaxed);
-                    }
+                if worker.index() == 0
+                    && let Err(error) = report(&mut **lock(&progress))
+                {
+                    fail(error);
                 }
             }
         })?;
         if let Some(error) = lock(&failed).take() {
             return Err(error);
         }
-        if lock(&progress)(LoadProgress {
-            done_bytes: total_bytes,
-            total_bytes,
-        })
-        .is_break()
-        {
-            return Err(ModelError::Aborted);
-        }
-        Ok(linears.into_inner().unwrap_or_else(PoisonError::into_inner))
+        report(&mut **lock(&progress))?;
+        Ok(read.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Reads one matrix.
-    fn linear(&self, tensor: &TensorInfo, stop: &AtomicBool) -> Result<Linear, ModelError> {
-        let file = self.source.file_of(tensor);
-        let path = || file.path().to_owned();
-        let at = |source| ModelError::Tensor {
-            path: path(),
-            source,
-        };
-        let malformed = |source| ModelError::Format {
-            path: path(),
-            source,
-        };
-        let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
-        if !tensor.dtype.is_ternary() {
-            let blocks = match self.reserved.take(&tensor.name) {
-                Some(Reserved::Dense(mut blocks)) => {
-                    file.read_at(tensor.offset, blocks.as_bytes_mut())?;
-                    blocks
-                }
-                _ => file.read_range(tensor.offset, bytes, self.arena, BufferKind::Weights)?,
-            };
-            let weight = DenseWeight::new(
-                &tensor.name,
-                tensor.dtype,
-                tensor.rows,
-                tensor.cols,
-                blocks,
-                self.kernels,
-            )
-            .map_err(at)?;
-            return Ok(Linear::Dense(weight));
+    /// The same for one tensor, whose name its memory is listed under.
+    fn labelled<'t>(&'t self, tensor: &'t TensorInfo) -> TensorLoader<'t> {
+        TensorLoader {
+            loader: self,
+            tensor,
+            arena: self.arena.labelled(tensor.name.as_str()),
         }
-        if tensor.dtype.is_prepacked() {
-            return self.prepacked(tensor);
-        }
-        let row_bytes = tensor.dtype.row_bytes(tensor.cols);
-        let Some(row_bytes) = row_bytes.filter(|_| tensor.dtype != DType::HfPacked) else {
-            // Rows of a Hugging Face tensor are four to a byte, far apart: it is packed from the whole tensor.
-            let staged = file.read_range(tensor.offset, bytes, self.arena, BufferKind::Staging)?;
-            let scaled = TensorView::with_scale(
-                &tensor.name,
-                tensor.dtype,
-                tensor.rows,
-                tensor.cols,
-                staged.as_bytes(),
-                1.0,
-            );
-            let view = scaled.map_err(malformed)?;
-            return Ok(Linear::Ternary(self.pack_whole(tensor, &view)?));
-        };
-        let mut scale = 1.0;
-        if tensor.dtype.has_tensor_scale() {
-            let mut tail = [0; 4];
-            let tail_at = tensor.bytes - tensor.dtype.tail_bytes() as u64;
-            file.read_at(tensor.offset + tail_at, &mut tail)?;
-            scale = f32::from_le_bytes(tail);
-        }
-        let mut packer = self.packer(tensor, tensor.dtype)?;
-        let rows = stage_rows(usize::MAX, row_bytes);
-        let staged_rows = stage_rows(tensor.rows, row_bytes);
-        let mut staged = self
-            .arena
-            .allocate(staged_rows * row_bytes, BufferKind::Staging)?;
-        for mut chunk in packer.chunks(rows) {
-            if stop.load(Ordering::Relaxed) {
-                return Err(ModelError::Aborted);
-            }
-            let range = chunk.rows();
-            let bytes = &mut staged.as_bytes_mut()[..range.len() * row_bytes];
-            file.read_at(tensor.offset + (range.start * row_bytes) as u64, bytes)?;
-            let view = TensorView::with_scale(
-                &tensor.name,
-                tensor.dtype,
-                range.len(),
-                tensor.cols,
-                bytes,
-                scale,
-            );
-            chunk.pack(&view.map_err(malformed)?).map_err(at)?;
-        }
-        Ok(Linear::Ternary(packer.finish(self.arena).map_err(at)?))
     }
 
-    /// Reads a matrix that the file has as it is in memory.
-    fn prepacked(&self, tensor: &TensorInfo) -> Result<Linear, ModelError> {
-        let file = self.source.file_of(tensor);
-        let at = |source| ModelError::Tensor {
-            path: file.path().to_owned(),
-            source,
-        };
-        let dtype = tensor.dtype;
-        let mut packer = self.packer(tensor, dtype)?;
-        let (lines, scales) = packer.prepacked_mut();
-        file.read_at(tensor.offset, lines)?;
-        let after = tensor.offset + lines.len() as u64;
-        let mut scale = [0; 4];
-        match dtype.has_tensor_scale() {
-            true => file.read_at(after, &mut scale)?,
-            false => file.read_at(after, scales)?,
-        }
-        let scale = f32::from_le_bytes(scale);
-        let packed = packer.finish_prepacked(scale, self.arena).map_err(at)?;
-        Ok(Linear::Ternary(packed))
-    }
-
-    /// Reads float master weights and makes them ternary, as BitNet's training does on every step.
-    fn quantize_master(&self, tensor: &TensorInfo) -> Result<Linear, ModelError> {
-        let file = self.source.file_of(tensor);
-        let path = || file.path().to_owned();
-        let (rows, cols) = (tensor.rows, tensor.cols);
-        let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
-        let staged = file.read_range(tensor.offset, bytes, self.arena, BufferKind::Staging)?;
-        let mut weights = self
-            .arena
-            .allocate_slice::<f32>(rows * cols, BufferKind::Staging)?;
-        decode::decode_row(tensor.dtype, staged.as_bytes(), &mut weights);
-        let mut codes = self.arena.allocate(rows * cols, BufferKind::Staging)?;
-        let scale = encode::quantize_absmean(&weights, codes.as_bytes_mut());
-        // Hugging Face's packing keeps the scale in f32 and takes any number of columns.
-        let mut packed = self.arena.allocate(rows / 4 * cols, BufferKind::Staging)?;
-        for (row, codes) in codes
-            .as_bytes()
-            .chunks_exact(cols)
-            .enumerate()
-            .take(rows / 4 * 4)
-        {
-            let (quarter, place) = (row / (rows / 4), row % (rows / 4));
-            let out = &mut packed.as_bytes_mut()[place * cols..][..cols];
-            out.iter_mut()
-                .zip(codes)
-                .for_each(|(out, code)| *out |= code << (2 * quarter));
-        }
-        let view = TensorView::with_scale(
-            &tensor.name,
-            DType::HfPacked,
-            rows,
-            cols,
-            packed.as_bytes(),
-            scale,
-        );
-        let view = view.map_err(|source| ModelError::Format {
-            path: path(),
-            source,
-        })?;
-        Ok(Linear::Ternary(self.pack_whole(tensor, &view)?))
-    }
-
-    /// Reads a vector of floats; `None` when the model has none of that name.
-    fn vector(&self, name: &str) -> Result<Option<AlignedVec<f32>>, ModelError> {
-        let Some(tensor) = self.source.tensor(name) else {
-            return Ok(None);
-        };
-        let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
-        let arena = self.arena.labelled(name);
-        let staged = self.source.file_of(tensor).read_range(
-            tensor.offset,
-            bytes,
-            &arena,
-            BufferKind::Staging,
-        )?;
-        let mut values = arena.allocate_slice::<f32>(tensor.cols, BufferKind::Weights)?;
-        decode::decode_row(tensor.dtype, staged.as_bytes(), &mut values);
-        Ok(Some(values))
+    /// Whether floats of the file are ternary in use.
+    fn makes_ternary(&self, tensor: &TensorInfo, role: TensorRole) -> bool {
+        let given = self.quantizer.is_some() && role == TensorRole::Linear;
+        is_master(self.source.config(), role) || (given && !tensor.dtype.is_ternary())
     }
 
     /// Puts the tensors in their places. The header was checked against the config, so that all of them are there.
@@ -560,15 +353,14 @@ impl Loader<'_> {
         &self,
         config: &ModelConfig,
         activations: Activations,
-        mut linears: Linears,
-    ) -> Result<Weights, ModelError> {
-        let mut linear = |name: &str| {
-            let index = self
-                .source
-                .tensors()
-                .iter()
-                .position(|tensor| tensor.name == name);
-            let found = index.and_then(|index| linears[index].take());
+        mut matrices: Matrices,
+    ) -> Result<(Weights, Vec<QuantizedTensor>), ModelError> {
+        let read = matrices.iter_mut().flatten();
+        let quantized = read.filter_map(|matrix| matrix.quantized.take()).collect();
+        let mut matrix = |name: &str| {
+            let tensors = self.source.tensors();
+            let index = tensors.iter().position(|tensor| tensor.name == name);
+            let found = index.and_then(|index| matrices[index].take());
             found.unwrap_or_else(|| panic!("the header was checked to have {name}"))
         };
         let vector = |name: &str| {
@@ -588,11 +380,11 @@ impl Loader<'_> {
             |layer: usize, name: &str, bias: bool| -> Result<Projection, ModelError> {
                 let prefix = format!("blk.{layer}.{name}");
                 let tensor = format!("{prefix}.weight");
-                let dtype = self
-                    .source
-                    .tensor(&tensor)
-                    .map_or(DType::F32, |tensor| tensor.dtype);
-                let weight = linear(&tensor);
+                let Matrix {
+                    linear: weight,
+                    dtype,
+                    ..
+                } = matrix(&tensor);
                 let scale = match config.weight_scales {
                     WeightScales::None => None,
                     rule => self
@@ -602,9 +394,6 @@ impl Loader<'_> {
                             _ => scale[0],
                         }),
                 };
-                // Masters that were quantised have one scale, like Hugging Face's packing.
-                let quantized = matches!(weight, Linear::Ternary(_)) && !dtype.is_ternary();
-                let dtype = if quantized { DType::HfPacked } else { dtype };
                 let form = activations.form(dtype, weight.cols());
                 let bias = if bias {
                     Some(vector(&format!("{prefix}.bias"))?)
@@ -637,18 +426,19 @@ impl Loader<'_> {
                 down: projection(layer, "ffn_down", false)?,
             });
         }
-        let embedding = linear("token_embd.weight");
+        let embedding = matrix("token_embd.weight").linear;
         let head = if config.tie_word_embeddings {
             None
         } else {
-            Some(linear("output.weight"))
+            Some(matrix("output.weight").linear)
         };
-        Ok(Weights {
+        let weights = Weights {
             embedding,
             layers,
             output_norm: vector("output_norm.weight")?,
             head,
-        })
+        };
+        Ok((weights, quantized))
     }
 }
 

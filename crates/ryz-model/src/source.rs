@@ -1,13 +1,16 @@
 //! Opening a model: its files and validated headers, before any weight is read.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ryz_format::{
     FormatError, Gguf, Metadata, ModelConfig, ModelHeader, SplitInfo, TensorInfo,
     hf::{MAX_JSON_BYTES, Safetensors, ShardIndex},
     split_paths,
 };
-use ryz_tmac::{InputFile, MemoryError};
+use ryz_tmac::{Arena, InputFile, MappedFile, MemoryError};
 
 use crate::ModelError;
 
@@ -157,6 +160,12 @@ impl ModelSource {
     /// Bytes of all parts.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(InputFile::len).sum()
+    }
+
+    /// Maps every part.
+    pub(crate) fn map_files(&self, arena: &Arena) -> Result<Vec<Arc<MappedFile>>, ModelError> {
+        let maps = self.files.iter().map(|file| arena.map_file(file));
+        Ok(maps.collect::<Result<_, _>>()?)
     }
 
     /// The part that holds a tensor.

@@ -33,6 +33,7 @@ fn the_estimate_holds_for_every_reference_model() {
                 let options = LoadOptions {
                     kernels: Kernels::default(),
                     activations: Some(activations),
+                    ..LoadOptions::default()
                 };
                 let mut go_on = |_| ControlFlow::Continue(());
                 let model = Model::load(&source, &options, &arena, &lease, &mut go_on).unwrap();

@@ -15,13 +15,13 @@ use ryz_convert::{
     InexactScales, Method, TensorReport, TernaryForm,
 };
 
-use ryz_format::{BuiltIn, Quantizer, SharedQuantizer};
+use ryz_format::SharedQuantizer;
 
 use crate::answer::{Failure, catching};
 use crate::engine::NativeCancel;
 use crate::jobs;
 use crate::load::named;
-use crate::quantizer::NativeQuantizer;
+use crate::quantizer::{NativeQuantizer, built_in_quantizer};
 
 /// What TypeScript asks for, already checked there.
 #[napi(object, object_to_js = false)]
@@ -227,14 +227,7 @@ fn options(settings: ConvertSettings) -> std::result::Result<ConvertOptions, Fai
     options.float_weights = named("floatWeights", &FLOAT_WEIGHTS, &settings.float_weights)?;
     options.inexact_scales = named("inexactScales", &INEXACT_SCALES, &settings.inexact_scales)?;
     if let Some(name) = &settings.quantizer {
-        let known = BuiltIn::ALL.iter().find(|built_in| built_in.name() == name);
-        let built_in = known.ok_or_else(|| {
-            Failure::plain(
-                "INVALID_ARGUMENT",
-                format!("quantizer: there is no {name:?}"),
-            )
-        })?;
-        options.quantizer = Some(SharedQuantizer::new(*built_in));
+        options.quantizer = Some(built_in_quantizer(name)?);
     }
     options.prepack = settings.prepack;
     options.overwrite = settings.overwrite;

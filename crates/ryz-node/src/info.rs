@@ -51,6 +51,8 @@ pub struct ModelInfo {
     pub packed_bytes: f64,
     /// Bytes of weights that a decoded token reads.
     pub weight_bytes_per_token: f64,
+    /// What was made ternary on load.
+    pub quantized: Vec<QuantizedTensor>,
     /// Whether it can chat.
     pub has_chat_template: bool,
     /// Begins a text.
@@ -86,9 +88,37 @@ impl ModelInfo {
             kernels: info.kernels.clone(),
             packed_bytes: info.packed_bytes as f64,
             weight_bytes_per_token: info.weight_bytes_per_token as f64,
+            quantized: info.quantized.iter().map(QuantizedTensor::of).collect(),
             has_chat_template: info.has_chat_template,
             bos_token: engine.tokenizer().bos(),
             eos_token: engine.tokenizer().eos(),
+        }
+    }
+}
+
+/// What making a tensor ternary on load cost.
+#[napi(object)]
+pub struct QuantizedTensor {
+    /// Its name.
+    pub name: String,
+    /// Mean squared error.
+    pub mse: f64,
+    /// Cosine of the angle.
+    pub cosine: f64,
+    /// Largest error.
+    pub max_abs: f64,
+    /// Share of zeros.
+    pub zero_fraction: f64,
+}
+
+impl QuantizedTensor {
+    fn of(tensor: &ryz_engine::QuantizedTensor) -> Self {
+        Self {
+            name: tensor.name.clone(),
+            mse: tensor.error.mse,
+            cosine: tensor.error.cosine,
+            max_abs: tensor.error.max_abs,
+            zero_fraction: tensor.zero_fraction,
         }
     }
 }
@@ -148,6 +178,14 @@ pub struct MemoryStats {
     pub staging: f64,
     /// All.
     pub in_use: f64,
+    /// Held ready by pools.
+    pub pooled: f64,
+    /// Mapped from the system.
+    pub mapped: f64,
+    /// Live buffers.
+    pub buffers: f64,
+    /// Buffers ever taken.
+    pub allocations: f64,
     /// The most that there was.
     pub high_water: f64,
     /// The most that there may be.
@@ -168,6 +206,10 @@ impl MemoryStats {
             scratch: of(BufferKind::Scratch),
             staging: of(BufferKind::Staging),
             in_use: stats.in_use as f64,
+            pooled: stats.pooled as f64,
+            mapped: stats.mapped as f64,
+            buffers: stats.buffers as f64,
+            allocations: stats.allocations as f64,
             high_water: stats.high_water as f64,
             limit: stats.limit.map(|limit| limit as f64),
         }

@@ -18,6 +18,7 @@ mod inspect;
 mod jobs;
 mod load;
 mod machine;
+mod memory;
 mod operators;
 mod profile;
 mod quantizer;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use napi::bindgen_prelude::{FnArgs, Function};
+use napi::bindgen_prelude::{ClassInstance, FnArgs, Function};
 use napi::threadsafe_function::{
     ThreadsafeCallContext, ThreadsafeFunction, ThreadsafeFunctionCallMode,
 };
@@ -18,6 +18,8 @@ use crate::answer::{Failure, catching};
 use crate::engine::{NativeCancel, NativeEngine, Slot, failure};
 use crate::info::{ACTIVATIONS, KV_TYPES, NUMA, PINNING};
 use crate::jobs::{self, Ending};
+use crate::memory::{HUGE_PAGES, NativeMemoryPolicy, built_in};
+use crate::quantizer::{NativeQuantizer, built_in_quantizer};
 
 /// What TypeScript asks for, already checked there.
 #[napi(object, object_to_js = false)]
@@ -41,6 +43,18 @@ pub struct Config {
     pub max_queue: Option<u32>,
     /// Most bytes.
     pub memory_limit: Option<f64>,
+    /// Pages of large buffers.
+    pub huge_pages: Option<String>,
+    /// A memory policy that comes with the engine.
+    pub memory_policy: Option<String>,
+    /// Bytes of the policy `limit`.
+    pub memory_policy_limit: Option<f64>,
+    /// Whether weights are read in place in the mapped file.
+    pub map_weights: Option<bool>,
+    /// Fragmentation of the cache above which its blocks are moved together.
+    pub compact_above: Option<f64>,
+    /// A quantiser that comes with the engine.
+    pub quantizer: Option<String>,
     /// What threads are bound to.
     pub pinning: Option<String>,
     /// Where weights lie.
@@ -96,6 +110,8 @@ pub fn load_engine(
     path: String,
     config: Config,
     with_progress: bool,
+    quantizer: Option<ClassInstance<'_, NativeQuantizer>>,
+    memory_policy: Option<ClassInstance<'_, NativeMemoryPolicy>>,
     #[napi(
         ts_arg_type = "(failure: Failure | null, engine: NativeEngine | null, progress: Progress | null) => void"
     )]
@@ -110,6 +126,8 @@ pub fn load_engine(
                 Message::Failed(failure) => (Some(failure), None, None).into(),
             })
         })?;
+    let quantizer = quantizer.map(|quantizer| quantizer.shared());
+    let policy = memory_policy.map(|policy| policy.shared());
     let product = Product::default();
     let kept = Arc::clone(&product.0);
     let cancelled = jobs::spawn(&env, "ryz-load", move |cancelled| {
@@ -122,7 +140,12 @@ pub fn load_engine(
             }
         };
         send(
-            match catching(|| load(&path, config, cancelled, progress)) {
+            match catching(|| {
+                let mut config = engine_config(config)?;
+                config.quantizer = quantizer.or(config.quantizer);
+                config.memory_policy = policy.or(config.memory_policy);
+                load(&path, &config, cancelled, progress)
+            }) {
                 Ok(engine) => {
                     let slot = Slot::new(engine);
                     *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(slot.clone());
@@ -141,11 +164,10 @@ pub fn load_engine(
 
 fn load(
     path: &str,
-    config: Config,
+    config: &EngineConfig,
     cancelled: &AtomicBool,
     report: impl Fn(Progress) + Send + Sync,
 ) -> std::result::Result<Engine, Failure> {
-    let config = engine_config(config)?;
     let mut reported = None;
     let mut progress = |progress: LoadProgress| {
         let percent = progress.done_bytes * 100 / progress.total_bytes.max(1);
@@ -162,7 +184,7 @@ fn load(
             ControlFlow::Continue(())
         }
     };
-    Engine::load(Path::new(path), &config, &mut progress).map_err(|error| failure(&error))
+    Engine::load(Path::new(path), config, &mut progress).map_err(|error| failure(&error))
 }
 
 pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig, Failure> {
@@ -176,6 +198,13 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         .map(|name| named("activations", &ACTIVATIONS, &name));
     let kv = config.kv.map(|name| named("kv", &KV_TYPES, &name));
     let pinning = config.pinning.map(|name| named("pinning", &PINNING, &name));
+    let huge_pages = config
+        .huge_pages
+        .map(|name| named("hugePages", &HUGE_PAGES, &name));
+    let policy = config
+        .memory_policy
+        .map(|name| built_in(&name, config.memory_policy_limit));
+    let quantizer = config.quantizer.map(|name| built_in_quantizer(&name));
     let numa = config.numa.map(|name| named("numa", &NUMA, &name));
     Ok(EngineConfig {
         threads: config.threads.map(size),
@@ -187,6 +216,11 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         max_sequences: config.max_sequences.map_or(defaults.max_sequences, size),
         max_queue: config.max_queue.map_or(defaults.max_queue, size),
         memory_limit: config.memory_limit.map(|bytes| bytes as usize),
+        huge_pages: huge_pages.transpose()?.unwrap_or(defaults.huge_pages),
+        memory_policy: policy.transpose()?,
+        map_weights: config.map_weights.unwrap_or(defaults.map_weights),
+        compact_above: config.compact_above.unwrap_or(defaults.compact_above),
+        quantizer: quantizer.transpose()?,
         pinning: pinning.transpose()?.unwrap_or(defaults.pinning),
         numa: numa.transpose()?.unwrap_or(defaults.numa),
         node: config.node.map(size),

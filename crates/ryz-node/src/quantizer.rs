@@ -1,16 +1,18 @@
 //! A quantiser of the program: JavaScript that makes float weights ternary, called while a model is converted.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use napi::bindgen_prelude::{Float32Array, FnArgs, Function, Int8Array};
 use napi::threadsafe_function::{
     ThreadsafeCallContext, ThreadsafeFunction, ThreadsafeFunctionCallMode,
 };
-use napi::{Result, Status};
+use napi::{Env, Result, Status};
 use napi_derive::napi;
-use ryz_format::{Quantized, Quantizer, SharedQuantizer};
+use ryz_format::{BuiltIn, Quantized, Quantizer, SharedQuantizer};
 
+use crate::answer::Failure;
+use crate::jobs::{self, Ending};
 use crate::questions::Questions;
 
 /// A tensor to be quantised.
@@ -82,7 +84,22 @@ impl Quantizer for JsQuantizer {
     }
 }
 
-/// A quantiser of the program, for one conversion.
+/// Ends the waiting for answers of an environment that ends.
+struct Closing(Weak<Waiting>);
+
+impl Ending for Closing {
+    fn end(&mut self) {
+        if let Some(waiting) = self.0.upgrade() {
+            waiting.closed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+/// A quantiser of the program, for one conversion or load.
 #[napi]
 pub struct NativeQuantizer {
     callback: Arc<Mutex<Option<Callback>>>,
@@ -95,6 +112,7 @@ impl NativeQuantizer {
     /// A quantiser of that name, which calls `on_call` for each tensor.
     #[napi(constructor)]
     pub fn new(
+        env: Env,
         name: String,
         #[napi(ts_arg_type = "(call: QuantizeCall) => void")] on_call: Function<
             '_,
@@ -117,6 +135,7 @@ impl NativeQuantizer {
             })?;
         let callback = Arc::new(Mutex::new(Some(callback)));
         let waiting = Arc::<Waiting>::default();
+        jobs::keep(&env, Box::new(Closing(Arc::downgrade(&waiting))))?;
         let quantizer = SharedQuantizer::new(JsQuantizer {
             name,
             callback: Arc::clone(&callback),
@@ -163,4 +182,14 @@ impl NativeQuantizer {
     pub(crate) fn shared(&self) -> SharedQuantizer {
         self.quantizer.clone()
     }
+}
+
+/// The quantiser of the engine's own of that name.
+pub(crate) fn built_in_quantizer(name: &str) -> std::result::Result<SharedQuantizer, Failure> {
+    let known = BuiltIn::ALL.iter().find(|built_in| built_in.name() == name);
+    let built_in = known.ok_or_else(|| {
+        let message = format!("quantizer: there is no {name:?}");
+        Failure::plain("INVALID_ARGUMENT", message)
+    })?;
+    Ok(SharedQuantizer::new(*built_in))
 }

@@ -241,6 +241,7 @@ pub fn logits(path: &Path, activations: Activations, tokens: &[u32]) -> Vec<f32>
     let options = LoadOptions {
         kernels: Kernels::new(Level::detect()).unwrap(),
         activations: Some(activations),
+        ..LoadOptions::default()
     };
     let mut go_on = |_| ControlFlow::Continue(());
     let model = ryz_model::Model::load(&source, &options, &arena, &lease, &mut go_on).unwrap();

@@ -13,7 +13,7 @@ pub(crate) mod matmul;
 use std::ops::Range;
 
 use ryz_format::DType;
-use ryz_tmac::{Buffer, MatMut};
+use ryz_tmac::{MatMut, Stored};
 
 use crate::{ActivationView, KernelError, Kernels};
 
@@ -24,7 +24,7 @@ pub struct DenseWeight {
     rows: usize,
     cols: usize,
     row_bytes: usize,
-    blocks: Buffer,
+    blocks: Stored<u8>,
     kernels: Kernels,
 }
 
@@ -38,7 +38,7 @@ impl DenseWeight {
         dtype: DType,
         rows: usize,
         cols: usize,
-        blocks: Buffer,
+        blocks: impl Into<Stored<u8>>,
         kernels: Kernels,
     ) -> Result<Self, KernelError> {
         if dtype.is_ternary() {
@@ -57,6 +57,7 @@ impl DenseWeight {
         let row_bytes = dtype.row_bytes(cols).filter(|&bytes| bytes > 0);
         let row_bytes = row_bytes
             .ok_or_else(|| shape("columns in whole blocks of", dtype.block_values(), cols))?;
+        let blocks = blocks.into();
         let bytes = row_bytes.saturating_mul(rows);
         if bytes != blocks.len() {
             return Err(shape("bytes", bytes, blocks.len()));
@@ -103,7 +104,7 @@ impl DenseWeight {
 
     #[inline(always)]
     pub(crate) fn row(&self, row: usize) -> &[u8] {
-        &self.blocks.as_bytes()[row * self.row_bytes..][..self.row_bytes]
+        &self.blocks[row * self.row_bytes..][..self.row_bytes]
     }
 
     /// Multiplies: `out` (tokens, rows.len()) = activations · W[rows]ᵀ.

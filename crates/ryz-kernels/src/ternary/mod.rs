@@ -37,7 +37,7 @@ mod scales;
 use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
-use ryz_tmac::{AlignedVec, MatMut};
+use ryz_tmac::{MatMut, Stored};
 
 pub use pack::{PackChunk, TernaryPacker};
 pub use scales::ScaleLayout;
@@ -88,7 +88,7 @@ pub struct PackedTernary {
     /// The greatest code: 3 when some weight is +2, which takes a row of kernels proved for it.
     max_code: u8,
     /// (tiles, lines of a tile)
-    lines: AlignedVec<Line>,
+    lines: Stored<Line>,
     scales: Scales,
     kernels: Kernels,
 }

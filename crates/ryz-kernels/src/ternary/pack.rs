@@ -7,7 +7,7 @@ use std::{
 
 use half::f16;
 use ryz_format::{DType, TensorView};
-use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE};
+use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MappedSlice, Stored};
 
 use super::{LINE_COLS, Line, MAX_COLS, PackedTernary, ROW_TILE, Scales, UNIT_LINES};
 use crate::{KernelError, Kernels, activations::UNIT};
@@ -36,7 +36,7 @@ pub struct TernaryPacker {
     rows: usize,
     cols: usize,
     kernels: Kernels,
-    lines: AlignedVec<Line>,
+    lines: Stored<Line>,
     halves: AlignedVec<[u16; ROW_TILE]>,
     found: Found,
 }
@@ -71,6 +71,17 @@ impl TernaryPacker {
         kernels: Kernels,
         arena: &Arena,
     ) -> Result<Self, KernelError> {
+        Self::with_lines(name, dtype, (rows, cols), kernels, arena, None)
+    }
+
+    fn with_lines(
+        name: &str,
+        dtype: DType,
+        (rows, cols): (usize, usize),
+        kernels: Kernels,
+        arena: &Arena,
+        lines: Option<MappedSlice<Line>>,
+    ) -> Result<Self, KernelError> {
         if !dtype.is_ternary() {
             return Err(KernelError::UnsupportedType {
                 tensor: name.to_owned(),
@@ -93,7 +104,12 @@ impl TernaryPacker {
             return Err(shape("rows from 1 to", MAX_ROWS, rows));
         }
         let tiles = rows.div_ceil(ROW_TILE);
-        let lines = tiles * cols.div_ceil(UNIT) * UNIT_LINES;
+        let count = Self::line_count(rows, cols);
+        let lines: Stored<Line> = match lines {
+            Some(lines) => lines.into(),
+            None => arena.allocate_slice(count, BufferKind::Weights)?.into(),
+        };
+        assert_eq!(lines.len(), count, "lines of {name}");
         let groups = groups(dtype, cols);
         Ok(Self {
             name: name.to_owned(),
@@ -101,7 +117,7 @@ impl TernaryPacker {
             rows,
             cols,
             kernels,
-            lines: arena.allocate_slice(lines, BufferKind::Weights)?,
+            lines,
             halves: arena.allocate_slice(tiles * groups, BufferKind::Weights)?,
             found: Found::default(),
         })
@@ -126,7 +142,7 @@ impl TernaryPacker {
     /// packed in any order and on any thread.
     ///
     /// # Panics
-    /// When `rows` is no multiple of [`ROW_TILE`] or 0.
+    /// When `rows` is no multiple of [`ROW_TILE`] or 0, or the lines are a mapped file's.
     pub fn chunks(&mut self, rows: usize) -> impl ExactSizeIterator<Item = PackChunk<'_>> {
         assert!(
             rows > 0 && rows.is_multiple_of(ROW_TILE),
@@ -138,7 +154,10 @@ impl TernaryPacker {
         let lines_per_tile = self.cols.div_ceil(UNIT) * UNIT_LINES;
         let mut halves: &mut [[u16; ROW_TILE]] = &mut self.halves;
         let (name, dtype, cols, found) = (self.name.as_str(), self.dtype, self.cols, &self.found);
-        self.lines
+        let Stored::Owned(lines) = &mut self.lines else {
+            panic!("lines of {name} that are read where they are cannot be packed");
+        };
+        lines
             .chunks_mut(tiles * lines_per_tile)
             .enumerate()
             .map(move |(index, lines)| {
@@ -159,13 +178,44 @@ impl TernaryPacker {
             })
     }
 
-    /// The lines and the groups' scales (fp16, little-endian) of a prepacked tensor, to be read into from a file;
-    /// [`TernaryPacker::finish_prepacked`] is next.
+    /// Lines of a matrix of this shape.
+    pub fn line_count(rows: usize, cols: usize) -> usize {
+        let lines = cols.div_ceil(UNIT).saturating_mul(UNIT_LINES);
+        rows.div_ceil(ROW_TILE).saturating_mul(lines)
+    }
+
+    /// As [`TernaryPacker::new`], over the lines of a prepacked tensor that are read where they are; its scales are still
+    /// to be read ([`TernaryPacker::prepacked_mut`]).
+    ///
+    /// # Errors
+    /// As [`TernaryPacker::new`].
+    ///
+    /// # Panics
+    /// When the lines are not [`TernaryPacker::line_count`].
+    pub fn of_lines(
+        name: &str,
+        dtype: DType,
+        shape: (usize, usize),
+        lines: MappedSlice<Line>,
+        kernels: Kernels,
+        arena: &Arena,
+    ) -> Result<Self, KernelError> {
+        Self::with_lines(name, dtype, shape, kernels, arena, Some(lines))
+    }
+
+    /// Bytes of the lines.
+    pub fn line_bytes(&self) -> usize {
+        size_of_val::<[Line]>(&self.lines)
+    }
+
+    /// The lines (empty when they are read where they are) and the groups' scales (fp16, little-endian) of a prepacked
+    /// tensor, to be read into from a file; [`TernaryPacker::finish_prepacked`] is next.
     pub fn prepacked_mut(&mut self) -> (&mut [u8], &mut [u8]) {
-        (
-            bytemuck::cast_slice_mut(&mut self.lines),
-            bytemuck::cast_slice_mut(&mut self.halves),
-        )
+        let lines = match &mut self.lines {
+            Stored::Owned(lines) => bytemuck::cast_slice_mut(lines),
+            Stored::Mapped(_) => &mut [],
+        };
+        (lines, bytemuck::cast_slice_mut(&mut self.halves))
     }
 
     /// The packed matrix out of what was read into [`TernaryPacker::prepacked_mut`]; `scale` is the tensor's where its

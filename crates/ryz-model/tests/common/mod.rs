@@ -92,6 +92,7 @@ impl Runner {
         let options = LoadOptions {
             kernels,
             activations: Some(setup.activations),
+            ..LoadOptions::default()
         };
         let model = Model::load(&source, &options, &arena, &lease, &mut |_| {
             ControlFlow::Continue(())
