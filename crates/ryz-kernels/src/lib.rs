@@ -56,6 +56,9 @@ pub use linear::Linear;
 pub use self_test::self_test;
 pub use table::Kernels;
 pub use ternary::{Line, MAX_COLS, PackChunk, PackedTernary, ROW_TILE, ScaleLayout, TernaryPacker};
+pub use vector::{
+    BLOCK as KV_BLOCK, Int4Block, KvBlock, MAX_QUERIES, RunningSoftmax, Tile, VALUE_GROUP,
+};
 
 /// The function on the gate of a feed-forward network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

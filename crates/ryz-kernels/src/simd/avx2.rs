@@ -182,6 +182,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_u4(self, bytes: &[u8; 8]) -> F {
+        let bytes = isa!(_mm_cvtsi64_si128(i64::from_le_bytes(*bytes)));
+        let both = isa!(_mm256_cvtepu8_epi32(bytes));
+        let low = isa!(_mm256_and_si256(both, _mm256_set1_epi32(15)));
+        let high = isa!(_mm256_srli_epi32::<4>(both));
+        [
+            isa!(_mm256_cvtepi32_ps(low)),
+            isa!(_mm256_cvtepi32_ps(high)),
+        ]
+    }
+
+    #[inline(always)]
     fn store_i8(self, vector: F, out: &mut [i8; LANES]) {
         let (least, most) = (isa!(_mm256_set1_ps(-128.0)), isa!(_mm256_set1_ps(127.0)));
         // max gives its second operand for NaN: −128.

@@ -119,6 +119,14 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn load_u4(self, bytes: &[u8; 8]) -> __m512 {
+        let low = isa!(_mm_cvtsi64_si128(i64::from_le_bytes(*bytes)));
+        let both = isa!(_mm_unpacklo_epi64(low, _mm_srli_epi16::<4>(low)));
+        let codes = isa!(_mm_and_si128(both, _mm_set1_epi8(15)));
+        isa!(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes)))
+    }
+
+    #[inline(always)]
     fn store_i8(self, vector: __m512, out: &mut [i8; LANES]) {
         // max gives its second operand for NaN: −128.
         let low = isa!(_mm512_max_ps(vector, _mm512_set1_ps(-128.0)));

@@ -47,6 +47,8 @@ pub(crate) trait Simd: Copy {
     /// bfloat16.
     fn load_bf16(self, bits: &[u16; LANES]) -> Self::F;
     fn load_i8(self, values: &[i8; LANES]) -> Self::F;
+    /// Four-bit values: lanes 0–7 from the low halves of the bytes, 8–15 from the high ones.
+    fn load_u4(self, bytes: &[u8; 8]) -> Self::F;
     /// Clamped to −128 … 127 (NaN to −128) and rounded, ties to even.
     fn store_i8(self, vector: Self::F, out: &mut [i8; LANES]);
     /// Lane c is `table[code c of word] `, where `table` repeats four values and the codes are those of a

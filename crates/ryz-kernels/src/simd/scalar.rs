@@ -95,6 +95,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn load_u4(self, bytes: &[u8; 8]) -> F {
+        each(|l| f32::from(bytes[l % 8] >> (4 * (l / 8)) & 15))
+    }
+
+    #[inline(always)]
     fn store_i8(self, vector: F, out: &mut [i8; LANES]) {
         // Adding 1.5 · 2^23 rounds to an integer, ties to even.
         const ROUND: f32 = 12_582_912.0;

@@ -5,6 +5,10 @@
 
 use half::f16;
 
+pub(crate) use super::{
+    attention::{attend_block, attend_end, mul_add_rows},
+    four_bits::{quantize_keys_u4, quantize_values_u4},
+};
 use crate::{
     activations::{ByteLine, QuantizedLayout, UNIT},
     math,
@@ -143,7 +147,7 @@ pub(crate) fn max<S: Simd>(_: S, x: &[f32]) -> f32 {
 
 /// The elementwise loop of `f`, which the compiler vectorises for the wrapper's features.
 #[inline(always)]
-fn map16(lanes: &mut [f32; LANES], f: impl Fn(f32) -> f32) {
+pub(crate) fn map16(lanes: &mut [f32; LANES], f: impl Fn(f32) -> f32) {
     for lane in lanes {
         *lane = f(*lane);
     }
@@ -258,6 +262,19 @@ pub(crate) fn f16_to_f32<S: Simd>(s: S, x: &[f16], out: &mut [f32]) {
     let mut lanes = [0.0; LANES];
     s.store(s.load_f16(&padded(x_tail, 0)), &mut lanes);
     out_tail.copy_from_slice(&lanes[..out_tail.len()]);
+}
+
+#[inline(always)]
+pub(crate) fn round_f16<S: Simd>(s: S, x: &mut [f32]) {
+    let (chunks, tail) = x.as_chunks_mut();
+    let mut halves = [0; LANES];
+    for x in chunks {
+        s.store_f16(s.load(x), &mut halves);
+        s.store(s.load_f16(&halves), x);
+    }
+    for x in tail {
+        *x = math::f16_to_f32(math::f32_to_f16(*x));
+    }
 }
 
 /// max|x|, NaN when any is.

@@ -1,6 +1,11 @@
 //! Kernels on vectors: norms, rotations, activations, softmax, attention's products, quantisation.
 
+mod attention;
+mod four_bits;
 pub(crate) mod generic;
+
+pub use attention::{BLOCK, KvBlock, MAX_QUERIES, RunningSoftmax};
+pub use four_bits::{Int4Block, Tile, VALUE_GROUP};
 
 use half::f16;
 
@@ -81,6 +86,19 @@ vector_kernels! {
     axpy_f16(weight: f32, x: &[f16], y: &mut [f32]);
     /// y += weight · x, fused; the scale of `x` is the caller's, in `weight`.
     axpy_i8(weight: f32, x: &[i8], y: &mut [f32]);
+    /// Adds the first `positions` of a block to the attention of the queries of `running`, which are rows of `queries`
+    /// and of `out`.
+    attend_block(block: &KvBlock<'_>, positions: usize, queries: &[f32], scale: f32, running: &mut [RunningSoftmax], out: &mut [f32]);
+    /// Ends the attention of queries: divides each row of `out` by its sum.
+    attend_end(running: &[RunningSoftmax], out: &mut [f32]);
+    /// out (count, cols) += weights (count, k) · rows (k, cols).
+    mul_add_rows(weights: &[f32], rows: &[f32], cols: usize, out: &mut [f32]);
+    /// Puts up to sixteen channels of a block's keys in four bits.
+    quantize_keys_u4(tile: &Tile, codes: &mut [[u8; 8]], scales: &mut [f16], minima: &mut [f16]);
+    /// Puts `width` channels, at most [`VALUE_GROUP`], of a block's values in four bits: a tile for each sixteen.
+    quantize_values_u4(tiles: &[Tile], width: usize, codes: &mut [[u8; 8]], group: &mut [[f16; BLOCK]; 2]);
+    /// x = x rounded to halves.
+    round_f16(x: &mut [f32]);
     /// y += x.
     add(x: &[f32], y: &mut [f32]);
     /// y ·= x.
