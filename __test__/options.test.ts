@@ -124,7 +124,7 @@ describe("engine options", () => {
     ["threads", [0, -1, 1.5, Number.NaN, 1025]],
     ["level", ["sse2", 2, null]],
     ["activations", ["int4", 8]],
-    ["kv", ["int4", null]],
+    ["kv", ["int3", null]],
     ["contextLength", [15, -1, 1e9]],
     ["prefillChunk", [0, 1.5]],
     ["maxSequences", [0, 5000]],

@@ -25,8 +25,8 @@ export type Activations = "int8" | "int8-group" | "f32";
 export const ACTIVATIONS: readonly Activations[] = ["int8", "int8-group", "f32"];
 
 /** The number type of cached keys and values. */
-export type KvType = "f32" | "f16" | "int8";
-export const KV_TYPES: readonly KvType[] = ["f32", "f16", "int8"];
+export type KvType = "f32" | "f16" | "int8" | "int4";
+export const KV_TYPES: readonly KvType[] = ["f32", "f16", "int8", "int4"];
 
 /** What computing threads are bound to. */
 export type ThreadPinning = "cores" | "nodes" | "off";
@@ -66,7 +66,8 @@ export interface EngineConfig {
    */
   readonly activations?: Activations | undefined;
   /**
-   * The number type of the key-value cache.
+   * The number type of the key-value cache: `f32` is exact, `f16` and `int8` take a half and a quarter of its bytes, `int4`
+   * less than a fifth. What each costs in quality is in `docs/kv-cache.md`.
    * @defaultValue `f16`
    */
   readonly kv?: KvType | undefined;

@@ -358,7 +358,8 @@ impl Executor {
     /// What the scheduled step will read and compute.
     fn count(&self, step: &mut Step) {
         step.weight_bytes = self.model.weight_bytes_per_token() as u64;
-        let position_bytes = self.cache.bytes() / (self.cache.config().blocks * BLOCK_TOKENS);
+        let block_bytes = self.cache.config().bytes_per_block().unwrap_or(0);
+        let position_bytes = block_bytes / BLOCK_TOKENS;
         for scheduled in &self.core.step {
             let Some(sequence) = self.core.scheduler.get(scheduled.id) else {
                 continue;
@@ -405,6 +406,9 @@ impl Executor {
         if core.entries.get(&alone).is_some_and(is_cancelled) {
             return Err(ModelError::Aborted);
         }
+        let running = core.scheduler.running_sequences();
+        self.cache
+            .keep_tails(running.filter_map(Sequence::unfinished_block));
         let sequences = core
             .step
             .iter()

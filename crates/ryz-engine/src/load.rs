@@ -383,5 +383,7 @@ pub(crate) fn kv_config(
         value_dim: model.value_head_dim,
         dtype: config.kv,
         blocks,
+        // Where a sequence's last step began and ended.
+        tails: 2 * config.max_sequences,
     }
 }

@@ -95,6 +95,11 @@ impl Scheduler {
         self.running.iter_mut().find(|s| s.id == id)
     }
 
+    /// Sequences that run, paused ones included.
+    pub fn running_sequences(&self) -> impl Iterator<Item = &Sequence> + Clone {
+        self.running.iter()
+    }
+
     /// All sequences.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sequence> {
         self.running.iter_mut().chain(&mut self.waiting)

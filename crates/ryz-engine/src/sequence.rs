@@ -82,6 +82,12 @@ impl Sequence {
         self.cached = 0;
     }
 
+    /// The block in which it goes on, when that is begun.
+    pub fn unfinished_block(&self) -> Option<BlockId> {
+        let begun = !self.cached.is_multiple_of(BLOCK_TOKENS);
+        begun.then(|| self.block_table[self.cached / BLOCK_TOKENS])
+    }
+
     /// Begins anew with other tokens, not more than before, on the same blocks.
     pub fn restart(&mut self, tokens: Vec<u32>, pool: &mut BlockPool) {
         self.prompt_len = tokens.len();

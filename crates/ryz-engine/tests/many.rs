@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use common::*;
 use ryz_engine::{
-    Engine, EngineConfig, EngineError, Event, FinishReason, GenerateRequest, Prompt, SamplingParams,
+    Engine, EngineConfig, EngineError, Event, FinishReason, GenerateRequest, KvDType, Prompt,
+    SamplingParams,
 };
 
 fn prompt(i: u32) -> Prompt {
@@ -38,8 +39,8 @@ fn requests() -> Vec<GenerateRequest> {
         .collect()
 }
 
-fn alone(model: &str) -> Vec<Vec<u32>> {
-    let engine = load(model, &config());
+fn alone(model: &str, config: &EngineConfig) -> Vec<Vec<u32>> {
+    let engine = load(model, config);
     requests()
         .into_iter()
         .map(|r| run(&engine, r).tokens)
@@ -48,20 +49,22 @@ fn alone(model: &str) -> Vec<Vec<u32>> {
 
 #[test]
 fn a_request_gives_the_same_tokens_alone_and_in_any_batch() {
-    for model in [BITNET, BONSAI] {
-        let want = alone(model);
+    let caches = [(BITNET, KvDType::default()), (BONSAI, KvDType::default())];
+    for (model, kv) in caches.into_iter().chain([(BITNET, KvDType::Int4)]) {
+        let base = EngineConfig { kv, ..config() };
+        let want = alone(model, &base);
         for (max_sequences, prefill_chunk) in [(8, 512), (3, 13), (12, 1)] {
             let config = EngineConfig {
                 max_sequences,
                 prefill_chunk,
-                ..config()
+                ..base.clone()
             };
             let engine = load(model, &config);
             let running: Vec<Running> = requests().into_iter().map(|r| start(&engine, r)).collect();
             let got: Vec<Vec<u32>> = running.into_iter().map(|r| r.collect().tokens).collect();
             assert_eq!(
                 got, want,
-                "{model}, {max_sequences} at once, chunks of {prefill_chunk}"
+                "{model}, {kv}, {max_sequences} at once, chunks of {prefill_chunk}"
             );
             settled(&engine);
         }
@@ -70,21 +73,24 @@ fn a_request_gives_the_same_tokens_alone_and_in_any_batch() {
 
 #[test]
 fn preemption_changes_no_token() {
-    let want = alone(BITNET);
-    let tight = EngineConfig {
-        context_length: Some(112),
-        kv_tokens: Some(112),
-        ..config()
-    };
-    let engine = load(BITNET, &tight);
-    let running: Vec<Running> = requests().into_iter().map(|r| start(&engine, r)).collect();
-    let got: Vec<Vec<u32>> = running.into_iter().map(|r| r.collect().tokens).collect();
-    assert_eq!(got, want);
-    assert!(
-        engine.stats().preemptions > 0,
-        "the pool was not tight enough to test anything"
-    );
-    settled(&engine);
+    for kv in KvDType::ALL {
+        let base = EngineConfig { kv, ..config() };
+        let want = alone(BITNET, &base);
+        let tight = EngineConfig {
+            context_length: Some(112),
+            kv_tokens: Some(112),
+            ..base
+        };
+        let engine = load(BITNET, &tight);
+        let running: Vec<Running> = requests().into_iter().map(|r| start(&engine, r)).collect();
+        let got: Vec<Vec<u32>> = running.into_iter().map(|r| r.collect().tokens).collect();
+        assert_eq!(got, want, "{kv}");
+        assert!(
+            engine.stats().preemptions > 0,
+            "the pool was not tight enough to test anything"
+        );
+        settled(&engine);
+    }
 }
 
 #[test]
@@ -144,7 +150,7 @@ fn dropping_the_handle_cancels() {
 
 #[test]
 fn cancelling_one_leaves_the_others_alone() {
-    let want = alone(BITNET);
+    let want = alone(BITNET, &config());
     let engine = load(BITNET, &config());
     let mut running: Vec<Option<Running>> = requests()
         .into_iter()

@@ -85,7 +85,7 @@ fn cache_of(layout: &MemoryLayout) -> &ryz_tmac::PagedLayout {
 
 #[test]
 fn a_forced_move_in_the_middle_of_a_generation_changes_nothing_that_it_says() {
-    for kv in [KvDType::F32, KvDType::F16, KvDType::Int8] {
+    for kv in KvDType::ALL {
         let engine = load(BITNET, &with(1.0, kv));
         let expected = said(Vec::new(), run(&engine, lasting()));
         settled(&engine);

@@ -1,29 +1,43 @@
-//! Attention of one query head over a block table.
+//! Attention of the query heads that share a key-value head over a block table.
 //!
 //! `out = Σ_j softmax(scale · q·k_j)_j · v_j` over the first `visible` positions, by online softmax (Milakov and
-//! Gimelshein, arXiv 1805.02867) in steps of one block, in ascending order: with m the running maximum, l the running
-//! sum and a the running output, each block rescales l and a by exp(m − m') and adds its own terms. The steps depend
+//! Gimelshein, arXiv 1805.02867) in steps of one block, in ascending order ([`Kernels::attend_block`]). The steps depend
 //! on absolute positions alone, so the result does not depend on threads, on the batch or on how the prompt was cut
-//! into chunks. Stored values are widened inside the loops, never into a copy of the cache.
+//! into chunks. Stored values are widened inside the loops, never into a copy of the cache, and once for all queries.
+//!
+//! Int4: a query's own block is read as the halves that were written, from the block's tail or, when the block began in
+//! this very step, from the step's rows; all blocks before it in four bits.
 
-use half::f16;
-use ryz_kernels::{Kernels, math};
+use ryz_kernels::{Kernels, KvBlock, RunningSoftmax};
 
 use crate::{BLOCK_TOKENS, BlockId, KvDType, KvReader};
 
-/// The 16 scores of a block: scratch of one thread.
-#[derive(Debug, Default, Clone)]
-pub struct AttentionScratch {
-    scores: [f32; BLOCK_TOKENS],
+/// Most queries of one call.
+pub const MAX_QUERIES: usize = ryz_kernels::MAX_QUERIES;
+
+/// One head's keys and values of a sequence's new positions, as the step computed them.
+#[derive(Clone, Copy, Debug)]
+pub struct StepRows<'a> {
+    /// The position of the first row.
+    pub start: usize,
+    /// A row begins every `key_stride`.
+    pub keys: &'a [f32],
+    /// Floats from one key to the next.
+    pub key_stride: usize,
+    /// A row begins every `value_stride`.
+    pub values: &'a [f32],
+    /// Floats from one value to the next.
+    pub value_stride: usize,
 }
 
 impl KvReader<'_> {
-    /// Writes to `out` (`value_dim`) the attention of `query` (`key_dim`) over the first `visible` positions of
-    /// `block_table`.
+    /// Writes to `out` (queries, value_dim) the attention of `queries` (at most [`MAX_QUERIES`], key_dim) over the first
+    /// `visible` positions of `block_table`. `new` are the rows of the step in which the last of them was written; only
+    /// [`KvDType::Int4`] reads them.
     ///
     /// # Panics
     /// When lengths do not fit the cache, or `visible` is 0 or more than the table holds.
-    #[allow(clippy::too_many_arguments, reason = "the operands of the equation")]
+    #[expect(clippy::too_many_arguments, reason = "the operands of the equation")]
     pub fn attend(
         &self,
         kernels: Kernels,
@@ -31,93 +45,59 @@ impl KvReader<'_> {
         kv_head: usize,
         block_table: &[BlockId],
         visible: usize,
-        query: &[f32],
+        new: StepRows<'_>,
+        queries: &[f32],
         scale: f32,
-        scratch: &mut AttentionScratch,
         out: &mut [f32],
     ) {
         let config = *self.config();
-        assert_eq!(query.len(), config.key_dim, "length of a query");
-        assert_eq!(out.len(), config.value_dim, "length of an attention output");
+        let count = queries.len() / config.key_dim;
+        assert!(
+            (1..=MAX_QUERIES).contains(&count) && count * config.key_dim == queries.len(),
+            "lengths of queries"
+        );
+        assert_eq!(
+            out.len(),
+            count * config.value_dim,
+            "length of an attention output"
+        );
         assert!(
             visible > 0 && visible <= block_table.len() * BLOCK_TOKENS,
             "{visible} visible positions"
         );
-        let (key_dim, value_dim) = (config.key_dim, config.value_dim);
-        let mut maximum = f32::NEG_INFINITY;
-        let mut sum = 0.0f32;
+        let mut running = [RunningSoftmax::default(); MAX_QUERIES];
+        let running = &mut running[..count];
         out.fill(0.0);
-        for (index, &block) in block_table[..visible.div_ceil(BLOCK_TOKENS)]
-            .iter()
-            .enumerate()
-        {
-            let tokens = BLOCK_TOKENS.min(visible - index * BLOCK_TOKENS);
-            let scores = &mut scratch.scores[..tokens];
-            match config.dtype {
-                KvDType::F32 => {
-                    let keys = self.keys::<f32>(block, layer, kv_head);
-                    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(key_dim)) {
-                        *score = kernels.dot_f32(query, key) * scale;
-                    }
-                }
-                KvDType::F16 => {
-                    let keys = self.keys::<f16>(block, layer, kv_head);
-                    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(key_dim)) {
-                        *score = kernels.dot_f16(query, key) * scale;
-                    }
-                }
-                KvDType::Int8 => {
-                    let keys = self.keys::<i8>(block, layer, kv_head);
-                    let (key_scales, _) = self.scales(block, layer, kv_head);
-                    for ((score, key), key_scale) in scores
-                        .iter_mut()
-                        .zip(keys.chunks_exact(key_dim))
-                        .zip(key_scales)
-                    {
-                        *score = kernels.dot_i8(query, key) * key_scale * scale;
-                    }
-                }
-            }
-            let block_maximum = scores.iter().fold(maximum, |m, &s| m.max(s));
-            if block_maximum > maximum {
-                if sum > 0.0 {
-                    let correction = math::exp(maximum - block_maximum);
-                    sum *= correction;
-                    out.iter_mut().for_each(|o| *o *= correction);
-                }
-                maximum = block_maximum;
-            }
-            for score in scores.iter_mut() {
-                *score = math::exp(*score - maximum);
-                sum += *score;
-            }
-            match config.dtype {
-                KvDType::F32 => {
-                    let values = self.values::<f32>(block, layer, kv_head);
-                    for (weight, value) in scores.iter().zip(values.chunks_exact(value_dim)) {
-                        kernels.axpy_f32(*weight, value, out);
-                    }
-                }
-                KvDType::F16 => {
-                    let values = self.values::<f16>(block, layer, kv_head);
-                    for (weight, value) in scores.iter().zip(values.chunks_exact(value_dim)) {
-                        kernels.axpy_f16(*weight, value, out);
-                    }
-                }
-                KvDType::Int8 => {
-                    let values = self.values::<i8>(block, layer, kv_head);
-                    let (_, value_scales) = self.scales(block, layer, kv_head);
-                    for ((weight, value), value_scale) in scores
-                        .iter()
-                        .zip(values.chunks_exact(value_dim))
-                        .zip(value_scales)
-                    {
-                        kernels.axpy_i8(*weight * value_scale, value, out);
-                    }
-                }
-            }
+        let own = (visible - 1) / BLOCK_TOKENS;
+        for &block in &block_table[..own] {
+            let block = self.block(block, layer, kv_head);
+            kernels.attend_block(&block, BLOCK_TOKENS, queries, scale, running, out);
         }
-        let inverse = 1.0 / sum;
-        out.iter_mut().for_each(|o| *o *= inverse);
+        let block = match config.dtype {
+            KvDType::Int4 => self
+                .tail(block_table[own], layer, kv_head)
+                .unwrap_or_else(|| new.block(own * BLOCK_TOKENS)),
+            _ => self.block(block_table[own], layer, kv_head),
+        };
+        let positions = visible - own * BLOCK_TOKENS;
+        kernels.attend_block(&block, positions, queries, scale, running, out);
+        kernels.attend_end(running, out);
+    }
+}
+
+impl<'a> StepRows<'a> {
+    /// The rows of the block that begins at a position of this step.
+    fn block(&self, position: usize) -> KvBlock<'a> {
+        assert!(
+            position >= self.start,
+            "a block began before this step and has no tail"
+        );
+        let row = position - self.start;
+        KvBlock::F32 {
+            keys: &self.keys[row * self.key_stride..],
+            key_stride: self.key_stride,
+            values: &self.values[row * self.value_stride..],
+            value_stride: self.value_stride,
+        }
     }
 }

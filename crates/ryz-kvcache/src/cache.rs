@@ -1,19 +1,21 @@
 //! Storage of keys and values.
 //!
-//! Layout, block-major: `[block][layer][kv head]{ keys [16][key_dim], values [16][value_dim], key scales [16],
-//! value scales [16] }`, every part starting on a 64-byte line; the scales are there for int8 only, where
-//! `value = scale · q`, `scale = max|v| / 127`.
+//! Layout, block-major: `[block][layer][kv head]{ keys [16][key_dim], key scales [16], values [16][value_dim], value scales
+//! [16] }`, every part starting on a 64-byte line. The scales are there for int8 only, where `value = scale · q`,
+//! `scale = max|v| / 127`; int4 has other parts in the same places ([`Int4Block`]).
 
 use std::{ops::Range, ptr::NonNull};
 
 use half::f16;
-use ryz_kernels::Kernels;
+use ryz_kernels::{Int4Block, KvBlock, VALUE_GROUP};
 use ryz_tmac::{Arena, Buffer, BufferKind};
 
 use crate::{
     BLOCK_TOKENS, BlockId, BlockMove, KvCacheConfig, KvCacheError, KvDType,
     config::Layout,
     sharing::{Phase, SlotClaims},
+    tails::{StepBlocks, Tails},
+    writer::Stored,
 };
 
 /// Keys and values of all blocks, shared between the threads of a step.
@@ -26,6 +28,8 @@ pub struct KvCache {
     layout: Layout,
     phase: Phase,
     claims: Vec<SlotClaims>,
+    /// Int4 only.
+    tails: Option<Box<Tails>>,
     /// Start of `storage`'s bytes: they are reached through it alone, but for `discard`, which takes it anew.
     base: NonNull<u8>,
     /// Owns the bytes.
@@ -71,9 +75,21 @@ impl KvCache {
         if u32::try_from(config.blocks).is_err() {
             return Err(too_large);
         }
+        let tail_bytes = config.tail_bytes().unwrap_or(0);
+        let tails = match config.dtype {
+            KvDType::Int4 if config.tails == 0 => {
+                return Err(KvCacheError::InvalidConfig {
+                    name: "tails",
+                    expected: "at least 1",
+                    got: 0,
+                });
+            }
+            KvDType::Int4 => Some(Box::new(Tails::new(arena, &config)?)),
+            _ => None,
+        };
         let mut storage = arena
             .labelled("keys and values")
-            .allocate(bytes, BufferKind::KvCache)?;
+            .allocate(bytes - tail_bytes, BufferKind::KvCache)?;
         let base = NonNull::from(storage.as_bytes_mut()).cast::<u8>();
         let claims = (0..config.blocks).map(|_| SlotClaims::default()).collect();
         Ok(Self {
@@ -81,6 +97,7 @@ impl KvCache {
             layout,
             phase: Phase::default(),
             claims,
+            tails,
             base,
             storage,
         })
@@ -91,27 +108,37 @@ impl KvCache {
         &self.config
     }
 
-    /// Bytes of its storage.
+    /// Bytes of its storage, tails included.
     pub fn bytes(&self) -> usize {
-        self.storage.len()
+        let tails = self.tails.as_ref().map_or(0, |tails| tails.cache.bytes());
+        self.storage.len() + tails
     }
 
-    /// The right to write one position (all layers and heads) until it is dropped.
+    /// Makes the cache ready for a step that writes the new positions of some sequences. Only [`KvDType::Int4`] needs it.
     ///
-    /// # Panics
-    /// When a reader lives, or another writer of the same position: faults of the calling pass.
-    pub fn writer(&self, block: BlockId, slot: usize) -> KvWriter<'_> {
-        assert!(
-            slot < BLOCK_TOKENS,
-            "slot {slot} of a block of {BLOCK_TOKENS}"
-        );
-        self.phase.enter_write();
-        self.claims[block.index()].claim(slot);
-        KvWriter {
-            cache: self,
-            block,
-            slot,
+    /// # Errors
+    /// [`KvCacheError::Tails`] when more sequences are being extended than there are tails for;
+    /// [`KvCacheError::TailMissing`] when a sequence goes on within a block whose beginning is not known any more.
+    pub fn prepare<'s>(
+        &mut self,
+        steps: impl Iterator<Item = StepBlocks<'s>> + Clone,
+    ) -> Result<(), KvCacheError> {
+        match &mut self.tails {
+            Some(tails) => tails.prepare(steps),
+            None => Ok(()),
         }
+    }
+
+    /// Forgets what is known of unfinished blocks, but for some: the last blocks of the sequences that may go on.
+    pub fn keep_tails(&mut self, blocks: impl Iterator<Item = BlockId> + Clone) {
+        if let Some(tails) = &mut self.tails {
+            tails.keep(blocks);
+        }
+    }
+
+    /// Whether positions of a block must be written by one writer.
+    pub fn writes_whole_blocks(&self) -> bool {
+        self.tails.is_some()
     }
 
     /// The right to read everything until it is dropped.
@@ -120,6 +147,9 @@ impl KvCache {
     /// When a writer lives: a fault of the calling pass.
     pub fn reader(&self) -> KvReader<'_> {
         self.phase.enter_read();
+        if let Some(tails) = &self.tails {
+            tails.cache.phase.enter_read();
+        }
         KvReader { cache: self }
     }
 
@@ -134,6 +164,9 @@ impl KvCache {
     /// # Panics
     /// When there is no such block, or one is moved onto itself.
     pub fn move_blocks(&mut self, moves: &[BlockMove]) {
+        if let Some(tails) = &mut self.tails {
+            tails.moved(moves);
+        }
         let bytes = self.layout.block_bytes;
         for &BlockMove { from, to } in moves {
             assert!(
@@ -169,8 +202,39 @@ impl KvCache {
         discarded
     }
 
+    /// Bytes of the blocks.
+    pub(crate) fn storage_len(&self) -> usize {
+        self.storage.len()
+    }
+
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Where a block's tail is.
+    pub(crate) fn tail(&self, block: BlockId) -> Option<(&KvCache, BlockId)> {
+        let tails = self.tails.as_ref()?;
+        Some((&tails.cache, tails.of(block)?))
+    }
+
+    /// Takes the right to write some positions.
+    pub(crate) fn claim(&self, block: BlockId, slots: &Range<usize>) {
+        self.phase.enter_write();
+        self.claims[block.index()].claim(slots);
+    }
+
+    /// Gives it back.
+    pub(crate) fn unclaim(&self, block: BlockId, slots: &Range<usize>) {
+        self.claims[block.index()].release(slots);
+        self.phase.leave_write();
+    }
+
     /// Offset of one layer and head of a block, checked.
-    fn head_offset(&self, block: BlockId, layer: usize, kv_head: usize) -> usize {
+    pub(crate) fn head_offset(&self, block: BlockId, layer: usize, kv_head: usize) -> usize {
         assert!(
             block.index() < self.config.blocks,
             "block {} of {}",
@@ -193,90 +257,6 @@ impl KvCache {
     }
 }
 
-/// One stored number type.
-trait Stored: Copy {}
-impl Stored for f32 {}
-impl Stored for f16 {}
-impl Stored for i8 {}
-
-/// See [`KvCache::writer`].
-#[derive(Debug)]
-pub struct KvWriter<'a> {
-    cache: &'a KvCache,
-    block: BlockId,
-    slot: usize,
-}
-
-impl KvWriter<'_> {
-    /// Stores the key (`key_dim` values) and value (`value_dim` values) of one layer and head.
-    ///
-    /// # Panics
-    /// When an index or a length does not fit the cache's configuration.
-    pub fn write(
-        &mut self,
-        kernels: Kernels,
-        layer: usize,
-        kv_head: usize,
-        key: &[f32],
-        value: &[f32],
-    ) {
-        let KvCacheConfig {
-            key_dim,
-            value_dim,
-            dtype,
-            ..
-        } = self.cache.config;
-        let Layout {
-            keys_bytes,
-            values_bytes,
-            scales_bytes,
-            ..
-        } = self.cache.layout;
-        assert_eq!(key.len(), key_dim, "length of a key");
-        assert_eq!(value.len(), value_dim, "length of a value");
-        let keys = self.cache.head_offset(self.block, layer, kv_head);
-        let values = keys + keys_bytes;
-        let key_scales = values + values_bytes;
-        let value_scales = key_scales + scales_bytes;
-        match dtype {
-            KvDType::F32 => {
-                self.part::<f32>(keys, key_dim).copy_from_slice(key);
-                self.part::<f32>(values, value_dim).copy_from_slice(value);
-            }
-            KvDType::F16 => {
-                kernels.f32_to_f16(key, self.part::<f16>(keys, key_dim));
-                kernels.f32_to_f16(value, self.part::<f16>(values, value_dim));
-            }
-            KvDType::Int8 => {
-                let scale = kernels.quantize_row_i8(key, self.part::<i8>(keys, key_dim));
-                self.part::<f32>(key_scales, 1)[0] = 1.0 / scale;
-                let scale = kernels.quantize_row_i8(value, self.part::<i8>(values, value_dim));
-                self.part::<f32>(value_scales, 1)[0] = 1.0 / scale;
-            }
-        }
-    }
-
-    /// This writer's `dim` numbers of the part of a head that starts at `offset`.
-    fn part<T: Stored>(&mut self, offset: usize, dim: usize) -> &mut [T] {
-        let start = offset + self.slot * dim * size_of::<T>();
-        assert!(start + dim * size_of::<T>() <= self.cache.storage.len());
-        // SAFETY: the range lies in the storage (asserted). The part starts on a 64-byte line and the slot on a
-        // multiple of size_of::<T>() behind it, so the pointer is aligned; any bytes are a valid T (zeroed at first,
-        // Ts later). No one else reaches them: readers are excluded while this guard lives (Phase), other guards hold
-        // other positions (SlotClaims), and `&mut self` excludes a second slice of this one.
-        unsafe {
-            std::slice::from_raw_parts_mut(self.cache.base.add(start).cast::<T>().as_ptr(), dim)
-        }
-    }
-}
-
-impl Drop for KvWriter<'_> {
-    fn drop(&mut self) {
-        self.cache.claims[self.block.index()].release(self.slot);
-        self.cache.phase.leave_write();
-    }
-}
-
 /// See [`KvCache::reader`].
 #[derive(Debug)]
 pub struct KvReader<'a> {
@@ -289,74 +269,86 @@ impl KvReader<'_> {
         &self.cache.config
     }
 
-    /// Keys of a block: 16 rows of `key_dim`.
-    pub(crate) fn keys<T: Copy + Readable>(
-        &self,
-        block: BlockId,
-        layer: usize,
-        kv_head: usize,
-    ) -> &[T] {
-        let offset = self.cache.head_offset(block, layer, kv_head);
-        self.part(offset, BLOCK_TOKENS * self.cache.config.key_dim)
+    /// Keys and values of one layer and head of a block, as stored.
+    pub(crate) fn block(&self, block: BlockId, layer: usize, kv_head: usize) -> KvBlock<'_> {
+        Self::block_of(self.cache, block, layer, kv_head)
     }
 
-    /// Values of a block: 16 rows of `value_dim`.
-    pub(crate) fn values<T: Copy + Readable>(
-        &self,
-        block: BlockId,
-        layer: usize,
-        kv_head: usize,
-    ) -> &[T] {
-        let offset = self.cache.head_offset(block, layer, kv_head) + self.cache.layout.keys_bytes;
-        self.part(offset, BLOCK_TOKENS * self.cache.config.value_dim)
+    /// The same of a block's tail, when it has one.
+    pub(crate) fn tail(&self, block: BlockId, layer: usize, kv_head: usize) -> Option<KvBlock<'_>> {
+        let (cache, tail) = self.cache.tail(block)?;
+        Some(Self::block_of(cache, tail, layer, kv_head))
     }
 
-    /// Scales of the keys and of the values of a block (int8 only).
-    pub(crate) fn scales(&self, block: BlockId, layer: usize, kv_head: usize) -> (&[f32], &[f32]) {
+    /// Of this reader's cache or of its tails: both are entered for reading.
+    fn block_of(cache: &KvCache, block: BlockId, layer: usize, kv_head: usize) -> KvBlock<'_> {
+        let KvCacheConfig {
+            key_dim,
+            value_dim,
+            dtype,
+            ..
+        } = cache.config;
         let Layout {
             keys_bytes,
+            key_scales_bytes,
             values_bytes,
-            scales_bytes,
             ..
-        } = self.cache.layout;
-        let offset = self.cache.head_offset(block, layer, kv_head) + keys_bytes + values_bytes;
-        (
-            self.part(offset, BLOCK_TOKENS),
-            self.part(offset + scales_bytes, BLOCK_TOKENS),
-        )
+        } = cache.layout;
+        let keys = cache.head_offset(block, layer, kv_head);
+        let key_scales = keys + keys_bytes;
+        let values = key_scales + key_scales_bytes;
+        let value_scales = values + values_bytes;
+        let (key_count, value_count) = (BLOCK_TOKENS * key_dim, BLOCK_TOKENS * value_dim);
+        match dtype {
+            KvDType::F32 => KvBlock::F32 {
+                keys: Self::part(cache, keys, key_count),
+                key_stride: key_dim,
+                values: Self::part(cache, values, value_count),
+                value_stride: value_dim,
+            },
+            KvDType::F16 => KvBlock::F16 {
+                keys: Self::part(cache, keys, key_count),
+                values: Self::part(cache, values, value_count),
+            },
+            KvDType::Int8 => KvBlock::Int8 {
+                keys: Self::part(cache, keys, key_count),
+                key_scales: Self::part(cache, key_scales, BLOCK_TOKENS),
+                values: Self::part(cache, values, value_count),
+                value_scales: Self::part(cache, value_scales, BLOCK_TOKENS),
+            },
+            KvDType::Int4 => {
+                let scales: &[f16] = Self::part(cache, key_scales, 2 * key_dim);
+                let (key_scales, key_minima) = scales.split_at(key_dim);
+                KvBlock::Int4(Int4Block {
+                    key_codes: Self::part(cache, keys, key_dim),
+                    key_scales,
+                    key_minima,
+                    value_codes: Self::part(
+                        cache,
+                        values,
+                        value_dim.div_ceil(BLOCK_TOKENS) * BLOCK_TOKENS,
+                    ),
+                    value_groups: Self::part(cache, value_scales, value_dim.div_ceil(VALUE_GROUP)),
+                })
+            }
+        }
     }
 
-    fn part<T: Copy + Readable>(&self, offset: usize, len: usize) -> &[T] {
-        assert!(
-            T::DTYPES.contains(&self.cache.config.dtype),
-            "the cache stores another type"
-        );
-        assert!(offset + len * size_of::<T>() <= self.cache.storage.len());
-        // SAFETY: the range lies in the storage (asserted) and starts on a 64-byte line; any bytes are a valid T.
-        // Writers are excluded while this guard lives (Phase), so the bytes do not change.
-        unsafe { std::slice::from_raw_parts(self.cache.base.add(offset).cast::<T>().as_ptr(), len) }
+    fn part<T: Stored>(cache: &KvCache, offset: usize, len: usize) -> &[T] {
+        assert!(offset + len * size_of::<T>() <= cache.storage.len());
+        // SAFETY: the range lies in the storage (asserted).
+        let start = unsafe { cache.base.add(offset) };
+        // SAFETY: as above; it starts on a 64-byte line, and any bytes are a valid T. Writers are excluded while the
+        // guard lives (Phase), so the bytes do not change.
+        unsafe { std::slice::from_raw_parts(start.cast::<T>().as_ptr(), len) }
     }
 }
 
 impl Drop for KvReader<'_> {
     fn drop(&mut self) {
+        if let Some(tails) = &self.cache.tails {
+            tails.cache.phase.leave_read();
+        }
         self.cache.phase.leave_read();
     }
-}
-
-/// A number type that can be read from caches of some types (f32 also as int8's scales).
-pub(crate) trait Readable {
-    const DTYPES: &'static [KvDType];
-}
-
-impl Readable for f32 {
-    const DTYPES: &'static [KvDType] = &[KvDType::F32, KvDType::Int8];
-}
-
-impl Readable for f16 {
-    const DTYPES: &'static [KvDType] = &[KvDType::F16];
-}
-
-impl Readable for i8 {
-    const DTYPES: &'static [KvDType] = &[KvDType::Int8];
 }

@@ -1,5 +1,7 @@
 use std::{fmt, str::FromStr};
 
+use half::f16;
+use ryz_kernels::VALUE_GROUP;
 use ryz_tmac::LINE;
 
 use crate::KvCacheError;
@@ -17,24 +19,22 @@ pub enum KvDType {
     F16,
     /// One byte a value and one f32 scale per token and head.
     Int8,
+    /// Half a byte a value, in whole blocks: keys with an f16 scale and minimum per channel, values with them per token and
+    /// 32 channels. The block that a query is in is read as f16, from a tail ([`KvCacheConfig::tails`]).
+    Int4,
 }
 
 impl KvDType {
-    /// Bytes a stored value takes, its scale apart.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 => 2,
-            Self::Int8 => 1,
-        }
-    }
+    /// Every type, the widest first.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Int8, Self::Int4];
 
-    /// The name used in options: `f32`, `f16`, `int8`.
+    /// The name used in options: `f32`, `f16`, `int8`, `int4`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
     }
 }
@@ -49,7 +49,7 @@ impl FromStr for KvDType {
     type Err = KvCacheError;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        [Self::F32, Self::F16, Self::Int8]
+        Self::ALL
             .into_iter()
             .find(|dtype| dtype.name() == name)
             .ok_or_else(|| KvCacheError::UnknownDType {
@@ -73,6 +73,8 @@ pub struct KvCacheConfig {
     pub dtype: KvDType,
     /// Blocks of [`BLOCK_TOKENS`] positions.
     pub blocks: usize,
+    /// Blocks that are also kept as f16 at one time, for int4 only: two for every sequence that is being extended.
+    pub tails: usize,
 }
 
 impl KvCacheConfig {
@@ -81,22 +83,41 @@ impl KvCacheConfig {
         Some(Layout::new(self)?.block_bytes)
     }
 
-    /// Bytes the whole cache takes; `None` when that does not fit the address space.
+    /// Bytes the tails take; `None` when that does not fit the address space.
+    pub fn tail_bytes(&self) -> Option<usize> {
+        if self.dtype != KvDType::Int4 {
+            return Some(0);
+        }
+        self.tail().bytes_per_block()?.checked_mul(self.tails)
+    }
+
+    /// Bytes the whole cache takes, tails included; `None` when that does not fit the address space.
     pub fn bytes(&self) -> Option<usize> {
-        self.bytes_per_block()?.checked_mul(self.blocks)
+        let blocks = self.bytes_per_block()?.checked_mul(self.blocks)?;
+        blocks.checked_add(self.tail_bytes()?)
+    }
+
+    /// The shape of the tails: a cache of their own.
+    pub(crate) fn tail(&self) -> Self {
+        Self {
+            dtype: KvDType::F16,
+            blocks: self.tails,
+            tails: 0,
+            ..*self
+        }
     }
 }
 
-/// Where things lie in a block: for each layer and head, 16 keys, 16 values and, for int8, their scales, each part in
-/// whole lines.
+/// Where things lie in a block: for each layer and head, 16 keys, what their numbers need to be read (scales, minima), 16
+/// values, and what theirs need; each part in whole lines.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    /// Bytes of the 16 keys of one layer and head.
+    /// Bytes of the keys of one layer and head.
     pub keys_bytes: usize,
-    /// Bytes of the 16 values of one layer and head.
+    /// Bytes of what is beside the keys.
+    pub key_scales_bytes: usize,
+    /// Bytes of the values of one layer and head.
     pub values_bytes: usize,
-    /// Bytes of the 16 scales of the keys (and as many of the values); 0 unless int8.
-    pub scales_bytes: usize,
     /// Bytes from one head to the next.
     pub head_bytes: usize,
     /// Bytes from one layer to the next.
@@ -107,26 +128,37 @@ pub(crate) struct Layout {
 
 impl Layout {
     pub fn new(config: &KvCacheConfig) -> Option<Self> {
-        let lines = |dim: usize| {
-            dim.checked_mul(BLOCK_TOKENS * config.dtype.bytes())?
-                .checked_next_multiple_of(LINE)
+        let (key_dim, value_dim) = (config.key_dim, config.value_dim);
+        let lines = |count: usize, bytes: usize| {
+            let bytes = count.checked_mul(bytes)?;
+            bytes.checked_next_multiple_of(LINE)
         };
-        let keys_bytes = lines(config.key_dim)?;
-        let values_bytes = lines(config.value_dim)?;
-        let scales_bytes = if config.dtype == KvDType::Int8 {
-            BLOCK_TOKENS * size_of::<f32>()
-        } else {
-            0
+        let rows = |dim: usize, bytes: usize| lines(dim, BLOCK_TOKENS * bytes);
+        let scales = BLOCK_TOKENS * size_of::<f32>();
+        let [keys_bytes, key_scales_bytes, values_bytes, value_scales] = match config.dtype {
+            KvDType::F32 => [rows(key_dim, 4)?, 0, rows(value_dim, 4)?, 0],
+            KvDType::F16 => [rows(key_dim, 2)?, 0, rows(value_dim, 2)?, 0],
+            KvDType::Int8 => [rows(key_dim, 1)?, scales, rows(value_dim, 1)?, scales],
+            KvDType::Int4 => [
+                lines(key_dim, 8)?,
+                lines(key_dim, 2 * size_of::<f16>())?,
+                lines(value_dim.div_ceil(BLOCK_TOKENS), BLOCK_TOKENS * 8)?,
+                lines(
+                    value_dim.div_ceil(VALUE_GROUP),
+                    2 * BLOCK_TOKENS * size_of::<f16>(),
+                )?,
+            ],
         };
         let head_bytes = keys_bytes
+            .checked_add(key_scales_bytes)?
             .checked_add(values_bytes)?
-            .checked_add(scales_bytes.checked_mul(2)?)?;
+            .checked_add(value_scales)?;
         let layer_bytes = head_bytes.checked_mul(config.kv_heads)?;
         let block_bytes = layer_bytes.checked_mul(config.layers)?;
         Some(Self {
             keys_bytes,
+            key_scales_bytes,
             values_bytes,
-            scales_bytes,
             head_bytes,
             layer_bytes,
             block_bytes,
@@ -135,6 +167,6 @@ impl Layout {
 }
 
 const _: () = assert!(
-    BLOCK_TOKENS * size_of::<f32>() == LINE,
+    BLOCK_TOKENS * size_of::<f32>() == LINE && BLOCK_TOKENS == ryz_kernels::KV_BLOCK,
     "a block's scales fill one line"
 );

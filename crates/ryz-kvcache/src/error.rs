@@ -15,10 +15,24 @@ pub enum KvCacheError {
         got: usize,
     },
     /// A name that is no [`crate::KvDType`].
-    #[error("key-value cache type: expected f32, f16 or int8, got {got:?}")]
+    #[error("key-value cache type: expected f32, f16, int8 or int4, got {got:?}")]
     UnknownDType {
         /// The name given.
         got: String,
+    },
+    /// More sequences end within a block than the cache has tails.
+    #[error("key-value cache tails: expected at most {expected} unfinished blocks, got one more")]
+    Tails {
+        /// [`crate::KvCacheConfig::tails`].
+        expected: usize,
+    },
+    /// A sequence goes on within a block of which only the form in four bits is left, or nothing.
+    #[error(
+        "key-value cache: position {position} continues a block that was not kept as it was written"
+    )]
+    TailMissing {
+        /// The sequence's next position.
+        position: usize,
     },
     /// The arena refused the memory.
     #[error("key-value cache memory")]
@@ -29,7 +43,10 @@ impl KvCacheError {
     /// The stable code that crosses to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::InvalidConfig { .. } | Self::UnknownDType { .. } => "INVALID_ARGUMENT",
+            Self::InvalidConfig { .. }
+            | Self::UnknownDType { .. }
+            | Self::Tails { .. }
+            | Self::TailMissing { .. } => "INVALID_ARGUMENT",
             Self::Memory(error) => error.code(),
         }
     }

@@ -22,9 +22,13 @@ mod cache;
 mod config;
 mod error;
 mod sharing;
+mod tails;
+mod writer;
 
-pub use attention::AttentionScratch;
+pub use attention::{MAX_QUERIES, StepRows};
 pub use block_pool::{BlockId, BlockMove, BlockPool, BlockView};
-pub use cache::{KvCache, KvReader, KvWriter};
+pub use cache::{KvCache, KvReader};
 pub use config::{BLOCK_TOKENS, KvCacheConfig, KvDType};
 pub use error::KvCacheError;
+pub use tails::StepBlocks;
+pub use writer::KvWriter;

@@ -4,6 +4,7 @@
 //! then all read. These counters check at run time that the phases never mix and that no two live writers hold the
 //! same position, which is what makes handing out the bytes sound.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicI32, AtomicU16, Ordering};
 
 /// Live guards: positive = readers, negative = writers.
@@ -41,17 +42,24 @@ impl Phase {
 pub(crate) struct SlotClaims(AtomicU16);
 
 impl SlotClaims {
-    pub fn claim(&self, slot: usize) {
-        let before = self.0.fetch_or(1 << slot, Ordering::Acquire);
+    pub fn claim(&self, slots: &Range<usize>) {
+        let mask = mask(slots);
+        let before = self.0.fetch_or(mask, Ordering::Acquire);
         assert!(
-            before & (1 << slot) == 0,
+            before & mask == 0,
             "two threads write the same position of the key-value cache"
         );
     }
 
-    pub fn release(&self, slot: usize) {
-        self.0.fetch_and(!(1 << slot), Ordering::Release);
+    pub fn release(&self, slots: &Range<usize>) {
+        self.0.fetch_and(!mask(slots), Ordering::Release);
     }
+}
+
+/// The bits of some positions of a block.
+fn mask(slots: &Range<usize>) -> u16 {
+    let below = |slot: usize| (1u32 << slot) - 1;
+    (below(slots.end) & !below(slots.start)) as u16
 }
 
 const _: () = assert!(crate::BLOCK_TOKENS <= u16::BITS as usize);

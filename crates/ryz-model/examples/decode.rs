@@ -60,6 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         value_dim: config.value_head_dim,
         dtype: KvDType::F16,
         blocks,
+        tails: 2,
     };
     let mut cache = KvCache::new(&arena, cache)?;
     let mut state = RunState::new(&model, &arena, prompt.max(1), 1)?;

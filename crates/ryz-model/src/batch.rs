@@ -153,4 +153,22 @@ impl Plan {
         }
         Ok(())
     }
+
+    /// Whether a row goes on in the block of the row before it.
+    fn continues_block(&self, row: usize) -> bool {
+        let (before, this) = (&self.rows[row - 1], &self.rows[row]);
+        before.sequence == this.sequence && !this.position.is_multiple_of(BLOCK_TOKENS)
+    }
+
+    /// The first row from `row` on that begins a block or a sequence; as many as there are rows when none does.
+    pub fn block_start(&self, row: usize) -> usize {
+        let goes_on = |row: &usize| *row > 0 && self.continues_block(*row);
+        let count = self.rows.len();
+        row + (row..count).take_while(goes_on).count()
+    }
+
+    /// The row after the last that is in one block with `row`.
+    pub fn block_end(&self, row: usize) -> usize {
+        self.block_start(row + 1)
+    }
 }

@@ -27,7 +27,7 @@ use std::{
 
 use ryz_format::RopeStyle;
 use ryz_kernels::{ActivationView, ROW_TILE};
-use ryz_kvcache::{AttentionScratch, BLOCK_TOKENS, KvCache};
+use ryz_kvcache::{BLOCK_TOKENS, KvCache, MAX_QUERIES, StepBlocks, StepRows};
 use ryz_numa::{Lease, PartitionedSlice, Poisoned, Worker, WriteGuard};
 use ryz_profile::{Phase, PhaseClock};
 
@@ -107,6 +107,7 @@ impl Model {
             cache_blocks: cache.config().blocks,
         };
         let (plan, shared) = state.begin(batch, limits)?;
+        cache.prepare(batch.iter().map(step_blocks))?;
         let step = Step {
             model: self,
             lease,
@@ -213,6 +214,14 @@ impl Step<'_> {
         clock
             .unwrap_or_else(PoisonError::into_inner)
             .lap(phase, None);
+    }
+}
+
+fn step_blocks<'a>(sequence: &BatchSequence<'a>) -> StepBlocks<'a> {
+    StepBlocks {
+        table: sequence.block_table,
+        start: sequence.start,
+        end: sequence.start + sequence.tokens.len(),
     }
 }
 
@@ -500,13 +509,16 @@ impl Pass<'_> {
     /// Norms of q and k heads where the model has them, rotation, and the new keys and values into the cache.
     fn rotate_and_store(&self, index: usize, layer: &LayerWeights) {
         let (config, kernels) = (&self.model.config, self.model.kernels);
-        let rows = self.worker.split(self.plan.rows.len(), 1);
+        let whole = self.cache.writes_whole_blocks();
+        let mut rows = self.worker.split(self.plan.rows.len(), 1);
+        if whole {
+            rows = self.plan.block_start(rows.start)..self.plan.block_start(rows.end);
+        }
         let angles = self.state.angles.read();
-        let values = self.state.value.read();
         let mut queries = self.state.query.rows_mut(rows.clone());
         let mut keys = self.state.key.rows_mut(rows.clone());
-        for (local, row) in rows.enumerate() {
-            let token = self.plan.rows[row];
+        let mut values = self.state.value.rows_mut(rows.clone());
+        for (local, row) in rows.clone().enumerate() {
             let (cos, sin) = angles.row(row).split_at(angles.row(row).len() / 2);
             let turn = |head: &mut [f32], norm: Option<&[f32]>| {
                 if let Some(weight) = norm {
@@ -520,47 +532,87 @@ impl Pass<'_> {
             for head in queries.row_mut(local).chunks_exact_mut(config.key_head_dim) {
                 turn(head, layer.query_norm.as_deref());
             }
-            let block = self.batch[token.sequence].block_table[token.position / BLOCK_TOKENS];
-            let mut cached = self.cache.writer(block, token.position % BLOCK_TOKENS);
-            let heads = keys.row_mut(local).chunks_exact_mut(config.key_head_dim);
-            for (kv_head, (key, value)) in heads
-                .zip(values.row(row).chunks_exact(config.value_head_dim))
-                .enumerate()
-            {
-                turn(key, layer.key_norm.as_deref());
-                cached.write(kernels, index, kv_head, key, value);
+            for head in keys.row_mut(local).chunks_exact_mut(config.key_head_dim) {
+                turn(head, layer.key_norm.as_deref());
             }
+            if whole {
+                // What is read back is the halves of a tail, or these.
+                kernels.round_f16(keys.row_mut(local));
+                kernels.round_f16(values.row_mut(local));
+            }
+        }
+        let (keys, values) = (keys.view(), values.view());
+        let mut first = rows.start;
+        while first < rows.end {
+            let token = self.plan.rows[first];
+            let end = self.plan.block_end(first).min(rows.end);
+            let slot = token.position % BLOCK_TOKENS;
+            let block = self.batch[token.sequence].block_table[token.position / BLOCK_TOKENS];
+            let mut cached = self.cache.writer(block, slot..slot + (end - first));
+            for kv_head in 0..config.num_key_value_heads {
+                cached.write(kernels, index, kv_head, |at| {
+                    let row = first - rows.start + (at - slot);
+                    let part = |dim: usize| kv_head * dim..(kv_head + 1) * dim;
+                    (
+                        &keys.row(row)[part(config.key_head_dim)],
+                        &values.row(row)[part(config.value_head_dim)],
+                    )
+                });
+            }
+            first = end;
         }
     }
 
     /// heads = attention of each query head over its sequence's positions up to its own. Heads of tokens are taken
-    /// from a queue, because late tokens cost more than early ones.
+    /// from a queue, because late tokens cost more than early ones; those that share keys and values are taken together
+    /// where that leaves enough parts for the threads.
     fn attend(&self, index: usize) {
         let config = &self.model.config;
-        let heads = config.num_attention_heads;
-        let group = heads / config.num_key_value_heads;
-        let items = self.plan.rows.len() * heads;
-        let granule = (items / (self.worker.count() * 8)).clamp(1, heads);
-        let (queries, cached) = (self.state.query.read(), self.cache.reader());
-        let mut scratch = AttentionScratch::default();
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let (key_dim, value_dim) = (config.key_head_dim, config.value_head_dim);
+        let group = heads / kv_heads;
+        let threads = self.worker.count();
+        let rows = self.plan.rows.len();
+        let together = group.min(MAX_QUERIES);
+        let even = (rows * kv_heads).is_multiple_of(threads) || rows * kv_heads >= 8 * threads;
+        let tile = if even { together } else { 1 };
+        let tiles = group.div_ceil(tile);
+        let items = rows * kv_heads * tiles;
+        let granule = (items / (threads * 8)).clamp(1, kv_heads * tiles);
+        let (queries, keys, values) = (
+            self.state.query.read(),
+            self.state.key.read(),
+            self.state.value.read(),
+        );
+        let cached = self.cache.reader();
         while let Some(chunk) = self.state.queues[index].next(items, granule) {
             for item in chunk.range() {
-                let (row, head) = (item / heads, item % heads);
+                let (row, part) = (item / (kv_heads * tiles), item % (kv_heads * tiles));
+                let (kv_head, part) = (part / tiles, part % tiles);
+                let first = kv_head * group + part * tile;
+                let end = (first + tile).min((kv_head + 1) * group);
                 let token = self.plan.rows[row];
-                let columns = |dim: usize| head * dim..(head + 1) * dim;
-                let mut out = self
-                    .state
-                    .heads
-                    .rect_mut(row..row + 1, columns(config.value_head_dim));
+                let columns = |dim: usize| first * dim..end * dim;
+                let mut out = self.state.heads.rect_mut(row..row + 1, columns(value_dim));
+                // Of the sequence's first new token.
+                let start = self.batch[token.sequence].start;
+                let first_row = row - (token.position - start);
+                let new = StepRows {
+                    start,
+                    keys: &keys[first_row * keys.view().cols() + kv_head * key_dim..],
+                    key_stride: keys.view().cols(),
+                    values: &values[first_row * values.view().cols() + kv_head * value_dim..],
+                    value_stride: values.view().cols(),
+                };
                 cached.attend(
                     self.model.kernels,
                     index,
-                    head / group,
+                    kv_head,
                     self.batch[token.sequence].block_table,
                     token.position + 1,
-                    &queries.row(row)[columns(config.key_head_dim)],
+                    new,
+                    &queries.row(row)[columns(key_dim)],
                     self.model.attention_scale,
-                    &mut scratch,
                     out.row_mut(0),
                 );
             }

@@ -13,7 +13,7 @@ fn a_move_in_the_middle_of_a_sequence_changes_no_bit() {
     let tokens: Vec<u32> = (0..150).map(|t| (t * 37 + 11) % 400).collect();
     // In the middle of a block.
     let (before, after) = tokens.split_at(90);
-    for kv in [KvDType::F32, KvDType::F16, KvDType::Int8] {
+    for kv in KvDType::ALL {
         let setup = Setup {
             kv,
             ..Setup::exact(Activations::Int8)

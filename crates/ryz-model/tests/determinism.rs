@@ -29,7 +29,7 @@ fn logits_do_not_depend_on_level_threads_nodes_or_chunks() {
         let prompt = ids(&golden.0["prompts"][1]["ids"]);
         for file in golden.files(folder) {
             for activations in Activations::ALL {
-                for kv in [KvDType::F32, KvDType::F16, KvDType::Int8] {
+                for kv in KvDType::ALL {
                     let base = Setup {
                         activations,
                         kv,

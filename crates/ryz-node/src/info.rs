@@ -131,10 +131,11 @@ pub const ACTIVATIONS: [(&str, Activations); 3] = [
 ];
 
 /// Names of the cache's types.
-pub const KV_TYPES: [(&str, KvDType); 3] = [
+pub const KV_TYPES: [(&str, KvDType); 4] = [
     ("f32", KvDType::F32),
     ("f16", KvDType::F16),
     ("int8", KvDType::Int8),
+    ("int4", KvDType::Int4),
 ];
 
 /// Names of what threads are bound to.

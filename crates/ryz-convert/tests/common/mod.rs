@@ -254,6 +254,7 @@ pub fn logits(path: &Path, activations: Activations, tokens: &[u32]) -> Vec<f32>
         value_dim: config.value_head_dim,
         dtype: KvDType::F32,
         blocks,
+        tails: 2,
     };
     let mut cache = KvCache::new(&arena, cache).unwrap();
     let mut pool = BlockPool::new(blocks);

@@ -108,6 +108,7 @@ impl Runner {
                 value_dim: config.value_head_dim,
                 dtype: setup.kv,
                 blocks: CONTEXT / BLOCK_TOKENS,
+                tails: 2,
             },
         );
         let state = RunState::new(&model, &arena, setup.chunk, setup.chunk).unwrap();

@@ -1,0 +1,137 @@
+//! The blocks that are also kept as f16 while sequences end in them, for caches whose blocks are written whole.
+//!
+//! Int4 puts a block's keys in four bits over its 16 positions, so that it can only be written when it is full. Until
+//! then its positions live here. A query reads its own block from here, or from the step that computes it, even when
+//! that block is full by then: so what it reads does not depend on how the prompt was cut into steps. A sequence has the
+//! tails of the blocks that its last step began and ended in, so that it may also go back by up to [`BACK`] positions
+//! and be extended again, which writes the block anew.
+
+use ryz_tmac::Arena;
+
+use crate::{BLOCK_TOKENS, BlockId, BlockMove, BlockPool, KvCache, KvCacheConfig, KvCacheError};
+
+/// Positions by which a sequence may be shortened after a step.
+const BACK: usize = BLOCK_TOKENS;
+
+/// Storage of tails, and which block each is of.
+#[derive(Debug)]
+pub(crate) struct Tails {
+    /// A block for each tail.
+    pub cache: KvCache,
+    pool: BlockPool,
+    /// The tail of each block.
+    of: Vec<Option<BlockId>>,
+    /// Blocks that have one.
+    owners: Vec<BlockId>,
+}
+
+impl Tails {
+    pub fn new(arena: &Arena, config: &KvCacheConfig) -> Result<Self, KvCacheError> {
+        let tails = config.tail();
+        Ok(Self {
+            cache: KvCache::new(&arena.labelled("unfinished keys and values"), tails)?,
+            pool: BlockPool::new(tails.blocks),
+            of: vec![None; config.blocks],
+            owners: Vec::with_capacity(tails.blocks),
+        })
+    }
+
+    /// The tail of a block.
+    pub fn of(&self, block: BlockId) -> Option<BlockId> {
+        self.of[block.index()]
+    }
+
+    /// Sees to it that the blocks in which `steps` (a sequence's table, and its new positions) begin and end have tails.
+    pub fn prepare<'s>(
+        &mut self,
+        steps: impl Iterator<Item = StepBlocks<'s>> + Clone,
+    ) -> Result<(), KvCacheError> {
+        for step in steps.clone() {
+            let (first, last) = step.ends();
+            let done = step.table[..first].iter();
+            let within = step.table.get(first + 1..last).unwrap_or_default();
+            done.chain(within).for_each(|&block| self.give_back(block));
+        }
+        for step in steps {
+            let (first, last) = step.ends();
+            let starts_within = !step.start.is_multiple_of(BLOCK_TOKENS);
+            if starts_within && self.of(step.table[first]).is_none() {
+                return Err(KvCacheError::TailMissing {
+                    position: step.start,
+                });
+            }
+            // Only a short step may be taken back into its first block.
+            if step.end - step.start <= BACK + BLOCK_TOKENS {
+                self.assign(step.table[first])?;
+            }
+            self.assign(step.table[last])?;
+        }
+        Ok(())
+    }
+
+    /// Gives back the tails of all blocks but some.
+    pub fn keep(&mut self, blocks: impl Iterator<Item = BlockId> + Clone) {
+        for index in (0..self.owners.len()).rev() {
+            let owner = self.owners[index];
+            if !blocks.clone().any(|block| block == owner) {
+                self.give_back(owner);
+            }
+        }
+    }
+
+    /// Blocks were moved: each keeps its tail.
+    pub fn moved(&mut self, moves: &[BlockMove]) {
+        for &BlockMove { from, to } in moves {
+            // What was at the new place is gone.
+            self.give_back(to);
+            self.of[to.index()] = self.of[from.index()].take();
+            self.owners
+                .iter_mut()
+                .filter(|owner| **owner == from)
+                .for_each(|owner| *owner = to);
+        }
+    }
+
+    fn assign(&mut self, block: BlockId) -> Result<(), KvCacheError> {
+        if self.of(block).is_some() {
+            return Ok(());
+        }
+        let expected = self.pool.capacity();
+        let tail = self.pool.allocate();
+        self.of[block.index()] = Some(tail.ok_or(KvCacheError::Tails { expected })?);
+        self.owners.push(block);
+        Ok(())
+    }
+
+    fn give_back(&mut self, block: BlockId) {
+        if let Some(tail) = self.of[block.index()].take() {
+            self.pool.release(tail);
+            self.owners.retain(|owner| *owner != block);
+        }
+    }
+}
+
+/// The new positions of a sequence, `start .. end`, which `table` has blocks for.
+#[derive(Clone, Copy, Debug)]
+pub struct StepBlocks<'a> {
+    /// The sequence's blocks.
+    pub table: &'a [BlockId],
+    /// The first new position.
+    pub start: usize,
+    /// The position after the last new one, which is greater.
+    pub end: usize,
+}
+
+impl StepBlocks<'_> {
+    /// Where in the table the first and the last new position lie.
+    fn ends(&self) -> (usize, usize) {
+        assert!(
+            self.start < self.end && self.end <= self.table.len() * BLOCK_TOKENS,
+            "positions {}..{} in {} blocks",
+            self.start,
+            self.end,
+            self.table.len()
+        );
+        (self.start / BLOCK_TOKENS, (self.end - 1) / BLOCK_TOKENS)
+    }
+}
