@@ -10,9 +10,9 @@ pub(crate) trait Block {
     /// Bytes of a block.
     const BYTES: usize;
     /// What is computed once a block.
-    type Head: Copy;
+    type Head: Copy + Default;
 
-    fn head<S: Simd>(s: S, block: &[u8]) -> Self::Head;
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut Self::Head);
 
     /// Weights 16·part … 16·part + 15 of a block.
     fn load<S: Simd>(s: S, head: &Self::Head, block: &[u8], part: usize) -> S::F;
@@ -49,7 +49,7 @@ impl Block for F32Block {
     type Head = ();
 
     #[inline(always)]
-    fn head<S: Simd>(_: S, _: &[u8]) {}
+    fn head<S: Simd>(_: S, _: &[u8], (): &mut ()) {}
 
     #[inline(always)]
     fn load<S: Simd>(s: S, (): &(), block: &[u8], _: usize) -> S::F {
@@ -73,7 +73,7 @@ impl Block for F16Block {
     type Head = ();
 
     #[inline(always)]
-    fn head<S: Simd>(_: S, _: &[u8]) {}
+    fn head<S: Simd>(_: S, _: &[u8], (): &mut ()) {}
 
     #[inline(always)]
     fn load<S: Simd>(s: S, (): &(), block: &[u8], _: usize) -> S::F {
@@ -89,7 +89,7 @@ impl Block for Bf16Block {
     type Head = ();
 
     #[inline(always)]
-    fn head<S: Simd>(_: S, _: &[u8]) {}
+    fn head<S: Simd>(_: S, _: &[u8], (): &mut ()) {}
 
     #[inline(always)]
     fn load<S: Simd>(s: S, (): &(), block: &[u8], _: usize) -> S::F {
@@ -106,8 +106,8 @@ impl Block for Q8_0Block {
     type Head = f32;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8]) -> f32 {
-        half(s, block, 0)
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut f32) {
+        *head = half(s, block, 0);
     }
 
     #[inline(always)]
@@ -126,8 +126,8 @@ impl Block for Q4_0Block {
     type Head = f32;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8]) -> f32 {
-        half(s, block, 0)
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut f32) {
+        *head = half(s, block, 0);
     }
 
     #[inline(always)]
@@ -149,8 +149,8 @@ impl Block for Q4_1Block {
     type Head = [f32; 2];
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8]) -> [f32; 2] {
-        [half(s, block, 0), half(s, block, 2)]
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut [f32; 2]) {
+        *head = [half(s, block, 0), half(s, block, 2)];
     }
 
     #[inline(always)]
@@ -176,8 +176,8 @@ impl Block for Q5_0Block {
     type Head = (f32, u32);
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8]) -> (f32, u32) {
-        (half(s, block, 0), u32::from_le_bytes(*bytes(block, 2)))
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut (f32, u32)) {
+        *head = (half(s, block, 0), u32::from_le_bytes(*bytes(block, 2)));
     }
 
     #[inline(always)]
@@ -198,12 +198,12 @@ impl Block for Q5_1Block {
     type Head = (f32, f32, u32);
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8]) -> (f32, f32, u32) {
-        (
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut (f32, f32, u32)) {
+        *head = (
             half(s, block, 0),
             half(s, block, 2),
             u32::from_le_bytes(*bytes(block, 4)),
-        )
+        );
     }
 
     #[inline(always)]

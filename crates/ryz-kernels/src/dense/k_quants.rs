@@ -1,7 +1,97 @@
 //! The K block types: 256 weights with scales of sub-blocks (llama.cpp, ggml-quants).
+//!
+//! A block is taken apart once, 32 bytes at a time: its codes to a byte each, in the order of the weights, and its scales to
+//! floats. A sixteen is then one load, one conversion and one product.
 
-use super::blocks::{Block, bytes, half, lanes};
-use crate::simd::Simd;
+use super::blocks::{Block, bytes, half};
+use crate::simd::{LANES, Simd};
+
+/// Codes of a block, in stretches of 32.
+type Codes = [[i8; 32]; 8];
+
+/// Sixteen of them.
+#[inline(always)]
+fn sixteen<S: Simd>(s: S, codes: &Codes, part: usize) -> S::F {
+    s.load_i8(&codes[part / 2].as_chunks().0[part % 2])
+}
+
+/// `factor` times each of sixteen small integers.
+#[inline(always)]
+fn scaled<S: Simd>(s: S, factor: f32, integers: &[i8; LANES], out: &mut [f32; LANES]) {
+    s.store(s.mul(s.splat(factor), s.load_i8(integers)), out);
+}
+
+/// Four little-endian words as bytes.
+#[inline(always)]
+fn sixteen_bytes(words: [u32; 4]) -> [i8; LANES] {
+    let mut bytes = [0; LANES];
+    for (bytes, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes().map(|byte| byte as i8);
+    }
+    bytes
+}
+
+/// Three little-endian words.
+#[inline(always)]
+fn words(block: &[u8], start: usize) -> [u32; 3] {
+    let words = bytes::<12>(block, start).as_chunks().0;
+    [words[0], words[1], words[2]].map(u32::from_le_bytes)
+}
+
+/// Weights d·q: codes, and a scale for each sixteen.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Scaled {
+    codes: Codes,
+    scales: [f32; LANES],
+}
+
+impl Scaled {
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, part: usize) -> S::F {
+        s.mul(sixteen(s, &self.codes, part), s.splat(self.scales[part]))
+    }
+}
+
+/// Weights d·q − m: codes, and a scale and a minimum for each sub-block.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct WithMinima {
+    codes: Codes,
+    scales: [f32; LANES],
+    minima: [f32; LANES],
+}
+
+impl WithMinima {
+    #[inline(always)]
+    fn load<S: Simd>(&self, s: S, part: usize, sub: usize) -> S::F {
+        let scaled = s.mul(sixteen(s, &self.codes, part), s.splat(self.scales[sub]));
+        s.sub(scaled, s.splat(self.minima[sub]))
+    }
+
+    /// The scales and minima of the 8 sub-blocks of Q4_K and Q5_K: d, dmin, then 6 bits each in 12 bytes. The first four
+    /// of either are the low bits of words 0 and 1, the others the nibbles of word 2 below the high bits of those.
+    #[inline(always)]
+    fn unpack_scales<S: Simd>(&mut self, s: S, block: &[u8]) {
+        let [a, b, c] = words(block, 4);
+        let six = |word: u32| word & 0x3f3f_3f3f;
+        let above =
+            |nibbles: u32, word: u32| nibbles & 0x0f0f_0f0f | (word >> 6 & 0x0303_0303) << 4;
+        let scales = sixteen_bytes([six(a), above(c, a), 0, 0]);
+        let minima = sixteen_bytes([six(b), above(c >> 4, b), 0, 0]);
+        scaled(s, half(s, block, 0), &scales, &mut self.scales);
+        scaled(s, half(s, block, 2), &minima, &mut self.minima);
+    }
+
+    /// Codes of four bits in four stretches of 32 bytes: the low nibbles of each, then the high ones.
+    #[inline(always)]
+    fn unpack_nibbles<S: Simd>(&mut self, s: S, bytes: &[u8; 128]) {
+        let stretches = bytes.as_chunks().0.iter();
+        for (bytes, [low, high]) in stretches.zip(self.codes.as_chunks_mut::<2>().0) {
+            let bytes = s.load_bytes(bytes);
+            s.store_bytes(s.and_bytes(bytes, 15), low);
+            s.store_bytes(s.shift_right::<4>(bytes), high);
+        }
+    }
+}
 
 /// 16 scales and minima in nibbles, 64 bytes of quants, d, dmin: w = (d·sc)·q − dmin·m.
 pub(crate) struct Q2KBlock;
@@ -9,21 +99,28 @@ pub(crate) struct Q2KBlock;
 impl Block for Q2KBlock {
     const VALUES: usize = 256;
     const BYTES: usize = 84;
-    type Head = [f32; 2];
+    type Head = WithMinima;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8]) -> [f32; 2] {
-        [half(s, block, 80), half(s, block, 82)]
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut WithMinima) {
+        let stretches = bytes::<64>(block, 16).as_chunks().0.iter();
+        for (bytes, codes) in stretches.zip(head.codes.as_chunks_mut::<4>().0) {
+            let mut pairs = s.load_bytes(bytes);
+            for codes in codes {
+                s.store_bytes(s.and_bytes(pairs, 3), codes);
+                pairs = s.shift_right::<2>(pairs);
+            }
+        }
+        let nibbles = bytes::<16>(block, 0);
+        let scales = nibbles.map(|byte| (byte & 15) as i8);
+        let minima = nibbles.map(|byte| (byte >> 4) as i8);
+        scaled(s, half(s, block, 80), &scales, &mut head.scales);
+        scaled(s, half(s, block, 82), &minima, &mut head.minima);
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, [d, dmin]: &[f32; 2], block: &[u8], part: usize) -> S::F {
-        let quants = bytes::<16>(block, 16 + 32 * (part / 8) + 16 * (part % 2));
-        let shift = 2 * (part % 8 / 2);
-        let scale = block[part];
-        let q = lanes(s, |l| quants[l] >> shift & 3);
-        let (d, m) = (d * f32::from(scale & 15), dmin * f32::from(scale >> 4));
-        s.sub(s.mul(q, s.splat(d)), s.splat(m))
+    fn load<S: Simd>(s: S, head: &WithMinima, _: &[u8], part: usize) -> S::F {
+        head.load(s, part, part)
     }
 }
 
@@ -33,40 +130,38 @@ pub(crate) struct Q3KBlock;
 impl Block for Q3KBlock {
     const VALUES: usize = 256;
     const BYTES: usize = 110;
-    type Head = f32;
+    type Head = Scaled;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8]) -> f32 {
-        half(s, block, 108)
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut Scaled) {
+        let mut third = s.load_bytes(bytes(block, 0));
+        let stretches = bytes::<64>(block, 32).as_chunks().0.iter();
+        for (bytes, codes) in stretches.zip(head.codes.as_chunks_mut::<4>().0) {
+            let mut pairs = s.load_bytes(bytes);
+            for codes in codes {
+                let above = s.shift_left::<2>(s.and_bytes(third, 1));
+                let code = s.or_bytes(s.and_bytes(pairs, 3), above);
+                s.store_bytes(s.sub_bytes(code, 4), codes);
+                pairs = s.shift_right::<2>(pairs);
+                third = s.shift_right::<1>(third);
+            }
+        }
+        let [a, b, c] = words(block, 96);
+        let six = |low: u32, high: u32| low & 0x0f0f_0f0f | (high & 0x0303_0303) << 4;
+        let scales = [
+            six(a, c),
+            six(b, c >> 2),
+            six(a >> 4, c >> 4),
+            six(b >> 4, c >> 6),
+        ];
+        let scales = sixteen_bytes(scales).map(|scale| scale - 32);
+        scaled(s, half(s, block, 108), &scales, &mut head.scales);
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, d: &f32, block: &[u8], part: usize) -> S::F {
-        let quants = bytes::<16>(block, 32 + 32 * (part / 8) + 16 * (part % 2));
-        let third = bytes::<16>(block, 16 * (part % 2));
-        let shift = 2 * (part % 8 / 2);
-        let bit = part / 2;
-        let scales = bytes::<12>(block, 96);
-        let low = scales[part % 8] >> (4 * (part / 8)) & 15;
-        let high = scales[8 + part % 4] >> (2 * (part / 4)) & 3;
-        let scale = f32::from(i16::from(low | high << 4) - 32);
-        let q = lanes(s, |l| {
-            ((quants[l] >> shift & 3) | (third[l] >> bit & 1) << 2).wrapping_sub(4)
-        });
-        s.mul(q, s.splat(d * scale))
+    fn load<S: Simd>(s: S, head: &Scaled, _: &[u8], part: usize) -> S::F {
+        head.load(s, part)
     }
-}
-
-/// Scale and minimum of one of the 8 sub-blocks of Q4_K and Q5_K: 6 bits each in 12 bytes.
-#[inline(always)]
-fn scale_min(scales: &[u8; 12], sub: usize) -> (f32, f32) {
-    let (scale, min) = if sub < 4 {
-        (scales[sub] & 63, scales[sub + 4] & 63)
-    } else {
-        let (low, high) = (scales[sub + 4], [scales[sub - 4] >> 6, scales[sub] >> 6]);
-        (low & 15 | high[0] << 4, low >> 4 | high[1] << 4)
-    };
-    (f32::from(scale), f32::from(min))
 }
 
 /// d, dmin, 12 bytes of scales, 128 of quants: w = (d·sc)·q − dmin·m.
@@ -75,20 +170,17 @@ pub(crate) struct Q4KBlock;
 impl Block for Q4KBlock {
     const VALUES: usize = 256;
     const BYTES: usize = 144;
-    type Head = [f32; 2];
+    type Head = WithMinima;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8]) -> [f32; 2] {
-        [half(s, block, 0), half(s, block, 2)]
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut WithMinima) {
+        head.unpack_nibbles(s, bytes(block, 16));
+        head.unpack_scales(s, block);
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, [d, dmin]: &[f32; 2], block: &[u8], part: usize) -> S::F {
-        let sub = part / 2;
-        let nibbles = bytes::<16>(block, 16 + 32 * (sub / 2) + 16 * (part % 2));
-        let (scale, min) = scale_min(bytes(block, 4), sub);
-        let q = lanes(s, |l| nibbles[l] >> (4 * (sub % 2)) & 15);
-        s.sub(s.mul(q, s.splat(d * scale)), s.splat(dmin * min))
+    fn load<S: Simd>(s: S, head: &WithMinima, _: &[u8], part: usize) -> S::F {
+        head.load(s, part, part / 2)
     }
 }
 
@@ -98,49 +190,68 @@ pub(crate) struct Q5KBlock;
 impl Block for Q5KBlock {
     const VALUES: usize = 256;
     const BYTES: usize = 176;
-    type Head = [f32; 2];
+    type Head = WithMinima;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8]) -> [f32; 2] {
-        [half(s, block, 0), half(s, block, 2)]
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut WithMinima) {
+        let mut fifth = s.load_bytes(bytes(block, 16));
+        let stretches = bytes::<128>(block, 48).as_chunks().0.iter();
+        for (bytes, codes) in stretches.zip(head.codes.as_chunks_mut::<2>().0) {
+            let bytes = s.load_bytes(bytes);
+            let nibbles = [s.and_bytes(bytes, 15), s.shift_right::<4>(bytes)];
+            for (nibbles, codes) in nibbles.into_iter().zip(codes) {
+                let above = s.shift_left::<4>(s.and_bytes(fifth, 1));
+                s.store_bytes(s.or_bytes(nibbles, above), codes);
+                fifth = s.shift_right::<1>(fifth);
+            }
+        }
+        head.unpack_scales(s, block);
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, [d, dmin]: &[f32; 2], block: &[u8], part: usize) -> S::F {
-        let sub = part / 2;
-        let nibbles = bytes::<16>(block, 48 + 32 * (sub / 2) + 16 * (part % 2));
-        let fifth = bytes::<16>(block, 16 + 16 * (part % 2));
-        let (scale, min) = scale_min(bytes(block, 4), sub);
-        let q = lanes(s, |l| {
-            (nibbles[l] >> (4 * (sub % 2)) & 15) | (fifth[l] >> sub & 1) << 4
-        });
-        s.sub(s.mul(q, s.splat(d * scale)), s.splat(dmin * min))
+    fn load<S: Simd>(s: S, head: &WithMinima, _: &[u8], part: usize) -> S::F {
+        head.load(s, part, part / 2)
     }
 }
 
-/// 128 bytes of low nibbles, 64 of high pairs, 16 int8 scales, d: w = (d·sc)·(q − 32).
+/// 128 bytes of low nibbles, 64 of high pairs, 16 signed scales, d: w = (d·sc)·(q − 32).
 pub(crate) struct Q6KBlock;
 
 impl Block for Q6KBlock {
     const VALUES: usize = 256;
     const BYTES: usize = 210;
-    type Head = f32;
+    type Head = Scaled;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8]) -> f32 {
-        half(s, block, 208)
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut Scaled) {
+        let low = bytes::<128>(block, 0).as_chunks::<64>().0.iter();
+        let high = bytes::<64>(block, 128).as_chunks().0.iter();
+        for ((low, high), codes) in low.zip(high).zip(head.codes.as_chunks_mut::<4>().0) {
+            let low = low.as_chunks().0;
+            let (a, b) = (s.load_bytes(&low[0]), s.load_bytes(&low[1]));
+            let high = s.load_bytes(high);
+            let nibbles = [
+                s.and_bytes(a, 15),
+                s.and_bytes(b, 15),
+                s.shift_right::<4>(a),
+                s.shift_right::<4>(b),
+            ];
+            let pairs = [
+                s.shift_left::<4>(s.and_bytes(high, 3)),
+                s.shift_left::<2>(s.and_bytes(high, 12)),
+                s.and_bytes(high, 48),
+                s.shift_right::<2>(s.and_bytes(high, 192)),
+            ];
+            for ((nibbles, pairs), codes) in nibbles.into_iter().zip(pairs).zip(codes) {
+                s.store_bytes(s.sub_bytes(s.or_bytes(nibbles, pairs), 32), codes);
+            }
+        }
+        let scales = bytes::<16>(block, 192).map(|byte| byte as i8);
+        scaled(s, half(s, block, 208), &scales, &mut head.scales);
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, d: &f32, block: &[u8], part: usize) -> S::F {
-        let (quarter, sixteen) = (part % 8 / 2, 16 * (part % 2));
-        let nibbles = bytes::<16>(block, 64 * (part / 8) + 32 * (quarter % 2) + sixteen);
-        let pairs = bytes::<16>(block, 128 + 32 * (part / 8) + sixteen);
-        let scale = f32::from(block[192 + part] as i8);
-        let q = |l: usize| {
-            let low = nibbles[l] >> (4 * (quarter / 2)) & 15;
-            (low | (pairs[l] >> (2 * quarter) & 3) << 4).wrapping_sub(32)
-        };
-        s.mul(lanes(s, q), s.splat(d * scale))
+    fn load<S: Simd>(s: S, head: &Scaled, _: &[u8], part: usize) -> S::F {
+        head.load(s, part)
     }
 }

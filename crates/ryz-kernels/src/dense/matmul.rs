@@ -134,11 +134,12 @@ fn block<S: Simd, B: Block, const R: usize, const T: usize>(
     let x: [Row<'_>; T] = std::array::from_fn(|t| Row::new(x, token + t));
     let bytes: [&[u8]; R] = std::array::from_fn(|r| weights.row(row + r));
     let mut sums = [[s.splat(0.0); T]; R];
+    let mut heads = [B::Head::default(); R];
     let parts = B::VALUES / LANES;
     let whole = bytes[0].len() / B::BYTES;
     for index in 0..whole {
         let blocks = std::array::from_fn(|r| &bytes[r][index * B::BYTES..][..B::BYTES]);
-        accumulate::<S, B, R, T>(s, blocks, &x, index * parts, &mut sums);
+        accumulate::<S, B, R, T>(s, blocks, &x, index * parts, &mut heads, &mut sums);
     }
     let rest = bytes[0].len() - whole * B::BYTES;
     if rest > 0 {
@@ -148,7 +149,7 @@ fn block<S: Simd, B: Block, const R: usize, const T: usize>(
             tail[..rest].copy_from_slice(&bytes[whole * B::BYTES..]);
         }
         let blocks = std::array::from_fn(|r| &tails[r][..B::BYTES]);
-        accumulate::<S, B, R, T>(s, blocks, &x, whole * parts, &mut sums);
+        accumulate::<S, B, R, T>(s, blocks, &x, whole * parts, &mut heads, &mut sums);
     }
     for r in 0..R {
         for t in 0..T {
@@ -167,11 +168,11 @@ fn accumulate<S: Simd, B: Block, const R: usize, const T: usize>(
     blocks: [&[u8]; R],
     x: &[Row<'_>; T],
     first: usize,
+    heads: &mut [B::Head; R],
     sums: &mut [[S::F; T]; R],
 ) {
-    let mut heads = [B::head(s, blocks[0]); R];
-    for r in 1..R {
-        heads[r] = B::head(s, blocks[r]);
+    for r in 0..R {
+        B::head(s, blocks[r], &mut heads[r]);
     }
     for part in 0..B::VALUES / LANES {
         let mut lanes = [s.splat(0.0); T];
@@ -210,6 +211,7 @@ pub(crate) fn decode<S: Simd>(s: S, dtype: DType, bytes: &[u8], out: &mut [f32])
 
 #[inline(always)]
 fn decode_typed<S: Simd, B: Block>(s: S, bytes: &[u8], out: &mut [f32]) {
+    let mut head = B::Head::default();
     for (block, out) in bytes.chunks(B::BYTES).zip(out.chunks_mut(B::VALUES)) {
         let mut tail = [0u8; 64];
         let block = if block.len() == B::BYTES {
@@ -218,7 +220,7 @@ fn decode_typed<S: Simd, B: Block>(s: S, bytes: &[u8], out: &mut [f32]) {
             tail[..block.len()].copy_from_slice(block);
             &tail[..B::BYTES]
         };
-        let head = B::head(s, block);
+        B::head(s, block, &mut head);
         for (part, out) in out.chunks_mut(LANES).enumerate() {
             let mut lanes = [0.0; LANES];
             s.store(B::load(s, &head, block, part), &mut lanes);

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Simd};
+use super::{BYTES, LANES, Simd};
 
 /// Proves AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -57,6 +57,7 @@ type I = [__m256i; 2];
 impl Simd for Avx2 {
     type F = F;
     type I = I;
+    type B = __m256i;
 
     #[inline(always)]
     fn splat(self, value: f32) -> F {
@@ -169,12 +170,9 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn load_i8(self, values: &[i8; LANES]) -> F {
-        let bytes = memory!(_mm_loadu_si128(values.as_ptr().cast()));
-        let high = isa!(_mm_unpackhi_epi64(bytes, bytes));
-        let [low, high] = [
-            isa!(_mm256_cvtepi8_epi32(bytes)),
-            isa!(_mm256_cvtepi8_epi32(high)),
-        ];
+        let [low, high] = [&values[..8], &values[8..]]
+            .map(|eight| memory!(_mm_loadl_epi64(eight.as_ptr().cast())))
+            .map(|eight| isa!(_mm256_cvtepi8_epi32(eight)));
         [
             isa!(_mm256_cvtepi32_ps(low)),
             isa!(_mm256_cvtepi32_ps(high)),
@@ -278,6 +276,42 @@ impl Simd for Avx2 {
             isa!(_mm256_and_si256(_mm256_castps_si256(vector[0]), mask)),
             isa!(_mm256_and_si256(_mm256_castps_si256(vector[1]), mask)),
         ]
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, bytes: &[u8; BYTES]) -> __m256i {
+        memory!(_mm256_loadu_si256(bytes.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, vector: __m256i, out: &mut [i8; BYTES]) {
+        memory!(_mm256_storeu_si256(out.as_mut_ptr().cast(), vector))
+    }
+
+    #[inline(always)]
+    fn and_bytes(self, vector: __m256i, mask: u8) -> __m256i {
+        isa!(_mm256_and_si256(vector, _mm256_set1_epi8(mask as i8)))
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: __m256i, b: __m256i) -> __m256i {
+        isa!(_mm256_or_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn sub_bytes(self, vector: __m256i, value: u8) -> __m256i {
+        isa!(_mm256_sub_epi8(vector, _mm256_set1_epi8(value as i8)))
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: i32>(self, vector: __m256i) -> __m256i {
+        // Words are shifted; the mask takes out what came from the byte above.
+        self.and_bytes(isa!(_mm256_srli_epi16::<N>(vector)), 0xff >> N)
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: i32>(self, vector: __m256i) -> __m256i {
+        self.and_bytes(isa!(_mm256_slli_epi16::<N>(vector)), 0xff << N)
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Simd};
+use super::{BYTES, LANES, Simd};
 
 /// Proves AVX-512 F, BW, DQ, VL, and AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -37,6 +37,7 @@ macro_rules! memory {
 impl Simd for Avx512 {
     type F = __m512;
     type I = __m512i;
+    type B = __m256i;
 
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
@@ -176,6 +177,42 @@ impl Simd for Avx512 {
             _mm512_castps_si512(vector),
             _mm512_set1_epi32(0x7fff_ffff)
         ))
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, bytes: &[u8; BYTES]) -> __m256i {
+        memory!(_mm256_loadu_si256(bytes.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, vector: __m256i, out: &mut [i8; BYTES]) {
+        memory!(_mm256_storeu_si256(out.as_mut_ptr().cast(), vector))
+    }
+
+    #[inline(always)]
+    fn and_bytes(self, vector: __m256i, mask: u8) -> __m256i {
+        isa!(_mm256_and_si256(vector, _mm256_set1_epi8(mask as i8)))
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: __m256i, b: __m256i) -> __m256i {
+        isa!(_mm256_or_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn sub_bytes(self, vector: __m256i, value: u8) -> __m256i {
+        isa!(_mm256_sub_epi8(vector, _mm256_set1_epi8(value as i8)))
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: i32>(self, vector: __m256i) -> __m256i {
+        // Words are shifted; the mask takes out what came from the byte above.
+        self.and_bytes(isa!(_mm256_srli_epi16::<N>(vector)), 0xff >> N)
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: i32>(self, vector: __m256i) -> __m256i {
+        self.and_bytes(isa!(_mm256_slli_epi16::<N>(vector)), 0xff << N)
     }
 
     #[inline(always)]

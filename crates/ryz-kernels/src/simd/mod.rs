@@ -20,12 +20,17 @@ pub(crate) use scalar::Scalar;
 /// Lanes of every float reduction.
 pub(crate) const LANES: usize = 16;
 
+/// Bytes of a [`Simd::B`].
+pub(crate) const BYTES: usize = 32;
+
 /// A token that proves a register width's features, with the operations on sixteen lanes.
 pub(crate) trait Simd: Copy {
     /// Sixteen f32.
     type F: Copy;
     /// Sixteen i32.
     type I: Copy;
+    /// Thirty-two bytes: blocks keep their codes in stretches of as many.
+    type B: Copy;
 
     fn splat(self, value: f32) -> Self::F;
     fn load(self, values: &[f32; LANES]) -> Self::F;
@@ -62,6 +67,17 @@ pub(crate) trait Simd: Copy {
     fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// The bits of each |x|: their order as integers is the order of the values, with NaN above all.
     fn magnitude_bits(self, vector: Self::F) -> Self::I;
+    fn load_bytes(self, bytes: &[u8; BYTES]) -> Self::B;
+    fn store_bytes(self, vector: Self::B, out: &mut [i8; BYTES]);
+    /// Each byte's bits that `mask` has.
+    fn and_bytes(self, vector: Self::B, mask: u8) -> Self::B;
+    fn or_bytes(self, a: Self::B, b: Self::B) -> Self::B;
+    /// Each byte less `value`, wrapping.
+    fn sub_bytes(self, vector: Self::B, value: u8) -> Self::B;
+    /// Each byte shifted right by N bits, of 1 … 7.
+    fn shift_right<const N: i32>(self, vector: Self::B) -> Self::B;
+    /// Each byte shifted left by N bits, of 1 … 7.
+    fn shift_left<const N: i32>(self, vector: Self::B) -> Self::B;
     /// The nearest f32, ties to even.
     fn to_f32(self, vector: Self::I) -> Self::F;
 

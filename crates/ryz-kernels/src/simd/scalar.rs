@@ -1,6 +1,6 @@
 //! Sixteen lanes as an array: portable, and the reference of the others.
 
-use super::{LANES, Simd};
+use super::{BYTES, LANES, Simd};
 use crate::math;
 
 /// The token of the portable width: it needs nothing.
@@ -9,6 +9,7 @@ pub(crate) struct Scalar;
 
 type F = [f32; LANES];
 type I = [i32; LANES];
+type B = [u8; BYTES];
 
 #[inline(always)]
 fn each<T>(f: impl FnMut(usize) -> T) -> [T; LANES] {
@@ -18,6 +19,7 @@ fn each<T>(f: impl FnMut(usize) -> T) -> [T; LANES] {
 impl Simd for Scalar {
     type F = F;
     type I = I;
+    type B = B;
 
     #[inline(always)]
     fn splat(self, value: f32) -> F {
@@ -147,6 +149,43 @@ impl Simd for Scalar {
     #[inline(always)]
     fn magnitude_bits(self, vector: F) -> I {
         each(|l| (vector[l].to_bits() & 0x7fff_ffff) as i32)
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, bytes: &B) -> B {
+        *bytes
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, vector: B, out: &mut [i8; BYTES]) {
+        for (out, byte) in out.iter_mut().zip(vector) {
+            *out = byte as i8;
+        }
+    }
+
+    #[inline(always)]
+    fn and_bytes(self, vector: B, mask: u8) -> B {
+        vector.map(|byte| byte & mask)
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: B, b: B) -> B {
+        std::array::from_fn(|l| a[l] | b[l])
+    }
+
+    #[inline(always)]
+    fn sub_bytes(self, vector: B, value: u8) -> B {
+        vector.map(|byte| byte.wrapping_sub(value))
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: i32>(self, vector: B) -> B {
+        vector.map(|byte| byte >> N)
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: i32>(self, vector: B) -> B {
+        vector.map(|byte| byte << N)
     }
 
     #[inline(always)]
