@@ -1,5 +1,6 @@
 /** Ryzanstein: ternary-weight language models on CPUs, streamed into TypeScript. This is the whole public surface. */
 
+export { type CalibrateOptions, type Calibration, calibrate, type RankCost } from "./src/calibrate.js";
 export type { ChatMessage, ChatRole, ChatTemplateOptions } from "./src/chat.js";
 export {
   type ChatPart,

@@ -125,6 +125,8 @@ describe("engine options", () => {
     ["level", ["sse2", 2, null]],
     ["activations", ["int4", 8]],
     ["kv", ["int3", null]],
+    ["valueRank", [0, 1.5, "half"]],
+    ["calibration", [1, ""]],
     ["contextLength", [15, -1, 1e9]],
     ["prefillChunk", [0, 1.5]],
     ["maxSequences", [0, 5000]],

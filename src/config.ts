@@ -14,7 +14,7 @@ import {
 import type { NativeEngineConfig } from "./native.js";
 import { currentNode } from "./node-scope.js";
 import { type BuiltInQuantizer, checkQuantizer, currentQuantizer, type Quantizer } from "./quantizer.js";
-import { defined, OptionReader } from "./validate.js";
+import { defined, OptionReader, pathOf } from "./validate.js";
 
 /** Instruction sets that kernels exist for. */
 export type Level = "scalar" | "avx2" | "avxvnni" | "avx512" | "avx512vnni";
@@ -71,6 +71,17 @@ export interface EngineConfig {
    * @defaultValue `f16`
    */
   readonly kv?: KvType | undefined;
+  /**
+   * Dimensions that the cache keeps of each value of a head, by the projection of a calibration (`calibrate`): half of them
+   * take half the bytes. What each number costs is in the calibration's report.
+   * @defaultValue all channels, without a calibration
+   */
+  readonly valueRank?: number | undefined;
+  /**
+   * The calibration for `valueRank`. One of another model is refused.
+   * @defaultValue beside the model: `model.gguf.calibration.safetensors`, or `calibration.safetensors` in a folder
+   */
+  readonly calibration?: string | URL | undefined;
   /**
    * The longest context in tokens, prompt and answer together. The cache is sized by it.
    * @defaultValue the model's own, at most 4096
@@ -181,6 +192,7 @@ export function checkConfig(config: unknown): CheckedConfig {
   const quantizer = givenQuantizer === undefined ? currentQuantizer() : checkQuantizer("quantizer", givenQuantizer);
   const givenPolicy = read.any("memoryPolicy");
   const policy = givenPolicy === undefined ? currentMemoryPolicy() : checkMemoryPolicy("memoryPolicy", givenPolicy);
+  const calibration = read.any("calibration");
   const native = defined<NativeEngineConfig>({
     ...memoryPolicySettings(policy),
     quantizer: typeof quantizer === "string" ? quantizer : undefined,
@@ -191,6 +203,8 @@ export function checkConfig(config: unknown): CheckedConfig {
     level: read.choice("level", LEVELS),
     activations: read.choice("activations", ACTIVATIONS),
     kv: read.choice("kv", KV_TYPES),
+    valueRank: read.integer("valueRank", { min: 1, max: 65_536 }),
+    calibration: calibration === undefined ? undefined : pathOf("calibration", calibration),
     contextLength: read.integer("contextLength", { min: 16, max: 1 << 24 }),
     prefillChunk: read.integer("prefillChunk", { min: 1, max: 65_536 }),
     maxSequences: read.integer("maxSequences", { min: 1, max: 4096 }),

@@ -56,6 +56,8 @@ export interface ModelInfo {
   readonly kvTokens: number;
   readonly activations: Activations;
   readonly kv: KvType;
+  /** Dimensions that the cache keeps of each value: all channels, unless `valueRank` says otherwise. */
+  readonly valueRank: number;
   readonly level: Level;
   readonly threads: number;
   /** The memory nodes whose cores the threads are bound to; empty where the system places them. */

@@ -20,6 +20,8 @@ export interface NativeEngineConfig {
   level?: string;
   activations?: string;
   kv?: string;
+  valueRank?: number;
+  calibration?: string;
   contextLength?: number;
   prefillChunk?: number;
   maxSequences?: number;
@@ -140,6 +142,7 @@ export interface NativeModelInfo {
   kvTokens: number;
   activations: string;
   kv: string;
+  valueRank: number;
   level: string;
   threads: number;
   nodes: number[];
@@ -246,6 +249,21 @@ export interface NativeInspection {
   packed: number;
   kvBytesPerToken: number;
   contextLength: number;
+}
+
+export interface NativeCalibrateSettings {
+  output?: string;
+  window?: number;
+  ranks: number[];
+}
+
+export interface NativeCalibration {
+  path: string;
+  tokens: number;
+  heldOutTokens: number;
+  channels: number;
+  meanNll: number;
+  ranks: { rank: number; kept: number; meanNll: number }[];
 }
 
 export interface NativeConvertSettings {
@@ -412,6 +430,15 @@ export interface NativeBinding {
       conversion: NativeConversion | null,
       step: NativeConvertStep | null,
     ) => void,
+  ): NativeCancel;
+  /** Calls back with the part that is done any number of times, if asked to, and then once with a failure or the report. */
+  calibrateModel(
+    path: string,
+    text: string,
+    settings: NativeCalibrateSettings,
+    config: NativeEngineConfig,
+    withProgress: boolean,
+    onMessage: (failure: NativeFailure | null, result: NativeCalibration | null, fraction: number | null) => void,
   ): NativeCancel;
   /** Calls back with events any number of times, and then once with a failure or the report; both are JSON. */
   trainModel(

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command, CommanderError } from "commander";
 import { addBench } from "./bench.js";
+import { addCalibrate } from "./calibrate.js";
 import { addChat } from "./chat.js";
 import { addConvert } from "./convert.js";
 import { addGenerate } from "./generate.js";
@@ -36,7 +37,7 @@ Examples:
 Data goes to stdout, progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
     );
   const inference = [addGenerate, addChat, addInspect, addTokenize, addLogits, addPerplexity, addBench];
-  for (const add of [...inference, addConvert, addTrain, addFinetune]) add(program);
+  for (const add of [...inference, addCalibrate, addConvert, addTrain, addFinetune]) add(program);
   for (const command of [program, ...program.commands]) {
     command.exitOverride();
     if (json) command.configureOutput({ writeErr: () => {} });

@@ -57,6 +57,8 @@ export interface RunFlags extends ModelFlags {
   readonly level?: EngineConfig["level"];
   readonly activations?: EngineConfig["activations"];
   readonly kv?: EngineConfig["kv"];
+  readonly valueRank?: number;
+  readonly calibration?: string;
   readonly ctx?: number;
   readonly profile?: boolean;
 }
@@ -100,11 +102,15 @@ export function addModelOptions(command: Command): Command {
   return command.addOption(model).option("--json", "print exactly one JSON object on stdout");
 }
 
-export function addRunOptions(command: Command, { threads = true, ctx = true } = {}): Command {
+export function addRunOptions(command: Command, { threads = true, ctx = true, compression = true } = {}): Command {
   addModelOptions(command);
   if (threads)
     command.option("-t, --threads <n>", "computing threads, or auto (default: the physical cores)", threadCount);
   if (ctx) command.option("--ctx <tokens>", "context length (default: the model's, at most 4096)", wholeNumber(16));
+  if (compression)
+    command
+      .option("--value-rank <n>", "dimensions kept of each cached value (default: all; see calibrate)", wholeNumber(1))
+      .option("--calibration <file>", "the calibration for --value-rank (default: beside the model)");
   return command
     .addOption(new Option("--pinning <what>", "what threads are bound to (default: cores)").choices([...PINNING]))
     .addOption(new Option("--numa <how>", "where weights lie among memory nodes (default: auto)").choices([...NUMA]))
@@ -202,7 +208,9 @@ function logitBias(text: string, before: Record<number, number> = {}): Record<nu
 
 export function engineConfig(flags: RunFlags): EngineConfig {
   const { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, ctx } = flags;
-  return { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, contextLength: ctx };
+  const { valueRank, calibration } = flags;
+  const cache = { kv, valueRank, calibration, contextLength: ctx };
+  return { threads, pinning, numa, node, hugePages, mapWeights, level, activations, ...cache };
 }
 
 export function generateOptions(flags: SamplingFlags): GenerateOptions {

@@ -1,5 +1,7 @@
 //! What an engine is loaded with.
 
+use std::path::PathBuf;
+
 use ryz_kernels::Level;
 use ryz_kvcache::KvDType;
 use ryz_model::Activations;
@@ -20,6 +22,10 @@ pub struct EngineConfig {
     pub activations: Option<Activations>,
     /// Number type of the key-value cache; default f16.
     pub kv: KvDType,
+    /// Dimensions that the cache keeps of each value, by the projection of a calibration; default all channels, without one.
+    pub value_rank: Option<usize>,
+    /// The calibration for `value_rank`; default the one beside the model ([`ryz_model::Calibration::default_path`]).
+    pub calibration: Option<PathBuf>,
     /// Longest sequence, prompt and answer together; default the model's own, at most 4,096.
     pub context_length: Option<usize>,
     /// Positions the cache holds for all sequences together; default two contexts (one, when the memory limit does not
@@ -64,6 +70,8 @@ impl Default for EngineConfig {
             level: None,
             activations: None,
             kv: KvDType::default(),
+            value_rank: None,
+            calibration: None,
             context_length: None,
             kv_tokens: None,
             prefill_chunk: 512,
@@ -91,6 +99,12 @@ impl EngineConfig {
     pub fn validate(&self) -> Result<(), EngineError> {
         if let Some(threads) = self.threads {
             within("threads", threads, 1, 1024)?;
+        }
+        if let Some(calibration) = &self.calibration
+            && self.value_rank.is_none()
+        {
+            let got = calibration.display();
+            return Err(EngineError::invalid("calibration", "with valueRank", got));
         }
         if let Some(tokens) = self.kv_tokens {
             within("kvTokens", tokens, 1, 1 << 40)?;

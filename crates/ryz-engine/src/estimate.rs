@@ -62,9 +62,14 @@ impl Engine {
             limits.score_chunk + limits.max_sequences,
         );
         let wanted = kv_blocks(config, context_length)?;
+        let projections = match config.value_rank {
+            Some(rank) => MemoryEstimate::value_projections(model, rank)?,
+            None => 0,
+        };
+        let value_dim = config.value_rank.unwrap_or(model.value_head_dim);
         let with = |blocks: usize| EngineMemory {
-            weights: need.weights,
-            kv_cache: kv_config(config, model, blocks)
+            weights: need.weights.saturating_add(projections),
+            kv_cache: kv_config(config, model, value_dim, blocks)
                 .bytes()
                 .unwrap_or(usize::MAX),
             scratch: need.scratch,

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod assembler;
+mod calibrate;
 mod chat;
 mod config;
 mod engine;
@@ -33,6 +34,7 @@ mod sequence;
 mod shared;
 mod stop;
 
+pub use calibrate::{CalibrateOptions, CalibrateProgress, CalibrationReport, RankCost};
 pub use chat::ToolCalls;
 pub use config::EngineConfig;
 pub use engine::Engine;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use ryz_kernels::{Kernels, Level};
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
-    Activations, LoadOptions, LoadProgress, Model, ModelConfig, ModelSource, QuantizedTensor,
-    RunState, SourceKind,
+    Activations, Calibration, LoadOptions, LoadProgress, Model, ModelConfig, ModelSource,
+    QuantizedTensor, RunState, SourceKind,
 };
 use ryz_numa::{Lease, Placement};
 use ryz_tmac::{Arena, ArenaConfig};
@@ -68,6 +68,8 @@ pub struct ModelInfo {
     pub kv_tokens: usize,
     /// Number type of the cache.
     pub kv: KvDType,
+    /// Dimensions that the cache keeps of each value: all channels, unless values are compressed.
+    pub value_rank: usize,
     /// Bytes of the cache.
     pub kv_bytes: usize,
     /// How inputs of ternary layers are quantised.
@@ -117,22 +119,20 @@ impl Engine {
         let level = config.level.unwrap_or_else(Level::detect);
         let kernels = Kernels::new(level)?;
         let lease = Lease::with(config.lease())?;
-        let arena_config = ArenaConfig {
-            limit: config.memory_limit,
-            huge_pages: config.huge_pages,
-            ..ArenaConfig::default()
-        };
-        let arena = match &config.memory_policy {
-            Some(policy) => Arena::with_policy(arena_config, policy.clone()),
-            None => Arena::new(arena_config),
-        };
+        let arena = arena(config);
         let options = LoadOptions {
             kernels,
             activations: config.activations,
             quantizer: config.quantizer.clone(),
             map_weights: config.map_weights,
         };
-        let model = Model::load(&source, &options, &arena, &lease, progress)?;
+        let mut model = Model::load(&source, &options, &arena, &lease, progress)?;
+        if let Some(rank) = config.value_rank {
+            let given = config.calibration.clone();
+            let calibration = given.unwrap_or_else(|| Calibration::default_path(path));
+            let calibration = Calibration::load(&calibration, &source)?;
+            model.compress_values(&calibration, rank, &arena)?;
+        }
         let limits = limits(config, source.config().vocab_size);
         let state = RunState::new(
             &model,
@@ -166,6 +166,7 @@ impl Engine {
             context_length,
             kv_tokens: cache.config().blocks * BLOCK_TOKENS,
             kv: config.kv,
+            value_rank: cache.config().value_dim,
             kv_bytes: cache.bytes(),
             activations: model.activations(),
             level,
@@ -207,6 +208,19 @@ impl Engine {
     }
 }
 
+/// Where the engine's memory comes from.
+pub(crate) fn arena(config: &EngineConfig) -> Arena {
+    let arena_config = ArenaConfig {
+        limit: config.memory_limit,
+        huge_pages: config.huge_pages,
+        ..ArenaConfig::default()
+    };
+    match &config.memory_policy {
+        Some(policy) => Arena::with_policy(arena_config, policy.clone()),
+        None => Arena::new(arena_config),
+    }
+}
+
 /// The nodes of bound threads.
 fn nodes(lease: &Lease) -> Vec<usize> {
     let Placement::Bound { spots } = lease.placement() else {
@@ -226,7 +240,7 @@ fn memory(lease: &Lease) -> &'static str {
 }
 
 /// The tokenizer of a GGUF file's metadata, or of the files beside a Hugging Face model.
-fn tokenizer(source: &ModelSource) -> Result<Tokenizer, EngineError> {
+pub(crate) fn tokenizer(source: &ModelSource) -> Result<Tokenizer, EngineError> {
     if source.kind() == SourceKind::Gguf {
         return Ok(Tokenizer::from_gguf(source.metadata())?);
     }
@@ -337,7 +351,10 @@ fn cache(
     context: usize,
     arena: &Arena,
 ) -> Result<KvCache, EngineError> {
-    let with = |blocks| KvCache::new(arena, kv_config(config, model.config(), blocks));
+    let with = |blocks| {
+        let shape = kv_config(config, model.config(), model.stored_value_dim(), blocks);
+        KvCache::new(arena, shape)
+    };
     let wanted = kv_blocks(config, context)?;
     match with(wanted.most) {
         Err(_) if wanted.least < wanted.most => Ok(with(wanted.least)?),
@@ -374,13 +391,14 @@ pub(crate) fn kv_blocks(config: &EngineConfig, context: usize) -> Result<KvBlock
 pub(crate) fn kv_config(
     config: &EngineConfig,
     model: &ModelConfig,
+    value_dim: usize,
     blocks: usize,
 ) -> KvCacheConfig {
     KvCacheConfig {
         layers: model.num_hidden_layers,
         kv_heads: model.num_key_value_heads,
         key_dim: model.key_head_dim,
-        value_dim: model.value_head_dim,
+        value_dim,
         dtype: config.kv,
         blocks,
         // Where a sequence's last step began and ended.

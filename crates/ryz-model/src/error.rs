@@ -86,6 +86,42 @@ pub enum ModelError {
         /// The name given.
         got: String,
     },
+    /// A calibration is of another model, of another shape, or of a version that is not known.
+    #[error("{}: calibration's {what}: expected {expected}, got {got}", path.display())]
+    Calibration {
+        /// The file.
+        path: PathBuf,
+        /// The property.
+        what: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it was.
+        got: String,
+    },
+    /// A calibration is no safetensors file, or lacks a tensor.
+    #[error("{}: no calibration", path.display())]
+    CalibrationFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: safetensors::SafeTensorError,
+    },
+    /// A calibration could not be written.
+    #[error("{}", path.display())]
+    CalibrationIo {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Values cannot be stored in so many dimensions.
+    #[error("dimensions of a cached value: expected {expected}, got {got}")]
+    ValueRank {
+        /// What they may be.
+        expected: String,
+        /// What was asked for.
+        got: usize,
+    },
     /// The caller cancelled.
     #[error("cancelled")]
     Aborted,
@@ -102,7 +138,10 @@ impl ModelError {
             Self::Kernel(error) => error.code(),
             Self::Quantizer(error) => error.code(),
             Self::Region(error) => error.code(),
+            Self::Calibration { .. } | Self::CalibrationFile { .. } => "INVALID_FILE",
+            Self::CalibrationIo { .. } => "IO",
             Self::TokenOutOfRange { .. }
+            | Self::ValueRank { .. }
             | Self::UnknownActivations { .. }
             | Self::UnknownHook { .. } => "INVALID_ARGUMENT",
             Self::InvalidBatch { .. } => "INTERNAL",

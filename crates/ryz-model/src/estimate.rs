@@ -2,12 +2,16 @@
 
 use std::cmp::Reverse;
 
-use ryz_format::{DType, TensorInfo, TensorRole};
+use ryz_format::{DType, ModelConfig, TensorInfo, TensorRole};
 use ryz_kernels::TernaryPacker;
 use ryz_tmac::LINE;
 
 use crate::{
-    Activations, ModelSource, load::is_master, rope::RopeAngles, run_state::scratch_bytes,
+    Activations, ModelError, ModelSource,
+    compression::{ValueProjection, check_rank},
+    load::is_master,
+    rope::RopeAngles,
+    run_state::scratch_bytes,
     tensor::stage_rows,
 };
 
@@ -23,6 +27,15 @@ pub struct MemoryEstimate {
 }
 
 impl MemoryEstimate {
+    /// Bytes that storing values in `rank` dimensions takes beside the packed weights.
+    ///
+    /// # Errors
+    /// [`ModelError::ValueRank`].
+    pub fn value_projections(config: &ModelConfig, rank: usize) -> Result<usize, ModelError> {
+        check_rank(config.value_head_dim, rank)?;
+        Ok(ValueProjection::bytes_for(config, rank))
+    }
+
     /// Of a model that `threads` threads load, for steps of `max_tokens` tokens and `max_outputs` rows of logits.
     pub fn of(
         source: &ModelSource,

@@ -32,7 +32,7 @@ use ryz_numa::{Lease, PartitionedSlice, Poisoned, Worker, WriteGuard};
 use ryz_profile::{Phase, PhaseClock};
 
 use crate::{
-    BatchSequence, Model, ModelError, RunState,
+    AttentionStatistics, BatchSequence, MAX_VALUE_DIM, Model, ModelError, RunState,
     batch::{BatchLimits, Plan},
     hooks::{HookPoint, Hooks, regions, stage_point, stages},
     run_state::Shared,
@@ -286,6 +286,10 @@ impl Pass<'_> {
         self.attend(index);
         self.lap(Phase::Attention, Some(index));
         self.barrier(Some(index))?;
+        if let Some(statistics) = state.statistics {
+            self.observe(index, statistics);
+            self.barrier(Some(index))?;
+        }
         self.prepare(
             index,
             &state.heads,
@@ -535,6 +539,9 @@ impl Pass<'_> {
             for head in keys.row_mut(local).chunks_exact_mut(config.key_head_dim) {
                 turn(head, layer.key_norm.as_deref());
             }
+            if let Some(projection) = &self.model.value_projection {
+                projection.compress(kernels, index, values.row_mut(local));
+            }
             if whole {
                 // What is read back is the halves of a tail, or these.
                 kernels.round_f16(keys.row_mut(local));
@@ -542,6 +549,7 @@ impl Pass<'_> {
             }
         }
         let (keys, values) = (keys.view(), values.view());
+        let value_dim = self.model.stored_value_dim();
         let mut first = rows.start;
         while first < rows.end {
             let token = self.plan.rows[first];
@@ -555,11 +563,23 @@ impl Pass<'_> {
                     let part = |dim: usize| kv_head * dim..(kv_head + 1) * dim;
                     (
                         &keys.row(row)[part(config.key_head_dim)],
-                        &values.row(row)[part(config.value_head_dim)],
+                        &values.row(row)[part(value_dim)],
                     )
                 });
             }
             first = end;
+        }
+    }
+
+    /// Gives the attention outputs of all tokens to those who look, each head by one worker, in order.
+    fn observe(&self, index: usize, statistics: &AttentionStatistics) {
+        let config = &self.model.config;
+        let heads = self.state.heads.read();
+        let columns =
+            config.num_attention_heads / config.num_key_value_heads * config.value_head_dim;
+        for kv_head in self.worker.split(config.num_key_value_heads, 1) {
+            let first = kv_head * columns;
+            statistics.add(index, kv_head, heads.view(), first..first + columns);
         }
     }
 
@@ -569,7 +589,9 @@ impl Pass<'_> {
     fn attend(&self, index: usize) {
         let config = &self.model.config;
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let (key_dim, value_dim) = (config.key_head_dim, config.value_head_dim);
+        let (key_dim, value_dim) = (config.key_head_dim, self.model.stored_value_dim());
+        let projection = self.model.value_projection.as_ref();
+        let mut compressed = [0.0; MAX_QUERIES * MAX_VALUE_DIM];
         let group = heads / kv_heads;
         let threads = self.worker.count();
         let rows = self.plan.rows.len();
@@ -593,7 +615,10 @@ impl Pass<'_> {
                 let end = (first + tile).min((kv_head + 1) * group);
                 let token = self.plan.rows[row];
                 let columns = |dim: usize| first * dim..end * dim;
-                let mut out = self.state.heads.rect_mut(row..row + 1, columns(value_dim));
+                let mut heads = self
+                    .state
+                    .heads
+                    .rect_mut(row..row + 1, columns(config.value_head_dim));
                 // Of the sequence's first new token.
                 let start = self.batch[token.sequence].start;
                 let first_row = row - (token.position - start);
@@ -604,6 +629,10 @@ impl Pass<'_> {
                     values: &values[first_row * values.view().cols() + kv_head * value_dim..],
                     value_stride: values.view().cols(),
                 };
+                let out = match projection {
+                    Some(_) => &mut compressed[..(end - first) * value_dim],
+                    None => heads.row_mut(0),
+                };
                 cached.attend(
                     self.model.kernels,
                     index,
@@ -613,8 +642,13 @@ impl Pass<'_> {
                     new,
                     &queries.row(row)[columns(key_dim)],
                     self.model.attention_scale,
-                    out.row_mut(0),
+                    out,
                 );
+                if let Some(projection) = projection {
+                    let count = (end - first) * value_dim;
+                    let (kernels, outputs) = (self.model.kernels, &compressed[..count]);
+                    projection.expand(kernels, index, kv_head, outputs, heads.row_mut(0));
+                }
             }
         }
     }

@@ -7,6 +7,8 @@
 
 mod activations;
 mod batch;
+mod calibration;
+mod compression;
 mod error;
 mod estimate;
 mod forward;
@@ -21,6 +23,8 @@ mod weights;
 
 pub use activations::Activations;
 pub use batch::{BatchSequence, Outputs};
+pub use calibration::{AttentionStatistics, Calibration};
+pub use compression::MAX_VALUE_DIM;
 pub use error::ModelError;
 pub use estimate::MemoryEstimate;
 pub use hooks::{HookPattern, HookPoint, Hooks};

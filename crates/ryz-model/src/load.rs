@@ -18,7 +18,8 @@ use ryz_numa::{Lease, WorkQueue};
 use ryz_tmac::{Arena, BufferKind, MappedFile};
 
 use crate::{
-    Activations, ModelError, ModelSource,
+    Activations, Calibration, ModelError, ModelSource,
+    compression::ValueProjection,
     place::{Reservations, Reserved},
     rope::RopeAngles,
     tensor::TensorLoader,
@@ -70,6 +71,8 @@ pub struct Model {
     pub(crate) activation: Activation,
     /// 1/√key_head_dim
     pub(crate) attention_scale: f32,
+    /// Values are stored through it.
+    pub(crate) value_projection: Option<ValueProjection>,
     activations: Activations,
     quantized: Vec<QuantizedTensor>,
 }
@@ -115,6 +118,7 @@ impl Model {
                 _ => Activation::Silu,
             },
             attention_scale: (1.0 / (config.key_head_dim as f64).sqrt()) as f32,
+            value_projection: None,
             kernels: options.kernels,
             weights,
             activations,
@@ -133,6 +137,42 @@ impl Model {
         self.activations
     }
 
+    /// Has values stored in `rank` dimensions from now on ([`Model::stored_value_dim`]), by a calibration of this model.
+    ///
+    /// # Errors
+    /// [`ModelError::ValueRank`], [`ModelError::Memory`].
+    ///
+    /// # Panics
+    /// When the calibration is of another shape, which [`Calibration::load`] refuses.
+    pub fn compress_values(
+        &mut self,
+        calibration: &Calibration,
+        rank: usize,
+        arena: &Arena,
+    ) -> Result<(), ModelError> {
+        let shape = [
+            self.config.num_hidden_layers,
+            self.config.num_key_value_heads,
+            self.config.value_head_dim,
+        ];
+        let got = [calibration.layers, calibration.kv_heads, calibration.dim];
+        assert_eq!(got, shape, "layers, heads and channels of a calibration");
+        let projection = ValueProjection::new(calibration, rank, self.kernels, arena)?;
+        self.value_projection = Some(projection);
+        Ok(())
+    }
+
+    /// Has values stored whole, as without [`Model::compress_values`].
+    pub fn store_whole_values(&mut self) {
+        self.value_projection = None;
+    }
+
+    /// Dimensions in which the values of a head are stored: those of the cache that [`Model::forward`] takes.
+    pub fn stored_value_dim(&self) -> usize {
+        let projection = self.value_projection.as_ref();
+        projection.map_or(self.config.value_head_dim, ValueProjection::rank)
+    }
+
     /// What was made ternary on load, by name.
     pub fn quantized(&self) -> &[QuantizedTensor] {
         &self.quantized
@@ -149,7 +189,7 @@ impl Model {
     }
 
     /// Bytes of matrices that one decoded token reads: all but the embedding, of which it reads one row (unless the
-    /// embedding is the head too).
+    /// embedding is the head too), and the projections of compressed values.
     pub fn weight_bytes_per_token(&self) -> usize {
         let embedding = &self.weights.embedding;
         let row = embedding.packed_bytes() / embedding.rows().max(1);
@@ -158,7 +198,8 @@ impl Model {
         } else {
             0
         };
-        self.packed_bytes() - not_read
+        let projection = self.value_projection.as_ref();
+        self.packed_bytes() - not_read + projection.map_or(0, ValueProjection::bytes)
     }
 
     /// Names of the kernel rows in use, each once.

@@ -1,7 +1,7 @@
 //! Scratch of a step: allocated once for the largest batch, shared between the threads of the region.
 
 use std::sync::{
-    Mutex, MutexGuard, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -12,7 +12,7 @@ use ryz_profile::{LayerActivity, PhaseClock};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MatRef};
 
 use crate::{
-    BatchSequence, Model, ModelError,
+    AttentionStatistics, BatchSequence, Model, ModelError,
     batch::{BatchLimits, Plan},
     weights::{LayerWeights, Projection},
 };
@@ -29,6 +29,7 @@ pub struct RunState {
     clock: Mutex<PhaseClock>,
     /// One for each layer; counted while the clock records.
     activity: Vec<ActivityCounter>,
+    statistics: Option<Arc<AttentionStatistics>>,
 }
 
 /// [`LayerActivity`] that the workers count together.
@@ -216,6 +217,7 @@ impl RunState {
             queues,
             buffers,
             clock: Mutex::new(PhaseClock::new(config.num_hidden_layers)),
+            statistics: None,
             activity: (0..config.num_hidden_layers)
                 .map(|_| ActivityCounter::default())
                 .collect(),
@@ -231,6 +233,11 @@ impl RunState {
     /// What the steps since the last call counted of each layer's activity, while the clock recorded.
     pub fn take_activity(&mut self) -> impl Iterator<Item = LayerActivity> {
         self.activity.iter_mut().map(ActivityCounter::take)
+    }
+
+    /// Has the attention outputs of all steps from now on added to `statistics`, or of none.
+    pub fn observe(&mut self, statistics: Option<Arc<AttentionStatistics>>) {
+        self.statistics = statistics;
     }
 
     /// The most tokens of a batch.
@@ -299,6 +306,7 @@ impl RunState {
             queues: &self.queues,
             activity: recording.then_some(&*self.activity),
             clock: &self.clock,
+            statistics: self.statistics.as_deref(),
         };
         Ok((&self.plan, shared))
     }
@@ -344,6 +352,8 @@ pub(crate) struct Shared<'a> {
     pub activity: Option<&'a [ActivityCounter]>,
     /// The first worker's.
     pub clock: &'a Mutex<PhaseClock>,
+    /// What looks at attention outputs.
+    pub statistics: Option<&'a AttentionStatistics>,
 }
 
 /// One form of quantised inputs.

@@ -11,11 +11,15 @@ use ryz_format::{
     split_paths,
 };
 use ryz_tmac::{Arena, InputFile, MappedFile, MemoryError};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::ModelError;
 
 /// First read of a header; it is read again, twice as long, while it does not hold the whole header.
 const FIRST_READ: usize = 1 << 20;
+
+/// Bytes of a tensor's beginning and of its end that its model's fingerprint takes in.
+const SAMPLE_BYTES: usize = 4096;
 
 /// An opened model: a GGUF file, all parts of a split one, or a Hugging Face folder; headers read and checked.
 #[derive(Debug)]
@@ -160,6 +164,33 @@ impl ModelSource {
     /// Bytes of all parts.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(InputFile::len).sum()
+    }
+
+    /// What tells this model from others: a hash (XXH3) of the names, types and shapes of its tensors, and of the first and
+    /// last 4 KiB of each. It reads little of the files, and is the same however they are split.
+    ///
+    /// # Errors
+    /// [`ModelError::Memory`].
+    pub fn fingerprint(&self) -> Result<String, ModelError> {
+        let mut tensors: Vec<&TensorInfo> = self.header.tensors.iter().collect();
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut hash = Xxh3::new();
+        let mut sample = vec![0; SAMPLE_BYTES];
+        for tensor in tensors {
+            hash.update(tensor.name.as_bytes());
+            hash.update(tensor.dtype.name().as_bytes());
+            for size in &tensor.shape {
+                hash.update(&size.to_le_bytes());
+            }
+            let sample = &mut sample
+                [..SAMPLE_BYTES.min(usize::try_from(tensor.bytes).unwrap_or(SAMPLE_BYTES))];
+            for offset in [0, tensor.bytes - sample.len() as u64] {
+                self.file_of(tensor)
+                    .read_at(tensor.offset + offset, sample)?;
+                hash.update(sample);
+            }
+        }
+        Ok(format!("{:032x}", hash.digest128()))
     }
 
     /// Maps every part.

@@ -37,6 +37,8 @@ pub struct ModelInfo {
     pub activations: String,
     /// Type of the cache.
     pub kv: String,
+    /// Dimensions that the cache keeps of each value.
+    pub value_rank: u32,
     /// Instruction set.
     pub level: String,
     /// Computing threads.
@@ -81,6 +83,7 @@ impl ModelInfo {
             kv_tokens: info.kv_tokens as f64,
             activations: activations_name(info.activations).to_owned(),
             kv: kv_name(info.kv).to_owned(),
+            value_rank: info.value_rank as u32,
             level: info.level.to_string(),
             threads: info.threads as u32,
             nodes: info.nodes.iter().map(|&node| node as u32).collect(),

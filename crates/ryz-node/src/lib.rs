@@ -8,6 +8,7 @@
 
 mod answer;
 mod bandwidth;
+mod calibrate;
 mod chat;
 mod check;
 mod convert;

@@ -1,7 +1,7 @@
 //! Loading a model on a thread of its own.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +33,10 @@ pub struct Config {
     pub activations: Option<String>,
     /// Type of the key-value cache.
     pub kv: Option<String>,
+    /// Dimensions that the cache keeps of each value.
+    pub value_rank: Option<u32>,
+    /// The calibration for it.
+    pub calibration: Option<String>,
     /// Longest context.
     pub context_length: Option<u32>,
     /// Most prompt tokens in a step.
@@ -211,6 +215,8 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         level: level.transpose()?,
         activations: activations.transpose()?,
         kv: kv.transpose()?.unwrap_or(defaults.kv),
+        value_rank: config.value_rank.map(size),
+        calibration: config.calibration.map(PathBuf::from),
         context_length: config.context_length.map(size),
         prefill_chunk: config.prefill_chunk.map_or(defaults.prefill_chunk, size),
         max_sequences: config.max_sequences.map_or(defaults.max_sequences, size),

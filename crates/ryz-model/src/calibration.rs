@@ -1,0 +1,291 @@
+//! What was learnt of a model's values on a text, kept in a file beside the model.
+//!
+//! For each layer and key-value head: the mean and the covariance of the attention outputs, which are the values weighted by
+//! attention, and from it an orthonormal basis in order of variance. The first rows of a basis are the best projection to
+//! as many dimensions (Pearson 1901), so that one calibration serves every ratio. The file is safetensors with
+//! `basis` (layer, head, component, channel), `mean` (layer, head, channel) and `variance` (layer, head, component), all f32,
+//! and, in its metadata, a version and the fingerprint of the model that it is of.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use nalgebra::{DMatrix, SymmetricEigen};
+use ryz_format::ModelConfig;
+use ryz_tmac::MatRef;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::{ModelError, ModelSource};
+
+const VERSION: (&str, &str) = ("ryzanstein.calibration.version", "1");
+const FINGERPRINT: &str = "ryzanstein.model_fingerprint";
+const TOKENS: &str = "ryzanstein.calibration_tokens";
+/// A calibration of 200 layers of 16 heads of 256 channels has 839 MB; most have one or two.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// The principal components of a model's values, as attention weights them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calibration {
+    /// Of the model's files ([`ModelSource::fingerprint`]).
+    pub fingerprint: String,
+    /// Positions of text that were looked at.
+    pub tokens: u64,
+    pub(crate) layers: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) dim: usize,
+    /// (layer, head, component, channel)
+    pub(crate) basis: Vec<f32>,
+    /// (layer, head, channel)
+    pub(crate) mean: Vec<f32>,
+    /// (layer, head, component)
+    pub(crate) variance: Vec<f32>,
+}
+
+impl Calibration {
+    /// Where the calibration of the model at `path` is, unless told otherwise: `model.gguf.calibration.safetensors`, or
+    /// `calibration.safetensors` in a folder.
+    pub fn default_path(path: &Path) -> PathBuf {
+        if path.is_dir() {
+            return path.join("calibration.safetensors");
+        }
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".calibration.safetensors");
+        path.with_file_name(name)
+    }
+
+    /// The part of the variance that the first `rank` components have, on average over layers and heads.
+    pub fn kept(&self, rank: usize) -> f64 {
+        let heads = self.variance.chunks_exact(self.dim);
+        let count = heads.len().max(1) as f64;
+        let share = |head: &[f32]| {
+            let of = |part: &[f32]| part.iter().map(|&v| f64::from(v.max(0.0))).sum::<f64>();
+            let all = of(head);
+            if all > 0.0 {
+                of(&head[..rank.min(self.dim)]) / all
+            } else {
+                1.0
+            }
+        };
+        heads.map(share).sum::<f64>() / count
+    }
+
+    /// Channels of a value.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Writes it to a file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`ModelError::CalibrationIo`].
+    pub fn save(&self, path: &Path) -> Result<(), ModelError> {
+        let bytes = |values: &[f32]| -> Vec<u8> {
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect()
+        };
+        let (layers, heads, dim) = (self.layers, self.kv_heads, self.dim);
+        let parts = [
+            ("basis", vec![layers, heads, dim, dim], bytes(&self.basis)),
+            ("mean", vec![layers, heads, dim], bytes(&self.mean)),
+            ("variance", vec![layers, heads, dim], bytes(&self.variance)),
+        ];
+        let views = parts.iter().map(|(name, shape, bytes)| {
+            let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+            Ok((*name, view?))
+        });
+        let invalid = |source| ModelError::CalibrationFile {
+            path: path.to_owned(),
+            source,
+        };
+        let views = views.collect::<Result<Vec<_>, _>>().map_err(invalid)?;
+        let metadata = [
+            (VERSION.0.to_owned(), VERSION.1.to_owned()),
+            (FINGERPRINT.to_owned(), self.fingerprint.clone()),
+            (TOKENS.to_owned(), self.tokens.to_string()),
+        ];
+        let metadata = metadata.into_iter().collect();
+        let bytes = safetensors::serialize(views, Some(metadata)).map_err(invalid)?;
+        let failed = |source| ModelError::CalibrationIo {
+            path: path.to_owned(),
+            source,
+        };
+        let folder = match path.parent() {
+            Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+            Some(folder) => folder,
+            None => Path::new("."),
+        };
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+        file.write_all(&bytes).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        file.persist(path).map_err(|error| failed(error.error))?;
+        Ok(())
+    }
+
+    /// Reads the calibration of a model.
+    ///
+    /// # Errors
+    /// [`ModelError::Memory`] when there is no such file, [`ModelError::CalibrationFile`] and [`ModelError::Calibration`]
+    /// when it is malformed, of another shape, or of another model.
+    pub fn load(path: &Path, source: &ModelSource) -> Result<Self, ModelError> {
+        let file = ryz_tmac::InputFile::open(path)?;
+        let wrong = |what: &'static str, expected: String, got: String| ModelError::Calibration {
+            path: path.to_owned(),
+            what,
+            expected,
+            got,
+        };
+        if file.len() > MAX_BYTES {
+            let expected = format!("at most {MAX_BYTES}");
+            return Err(wrong("bytes", expected, file.len().to_string()));
+        }
+        let mut bytes = vec![0; file.len() as usize];
+        file.read_at(0, &mut bytes)?;
+        let invalid = |source| ModelError::CalibrationFile {
+            path: path.to_owned(),
+            source,
+        };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(invalid)?;
+        let field = |name: &str| header.metadata().as_ref()?.get(name).cloned();
+        let required = |name: &str| field(name).unwrap_or_else(|| "none".to_owned());
+        let version = required(VERSION.0);
+        if version != VERSION.1 {
+            return Err(wrong("version", VERSION.1.to_owned(), version));
+        }
+        let (got, fingerprint) = (required(FINGERPRINT), source.fingerprint()?);
+        if got != fingerprint {
+            return Err(wrong("model fingerprint", fingerprint, got));
+        }
+        let tokens = field(TOKENS).and_then(|tokens| tokens.parse().ok());
+        let config = source.config();
+        let (layers, kv_heads) = (config.num_hidden_layers, config.num_key_value_heads);
+        let dim = config.value_head_dim;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(invalid)?;
+        let read = |name: &'static str, shape: &[usize]| -> Result<Vec<f32>, ModelError> {
+            let tensor = tensors.tensor(name).map_err(invalid)?;
+            if tensor.dtype() != Dtype::F32 || tensor.shape() != shape {
+                let got = format!("{:?} {:?}", tensor.dtype(), tensor.shape());
+                return Err(wrong(name, format!("F32 {shape:?}"), got));
+            }
+            let floats = tensor.data().as_chunks::<4>().0.iter();
+            let floats: Vec<f32> = floats.map(|bytes| f32::from_le_bytes(*bytes)).collect();
+            if let Some(value) = floats.iter().find(|value| !value.is_finite()) {
+                return Err(wrong(name, "finite numbers".to_owned(), value.to_string()));
+            }
+            Ok(floats)
+        };
+        Ok(Self {
+            basis: read("basis", &[layers, kv_heads, dim, dim])?,
+            mean: read("mean", &[layers, kv_heads, dim])?,
+            variance: read("variance", &[layers, kv_heads, dim])?,
+            tokens: tokens.unwrap_or(0),
+            fingerprint,
+            layers,
+            kv_heads,
+            dim,
+        })
+    }
+}
+
+/// Sums over the attention outputs of the steps that it is given to ([`crate::RunState::observe`]).
+#[derive(Debug)]
+pub struct AttentionStatistics {
+    kv_heads: usize,
+    dim: usize,
+    /// One for each layer and head.
+    heads: Vec<Mutex<Sums>>,
+}
+
+#[derive(Debug)]
+struct Sums {
+    count: u64,
+    sum: Vec<f64>,
+    /// (channel, channel), the lower triangle.
+    products: Vec<f64>,
+}
+
+impl AttentionStatistics {
+    /// Nothing seen yet.
+    pub fn new(config: &ModelConfig) -> Self {
+        let (kv_heads, dim) = (config.num_key_value_heads, config.value_head_dim);
+        let sums = || {
+            Mutex::new(Sums {
+                count: 0,
+                sum: vec![0.0; dim],
+                products: vec![0.0; dim * dim],
+            })
+        };
+        Self {
+            kv_heads,
+            dim,
+            heads: (0..config.num_hidden_layers * kv_heads)
+                .map(|_| sums())
+                .collect(),
+        }
+    }
+
+    /// Adds the outputs of the query heads of one key-value head: columns of `outputs` from `first` on.
+    pub(crate) fn add(
+        &self,
+        layer: usize,
+        kv_head: usize,
+        outputs: MatRef<'_, f32>,
+        columns: std::ops::Range<usize>,
+    ) {
+        let sums = &self.heads[layer * self.kv_heads + kv_head];
+        let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wide = vec![0.0; self.dim];
+        for row in 0..outputs.rows() {
+            for output in outputs.row(row)[columns.clone()].chunks_exact(self.dim) {
+                for (wide, &x) in wide.iter_mut().zip(output) {
+                    *wide = f64::from(x);
+                }
+                sums.count += 1;
+                for (sum, x) in sums.sum.iter_mut().zip(&wide) {
+                    *sum += x;
+                }
+                for (i, products) in sums.products.chunks_exact_mut(self.dim).enumerate() {
+                    for (product, x) in products[..=i].iter_mut().zip(&wide) {
+                        *product += wide[i] * x;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The principal components of what was seen.
+    pub fn calibration(&self, fingerprint: String, tokens: u64) -> Calibration {
+        let dim = self.dim;
+        let (mut basis, mut mean, mut variance) = (Vec::new(), Vec::new(), Vec::new());
+        for sums in &self.heads {
+            let sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = sums.count.max(1) as f64;
+            let means: Vec<f64> = sums.sum.iter().map(|sum| sum / count).collect();
+            let covariance = DMatrix::from_fn(dim, dim, |row, col| {
+                let (low, high) = (row.min(col), row.max(col));
+                sums.products[high * dim + low] / count - means[row] * means[col]
+            });
+            let eigen = SymmetricEigen::new(covariance);
+            let mut order: Vec<usize> = (0..dim).collect();
+            order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
+            for &component in &order {
+                let column = eigen.eigenvectors.column(component);
+                basis.extend(column.iter().map(|&x| x as f32));
+                variance.push(eigen.eigenvalues[component] as f32);
+            }
+            mean.extend(means.iter().map(|&x| x as f32));
+        }
+        Calibration {
+            fingerprint,
+            tokens,
+            layers: self.heads.len() / self.kv_heads,
+            kv_heads: self.kv_heads,
+            dim,
+            basis,
+            mean,
+            variance,
+        }
+    }
+}
