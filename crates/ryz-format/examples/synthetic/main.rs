@@ -1,7 +1,7 @@
 //! Writes a seeded synthetic model with the shape of a real one, for benchmarks and memory measurements.
 //!
 //! ```text
-//! cargo run --release -p ryz-format --example synthetic -- OUT.gguf [--shape 2b|0.7b|bonsai-1.7b|bonsai-8b]
+//! cargo run --release -p ryz-format --example synthetic -- OUT.gguf [--shape 2b|0.7b|0.1b|bonsai-1.7b|bonsai-8b]
 //!     [--type TQ2_0|TQ1_0|I2_S|Q2_0_G64|Q2_0_G128] [--head Q6_K|Q4_K|Q8_0|F16|ternary] [--architecture NAME] [--layers N]
 //!     [--active FRACTION]
 //! ```

@@ -14,8 +14,9 @@ pub struct Shape {
     pub rope_base: f32,
 }
 
-/// BitNet b1.58 2B-4T, bitnet_b1_58-large, and Ternary Bonsai 1.7B and 8B.
-pub const SHAPES: [Shape; 4] = [
+/// BitNet b1.58 2B-4T, bitnet_b1_58-large, Ternary Bonsai 1.7B and 8B, and GPT-2's smallest, whose 12 heads have keys and
+/// values of their own.
+pub const SHAPES: [Shape; 5] = [
     Shape {
         name: "2b",
         architecture: "bitnet-b1.58",
@@ -63,5 +64,17 @@ pub const SHAPES: [Shape; 4] = [
         ffn: 12_288,
         vocab: 151_936,
         rope_base: 1_000_000.0,
+    },
+    Shape {
+        name: "0.1b",
+        architecture: "bitnet-b1.58",
+        hidden: 768,
+        layers: 12,
+        heads: 12,
+        kv_heads: 12,
+        head_dim: 64,
+        ffn: 2048,
+        vocab: 50_257,
+        rope_base: 10_000.0,
     },
 ];
