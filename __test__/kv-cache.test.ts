@@ -73,7 +73,7 @@ describe("values in fewer dimensions", () => {
 
     const sizes: number[] = [];
     for (const config of [{}, { valueRank: 32, calibration: file }]) {
-      const engine = await BitNetEngine.load(MODEL, { contextLength: 512, ...config });
+      const engine = await BitNetEngine.load(MODEL, { kv: "f16", contextLength: 512, ...config });
       sizes.push(engine.memoryStats().kvCache);
       expect(engine.modelInfo.valueRank).toBe("valueRank" in config ? 32 : 64);
       expect((await engine.complete("Once", { maxTokens: 8, ignoreEos: true })).tokenIds).toHaveLength(8);

@@ -25,8 +25,8 @@ const DECODED = 33;
 /** The memory table, from the widest on; the first is what the others are compared with. */
 const STORES = [
   { name: "f32", config: { kv: "f32" } },
-  { name: "f16 (default)", config: { kv: "f16" } },
-  { name: "int8", config: { kv: "int8" } },
+  { name: "f16", config: { kv: "f16" } },
+  { name: "int8 (default)", config: { kv: "int8" } },
   { name: "int8, values 64 → 32", config: { kv: "int8", valueRank: 32 } },
   { name: "int4", config: { kv: "int4" } },
   { name: "int4, values 64 → 32", config: { kv: "int4", valueRank: 32 } },
@@ -34,9 +34,9 @@ const STORES = [
 
 /** The decision points, by table: each is compared with the default, which is the first of all. */
 const CHOICES = [
-  { table: "default", name: "f16, values whole, one sequence", config: {} },
+  { table: "default", name: "int8, values whole, one sequence", config: {} },
   { table: "cache precision", name: "f32", config: { kv: "f32" } },
-  { table: "cache precision", name: "int8", config: { kv: "int8" } },
+  { table: "cache precision", name: "f16", config: { kv: "f16" } },
   { table: "cache precision", name: "int4", config: { kv: "int4" } },
   { table: "KV compression", name: "values 64 → 48", config: { valueRank: 48 } },
   { table: "KV compression", name: "values 64 → 32", config: { valueRank: 32 } },

@@ -68,7 +68,7 @@ export interface EngineConfig {
   /**
    * The number type of the key-value cache: `f32` is exact, `f16` and `int8` take a half and a quarter of its bytes, `int4`
    * less than a fifth. What each costs in quality is in `docs/kv-cache.md`.
-   * @defaultValue `f16`
+   * @defaultValue `int8`
    */
   readonly kv?: KvType | undefined;
   /**

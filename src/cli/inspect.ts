@@ -72,7 +72,7 @@ function report(found: ModelInspection, need: MemoryEstimate): string {
       ],
       [1, 2],
     ),
-    `\nmemory it will need (context of ${need.contextLength} tokens, f16 cache of ${need.kvTokens} tokens)\n`,
+    `\nmemory it will need (context of ${need.contextLength} tokens, int8 cache of ${need.kvTokens} tokens)\n`,
     table(
       [
         ["weights", bytes(need.weights)],

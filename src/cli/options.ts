@@ -125,7 +125,7 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
         ...ACTIVATIONS,
       ]),
     )
-    .addOption(new Option("--kv <type>", "type of the key-value cache (default: f16)").choices([...KV_TYPES]));
+    .addOption(new Option("--kv <type>", "type of the key-value cache (default: int8)").choices([...KV_TYPES]));
 }
 
 export function addProfileOption(command: Command): Command {

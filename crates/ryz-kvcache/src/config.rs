@@ -14,10 +14,10 @@ pub const BLOCK_TOKENS: usize = 16;
 pub enum KvDType {
     /// Four bytes a value: exact.
     F32,
-    /// Two bytes a value (the default).
-    #[default]
+    /// Two bytes a value.
     F16,
-    /// One byte a value and one f32 scale per token and head.
+    /// One byte a value and one f32 scale per token and head (the default).
+    #[default]
     Int8,
     /// Half a byte a value, in whole blocks: keys with an f16 scale and minimum per channel, values with them per token and
     /// 32 channels. The block that a query is in is read as f16, from a tail ([`KvCacheConfig::tails`]).
