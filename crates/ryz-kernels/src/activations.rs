@@ -13,6 +13,8 @@
 use bytemuck::{Pod, Zeroable};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, MatRef, MemoryError};
 
+use crate::QuantizedTiles;
+
 /// Columns that one sum of a quantised row covers; groups of weights and activations are whole multiples of it.
 pub const UNIT: usize = 64;
 
@@ -171,6 +173,27 @@ impl<'a> QuantizedRows<'a> {
         self.tokens
     }
 
+    /// The rows from `token` on.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn from(&self, token: usize) -> Self {
+        assert!(token <= self.tokens, "row {token} of {}", self.tokens);
+        Self {
+            lines: &self.lines[token * self.layout.lines()..],
+            tokens: self.tokens - token,
+            layout: self.layout,
+        }
+    }
+
+    /// The lines of one row.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn lines(&self, token: usize) -> &'a [ByteLine] {
+        &self.lines[token * self.layout.lines()..][..self.layout.lines()]
+    }
+
     /// The int8 values of one row.
     ///
     /// # Panics
@@ -242,6 +265,13 @@ pub enum ActivationView<'a> {
     F32(MatRef<'a, f32>),
     /// int8, with one scale a row or one a group.
     I8(QuantizedRows<'a>),
+    /// The same, token-interleaved as far as tiles are full; the tokens left over are rows.
+    Tiles {
+        /// The first tokens.
+        tiles: QuantizedTiles<'a>,
+        /// The others.
+        rest: QuantizedRows<'a>,
+    },
 }
 
 impl ActivationView<'_> {
@@ -250,6 +280,7 @@ impl ActivationView<'_> {
         match self {
             Self::F32(rows) => rows.rows(),
             Self::I8(rows) => rows.tokens(),
+            Self::Tiles { tiles, rest } => tiles.tokens() + rest.tokens(),
         }
     }
 
@@ -258,6 +289,7 @@ impl ActivationView<'_> {
         match self {
             Self::F32(rows) => rows.cols(),
             Self::I8(rows) => rows.layout().cols(),
+            Self::Tiles { tiles, .. } => tiles.layout().cols(),
         }
     }
 }

@@ -62,6 +62,14 @@ pub enum KernelError {
         /// What was asked for.
         got: String,
     },
+    /// A layout of batches was asked for by a name that is none.
+    #[error("batch layout: expected one of {expected}, got {got:?}")]
+    UnknownBatchLayout {
+        /// The names.
+        expected: &'static str,
+        /// What was asked for.
+        got: String,
+    },
     /// A level was forced that this machine does not have.
     #[error("level: expected one that this machine has (up to {expected}), got {got}")]
     UnsupportedLevel {
@@ -93,7 +101,9 @@ impl KernelError {
             Self::Shape { .. } | Self::InvalidCode { .. } | Self::InvalidScale { .. } => {
                 "INVALID_FILE"
             }
-            Self::UnknownLevel { .. } | Self::UnsupportedLevel { .. } => "INVALID_ARGUMENT",
+            Self::UnknownLevel { .. }
+            | Self::UnknownBatchLayout { .. }
+            | Self::UnsupportedLevel { .. } => "INVALID_ARGUMENT",
             Self::SelfTest { .. } => "KERNEL_REFUSED",
         }
     }

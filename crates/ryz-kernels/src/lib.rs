@@ -40,10 +40,12 @@ mod error;
 mod level;
 mod linear;
 pub mod math;
+mod options;
 mod self_test;
 mod simd;
 mod table;
 mod ternary;
+mod tiles;
 mod vector;
 
 pub use activations::{
@@ -53,9 +55,11 @@ pub use dense::DenseWeight;
 pub use error::KernelError;
 pub use level::Level;
 pub use linear::Linear;
+pub use options::{BatchLayout, KernelOptions};
 pub use self_test::self_test;
 pub use table::Kernels;
 pub use ternary::{Line, MAX_COLS, PackChunk, PackedTernary, ROW_TILE, ScaleLayout, TernaryPacker};
+pub use tiles::{QuantizedTiles, TILE_TOKENS, TileShape, TiledActivations};
 pub use vector::{
     BLOCK as KV_BLOCK, Int4Block, KvBlock, MAX_QUERIES, RunningSoftmax, Tile, VALUE_GROUP,
 };

@@ -4,14 +4,16 @@ use ryz_format::{DType, TensorView};
 use ryz_tmac::{Arena, ArenaConfig, BufferKind, MatMut, MatRef};
 
 use crate::{
-    ActivationView, DenseWeight, KernelError, Kernels, Level, PackedTernary, QuantizedActivations,
-    QuantizedLayout,
+    ActivationView, BatchLayout, DenseWeight, KernelError, Kernels, Level, PackedTernary,
+    QuantizedActivations, QuantizedLayout, TILE_TOKENS, TiledActivations,
 };
 
 /// Rows, columns and tokens of the cases: whole and partial tiles, more than one unpacked piece, every token path.
 const ROWS: usize = 41;
 const COLS: usize = 768;
 const TOKENS: usize = 13;
+/// Tokens of the cases in tiles: two together, one, and a token left over.
+const TILED: usize = 3 * TILE_TOKENS + 1;
 
 /// Compares `kernels` with the reference, bit for bit, on small products of every kind.
 ///
@@ -21,7 +23,11 @@ pub fn self_test(kernels: Kernels) -> Result<(), KernelError> {
     let reference = Kernels::new(Level::Scalar)?;
     let arena = Arena::new(ArenaConfig::default());
     let mut random = Random(0x5eed);
-    let x: Vec<f32> = (0..TOKENS * COLS).map(|_| random.float() * 4.0).collect();
+    let rows = match kernels.batch() {
+        BatchLayout::Rows => TOKENS,
+        BatchLayout::Tiles => TILED,
+    };
+    let x: Vec<f32> = (0..rows * COLS).map(|_| random.float() * 4.0).collect();
     for dtype in [
         DType::I2S,
         DType::TQ1_0,
@@ -46,14 +52,25 @@ pub fn self_test(kernels: Kernels) -> Result<(), KernelError> {
                 Some(group) => QuantizedLayout::per_group(COLS, group),
             };
             let quantized = [kernels, reference].map(|kernels| {
-                let mut rows = QuantizedActivations::new(layout, TOKENS, &arena)?;
+                let mut quantized = QuantizedActivations::new(layout, rows, &arena)?;
                 for (token, x) in x.chunks_exact(COLS).enumerate() {
-                    kernels.quantize_row(layout, x, rows.row_mut(token));
+                    kernels.quantize_row(layout, x, quantized.row_mut(token));
                 }
-                Ok::<_, KernelError>(rows)
+                Ok::<_, KernelError>(quantized)
             });
             let [a, b] = quantized;
             let (a, b) = (a?, b?);
+            if kernels.batch() == BatchLayout::Tiles {
+                let rows = a.rows(TILED);
+                let tiles = TiledActivations::of_rows(rows, kernels, &arena)?;
+                compare(
+                    tested.batch_kernel_name(),
+                    || format!("{dtype}, {group:?}, {TILED} tokens in tiles"),
+                    |out| tested.matmul(0..ROWS, tiles.view(rows), out),
+                    |out| expected.matmul(0..ROWS, ActivationView::I8(b.rows(TILED)), out),
+                    TILED,
+                )?;
+            }
             for tokens in [1, TOKENS] {
                 compare(
                     tested.kernel_name(true),

@@ -7,9 +7,10 @@ use ryz_format::DType;
 use ryz_tmac::{MatMut, MatRef};
 
 use crate::{
-    ActivationView, DenseWeight, KernelError, Level, PackedTernary, QuantizedRows, dense, simd,
-    ternary, vector,
+    ActivationView, BatchLayout, DenseWeight, KernelError, KernelOptions, Level, PackedTernary,
+    QuantizedRows, QuantizedTiles, TileShape, dense, simd, ternary, vector,
 };
+use ryz_tmac::PrefetchManager;
 
 /// A row: a kernel's name (inputs_output_op_tile_isa) and the kernel.
 #[derive(Debug)]
@@ -19,6 +20,7 @@ pub(crate) struct KernelRow<F> {
 }
 
 type TernaryI8 = unsafe fn(&PackedTernary, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
+type TernaryTiles = unsafe fn(&PackedTernary, Range<usize>, QuantizedTiles<'_>, MatMut<'_, f32>);
 type TernaryF32 = unsafe fn(&PackedTernary, Range<usize>, MatRef<'_, f32>, MatMut<'_, f32>);
 type Dense = unsafe fn(&DenseWeight, Range<usize>, ActivationView<'_>, MatMut<'_, f32>);
 type Decode = unsafe fn(DType, &[u8], &mut [f32]);
@@ -29,12 +31,16 @@ pub(crate) struct KernelSet {
     pub level: Level,
     pub vector: &'static vector::VectorKernels,
     pub ternary_i8: KernelRow<TernaryI8>,
+    pub ternary_tiles: KernelRow<TernaryTiles>,
+    pub tile_shape: TileShape,
+    /// Which of the two batches take when nothing was chosen: the faster one where it was measured (`docs/tmac.md`).
+    batch: BatchLayout,
     pub ternary_f32: KernelRow<TernaryF32>,
     pub dense: KernelRow<Dense>,
     decode: KernelRow<Decode>,
 }
 
-/// The kernels of one level, proved to run here: a small handle that is passed by value.
+/// The kernels of one level, proved to run here, and how they are used: a small handle that is passed by value.
 ///
 /// ```
 /// use ryz_kernels::{Kernels, Level};
@@ -46,12 +52,16 @@ pub(crate) struct KernelSet {
 /// # Ok::<(), ryz_kernels::KernelError>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
-pub struct Kernels(&'static KernelSet);
+pub struct Kernels {
+    set: &'static KernelSet,
+    batch: BatchLayout,
+    prefetch: PrefetchManager,
+}
 
 impl Default for Kernels {
     /// The best level of this machine.
     fn default() -> Self {
-        Self(set_of(Level::detect()))
+        Self::of_set(set_of(Level::detect()))
     }
 }
 
@@ -62,7 +72,7 @@ impl Kernels {
     /// [`KernelError::UnsupportedLevel`] when this machine cannot run it.
     pub fn new(level: Level) -> Result<Self, KernelError> {
         if level.supported() {
-            Ok(Self(set_of(level)))
+            Ok(Self::of_set(set_of(level)))
         } else {
             Err(KernelError::UnsupportedLevel {
                 expected: Level::detect(),
@@ -71,16 +81,49 @@ impl Kernels {
         }
     }
 
+    fn of_set(set: &'static KernelSet) -> Self {
+        Self {
+            set,
+            batch: set.batch,
+            prefetch: PrefetchManager::default(),
+        }
+    }
+
+    /// The same kernels, used as `options` say. Results do not depend on them.
+    pub fn with_options(self, options: KernelOptions) -> Self {
+        Self {
+            set: self.set,
+            batch: options.batch.unwrap_or(self.set.batch),
+            prefetch: options.prefetch,
+        }
+    }
+
     /// Its level.
     pub fn level(self) -> Level {
-        self.0.level
+        self.set.level
+    }
+
+    /// How int8 activations of a batch lie when ternary weights are multiplied with them.
+    pub fn batch(self) -> BatchLayout {
+        self.batch
+    }
+
+    /// The lines of the tiles that this level reads.
+    pub fn tile_shape(self) -> TileShape {
+        self.set.tile_shape
+    }
+
+    /// How far ahead streams of weights are asked for.
+    pub fn prefetch(self) -> PrefetchManager {
+        self.prefetch
     }
 
     /// The names of its kernels of products.
-    pub fn names(self) -> [&'static str; 4] {
-        let set = self.0;
+    pub fn names(self) -> [&'static str; 5] {
+        let set = self.set;
         [
             set.ternary_i8.name,
+            set.ternary_tiles.name,
             set.ternary_f32.name,
             set.dense.name,
             set.decode.name,
@@ -88,7 +131,7 @@ impl Kernels {
     }
 
     pub(crate) fn set(self) -> &'static KernelSet {
-        self.0
+        self.set
     }
 
     /// Shapes are the caller's to check.
@@ -102,11 +145,20 @@ impl Kernels {
         match x {
             ActivationView::I8(x) => {
                 // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
-                unsafe { (self.0.ternary_i8.kernel)(weights, rows, x, out) }
+                unsafe { (self.set.ternary_i8.kernel)(weights, rows, x, out) }
+            }
+            ActivationView::Tiles { tiles, rest } => {
+                let (first, last) = out.split_rows(tiles.tokens());
+                // SAFETY: as above.
+                unsafe { (self.set.ternary_tiles.kernel)(weights, rows.clone(), tiles, first) };
+                if rest.tokens() > 0 {
+                    // SAFETY: as above.
+                    unsafe { (self.set.ternary_i8.kernel)(weights, rows, rest, last) }
+                }
             }
             ActivationView::F32(x) => {
                 // SAFETY: as above.
-                unsafe { (self.0.ternary_f32.kernel)(weights, rows, x, out) }
+                unsafe { (self.set.ternary_f32.kernel)(weights, rows, x, out) }
             }
         }
     }
@@ -119,12 +171,12 @@ impl Kernels {
         out: MatMut<'_, f32>,
     ) {
         // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
-        unsafe { (self.0.dense.kernel)(weights, rows, x, out) }
+        unsafe { (self.set.dense.kernel)(weights, rows, x, out) }
     }
 
     pub(crate) fn dense_decode(self, dtype: DType, bytes: &[u8], out: &mut [f32]) {
         // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
-        unsafe { (self.0.decode.kernel)(dtype, bytes, out) }
+        unsafe { (self.set.decode.kernel)(dtype, bytes, out) }
     }
 }
 
@@ -148,7 +200,8 @@ fn set_of(level: Level) -> &'static KernelSet {
 macro_rules! kernel_set {
     (
         $set:ident, $level:ident, $isa:literal, $vector:ident,
-        features($($features:literal)?), simd($simd:expr), codes($codes:expr), i8($tile:literal)
+        features($($features:literal)?), simd($simd:expr), codes($codes:expr), i8($tile:literal),
+        tiles($shape:ident, $tokens:literal), batch($batch:ident)
     ) => {
         static $set: KernelSet = {
             $(#[target_feature(enable = $features)])?
@@ -159,6 +212,16 @@ macro_rules! kernel_set {
                 out: MatMut<'_, f32>,
             ) {
                 ternary::integer::matmul($codes, weights, rows, x, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn ternary_tiles(
+                weights: &PackedTernary,
+                rows: Range<usize>,
+                x: QuantizedTiles<'_>,
+                out: MatMut<'_, f32>,
+            ) {
+                ternary::tiles::matmul($codes, weights, rows, x, out);
             }
 
             $(#[target_feature(enable = $features)])?
@@ -190,6 +253,9 @@ macro_rules! kernel_set {
                 level: Level::$level,
                 vector: &vector::$vector,
                 ternary_i8: KernelRow { name: concat!("i8_t2_i32_gemm_", $tile, "_", $isa), kernel: ternary_i8 },
+                ternary_tiles: KernelRow { name: concat!("i8", $tokens, "_t2_i32_gemm_", $tile, "_", $isa), kernel: ternary_tiles },
+                tile_shape: TileShape::$shape,
+                batch: BatchLayout::$batch,
                 ternary_f32: KernelRow { name: concat!("f32_t2_f32_gemm_4x16_", $isa), kernel: ternary_f32 },
                 dense: KernelRow { name: concat!("f32_blocks_f32_gemm_4x16_", $isa), kernel: dense },
                 decode: KernelRow { name: concat!("blocks_f32_decode_1x16_", $isa), kernel: decode },
@@ -200,7 +266,8 @@ macro_rules! kernel_set {
 
 kernel_set! {
     SCALAR, Scalar, "scalar", SCALAR,
-    features(), simd(simd::Scalar), codes(ternary::ScalarCodes), i8("16x16")
+    features(), simd(simd::Scalar), codes(ternary::ScalarCodes), i8("16x16"),
+    tiles(Quads, "t16x4"), batch(Rows)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -215,7 +282,8 @@ kernel_set! {
         // SAFETY: the function has the features that the token stands for.
         unsafe { ternary::Avx2Codes::assume() }
     }),
-    i8("16x16")
+    i8("16x16"),
+    tiles(Pairs, "t32x2"), batch(Rows)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -230,7 +298,8 @@ kernel_set! {
         // SAFETY: the function has the features that the token stands for.
         unsafe { ternary::AvxVnniCodes::assume() }
     }),
-    i8("16x16")
+    i8("16x16"),
+    tiles(Quads, "t16x4"), batch(Rows)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -245,7 +314,8 @@ kernel_set! {
         // SAFETY: the function has the features that the token stands for.
         unsafe { ternary::Avx512Codes::assume() }
     }),
-    i8("16x16")
+    i8("16x16"),
+    tiles(Pairs, "t32x2"), batch(Rows)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -260,5 +330,6 @@ kernel_set! {
         // SAFETY: the function has the features that the token stands for.
         unsafe { ternary::Avx512VnniCodes::assume() }
     }),
-    i8("16x16")
+    i8("16x16"),
+    tiles(Quads, "t16x4"), batch(Rows)
 }

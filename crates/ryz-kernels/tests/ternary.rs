@@ -6,10 +6,10 @@ mod common;
 use common::*;
 use ryz_format::{DType, TensorView};
 use ryz_kernels::{
-    ActivationView, KernelError, Kernels, Linear, PackedTernary, QuantizedLayout, ScaleLayout,
-    TernaryPacker,
+    ActivationView, KernelError, KernelOptions, Kernels, Linear, PackedTernary, QuantizedLayout,
+    ScaleLayout, TILE_TOKENS, TernaryPacker, TiledActivations,
 };
-use ryz_tmac::MatMut;
+use ryz_tmac::{MatMut, PrefetchManager};
 
 fn view<'a>(dtype: DType, rows: usize, cols: usize, bytes: &'a [u8]) -> TensorView<'a> {
     let scale = if dtype.has_tensor_scale() {
@@ -144,9 +144,90 @@ fn every_level_equals_the_reference() {
     }
 }
 
+/// The tiles of every level, from 0 to 3 of them and tokens left over, give the bits of the rows.
+#[test]
+fn tiles_equal_rows() {
+    let mut random = seed("tiles_equal_rows");
+    let mut all = levels();
+    all.push(scalar());
+    for round in 0..40 {
+        let case = Case::random(&mut random);
+        let tokens = random.pick(&[31, 32, 33, 64, 65, 96, 107]);
+        let x = activations(&mut random, tokens, case.cols);
+        let mut weights = pack(&case.view(), scalar());
+        for layout in layouts(case.cols) {
+            let rows = quantized(scalar(), layout, &x, &arena());
+            let rows = rows.rows(tokens);
+            weights.set_kernels(scalar());
+            let expected = product(&weights, ActivationView::I8(rows));
+            for &kernels in &all {
+                let arena = arena();
+                let tiled = TiledActivations::of_rows(rows, kernels, &arena).unwrap();
+                assert_eq!(tiled.tiles().tokens(), tokens / TILE_TOKENS * TILE_TOKENS);
+                let mut values = vec![0; case.cols];
+                for token in 0..tiled.tiles().tokens() {
+                    tiled.tiles().values(token, &mut values);
+                    assert_eq!(values, rows.values(token), "token {token}, {}", case.what);
+                }
+                weights.set_kernels(kernels);
+                let got = product(&weights, tiled.view(rows));
+                assert_same(&got, &expected, || {
+                    format!(
+                        "round {round}, {tokens} tokens, {}, {:?}, {}",
+                        kernels.names()[1],
+                        layout.group(),
+                        case.what
+                    )
+                });
+                // Some rows of the matrix.
+                let start = (16 * random.below(case.rows.div_ceil(16))).min(case.rows);
+                if start == case.rows {
+                    continue;
+                }
+                let range = start..start + 1 + random.below(case.rows - start);
+                let mut out = vec![0.0; tokens * range.len()];
+                let view = MatMut::from_slice(&mut out, range.len());
+                weights.matmul(range.clone(), tiled.view(rows), view);
+                for (token, out) in out.chunks_exact(range.len()).enumerate() {
+                    let whole = &expected[token * case.rows..][..case.rows];
+                    assert_same(out, &whole[range.clone()], || case.what.clone());
+                }
+            }
+        }
+    }
+}
+
+/// Distances from none to far past the end of the weights.
+#[test]
+fn prefetching_changes_no_result() {
+    let mut random = seed("prefetching_changes_no_result");
+    let case = Case::random(&mut random);
+    let x = activations(&mut random, 33, case.cols);
+    let mut all = levels();
+    all.push(scalar());
+    for kernels in all {
+        let rows = quantized(kernels, layouts(case.cols)[0], &x, &arena());
+        let mut weights = pack(&case.view(), kernels);
+        let expected = product(&weights, ActivationView::I8(rows.rows(33)));
+        for lines in [0, 1, 64, PrefetchManager::MAX_LINES] {
+            let kernels = kernels.with_options(KernelOptions {
+                prefetch: PrefetchManager::new(lines),
+                ..KernelOptions::default()
+            });
+            assert_eq!(kernels.prefetch().lines(), lines);
+            weights.set_kernels(kernels);
+            for tokens in [1, 33] {
+                let got = product(&weights, ActivationView::I8(rows.rows(tokens)));
+                assert_same(&got, &expected[..tokens * case.rows], || case.what.clone());
+            }
+        }
+    }
+}
+
 /// The widest sums: every code the greatest, every activation at an end of int8, in matrices as wide as models have.
 #[test]
 fn extreme_operands_do_not_overflow() {
+    const TOKENS: usize = 2 * TILE_TOKENS;
     let mut all = levels();
     all.push(scalar());
     for (codes, byte) in [(2, 0xaa), (3, 0xff), (0, 0x00)] {
@@ -158,11 +239,11 @@ fn extreme_operands_do_not_overflow() {
             let mut weights = pack(&view(DType::TQ2_0, 17, cols, &bytes), scalar());
             for sign in [1.0f32, -1.0] {
                 // 127 in all; then −128, which only rounding up reaches, by records written here.
-                let x = vec![sign; 9 * cols];
+                let x = vec![sign; TOKENS * cols];
                 for layout in layouts(cols) {
                     let mut rows = quantized(scalar(), layout, &x, &arena());
                     let q = if sign < 0.0 { -128i64 } else { 127 };
-                    for token in 0..9 {
+                    for token in 0..TOKENS {
                         let lines = rows.row_mut(token);
                         let units = cols / 64;
                         for line in &mut lines[..units] {
@@ -184,8 +265,14 @@ fn extreme_operands_do_not_overflow() {
                     let expected = (codes - 1) as f64 * q as f64 * cols as f64 / 127.0;
                     for &kernels in &all {
                         weights.set_kernels(kernels);
-                        for tokens in [1, 9] {
-                            let got = product(&weights, ActivationView::I8(rows.rows(tokens)));
+                        let tiled = TiledActivations::of_rows(rows.rows(TOKENS), kernels, &arena());
+                        let tiled = tiled.unwrap();
+                        for tokens in [1, 9, TOKENS] {
+                            let x = match tokens {
+                                TOKENS => tiled.view(rows.rows(TOKENS)),
+                                _ => ActivationView::I8(rows.rows(tokens)),
+                            };
+                            let got = product(&weights, x);
                             for got in got {
                                 let error = (f64::from(got) - expected).abs();
                                 assert!(

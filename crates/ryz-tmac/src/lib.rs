@@ -1,4 +1,5 @@
-//! Token-Aligned Memory: the arena every large buffer comes from, strided views, file reads and maps.
+//! Token-Aligned Memory: the arena every large buffer comes from, strided views, token-interleaved tiles, prefetching, file
+//! reads and maps.
 //!
 //! Every large buffer of the engine (weights, key-value blocks, scratch) is taken from one [`Arena`], which aligns it to
 //! 64-byte lines, counts it by kind, holds it to a byte limit, and gives it back when it is dropped. Small buffers are blocks
@@ -23,11 +24,13 @@ mod classes;
 mod error;
 mod file;
 mod heap;
+mod interleave;
 mod layout;
 mod matrix;
 mod placement;
 mod poison;
 mod policy;
+mod prefetch;
 mod region;
 mod stored;
 mod system;
@@ -36,12 +39,14 @@ pub use arena::{Arena, ArenaConfig, BufferKind, MemoryStats};
 pub use buffer::{AlignedVec, Buffer};
 pub use error::MemoryError;
 pub use file::{InputFile, MappedFile};
+pub use interleave::{FloatLine, PairLine, QuadLine, SumLine, TileLine};
 pub use layout::{
     BlockLayout, Fallback, FileLayout, Hole, MemoryLayout, PagedLayout, RegionLayout, RegionUse,
 };
 pub use matrix::{MatMut, MatRef};
 pub use placement::{HugePages, NodePlacement, NodeSet};
 pub use policy::{BuiltInPolicy, MemoryPolicy, MemoryRequest, PlacementWish, SharedPolicy};
+pub use prefetch::PrefetchManager;
 pub use stored::{MappedSlice, Stored};
 
 /// Bytes of a cache line, to which every buffer is aligned and padded.

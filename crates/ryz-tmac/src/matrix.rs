@@ -189,6 +189,29 @@ impl<'a, T> MatMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.cols) }
     }
 
+    /// The first `rows` rows, and the others.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn split_rows(self, rows: usize) -> (Self, Self) {
+        assert!(rows <= self.rows, "{rows} rows of {}", self.rows);
+        let part = |start, rows| Self {
+            start,
+            rows,
+            cols: self.cols,
+            stride: self.stride,
+            data: PhantomData,
+        };
+        let second = if rows == self.rows {
+            // No rows: they begin nowhere.
+            NonNull::dangling()
+        } else {
+            // SAFETY: row `rows` is one of those that the constructor was promised.
+            unsafe { self.start.add(rows * self.stride) }
+        };
+        (part(self.start, rows), part(second, self.rows - rows))
+    }
+
     /// The same view for a shorter time.
     pub fn reborrow(&mut self) -> MatMut<'_, T> {
         MatMut {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ryz_format::DType;
-use ryz_tmac::{LINE, MatMut, MatRef};
+use ryz_tmac::{MatMut, MatRef};
 
 use super::{DenseWeight, blocks::*, k_quants::*};
 use crate::{
@@ -31,6 +31,9 @@ impl<'a> Row<'a> {
                 None => Self::Token(rows.row(token)),
                 Some(group) => Self::Group(rows.row(token), group),
             },
+            ActivationView::Tiles { .. } => {
+                panic!("dense weights read activations row by row")
+            }
         }
     }
 
@@ -135,12 +138,13 @@ fn block<S: Simd, B: Block, const R: usize, const T: usize>(
     let bytes: [&[u8]; R] = std::array::from_fn(|r| weights.row(row + r));
     let mut sums = [[s.splat(0.0); T]; R];
     let mut heads = [B::Head::default(); R];
+    let prefetch = weights.prefetch();
     let parts = B::VALUES / LANES;
     let whole = bytes[0].len() / B::BYTES;
     for index in 0..whole {
         let blocks: [&[u8]; R] = std::array::from_fn(|r| &bytes[r][index * B::BYTES..][..B::BYTES]);
         for r in 0..R {
-            ask_for(blocks[r], R * bytes[0].len());
+            prefetch.rows(blocks[r], R * bytes[0].len());
         }
         accumulate::<S, B, R, T>(s, blocks, &x, index * parts, &mut heads, &mut sums);
     }
@@ -159,25 +163,6 @@ fn block<S: Simd, B: Block, const R: usize, const T: usize>(
             out.row_mut(token + t)[row + r - first_row] = x[t].finish(s.sum(sums[r][t]));
         }
     }
-}
-
-/// Asks for the bytes `ahead` of a block's, those of the next rows: they are many short streams to a processor's own
-/// prefetcher, which reads a head at a third of the speed.
-#[inline(always)]
-fn ask_for(block: &[u8], ahead: usize) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let start = block.as_ptr().wrapping_add(ahead);
-        let mut offset = 0;
-        while offset < block.len() {
-            // SAFETY: a prefetch reads nothing, wherever it points, and every x86-64 processor has it.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset).cast()) };
-            offset += LINE;
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (block, ahead);
 }
 
 /// Adds the products of one block of each row, whose first sixteen weights multiply the activations' sixteen `first`.

@@ -13,7 +13,7 @@ pub(crate) mod matmul;
 use std::ops::Range;
 
 use ryz_format::DType;
-use ryz_tmac::{MatMut, Stored};
+use ryz_tmac::{MatMut, PrefetchManager, Stored};
 
 use crate::{ActivationView, KernelError, Kernels};
 
@@ -100,6 +100,11 @@ impl DenseWeight {
     /// The kernel of its products.
     pub fn kernel_name(&self) -> &'static str {
         self.kernels.set().dense.name
+    }
+
+    #[inline(always)]
+    pub(crate) fn prefetch(&self) -> PrefetchManager {
+        self.kernels.prefetch()
     }
 
     #[inline(always)]

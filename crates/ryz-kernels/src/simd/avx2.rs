@@ -239,6 +239,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn load_i(self, values: &[i32; LANES]) -> I {
+        let start: *const __m256i = values.as_ptr().cast();
+        [
+            memory!(_mm256_loadu_si256(start)),
+            memory!(_mm256_loadu_si256(start.add(1))),
+        ]
+    }
+
+    #[inline(always)]
     fn store_i(self, vector: I, out: &mut [i32; LANES]) {
         let start: *mut __m256i = out.as_mut_ptr().cast();
         memory!(_mm256_storeu_si256(start, vector[0]));

@@ -152,6 +152,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn load_i(self, values: &[i32; LANES]) -> __m512i {
+        memory!(_mm512_loadu_si512(values.as_ptr().cast()))
+    }
+
+    #[inline(always)]
     fn store_i(self, vector: __m512i, out: &mut [i32; LANES]) {
         memory!(_mm512_storeu_si512(out.as_mut_ptr().cast(), vector))
     }

@@ -61,6 +61,7 @@ pub(crate) trait Simd: Copy {
     fn lookup(self, word: u32, table: Self::F) -> Self::F;
 
     fn splat_i(self, value: i32) -> Self::I;
+    fn load_i(self, values: &[i32; LANES]) -> Self::I;
     fn store_i(self, vector: Self::I, out: &mut [i32; LANES]);
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;

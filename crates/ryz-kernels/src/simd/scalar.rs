@@ -127,6 +127,11 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
+    fn load_i(self, values: &I) -> I {
+        *values
+    }
+
+    #[inline(always)]
     fn store_i(self, vector: I, out: &mut I) {
         *out = vector;
     }

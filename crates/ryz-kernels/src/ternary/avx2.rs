@@ -15,14 +15,13 @@
 
 use std::arch::x86_64::*;
 
+use ryz_tmac::PrefetchManager;
+
 use super::{
     LINE_COLS, Line,
     code_dot::{CodeDot, Quad},
 };
-use crate::simd::Avx2;
-
-/// Bytes ahead of the current line that are prefetched. Far ones pay: 512 gained nothing where 4096 doubled the speed.
-const PREFETCH: usize = 4096;
+use crate::{ByteLine, TileShape, simd::Avx2};
 
 /// An intrinsic on registers alone.
 macro_rules! isa {
@@ -46,13 +45,6 @@ fn broadcast(x: &[i8; 4]) -> __m256i {
     isa!(_mm256_set1_epi32(i32::from_le_bytes(x.map(|q| q as u8))))
 }
 
-#[inline(always)]
-fn prefetch(line: &Line) {
-    let ahead = line.0.as_ptr().wrapping_add(PREFETCH);
-    // SAFETY: a prefetch reads nothing, wherever it points.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) }
-}
-
 /// The token of AVX2 products.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2Codes(Avx2);
@@ -72,13 +64,21 @@ impl CodeDot for Avx2Codes {
 
     const WIDE: bool = false;
 
+    const SHAPE: TileShape = TileShape::Pairs;
+
     #[inline(always)]
     fn simd(self) -> Avx2 {
         self.0
     }
 
     #[inline(always)]
-    fn span(self, lines: &[Line], x: &[i8], code_3: bool) -> [__m256i; 2] {
+    fn span(
+        self,
+        lines: &[Line],
+        x: &[i8],
+        code_3: bool,
+        prefetch: PrefetchManager,
+    ) -> [__m256i; 2] {
         let block = if code_3 { 4 } else { 8 };
         let (low, high) = (isa!(_mm256_set1_epi8(0x03)), isa!(_mm256_set1_epi8(0x0c)));
         let (one, four) = (isa!(_mm256_set1_epi16(1)), isa!(_mm256_set1_epi16(4)));
@@ -87,7 +87,7 @@ impl CodeDot for Avx2Codes {
             let mut ones = [isa!(_mm256_setzero_si256()); 2];
             let mut fours = ones;
             for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
-                prefetch(line);
+                prefetch.ahead(line);
                 let (x, _) = x.as_chunks::<4>();
                 let x = [
                     broadcast(&x[0]),
@@ -157,6 +157,56 @@ impl CodeDot for Avx2Codes {
         }
         total
     }
+
+    #[inline(always)]
+    fn tokens<const R: usize, const G: usize>(
+        self,
+        codes: &[Quad],
+        row: usize,
+        x: [[&[ByteLine]; 2]; G],
+        code_3: bool,
+    ) -> [[[[__m256i; 2]; 2]; G]; R] {
+        let block = if code_3 { 16 } else { 32 };
+        let mut total = [[[[isa!(_mm256_setzero_si256()); 2]; 2]; G]; R];
+        let x = x.map(|[lines, _]| lines.as_chunks::<2>().0);
+        let len = codes.len();
+        assert!(x.iter().all(|x| x.len() == len) && row + R <= 16);
+        for start in (0..len).step_by(block) {
+            // Lanes are tokens, int16: 16 in each half.
+            let mut sums = [[[isa!(_mm256_setzero_si256()); 2]; G]; R];
+            for q in start..len.min(start + block) {
+                for pair in 0..2 {
+                    for g in 0..G {
+                        let line = &x[g][q][pair].0;
+                        let halves = [load_half(line, 0), load_half(line, 1)];
+                        for r in 0..R {
+                            let codes = isa!(_mm256_set1_epi16(codes[q].pair(row + r, pair)));
+                            for half in 0..2 {
+                                let products = isa!(_mm256_maddubs_epi16(codes, halves[half]));
+                                sums[r][g][half] =
+                                    isa!(_mm256_add_epi16(sums[r][g][half], products));
+                            }
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                for g in 0..G {
+                    for half in 0..2 {
+                        let sums = sums[r][g][half];
+                        let eights = [
+                            isa!(_mm256_castsi256_si128(sums)),
+                            isa!(_mm256_extracti128_si256::<1>(sums)),
+                        ];
+                        for (total, eight) in total[r][g][half].iter_mut().zip(eights) {
+                            *total = isa!(_mm256_add_epi32(*total, _mm256_cvtepi16_epi32(eight)));
+                        }
+                    }
+                }
+            }
+        }
+        total
+    }
 }
 
 /// The token of AVX-VNNI products.
@@ -178,13 +228,15 @@ impl CodeDot for AvxVnniCodes {
 
     const WIDE: bool = false;
 
+    const SHAPE: TileShape = TileShape::Quads;
+
     #[inline(always)]
     fn simd(self) -> Avx2 {
         self.0
     }
 
     #[inline(always)]
-    fn span(self, lines: &[Line], x: &[i8], _: bool) -> [__m256i; 2] {
+    fn span(self, lines: &[Line], x: &[i8], _: bool, prefetch: PrefetchManager) -> [__m256i; 2] {
         let masks = [
             isa!(_mm256_set1_epi8(0x03)),
             isa!(_mm256_set1_epi8(0x0c)),
@@ -193,7 +245,7 @@ impl CodeDot for AvxVnniCodes {
         ];
         let mut sums = [[isa!(_mm256_setzero_si256()); 2]; 4];
         for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
-            prefetch(line);
+            prefetch.ahead(line);
             let halves = [load_half(&line.0, 0), load_half(&line.0, 1)];
             for ((x, mask), sums) in x.as_chunks::<4>().0.iter().zip(masks).zip(&mut sums) {
                 let x = broadcast(x);
@@ -240,5 +292,43 @@ impl CodeDot for AvxVnniCodes {
             }
         }
         sums
+    }
+
+    #[inline(always)]
+    fn tokens<const R: usize, const G: usize>(
+        self,
+        codes: &[Quad],
+        row: usize,
+        x: [[&[ByteLine]; 2]; G],
+        _: bool,
+    ) -> [[[[__m256i; 2]; 2]; G]; R] {
+        let mut total = [[[[isa!(_mm256_setzero_si256()); 2]; 2]; G]; R];
+        let len = codes.len();
+        assert!(x.iter().flatten().all(|x| x.len() == len) && row + R <= 16);
+        // A half after the other: the sums of both do not fit the registers.
+        for g in 0..G {
+            for half in 0..2 {
+                let mut sums = [[isa!(_mm256_setzero_si256()); 2]; R];
+                for q in 0..len {
+                    let line = &x[g][half][q].0;
+                    let eights = [load_half(line, 0), load_half(line, 1)];
+                    for r in 0..R {
+                        let codes =
+                            isa!(_mm256_set1_epi32(i32::from_le_bytes(codes[q].row(row + r))));
+                        for eight in 0..2 {
+                            sums[r][eight] = isa!(_mm256_dpbusd_avx_epi32(
+                                sums[r][eight],
+                                codes,
+                                eights[eight]
+                            ));
+                        }
+                    }
+                }
+                for r in 0..R {
+                    total[r][g][half] = sums[r];
+                }
+            }
+        }
+        total
     }
 }

@@ -4,14 +4,13 @@
 
 use std::arch::x86_64::*;
 
+use ryz_tmac::PrefetchManager;
+
 use super::{
     LINE_COLS, Line,
     code_dot::{CodeDot, Quad},
 };
-use crate::simd::Avx512;
-
-/// Bytes ahead of the current line that are prefetched.
-const PREFETCH: usize = 4096;
+use crate::{ByteLine, TileShape, simd::Avx512};
 
 /// An intrinsic on registers alone.
 macro_rules! isa {
@@ -33,13 +32,6 @@ fn broadcast(x: &[i8; 4]) -> __m512i {
     isa!(_mm512_set1_epi32(i32::from_le_bytes(x.map(|q| q as u8))))
 }
 
-#[inline(always)]
-fn prefetch(line: &Line) {
-    let ahead = line.0.as_ptr().wrapping_add(PREFETCH);
-    // SAFETY: a prefetch reads nothing, wherever it points.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) }
-}
-
 /// The token of AVX-512 products without VNNI.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Codes(Avx512);
@@ -59,13 +51,15 @@ impl CodeDot for Avx512Codes {
 
     const WIDE: bool = true;
 
+    const SHAPE: TileShape = TileShape::Pairs;
+
     #[inline(always)]
     fn simd(self) -> Avx512 {
         self.0
     }
 
     #[inline(always)]
-    fn span(self, lines: &[Line], x: &[i8], code_3: bool) -> __m512i {
+    fn span(self, lines: &[Line], x: &[i8], code_3: bool, prefetch: PrefetchManager) -> __m512i {
         let block = if code_3 { 4 } else { 8 };
         let (low, high) = (isa!(_mm512_set1_epi8(0x03)), isa!(_mm512_set1_epi8(0x0c)));
         let (one, four) = (isa!(_mm512_set1_epi16(1)), isa!(_mm512_set1_epi16(4)));
@@ -74,7 +68,7 @@ impl CodeDot for Avx512Codes {
             let mut ones = isa!(_mm512_setzero_si512());
             let mut fours = ones;
             for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
-                prefetch(line);
+                prefetch.ahead(line);
                 let (x, _) = x.as_chunks::<4>();
                 let codes = load(&line.0);
                 let upper = isa!(_mm512_srli_epi16::<4>(codes));
@@ -140,6 +134,49 @@ impl CodeDot for Avx512Codes {
         }
         total
     }
+
+    #[inline(always)]
+    fn tokens<const R: usize, const G: usize>(
+        self,
+        codes: &[Quad],
+        row: usize,
+        x: [[&[ByteLine]; 2]; G],
+        code_3: bool,
+    ) -> [[[__m512i; 2]; G]; R] {
+        let block = if code_3 { 16 } else { 32 };
+        let mut total = [[[isa!(_mm512_setzero_si512()); 2]; G]; R];
+        let x = x.map(|[lines, _]| lines.as_chunks::<2>().0);
+        let len = codes.len();
+        assert!(x.iter().all(|x| x.len() == len) && row + R <= 16);
+        for start in (0..len).step_by(block) {
+            // Lanes are tokens, int16.
+            let mut sums = [[isa!(_mm512_setzero_si512()); G]; R];
+            for q in start..len.min(start + block) {
+                for pair in 0..2 {
+                    for r in 0..R {
+                        let codes = isa!(_mm512_set1_epi16(codes[q].pair(row + r, pair)));
+                        for g in 0..G {
+                            let x = load(&x[g][q][pair].0);
+                            let products = isa!(_mm512_maddubs_epi16(codes, x));
+                            sums[r][g] = isa!(_mm512_add_epi16(sums[r][g], products));
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                for g in 0..G {
+                    let halves = [
+                        isa!(_mm512_castsi512_si256(sums[r][g])),
+                        isa!(_mm512_extracti64x4_epi64::<1>(sums[r][g])),
+                    ];
+                    for (total, half) in total[r][g].iter_mut().zip(halves) {
+                        *total = isa!(_mm512_add_epi32(*total, _mm512_cvtepi16_epi32(half)));
+                    }
+                }
+            }
+        }
+        total
+    }
 }
 
 /// The token of AVX-512 VNNI products.
@@ -161,13 +198,15 @@ impl CodeDot for Avx512VnniCodes {
 
     const WIDE: bool = true;
 
+    const SHAPE: TileShape = TileShape::Quads;
+
     #[inline(always)]
     fn simd(self) -> Avx512 {
         self.0
     }
 
     #[inline(always)]
-    fn span(self, lines: &[Line], x: &[i8], _: bool) -> __m512i {
+    fn span(self, lines: &[Line], x: &[i8], _: bool, prefetch: PrefetchManager) -> __m512i {
         let masks = [
             isa!(_mm512_set1_epi8(0x03)),
             isa!(_mm512_set1_epi8(0x0c)),
@@ -183,7 +222,7 @@ impl CodeDot for Avx512VnniCodes {
                 .zip(x.as_chunks::<LINE_COLS>().0)
                 .zip(&mut sums)
             {
-                prefetch(line);
+                prefetch.ahead(line);
                 let codes = load(&line.0);
                 let (x, _) = x.as_chunks::<4>();
                 for k in 0..4 {
@@ -218,6 +257,31 @@ impl CodeDot for Avx512VnniCodes {
                 let x = broadcast(&x[t][q]);
                 for r in 0..R {
                     sums[r][t] = isa!(_mm512_dpbusd_epi32(sums[r][t], load(&codes[r][q].0), x));
+                }
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn tokens<const R: usize, const G: usize>(
+        self,
+        codes: &[Quad],
+        row: usize,
+        x: [[&[ByteLine]; 2]; G],
+        _: bool,
+    ) -> [[[__m512i; 2]; G]; R] {
+        let mut sums = [[[isa!(_mm512_setzero_si512()); 2]; G]; R];
+        let len = codes.len();
+        assert!(x.iter().flatten().all(|x| x.len() == len) && row + R <= 16);
+        for q in 0..len {
+            for r in 0..R {
+                let codes = isa!(_mm512_set1_epi32(i32::from_le_bytes(codes[q].row(row + r))));
+                for g in 0..G {
+                    for half in 0..2 {
+                        let x = load(&x[g][half][q].0);
+                        sums[r][g][half] = isa!(_mm512_dpbusd_epi32(sums[r][g][half], codes, x));
+                    }
                 }
             }
         }

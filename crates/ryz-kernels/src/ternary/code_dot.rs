@@ -1,7 +1,9 @@
 //! What an instruction set gives to the integer products: Σ code·q of 16 rows.
 
+use ryz_tmac::PrefetchManager;
+
 use super::{LINE_COLS, Line};
-use crate::simd::Simd;
+use crate::{ByteLine, TileShape, simd::Simd};
 
 /// 16 rows × 4 columns of codes, a byte each: column b of row r is byte 4r + b.
 #[derive(Clone, Copy, Debug)]
@@ -19,10 +21,19 @@ pub(crate) trait CodeDot: Copy {
     /// Whether registers hold two tiles times eight tokens, rather than one times four.
     const WIDE: bool;
 
+    /// The lines of the tiles that [`CodeDot::tokens`] reads.
+    const SHAPE: TileShape;
+
     fn simd(self) -> Self::S;
 
     /// Σ code·q of each row, over `lines` and as many sixteens of `x`. `code_3` says that codes may be 3.
-    fn span(self, lines: &[Line], x: &[i8], code_3: bool) -> <Self::S as Simd>::I;
+    fn span(
+        self,
+        lines: &[Line],
+        x: &[i8],
+        code_3: bool,
+        prefetch: PrefetchManager,
+    ) -> <Self::S as Simd>::I;
 
     /// Σ code·q of each row of R tiles with T tokens, over unpacked codes and as many fours of each `x`.
     fn quads<const R: usize, const T: usize>(
@@ -31,12 +42,37 @@ pub(crate) trait CodeDot: Copy {
         x: [&[i8]; T],
         code_3: bool,
     ) -> [[<Self::S as Simd>::I; T]; R];
+
+    /// Σ code·q of each token of G tiles with R rows, from row `row` of the unpacked codes on; lanes are the tokens of a
+    /// half tile. `x` are the lines of as many fours of columns, as [`crate::tiles::Tile::columns`] gives them.
+    fn tokens<const R: usize, const G: usize>(
+        self,
+        codes: &[Quad],
+        row: usize,
+        x: [[&[ByteLine]; 2]; G],
+        code_3: bool,
+    ) -> [[[<Self::S as Simd>::I; 2]; G]; R];
+}
+
+impl Quad {
+    /// The four codes of one row.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> [u8; 4] {
+        self.0.as_chunks::<4>().0[row]
+    }
+
+    /// Two of them, the first in the low byte.
+    #[inline(always)]
+    pub(crate) fn pair(&self, row: usize, pair: usize) -> i16 {
+        i16::from_le_bytes(self.0.as_chunks::<2>().0[2 * row + pair])
+    }
 }
 
 /// Writes the codes of `lines` a byte each.
 #[inline(always)]
-pub(crate) fn unpack(lines: &[Line], quads: &mut [Quad]) {
+pub(crate) fn unpack(lines: &[Line], quads: &mut [Quad], prefetch: PrefetchManager) {
     for (line, quads) in lines.iter().zip(quads.as_chunks_mut::<LINE_QUADS>().0) {
+        prefetch.ahead(line);
         for (k, quad) in quads.iter_mut().enumerate() {
             for (code, byte) in quad.0.iter_mut().zip(line.0) {
                 *code = byte >> (2 * k) & 3;

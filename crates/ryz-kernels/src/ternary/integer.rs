@@ -19,23 +19,23 @@ use crate::{
 };
 
 /// Columns that are unpacked at a time: 8 KiB of codes a tile.
-const CHUNK: usize = 512;
+pub(super) const CHUNK: usize = 512;
 /// Tokens that share an unpacked piece.
 const TOKENS: usize = 64;
 /// From this many tokens on, unpacking once pays.
 const UNPACK_FROM: usize = 4;
 
 /// How sums become results; see the table in the module above.
-struct Fold<'a> {
-    scales: &'a Scales,
+pub(super) struct Fold<'a> {
+    pub scales: &'a Scales,
     /// Columns that share an activation scale, when not all do.
-    activation_group: Option<usize>,
+    pub activation_group: Option<usize>,
     /// Columns of one integer sum, when it is not the whole row; divides [`CHUNK`].
-    unit: Option<usize>,
+    pub unit: Option<usize>,
 }
 
 impl<'a> Fold<'a> {
-    fn new(scales: &'a Scales, activation_group: Option<usize>) -> Self {
+    pub(super) fn new(scales: &'a Scales, activation_group: Option<usize>) -> Self {
         let weight_group = match scales {
             Scales::PerGroup { group, .. } => Some(*group),
             _ => None,
@@ -184,10 +184,10 @@ fn tile_row<K: CodeDot>(
 ) -> <K::S as Simd>::F {
     let s = k.simd();
     let lines = weights.tile(tile);
-    let code_3 = weights.max_code() == 3;
+    let (code_3, prefetch) = (weights.max_code() == 3, weights.prefetch());
     let y = match fold.unit {
         None => {
-            let codes = k.span(lines, row.values, code_3);
+            let codes = k.span(lines, row.values, code_3, prefetch);
             s.to_f32(s.sub_i(codes, s.splat_i(row.sums.iter().sum())))
         }
         Some(unit) => {
@@ -195,7 +195,14 @@ fn tile_row<K: CodeDot>(
             let mut y = s.splat(0.0);
             for (index, (lines, values)) in units.enumerate() {
                 let columns = index * unit..index * unit + values.len();
-                y = fold.add_unit(s, y, k.span(lines, values, code_3), tile, columns, row);
+                y = fold.add_unit(
+                    s,
+                    y,
+                    k.span(lines, values, code_3, prefetch),
+                    tile,
+                    columns,
+                    row,
+                );
             }
             y
         }
@@ -231,12 +238,13 @@ fn block<K: CodeDot, const R: usize>(
         floats: [[s.splat(0.0); TOKENS]; R],
     };
     let columns = weights.lines_per_tile() * LINE_COLS;
+    let prefetch = weights.prefetch();
     let mut quads = [const { [Quad([0; 64]); CHUNK / 4] }; R];
     for start in (0..columns).step_by(CHUNK) {
         let chunk = start..columns.min(start + CHUNK);
         let lines = chunk.start / LINE_COLS..chunk.end / LINE_COLS;
         for (r, quads) in quads.iter_mut().enumerate() {
-            unpack(&weights.tile(tile + r)[lines.clone()], quads);
+            unpack(&weights.tile(tile + r)[lines.clone()], quads, prefetch);
         }
         let mut codes = [&quads[0][..]; R];
         for (codes, quads) in codes.iter_mut().zip(&quads) {

@@ -33,11 +33,12 @@ pub(crate) mod integer;
 mod pack;
 mod reference;
 mod scales;
+pub(crate) mod tiles;
 
 use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
-use ryz_tmac::{MatMut, Stored};
+use ryz_tmac::{MatMut, PrefetchManager, Stored};
 
 pub use pack::{PackChunk, TernaryPacker};
 pub use scales::ScaleLayout;
@@ -49,7 +50,7 @@ pub(crate) use {
     avx2::Avx2Codes, avx2::AvxVnniCodes, avx512::Avx512Codes, avx512::Avx512VnniCodes,
 };
 
-use crate::{ActivationView, Kernels, activations::UNIT};
+use crate::{ActivationView, BatchLayout, Kernels, activations::UNIT};
 
 /// Rows of a tile.
 pub const ROW_TILE: usize = 16;
@@ -124,6 +125,15 @@ impl PackedTernary {
         size_of_val::<[Line]>(&self.lines) + self.scales.bytes()
     }
 
+    /// The kernel of products with many tokens of int8 activations.
+    pub fn batch_kernel_name(&self) -> &'static str {
+        let set = self.kernels.set();
+        match self.kernels.batch() {
+            BatchLayout::Rows => set.ternary_i8.name,
+            BatchLayout::Tiles => set.ternary_tiles.name,
+        }
+    }
+
     /// The kernel of products with int8 (`true`) or f32 activations.
     pub fn kernel_name(&self, int8: bool) -> &'static str {
         let set = self.kernels.set();
@@ -145,6 +155,24 @@ impl PackedTernary {
 
     pub(crate) fn scales(&self) -> &Scales {
         &self.scales
+    }
+
+    pub(crate) fn prefetch(&self) -> PrefetchManager {
+        self.kernels.prefetch()
+    }
+
+    /// Asks for the first `lines` cache lines of some rows, which will be read soon; fewer when the rows have not as many.
+    ///
+    /// # Panics
+    /// When `rows` does not start at a tile of the matrix.
+    pub fn prefetch_rows(&self, rows: Range<usize>, lines: usize) {
+        assert!(rows.start.is_multiple_of(ROW_TILE), "rows start at a tile");
+        let of_tile = self.lines_per_tile();
+        let tiles = rows.start / ROW_TILE..rows.end.div_ceil(ROW_TILE);
+        PrefetchManager::first(
+            &self.lines[tiles.start * of_tile..tiles.end * of_tile],
+            lines,
+        );
     }
 
     pub(crate) fn max_code(&self) -> u8 {

@@ -1,10 +1,12 @@
 //! The portable integer products, and the reference of the others: Σ code·q as it is written.
 
+use ryz_tmac::{PrefetchManager, QuadLine};
+
 use super::{
     LINE_COLS, Line,
     code_dot::{CodeDot, Quad},
 };
-use crate::simd::Scalar;
+use crate::{ByteLine, TileShape, simd::Scalar};
 
 /// The token of the portable products: it needs nothing.
 #[derive(Clone, Copy)]
@@ -15,13 +17,15 @@ impl CodeDot for ScalarCodes {
 
     const WIDE: bool = false;
 
+    const SHAPE: TileShape = TileShape::Quads;
+
     #[inline(always)]
     fn simd(self) -> Scalar {
         Scalar
     }
 
     #[inline(always)]
-    fn span(self, lines: &[Line], x: &[i8], _: bool) -> [i32; 16] {
+    fn span(self, lines: &[Line], x: &[i8], _: bool, _: PrefetchManager) -> [i32; 16] {
         let mut sums = [0; 16];
         for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
             for (row, sum) in sums.iter_mut().enumerate() {
@@ -50,6 +54,31 @@ impl CodeDot for ScalarCodes {
                         *sum += (0..4)
                             .map(|b| i32::from(codes[b]) * i32::from(x[b]))
                             .sum::<i32>();
+                    }
+                }
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn tokens<const R: usize, const G: usize>(
+        self,
+        codes: &[Quad],
+        row: usize,
+        x: [[&[ByteLine]; 2]; G],
+        _: bool,
+    ) -> [[[[i32; 16]; 2]; G]; R] {
+        let mut sums = [[[[0; 16]; 2]; G]; R];
+        for (g, x) in x.into_iter().enumerate() {
+            for (half, lines) in x.into_iter().enumerate() {
+                let lines: &[QuadLine] = bytemuck::cast_slice(lines);
+                for (quad, line) in codes.iter().zip(lines) {
+                    for r in 0..R {
+                        let codes = quad.row(row + r).map(i32::from);
+                        for (sum, q) in sums[r][g][half].iter_mut().zip(&line.0) {
+                            *sum += (0..4).map(|b| codes[b] * i32::from(q[b])).sum::<i32>();
+                        }
                     }
                 }
             }

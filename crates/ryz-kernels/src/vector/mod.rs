@@ -12,6 +12,7 @@ use half::f16;
 use crate::{
     Activation, Kernels,
     activations::{ByteLine, QuantizedLayout},
+    tiles,
 };
 
 /// Declares the vector kernels: one wrapper for each register width, a table of them, and the safe methods.
@@ -143,6 +144,21 @@ impl Kernels {
             Activation::Silu => self.silu_mul(up, gate),
             Activation::Relu2 => self.relu2_mul(up, gate),
         }
+    }
+
+    /// Packs the quantised row of one token into its tile ([`QuantizedLayout::tile_lines`] long), in the lines that this
+    /// level's kernels read.
+    ///
+    /// # Panics
+    /// When the tile has no such token, or lines are not those of the layout.
+    pub fn interleave_row(
+        self,
+        layout: QuantizedLayout,
+        row: &[ByteLine],
+        tile: &mut [ByteLine],
+        token: usize,
+    ) {
+        tiles::set_token(layout, self.tile_shape(), row, tile, token);
     }
 
     /// x = softmax(x).
