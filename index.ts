@@ -13,6 +13,7 @@ export {
 } from "./src/chat-session.js";
 export type {
   Activations,
+  BatchLayout,
   EngineConfig,
   KvType,
   Level,

@@ -24,6 +24,10 @@ export const LEVELS: readonly Level[] = ["scalar", "avx2", "avxvnni", "avx512", 
 export type Activations = "int8" | "int8-group" | "f32";
 export const ACTIVATIONS: readonly Activations[] = ["int8", "int8-group", "f32"];
 
+/** How int8 activations of many tokens lie. */
+export type BatchLayout = "rows" | "tiles";
+export const BATCH_LAYOUTS: readonly BatchLayout[] = ["rows", "tiles"];
+
 /** The number type of cached keys and values. */
 export type KvType = "f32" | "f16" | "int8" | "int4";
 export const KV_TYPES: readonly KvType[] = ["f32", "f16", "int8", "int4"];
@@ -59,6 +63,17 @@ export interface EngineConfig {
    * @defaultValue the best this processor has
    */
   readonly level?: Level | undefined;
+  /**
+   * How int8 activations of many tokens lie while ternary weights multiply them: `rows`, token by token, or `tiles`, 32 tokens
+   * interleaved in cache lines. Both give the same logits, bit for bit (docs/tmac.md).
+   * @defaultValue what was measured to be faster for the level
+   */
+  readonly batchLayout?: BatchLayout | undefined;
+  /**
+   * How many cache lines of 64 bytes ahead streams of weights are asked for, up to 16,384; 0 for not at all. It changes speed only.
+   * @defaultValue 64
+   */
+  readonly prefetch?: number | undefined;
   /**
    * How the inputs of ternary layers are quantised: `int8` per token over the whole row (BitNet's own definition),
    * `int8-group` per token and group of weights that share a scale, `f32` not at all (exact, slower).
@@ -201,6 +216,8 @@ export function checkConfig(config: unknown): CheckedConfig {
     compactAbove: read.number("compactAbove", { min: 0, max: 1 }),
     threads: read.integerOr("threads", "auto", { min: 1, max: 1024 }),
     level: read.choice("level", LEVELS),
+    batchLayout: read.choice("batchLayout", BATCH_LAYOUTS),
+    prefetch: read.integer("prefetch", { min: 0, max: 16_384 }),
     activations: read.choice("activations", ACTIVATIONS),
     kv: read.choice("kv", KV_TYPES),
     valueRank: read.integer("valueRank", { min: 1, max: 65_536 }),

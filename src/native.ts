@@ -18,6 +18,8 @@ export type NativeCallback<T> = (failure: NativeFailure | null, value: T | null)
 export interface NativeEngineConfig {
   threads?: number;
   level?: string;
+  batchLayout?: string;
+  prefetch?: number;
   activations?: string;
   kv?: string;
   valueRank?: number;

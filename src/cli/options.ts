@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
-import { ACTIVATIONS, type EngineConfig, KV_TYPES, LEVELS, NUMA, PINNING } from "../config.js";
+import { ACTIVATIONS, BATCH_LAYOUTS, type EngineConfig, KV_TYPES, LEVELS, NUMA, PINNING } from "../config.js";
 import { defaultModelPath } from "../default-model.js";
 import type { GenerateOptions } from "../generate-options.js";
 import { HUGE_PAGES } from "../memory.js";
@@ -55,6 +55,8 @@ export interface RunFlags extends ModelFlags {
   readonly mapWeights?: boolean;
   readonly node?: number;
   readonly level?: EngineConfig["level"];
+  readonly batchLayout?: EngineConfig["batchLayout"];
+  readonly prefetch?: number;
   readonly activations?: EngineConfig["activations"];
   readonly kv?: EngineConfig["kv"];
   readonly valueRank?: number;
@@ -120,6 +122,12 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
     )
     .option("--map-weights", "read prepacked and dense weights in place in the mapped file")
     .addOption(new Option("--level <name>", "instruction set (default: the best there is)").choices([...LEVELS]))
+    .addOption(
+      new Option("--batch-layout <how>", "activations of many tokens (default: the faster)").choices([
+        ...BATCH_LAYOUTS,
+      ]),
+    )
+    .option("--prefetch <n>", "cache lines ahead that weights are asked for; 0 for none (default: 64)", wholeNumber(0))
     .addOption(
       new Option("--activations <type>", "how inputs of ternary layers are quantised (default: the model's)").choices([
         ...ACTIVATIONS,
@@ -208,9 +216,9 @@ function logitBias(text: string, before: Record<number, number> = {}): Record<nu
 
 export function engineConfig(flags: RunFlags): EngineConfig {
   const { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, ctx } = flags;
-  const { valueRank, calibration } = flags;
+  const { valueRank, calibration, batchLayout, prefetch } = flags;
   const cache = { kv, valueRank, calibration, contextLength: ctx };
-  return { threads, pinning, numa, node, hugePages, mapWeights, level, activations, ...cache };
+  return { threads, pinning, numa, node, hugePages, mapWeights, level, batchLayout, prefetch, activations, ...cache };
 }
 
 export function generateOptions(flags: SamplingFlags): GenerateOptions {

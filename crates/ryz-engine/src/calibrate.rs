@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use ryz_kernels::{Kernels, Level};
 use ryz_kvcache::{BlockId, BlockPool, KvCache};
 use ryz_model::{
     AttentionStatistics, BatchSequence, Calibration, LoadOptions, Model, ModelSource, Outputs,
@@ -184,7 +183,7 @@ impl<'a> Run<'a> {
         let lease = Lease::with(config.lease())?;
         let arena = arena(config);
         let options = LoadOptions {
-            kernels: Kernels::new(config.level.unwrap_or_else(Level::detect))?,
+            kernels: config.kernels()?,
             activations: config.activations,
             quantizer: config.quantizer.clone(),
             map_weights: config.map_weights,

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use ryz_kernels::Level;
+use ryz_kernels::{BatchLayout, KernelOptions, Kernels, Level};
 use ryz_kvcache::KvDType;
 use ryz_model::Activations;
 use ryz_model::SharedQuantizer;
 use ryz_numa::{LeaseOptions, Numa, Pinning};
-use ryz_tmac::{HugePages, SharedPolicy};
+use ryz_tmac::{HugePages, PrefetchManager, SharedPolicy};
 
 use crate::error::EngineError;
 
@@ -18,6 +18,12 @@ pub struct EngineConfig {
     pub threads: Option<usize>,
     /// The instruction set; default the best of this machine. Every level gives the same logits.
     pub level: Option<Level>,
+    /// How int8 activations of many tokens lie while ternary weights multiply them: row by row, or in tiles of 32 tokens;
+    /// default what was measured to be faster for the level. Both give the same logits.
+    pub batch_layout: Option<BatchLayout>,
+    /// How many cache lines ahead streams of weights are asked for, up to [`PrefetchManager::MAX_LINES`]; 0 for not at all;
+    /// default [`PrefetchManager::DEFAULT_LINES`].
+    pub prefetch: usize,
     /// How the inputs of ternary layers are quantised; default as the model was trained.
     pub activations: Option<Activations>,
     /// Number type of the key-value cache; default f16.
@@ -68,6 +74,8 @@ impl Default for EngineConfig {
         Self {
             threads: None,
             level: None,
+            batch_layout: None,
+            prefetch: PrefetchManager::DEFAULT_LINES,
             activations: None,
             kv: KvDType::default(),
             value_rank: None,
@@ -109,6 +117,7 @@ impl EngineConfig {
         if let Some(tokens) = self.kv_tokens {
             within("kvTokens", tokens, 1, 1 << 40)?;
         }
+        within("prefetch", self.prefetch, 0, PrefetchManager::MAX_LINES)?;
         within("prefillChunk", self.prefill_chunk, 1, 65_536)?;
         within("maxSequences", self.max_sequences, 1, 4096)?;
         within("maxQueue", self.max_queue, 1, 1 << 20)?;
@@ -120,6 +129,15 @@ impl EngineConfig {
             return Err(EngineError::invalid("compactAbove", "0 to 1", got));
         }
         Ok(())
+    }
+
+    /// The kernels, of options that are valid.
+    pub(crate) fn kernels(&self) -> Result<Kernels, EngineError> {
+        let kernels = Kernels::new(self.level.unwrap_or_else(Level::detect))?;
+        Ok(kernels.with_options(KernelOptions {
+            batch: self.batch_layout,
+            prefetch: PrefetchManager::new(self.prefetch),
+        }))
     }
 
     /// What threads the engine needs, and where.

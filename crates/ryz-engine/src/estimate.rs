@@ -57,6 +57,7 @@ impl Engine {
         let need = MemoryEstimate::of(
             &source,
             config.activations,
+            config.kernels()?.batch(),
             config.lease().threads()?,
             limits.prefill_chunk + limits.max_sequences,
             limits.score_chunk + limits.max_sequences,

@@ -52,7 +52,7 @@ pub use sampler::{DryParams, Mirostat, SamplerKind, SamplingParams, TokenLogprob
 pub use shared::EngineStats;
 pub use stop::StopMatcher;
 
-pub use ryz_kernels::Level;
+pub use ryz_kernels::{BatchLayout, Level};
 pub use ryz_kvcache::KvDType;
 pub use ryz_model::{
     Activations, HookPoint, LoadProgress, Quantized, QuantizedTensor, Quantizer, SharedQuantizer,

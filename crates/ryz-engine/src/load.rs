@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use ryz_kernels::{Kernels, Level};
+use ryz_kernels::Level;
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
     Activations, Calibration, LoadOptions, LoadProgress, Model, ModelConfig, ModelSource,
@@ -116,8 +116,7 @@ impl Engine {
         let chat = tokenizer
             .chat_template()?
             .map(|template| Chat::new(template, &tokenizer));
-        let level = config.level.unwrap_or_else(Level::detect);
-        let kernels = Kernels::new(level)?;
+        let kernels = config.kernels()?;
         let lease = Lease::with(config.lease())?;
         let arena = arena(config);
         let options = LoadOptions {
@@ -169,7 +168,7 @@ impl Engine {
             value_rank: cache.config().value_dim,
             kv_bytes: cache.bytes(),
             activations: model.activations(),
-            level,
+            level: kernels.level(),
             threads: lease.threads(),
             nodes: nodes(&lease),
             memory: memory(&lease),

@@ -19,6 +19,22 @@ impl Linear {
     /// Row ranges given to [`Linear::matmul`] start at multiples of this.
     pub const ROW_GRANULE: usize = ROW_TILE;
 
+    /// Whether its weights are packed ternary ones, which multiply interleaved activations too.
+    pub fn is_ternary(&self) -> bool {
+        matches!(self, Self::Ternary(_))
+    }
+
+    /// Asks for the first `lines` cache lines of some rows, which will be read soon, unless prefetching is off.
+    ///
+    /// # Panics
+    /// When `rows` does not start at a multiple of [`Linear::ROW_GRANULE`].
+    pub fn prefetch_rows(&self, rows: Range<usize>, lines: usize) {
+        match self {
+            Self::Ternary(weights) => weights.prefetch_rows(rows, lines),
+            Self::Dense(_) => {}
+        }
+    }
+
     /// Changes the kernels of its products: packed weights are the same for every level.
     pub fn set_kernels(&mut self, kernels: Kernels) {
         match self {

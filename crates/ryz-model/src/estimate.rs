@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use ryz_format::{DType, ModelConfig, TensorInfo, TensorRole};
-use ryz_kernels::TernaryPacker;
+use ryz_kernels::{BatchLayout, TernaryPacker};
 use ryz_tmac::LINE;
 
 use crate::{
@@ -36,10 +36,11 @@ impl MemoryEstimate {
         Ok(ValueProjection::bytes_for(config, rank))
     }
 
-    /// Of a model that `threads` threads load, for steps of `max_tokens` tokens and `max_outputs` rows of logits.
+    /// Of a model whose batches lie as `batch` says, that `threads` threads load, for steps of `max_tokens` tokens and `max_outputs` rows of logits.
     pub fn of(
         source: &ModelSource,
         activations: Option<Activations>,
+        batch: BatchLayout,
         threads: usize,
         max_tokens: usize,
         max_outputs: usize,
@@ -79,7 +80,14 @@ impl MemoryEstimate {
         let staging = staging.iter().take(threads);
         Self {
             weights,
-            scratch: scratch_bytes(config, angles.table_len(), &forms, max_tokens, max_outputs),
+            scratch: scratch_bytes(
+                config,
+                angles.table_len(),
+                &forms,
+                batch,
+                max_tokens,
+                max_outputs,
+            ),
             staging: staging.fold(0, |sum, bytes| sum.saturating_add(bytes.0)),
         }
     }

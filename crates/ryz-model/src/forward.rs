@@ -26,7 +26,7 @@ use std::{
 };
 
 use ryz_format::RopeStyle;
-use ryz_kernels::{ActivationView, ROW_TILE};
+use ryz_kernels::{ActivationView, BatchLayout, ROW_TILE, TILE_TOKENS};
 use ryz_kvcache::{BLOCK_TOKENS, KvCache, MAX_QUERIES, StepBlocks, StepRows};
 use ryz_numa::{Lease, PartitionedSlice, Poisoned, Worker, WriteGuard};
 use ryz_profile::{Phase, PhaseClock};
@@ -38,6 +38,10 @@ use crate::{
     run_state::Shared,
     weights::{LayerWeights, Projection},
 };
+
+/// Cache lines of the output projection that each worker asks for while it attends: half of a small second-level cache, which
+/// attention's own blocks share.
+const AHEAD_LINES: usize = 2048;
 
 /// Why a worker leaves the pass early.
 enum Stop {
@@ -283,6 +287,7 @@ impl Pass<'_> {
         self.rotate_and_store(index, layer);
         self.lap(Phase::Rope, Some(index));
         self.barrier(Some(index))?;
+        self.prefetch_output(layer);
         self.attend(index);
         self.lap(Phase::Attention, Some(index));
         self.barrier(Some(index))?;
@@ -338,12 +343,19 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Asks for the beginning of the weights that follow attention, which leaves the way to memory idle.
+    fn prefetch_output(&self, layer: &LayerWeights) {
+        let weight = &layer.output.weight;
+        let rows = self.worker.split(weight.rows(), ROW_TILE);
+        weight.prefetch_rows(rows, AHEAD_LINES);
+    }
+
     /// Zeros among this worker's rows of what gate and up gave.
     fn count_zeros(&self, index: usize) {
         let Some(activity) = self.state.activity else {
             return;
         };
-        let rows = self.worker.split(self.plan.rows.len(), 1);
+        let rows = self.token_rows();
         let mut values = self.state.gate.rows_mut(rows.clone());
         let (mut count, mut zeros) = (0, 0);
         for row in 0..rows.len() {
@@ -359,7 +371,7 @@ impl Pass<'_> {
         let Some(activity) = self.state.activity else {
             return;
         };
-        let rows = self.worker.split(self.plan.rows.len(), 1);
+        let rows = self.token_rows();
         for form in self.state.forms_of(&[down]) {
             let mut quantized = form.rows.rows_mut(rows.clone());
             let zeros: usize = (0..rows.len())
@@ -387,7 +399,7 @@ impl Pass<'_> {
 
     /// residual = embedding\[token\], and the angles of the token's position.
     fn embed(&self) {
-        let rows = self.worker.split(self.plan.rows.len(), 1);
+        let rows = self.token_rows();
         let mut residual = self.state.residual.rows_mut(rows.clone());
         let mut angles = self.state.angles.rows_mut(rows.clone());
         for (row, token) in self.plan.rows[rows].iter().enumerate() {
@@ -403,7 +415,7 @@ impl Pass<'_> {
     /// `projections` read.
     fn normalize(&self, layer: usize, add: bool, weight: &[f32], projections: &[&Projection]) {
         let kernels = self.model.kernels;
-        let rows = self.worker.split(self.plan.rows.len(), 1);
+        let rows = self.token_rows();
         if rows.is_empty() {
             return;
         }
@@ -431,7 +443,7 @@ impl Pass<'_> {
         norm: Option<&[f32]>,
         projection: &Projection,
     ) {
-        let rows = self.worker.split(self.plan.rows.len(), 1);
+        let rows = self.token_rows();
         if rows.is_empty() {
             return;
         }
@@ -446,6 +458,16 @@ impl Pass<'_> {
         }
         self.lap(Phase::Norm, Some(layer));
         self.quantize(layer, values, rows, &[projection]);
+    }
+
+    /// This worker's tokens: whole tiles where batches are interleaved.
+    fn token_rows(&self) -> Range<usize> {
+        let tokens = self.plan.rows.len();
+        let granule = match self.model.kernels.batch() {
+            BatchLayout::Tiles if tokens >= TILE_TOKENS => TILE_TOKENS,
+            _ => 1,
+        };
+        self.worker.split(tokens, granule)
     }
 
     /// Quantises this worker's rows of `values` in the forms that `projections` read.
@@ -464,6 +486,22 @@ impl Pass<'_> {
                     form.layout,
                     values.row_mut(index),
                     quantized.row_mut(index),
+                );
+            }
+            let whole = form.tiles.rows() * TILE_TOKENS;
+            if rows.start >= whole {
+                continue;
+            }
+            let first = rows.start / TILE_TOKENS;
+            let mut tiles = form
+                .tiles
+                .rows_mut(first..rows.end.min(whole) / TILE_TOKENS);
+            for index in 0..rows.end.min(whole) - rows.start {
+                self.model.kernels.interleave_row(
+                    form.layout,
+                    quantized.row_mut(index),
+                    tiles.row_mut(index / TILE_TOKENS),
+                    index % TILE_TOKENS,
                 );
             }
         }
@@ -514,7 +552,7 @@ impl Pass<'_> {
     fn rotate_and_store(&self, index: usize, layer: &LayerWeights) {
         let (config, kernels) = (&self.model.config, self.model.kernels);
         let whole = self.cache.writes_whole_blocks();
-        let mut rows = self.worker.split(self.plan.rows.len(), 1);
+        let mut rows = self.token_rows();
         if whole {
             rows = self.plan.block_start(rows.start)..self.plan.block_start(rows.end);
         }

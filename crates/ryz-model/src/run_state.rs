@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use ryz_format::ModelConfig;
-use ryz_kernels::{ActivationView, ByteLine, QuantizedLayout, QuantizedRows};
+use ryz_kernels::{
+    ActivationView, BatchLayout, ByteLine, QuantizedLayout, QuantizedRows, QuantizedTiles,
+    TILE_TOKENS, TileShape,
+};
 use ryz_numa::{PartitionedSlice, ReadGuard, WorkQueue};
 use ryz_profile::{LayerActivity, PhaseClock};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MatRef};
@@ -110,6 +113,7 @@ pub(crate) fn scratch_bytes(
     config: &ModelConfig,
     angles: usize,
     forms: &[QuantizedLayout],
+    batch: BatchLayout,
     max_tokens: usize,
     max_outputs: usize,
 ) -> usize {
@@ -121,9 +125,20 @@ pub(crate) fn scratch_bytes(
     let outputs = output_columns(config).map(|cols| matrix(max_outputs, cols));
     let quantized = forms
         .iter()
-        .map(|form| form.lines().saturating_mul(max_tokens))
+        .map(|form| {
+            let rows = form.lines().saturating_mul(max_tokens);
+            rows.saturating_add(tile_lines(form, batch, max_tokens))
+        })
         .map(|lines| lines.saturating_mul(LINE));
     (tokens.into_iter().chain(outputs).chain(quantized)).fold(0, usize::saturating_add)
+}
+
+/// Lines of the tiles of a form, for the whole tiles of the largest batch; none where batches stay rows.
+fn tile_lines(form: &QuantizedLayout, batch: BatchLayout, max_tokens: usize) -> usize {
+    match batch {
+        BatchLayout::Rows => 0,
+        BatchLayout::Tiles => form.tile_lines().saturating_mul(max_tokens / TILE_TOKENS),
+    }
 }
 
 /// Rows of `cols` values.
@@ -138,6 +153,9 @@ struct Matrix {
 struct QuantizedScratch {
     layout: QuantizedLayout,
     lines: AlignedVec<ByteLine>,
+    shape: TileShape,
+    /// The rows of whole tiles once more, interleaved; empty where batches stay rows.
+    tiles: AlignedVec<ByteLine>,
 }
 
 impl RunState {
@@ -170,13 +188,20 @@ impl RunState {
                 layouts.push(layout);
             }
         }
+        let kernels = model.kernels();
         let quantized = layouts.into_iter().map(|layout| {
             let lines = layout.lines().saturating_mul(max_tokens);
+            let tiles = tile_lines(&layout, kernels.batch(), max_tokens);
+            let allocate = |name: &str, lines| {
+                arena
+                    .labelled(name)
+                    .allocate_slice(lines, BufferKind::Scratch)
+            };
             Ok(QuantizedScratch {
                 layout,
-                lines: arena
-                    .labelled("quantized inputs")
-                    .allocate_slice(lines, BufferKind::Scratch)?,
+                lines: allocate("quantized inputs", lines)?,
+                shape: kernels.tile_shape(),
+                tiles: allocate("interleaved inputs", tiles)?,
             })
         });
         let [
@@ -324,10 +349,13 @@ impl Matrix {
 
 impl QuantizedScratch {
     fn share(&mut self, rows: usize) -> SharedQuantized<'_> {
-        let lines = self.layout.lines();
+        let (lines, tile_lines) = (self.layout.lines(), self.layout.tile_lines());
+        let tiles = (rows / TILE_TOKENS).min(self.tiles.len() / tile_lines);
         SharedQuantized {
             layout: self.layout,
             rows: PartitionedSlice::new(&mut self.lines[..rows * lines], lines),
+            shape: self.shape,
+            tiles: PartitionedSlice::new(&mut self.tiles[..tiles * tile_lines], tile_lines),
         }
     }
 }
@@ -360,6 +388,9 @@ pub(crate) struct Shared<'a> {
 pub(crate) struct SharedQuantized<'a> {
     pub layout: QuantizedLayout,
     pub rows: PartitionedSlice<'a, ByteLine>,
+    shape: TileShape,
+    /// (tile): the first rows, interleaved.
+    pub tiles: PartitionedSlice<'a, ByteLine>,
 }
 
 impl<'a> Shared<'a> {
@@ -383,7 +414,17 @@ impl<'a> Shared<'a> {
             .form
             .and_then(|form| self.quantized.iter().find(|scratch| scratch.layout == form));
         match form {
-            Some(form) => Input::Quantized(form.layout, form.rows.read()),
+            // Dense weights read rows.
+            Some(form) if projection.weight.is_ternary() => Input::Quantized {
+                layout: form.layout,
+                rows: form.rows.read(),
+                tiles: Some((form.shape, form.tiles.read())),
+            },
+            Some(form) => Input::Quantized {
+                layout: form.layout,
+                rows: form.rows.read(),
+                tiles: None,
+            },
             None => Input::F32(values.read()),
         }
     }
@@ -392,15 +433,32 @@ impl<'a> Shared<'a> {
 /// An input of a projection, held for reading.
 pub(crate) enum Input<'s> {
     F32(ReadGuard<'s, f32>),
-    Quantized(QuantizedLayout, ReadGuard<'s, ByteLine>),
+    Quantized {
+        layout: QuantizedLayout,
+        rows: ReadGuard<'s, ByteLine>,
+        /// Of the first rows.
+        tiles: Option<(TileShape, ReadGuard<'s, ByteLine>)>,
+    },
 }
 
 impl Input<'_> {
     pub fn view(&self) -> ActivationView<'_> {
         match self {
             Self::F32(values) => ActivationView::F32(values.view()),
-            Self::Quantized(layout, lines) => {
-                ActivationView::I8(QuantizedRows::new(*layout, lines))
+            Self::Quantized {
+                layout,
+                rows,
+                tiles,
+            } => {
+                let rows = QuantizedRows::new(*layout, rows);
+                match tiles {
+                    Some((shape, lines)) if !lines.is_empty() => {
+                        let tiles = QuantizedTiles::new(*layout, *shape, lines);
+                        let rest = rows.from(tiles.tokens());
+                        ActivationView::Tiles { tiles, rest }
+                    }
+                    _ => ActivationView::I8(rows),
+                }
             }
         }
     }

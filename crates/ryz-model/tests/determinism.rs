@@ -4,9 +4,10 @@
 mod common;
 
 use common::{Golden, Runner, Setup, ids, reference_folders};
-use ryz_kernels::Level;
+use ryz_kernels::{BatchLayout, KernelOptions, Level};
 use ryz_kvcache::KvDType;
 use ryz_model::Activations;
+use ryz_tmac::PrefetchManager;
 
 /// The levels of this machine; those that it lacks are named, so that a pass is not taken for theirs.
 fn supported() -> impl Iterator<Item = Level> {
@@ -34,6 +35,7 @@ fn logits_do_not_depend_on_level_threads_nodes_or_chunks() {
                         activations,
                         kv,
                         level: Level::Scalar,
+                        options: KernelOptions::default(),
                         threads: 1,
                         chunk: 64,
                         machine: None,
@@ -86,4 +88,61 @@ fn logits_do_not_depend_on_level_threads_nodes_or_chunks() {
         "levels compared: {:?}",
         supported().map(Level::name).collect::<Vec<_>>()
     );
+}
+
+#[test]
+fn logits_depend_on_neither_the_layout_of_batches_nor_prefetching() {
+    let folder = &reference_folders()[0];
+    let mut compared = 0;
+    for (_, golden) in Golden::all(folder) {
+        for file in golden.files(folder) {
+            let base = Setup::exact(Activations::Int8);
+            let row = |chunk| Setup { chunk, ..base };
+            // Two whole tiles and some more; in one step, and in steps that are no whole tiles.
+            let prompt: Vec<u32> = (0..77).map(|index| index * 7 % 61).collect();
+            let expected = Runner::load(&file, row(64)).logits(&prompt);
+            for activations in [Activations::Int8, Activations::Int8Group] {
+                let setup = Setup {
+                    activations,
+                    ..row(77)
+                };
+                let expected = match activations {
+                    Activations::Int8 => expected.clone(),
+                    _ => Runner::load(&file, setup).logits(&prompt),
+                };
+                for level in supported() {
+                    for (batch, lines) in [
+                        (BatchLayout::Tiles, 64),
+                        (BatchLayout::Tiles, 0),
+                        (BatchLayout::Rows, 0),
+                        (BatchLayout::Rows, 7),
+                    ] {
+                        let options = KernelOptions {
+                            batch: Some(batch),
+                            prefetch: PrefetchManager::new(lines),
+                        };
+                        for chunk in [77, 40] {
+                            let setup = Setup {
+                                level,
+                                options,
+                                chunk,
+                                ..setup
+                            };
+                            let got = Runner::load(&file, setup).logits(&prompt);
+                            let bits = |rows: &[Vec<f32>]| -> Vec<u32> {
+                                rows.iter().flatten().map(|logit| logit.to_bits()).collect()
+                            };
+                            assert!(
+                                bits(&got) == bits(&expected),
+                                "{} {activations} {level} {batch} {lines} lines, chunk {chunk}",
+                                file.display()
+                            );
+                            compared += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(compared > 100, "only {compared} runs were compared");
 }

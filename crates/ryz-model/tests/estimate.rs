@@ -28,6 +28,7 @@ fn the_estimate_holds_for_every_reference_model() {
             let source = ModelSource::open(&path).unwrap();
             for activations in Activations::ALL {
                 let (threads, tokens, outputs) = (2, 37, 5);
+                let batch = Kernels::default().batch();
                 let arena = Arena::new(ArenaConfig::default());
                 let lease = Lease::new(threads, Pinning::Off).unwrap();
                 let options = LoadOptions {
@@ -39,7 +40,8 @@ fn the_estimate_holds_for_every_reference_model() {
                 let model = Model::load(&source, &options, &arena, &lease, &mut go_on).unwrap();
                 let loaded = arena.stats();
                 let _state = RunState::new(&model, &arena, tokens, outputs).unwrap();
-                let need = MemoryEstimate::of(&source, Some(activations), threads, tokens, outputs);
+                let need =
+                    MemoryEstimate::of(&source, Some(activations), batch, threads, tokens, outputs);
                 let name = format!("{} {activations}", path.display());
                 assert_eq!(
                     need.scratch,

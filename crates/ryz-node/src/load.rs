@@ -12,7 +12,7 @@ use napi::threadsafe_function::{
 };
 use napi::{Env, Result, Status};
 use napi_derive::napi;
-use ryz_engine::{Engine, EngineConfig, Level, LoadProgress};
+use ryz_engine::{BatchLayout, Engine, EngineConfig, Level, LoadProgress};
 
 use crate::answer::{Failure, catching};
 use crate::engine::{NativeCancel, NativeEngine, Slot, failure};
@@ -57,6 +57,10 @@ pub struct Config {
     pub map_weights: Option<bool>,
     /// Fragmentation of the cache above which its blocks are moved together.
     pub compact_above: Option<f64>,
+    /// How activations of a batch lie.
+    pub batch_layout: Option<String>,
+    /// Cache lines ahead.
+    pub prefetch: Option<u32>,
     /// A quantiser that comes with the engine.
     pub quantizer: Option<String>,
     /// What threads are bound to.
@@ -197,6 +201,9 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
     let level = config
         .level
         .map(|name| Level::from_str(&name).map_err(|_| unknown("level", &name)));
+    let batch_layout = config
+        .batch_layout
+        .map(|name| BatchLayout::from_str(&name).map_err(|_| unknown("batchLayout", &name)));
     let activations = config
         .activations
         .map(|name| named("activations", &ACTIVATIONS, &name));
@@ -213,6 +220,8 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
     Ok(EngineConfig {
         threads: config.threads.map(size),
         level: level.transpose()?,
+        batch_layout: batch_layout.transpose()?,
+        prefetch: config.prefetch.map_or(defaults.prefetch, size),
         activations: activations.transpose()?,
         kv: kv.transpose()?.unwrap_or(defaults.kv),
         value_rank: config.value_rank.map(size),

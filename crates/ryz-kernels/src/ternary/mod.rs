@@ -167,6 +167,9 @@ impl PackedTernary {
     /// When `rows` does not start at a tile of the matrix.
     pub fn prefetch_rows(&self, rows: Range<usize>, lines: usize) {
         assert!(rows.start.is_multiple_of(ROW_TILE), "rows start at a tile");
+        if self.prefetch() == PrefetchManager::OFF {
+            return;
+        }
         let of_tile = self.lines_per_tile();
         let tiles = rows.start / ROW_TILE..rows.end.div_ceil(ROW_TILE);
         PrefetchManager::first(

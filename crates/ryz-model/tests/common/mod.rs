@@ -9,7 +9,7 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
-use ryz_kernels::{Kernels, Level};
+use ryz_kernels::{KernelOptions, Kernels, Level};
 use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{Activations, BatchSequence, LoadOptions, Model, ModelSource, Outputs, RunState};
 use ryz_numa::{Lease, LeaseOptions, Pinning, Topology};
@@ -41,6 +41,8 @@ pub struct Setup {
     pub activations: Activations,
     pub kv: KvDType,
     pub level: Level,
+    /// How the kernels are used.
+    pub options: KernelOptions,
     pub threads: usize,
     /// The most tokens of one step.
     pub chunk: usize,
@@ -54,6 +56,7 @@ impl Setup {
             activations,
             kv: KvDType::F32,
             level: Level::detect(),
+            options: KernelOptions::default(),
             threads: 2,
             chunk: 512,
             machine: None,
@@ -88,7 +91,9 @@ impl Runner {
             }
         };
         let source = ModelSource::open(path).unwrap();
-        let kernels = Kernels::new(setup.level).unwrap();
+        let kernels = Kernels::new(setup.level)
+            .unwrap()
+            .with_options(setup.options);
         let options = LoadOptions {
             kernels,
             activations: Some(setup.activations),
