@@ -9,6 +9,7 @@ export {
   type ChatSessionOptions,
   ChatTurn,
   type ToolCallPart,
+  type ToolChoice,
   type TurnOptions,
 } from "./src/chat-session.js";
 export type {
@@ -57,6 +58,7 @@ export type {
   ProfilerOperation,
   ProfilerOptions,
 } from "./src/extensions.js";
+export type { OutputFormat, StandardJsonSchema } from "./src/format.js";
 export type {
   Completion,
   Finish,

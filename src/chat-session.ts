@@ -3,7 +3,7 @@
 import type { ChatMessage, ChatTemplateOptions } from "./chat.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
 import type { Completion, Finish, GenerateOptions, TextDelta, TokenLogprobs } from "./generate-options.js";
-import type { NativeToolCallFormat } from "./native.js";
+import type { NativeFormat, NativeToolCallFormat } from "./native.js";
 import { ASYNC_DISPOSE, gather, type TextStream } from "./stream.js";
 import { checkTools, type ToolCall, ToolCallScanner, type ToolDefinition } from "./tool-calls.js";
 import { OptionReader, textOf } from "./validate.js";
@@ -40,11 +40,21 @@ export interface ChatSessionOptions {
    * Generation options of every turn; those given to a turn come before them.
    * @defaultValue none
    */
-  readonly defaults?: Omit<GenerateOptions, "parseSpecial" | "signal"> | undefined;
+  readonly defaults?: Omit<TurnOptions, "signal"> | undefined;
 }
 
+/** Whether the model must call a tool, and which. */
+export type ToolChoice = "auto" | "required" | "none" | { readonly name: string };
+
 /** Options of one turn. */
-export type TurnOptions = Omit<GenerateOptions, "parseSpecial">;
+export interface TurnOptions extends Omit<GenerateOptions, "parseSpecial"> {
+  /**
+   * Keeps calls to the form that the model's template writes, and their arguments to the tool's parameters: the model may
+   * call a tool (`auto`), must call one or more (`required`), must call this one (`{ name }`), or must not (`none`).
+   * @defaultValue none: the model may call tools, and what it writes is not constrained
+   */
+  readonly toolChoice?: ToolChoice | undefined;
+}
 
 /** A tool call, as soon as it is complete. */
 export interface ToolCallPart {
@@ -63,12 +73,20 @@ export interface ChatReply extends Completion {
   readonly toolCalls: readonly ToolCall[];
 }
 
+type SessionOptions = Omit<TurnOptions, "toolChoice">;
+
+/** What a session asks for besides its options. @internal */
+export interface SessionRequest {
+  readonly shownTokens: number[];
+  readonly format?: NativeFormat;
+}
+
 /** What a session needs of its engine. @internal */
 export interface SessionHost {
   readonly contextLength: number;
   tokens(messages: readonly ChatMessage[], options: ChatTemplateOptions): Promise<Uint32Array>;
-  stream(tokens: Uint32Array, options: TurnOptions, shownTokens: readonly number[]): TextStream;
-  checkOptions(options: TurnOptions): void;
+  stream(tokens: Uint32Array, options: SessionOptions, special: SessionRequest): TextStream;
+  checkOptions(options: SessionOptions): void;
   toolCallFormat(): Promise<NativeToolCallFormat | null>;
   forgot(messages: number): void;
 }
@@ -119,8 +137,8 @@ export class ChatSession {
     this.#whenFull = read.choice("whenFull", ["forget", "throw"]) ?? "forget";
     this.#defaults = (read.any("defaults") ?? {}) as TurnOptions;
     read.done();
-    host.checkOptions(this.#defaults);
     this.#host = host;
+    this.#checked(this.#defaults);
   }
 
   /** Everything that was said, the system message first. Plain data: it can be stored as JSON. */
@@ -152,12 +170,25 @@ export class ChatSession {
   }
 
   #turn(said: readonly ChatMessage[], options: TurnOptions | undefined): ChatTurn {
-    const merged = { ...this.#defaults, ...options };
-    this.#host.checkOptions(merged);
-    return new ChatTurn(this.#run(said, merged));
+    const { generate, calls } = this.#checked({ ...this.#defaults, ...options });
+    return new ChatTurn(this.#run(said, generate, calls));
   }
 
-  async *#run(said: readonly ChatMessage[], options: TurnOptions): AsyncGenerator<ChatPart, undefined, undefined> {
+  /** A turn's options, and the constraint that its `toolChoice` is. */
+  #checked({ toolChoice, ...generate }: TurnOptions): { generate: SessionOptions; calls: NativeFormat | undefined } {
+    this.#host.checkOptions(generate);
+    const calls = toolChoice === undefined ? undefined : toolFormat(toolChoice, this.#tools);
+    if (calls !== undefined && generate.format !== undefined) {
+      throw new InvalidArgumentError("format", "left out where there is a toolChoice", generate.format);
+    }
+    return { generate, calls };
+  }
+
+  async *#run(
+    said: readonly ChatMessage[],
+    options: SessionOptions,
+    calls: NativeFormat | undefined,
+  ): AsyncGenerator<ChatPart, undefined, undefined> {
     this.#assertIdle();
     this.#busy = true;
     const answer = { text: "", calls: [] as ToolCall[] };
@@ -166,7 +197,10 @@ export class ChatSession {
       options.signal?.throwIfAborted();
       const format = this.#tools.length > 0 ? await this.#toolFormat() : undefined;
       const tokens = await this.#prompt([...this.#messages, ...said], options, format);
-      const stream = this.#host.stream(tokens, options, format?.tokens ?? []);
+      const stream = this.#host.stream(tokens, options, {
+        shownTokens: format?.tokens ?? [],
+        ...(calls && { format: calls }),
+      });
       const parts = format === undefined ? stream : this.#withCalls(stream, new ToolCallScanner(format, this.#tools));
       try {
         for await (const part of parts) {
@@ -212,7 +246,7 @@ export class ChatSession {
   /** The prompt's tokens; turns that no longer fit are left out, the oldest first. */
   async #prompt(
     messages: readonly ChatMessage[],
-    options: TurnOptions,
+    options: SessionOptions,
     format: NativeToolCallFormat | undefined,
   ): Promise<Uint32Array> {
     const { contextLength } = this.#host;
@@ -284,6 +318,23 @@ export class ChatTurn implements AsyncGenerator<ChatPart, undefined, undefined> 
     if (completion !== undefined) return { ...completion, toolCalls };
     throw new RyzansteinError("ABORTED", "the turn was ended before its last part");
   }
+}
+
+/** The constraint that a choice of tools is. */
+function toolFormat(choice: ToolChoice, tools: readonly ToolDefinition[]): NativeFormat {
+  if (tools.length === 0) throw new InvalidArgumentError("toolChoice", "left out where there are no tools", choice);
+  let text: string;
+  try {
+    text = JSON.stringify(tools);
+  } catch {
+    throw new InvalidArgumentError("tools", "values that JSON can hold", tools);
+  }
+  if (choice === "auto" || choice === "required" || choice === "none") return { kind: "tools", text, choice };
+  const name: unknown = (choice as { name?: unknown } | null)?.name;
+  if (!tools.some((tool) => tool.function.name === name)) {
+    throw new InvalidArgumentError("toolChoice", "auto, required, none or { name } of a tool", choice);
+  }
+  return { kind: "tools", text, choice: "named", name: name as string };
 }
 
 function assistantMessage(text: string, calls: readonly ToolCall[]): ChatMessage {

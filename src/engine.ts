@@ -288,9 +288,9 @@ export class BitNetEngine {
           const input = templateInput(messages, template);
           return this.#call((done) => this.#native.chatTokens(input, done));
         },
-        stream: (tokens, turn, shownTokens) => {
+        stream: (tokens, turn, special) => {
           const { request, signal } = checkGenerate(turn);
-          return this.#stream({ request: { ...request, shownTokens: [...shownTokens] }, signal }, () => tokens);
+          return this.#stream({ request: { ...request, ...special }, signal }, () => tokens);
         },
         checkOptions: checkGenerate,
         toolCallFormat: () => this.#call((done) => this.#native.toolCallFormat(done)),

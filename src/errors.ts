@@ -26,6 +26,8 @@ export type ErrorCode =
   | "INVALID_TEMPLATE"
   /** The chat template ran past its limits of work, depth or output. */
   | "TEMPLATE_LIMIT"
+  /** A schema, a regular expression or a grammar is too large, too deep or too ambiguous. */
+  | "GRAMMAR_LIMIT"
   /** An option or argument is not what its documentation permits. */
   | "INVALID_ARGUMENT"
   /** The prompt does not fit in the context. */

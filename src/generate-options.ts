@@ -1,5 +1,6 @@
 /** What a generation is asked for, and what it yields. */
 
+import { checkFormat, type OutputFormat } from "./format.js";
 import type { NativeGenerateRequest } from "./native.js";
 import { checkSampling, type SamplingOptions } from "./sampling.js";
 import { defined, OptionReader } from "./validate.js";
@@ -21,6 +22,12 @@ export interface GenerateOptions extends SamplingOptions {
    * @defaultValue none
    */
   readonly stopTokens?: readonly number[] | Uint32Array | undefined;
+  /**
+   * The form that the answer must have: JSON, JSON of a schema, a regular expression, a grammar. It ends with
+   * `finishReason: "stop"` where it is complete; one that `maxTokens` cuts short is not.
+   * @defaultValue any text
+   */
+  readonly format?: OutputFormat | undefined;
   /**
    * Whether special tokens written in the prompt's text, such as `<|im_end|>`, become those tokens.
    * Leave it off for text that you did not write yourself.
@@ -121,6 +128,7 @@ export function checkGenerate(options: unknown): CheckedGenerate {
     sampling: checkSampling(read),
     stop: read.strings("stop", 64) ?? [],
     stopTokens: Array.from(read.tokens("stopTokens") ?? []),
+    format: checkFormat(read),
     parseSpecial: read.boolean("parseSpecial") ?? false,
     credits: read.integer("bufferedTokens", { min: 1, max: 65_536 }) ?? 32,
   } as CheckedGenerate["request"]);

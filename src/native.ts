@@ -66,6 +66,13 @@ export interface NativeSampling {
   logprobs?: number;
 }
 
+export interface NativeFormat {
+  kind: "json" | "json_schema" | "regex" | "grammar" | "tools";
+  text: string;
+  choice?: "auto" | "required" | "none" | "named";
+  name?: string;
+}
+
 export interface NativeGenerateRequest {
   text?: string;
   tokens?: Uint32Array;
@@ -74,6 +81,7 @@ export interface NativeGenerateRequest {
   sampling: NativeSampling;
   stop: string[];
   stopTokens: number[];
+  format?: NativeFormat;
   shownTokens?: number[];
   credits: number;
 }

@@ -20,7 +20,7 @@ export interface ToolCall {
   /** Unique within its session: `call00001`, `call00002`, … */
   readonly id: string;
   readonly name: string;
-  /** What the model wrote: JSON, but not checked against the tool's schema. */
+  /** What the model wrote: JSON, which fits the tool's schema where the turn had a `toolChoice`. */
   readonly arguments: Readonly<Record<string, unknown>>;
 }
 

@@ -1,9 +1,10 @@
 import { createInterface, type Interface } from "node:readline/promises";
 import type { Command } from "commander";
-import type { ChatSession, ChatTurn } from "../chat-session.js";
+import type { ChatSession, ChatTurn, ToolChoice } from "../chat-session.js";
 import type { BitNetEngine } from "../engine.js";
 import type { GenerateOptions } from "../generate-options.js";
 import type { ToolDefinition } from "../tool-calls.js";
+import { addFormatOptions, type FormatFlags, formatOf } from "./format.js";
 import { summary } from "./generate.js";
 import {
   addProfileOption,
@@ -18,10 +19,11 @@ import {
 import { interruptible, printJson, withEngine } from "./run.js";
 import { bold, dim, note, print } from "./terminal.js";
 
-interface Flags extends RunFlags, SamplingFlags {
+interface Flags extends RunFlags, SamplingFlags, FormatFlags {
   readonly prompt?: string;
   readonly system?: string;
   readonly tools?: string;
+  readonly toolChoice?: string;
 }
 
 export function addChat(program: Command): void {
@@ -29,8 +31,9 @@ export function addChat(program: Command): void {
   addRunOptions(command)
     .option("-p, --prompt <text>", "send this one message, print the answer and end")
     .option("-s, --system <text>", "system prompt")
-    .option("--tools <file>", "JSON array of tool definitions; calls of the model are printed, not carried out");
-  addProfileOption(addSamplingOptions(command))
+    .option("--tools <file>", "JSON array of tool definitions; calls of the model are printed, not carried out")
+    .option("--tool-choice <choice>", "auto, required, none, or the name of a tool: calls fit their tools' parameters");
+  addProfileOption(addFormatOptions(addSamplingOptions(command)))
     .addHelpText(
       "after",
       `
@@ -44,7 +47,8 @@ Examples:
 }
 
 async function chat(flags: Flags): Promise<void> {
-  const options = generateOptions(flags);
+  const toolChoice = flags.toolChoice === undefined ? undefined : toolChoiceOf(flags.toolChoice);
+  const options = { ...generateOptions(flags), format: formatOf(flags), toolChoice };
   const tools = flags.tools === undefined ? undefined : (readJson(flags.tools) as ToolDefinition[]);
   const begin = (engine: BitNetEngine): ChatSession =>
     engine.createChatSession({ systemPrompt: flags.system, tools, defaults: options });
@@ -64,6 +68,10 @@ async function chat(flags: Flags): Promise<void> {
       await printJson({ ...rest, ...(tools && { toolCalls }), timings: { loadMs: engine.loadMs, ...timings } });
     }),
   );
+}
+
+function toolChoiceOf(choice: string): ToolChoice {
+  return choice === "auto" || choice === "required" || choice === "none" ? choice : { name: choice };
 }
 
 /** Streams one answer to stdout. */

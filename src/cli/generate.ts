@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import type { Finish } from "../generate-options.js";
+import { addFormatOptions, type FormatFlags, formatOf } from "./format.js";
 import {
   addProfileOption,
   addRunOptions,
@@ -13,7 +14,7 @@ import {
 import { interruptible, printJson, withEngine } from "./run.js";
 import { dim, note, print } from "./terminal.js";
 
-interface Flags extends RunFlags, SamplingFlags {
+interface Flags extends RunFlags, SamplingFlags, FormatFlags {
   readonly prompt?: string;
   readonly file?: string;
   readonly special?: boolean;
@@ -25,7 +26,7 @@ export function addGenerate(program: Command): void {
     .option("-p, --prompt <text>", "the prompt")
     .option("-f, --file <file>", "read the prompt from a file (- is stdin)")
     .option("--special", "special tokens written in the prompt become those tokens");
-  addProfileOption(addSamplingOptions(command))
+  addProfileOption(addFormatOptions(addSamplingOptions(command)))
     .addHelpText(
       "after",
       `
@@ -39,10 +40,11 @@ Examples:
 
 async function generate(flags: Flags): Promise<void> {
   exactlyOne(["--prompt", flags.prompt], ["--file", flags.file]);
+  const format = formatOf(flags);
   const prompt = flags.prompt ?? readText(flags.file as string);
   await interruptible((signal) =>
     withEngine(flags, signal, async (engine) => {
-      const options = { ...generateOptions(flags), parseSpecial: flags.special, signal };
+      const options = { ...generateOptions(flags), parseSpecial: flags.special, format, signal };
       if (flags.json) {
         const { timings, ...rest } = await engine.complete(prompt, options);
         await printJson({ ...rest, timings: { loadMs: engine.loadMs, ...timings } });

@@ -14,6 +14,7 @@ use crate::error::EngineError;
 use crate::executor::{Submission, Work};
 use crate::frontend::{TextCommand, check_ids, check_length, check_prompt};
 use crate::generation::GenerationParts;
+use crate::guide::Guides;
 use crate::jobs::{Job, Score};
 use crate::load::ModelInfo;
 use crate::memory::CacheView;
@@ -57,7 +58,8 @@ pub(crate) struct Inner {
     pub texts: Sender<TextCommand>,
     pub threads: Mutex<Vec<JoinHandle<()>>>,
     pub tokenizer: Tokenizer,
-    pub chat: Option<Chat>,
+    pub chat: Option<Arc<Chat>>,
+    pub guides: Guides,
     pub vocab: Vocab,
     pub info: ModelInfo,
     pub arena: Arena,
@@ -94,7 +96,8 @@ impl Engine {
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` naming the option, `CONTEXT_OVERFLOW` for prompts of tokens (those of text fail through the
-    /// sink), `QUEUE_FULL`, `DISPOSED`, `INTERNAL` after a panic.
+    /// sink), `QUEUE_FULL`, `DISPOSED`, `INTERNAL` after a panic. A constraint that cannot be compiled fails through the sink:
+    /// `INVALID_ARGUMENT`, `GRAMMAR_LIMIT`.
     pub fn generate(
         &self,
         request: GenerateRequest,
@@ -104,6 +107,7 @@ impl Engine {
         self.check_request(&request)?;
         let parts = GenerationParts {
             sampler: Sampler::new(request.sampling, &self.inner.vocab, &request.stop_tokens)?,
+            guide: None,
             stop: request.stop,
             stop_tokens: request.stop_tokens,
             shown_tokens: request.shown_tokens,
@@ -112,14 +116,25 @@ impl Engine {
             submitted: Instant::now(),
         };
         let work = Work::Generate(Box::new(parts));
+        let options = EncodeOptions {
+            add_special: request.add_special,
+            parse_special: request.parse_special,
+        };
+        if let Some(constraint) = request.constraint {
+            let (tokens, text) = match request.prompt {
+                Prompt::Tokens(tokens) => (tokens, None),
+                Prompt::Text(text) => (Vec::new(), Some((text, options))),
+            };
+            let (handle, submission) = self.enqueue(tokens, work, request.credits)?;
+            let adopt = |thread| self.adopt(thread);
+            let guides = &self.inner.guides;
+            guides.submit(constraint, submission, text, adopt)?;
+            return Ok(handle);
+        }
         match request.prompt {
             Prompt::Tokens(tokens) => self.submit(tokens, work, request.credits),
             Prompt::Text(text) => {
                 let (handle, submission) = self.enqueue(Vec::new(), work, request.credits)?;
-                let options = EncodeOptions {
-                    add_special: request.add_special,
-                    parse_special: request.parse_special,
-                };
                 let command = TextCommand::Encode {
                     text,
                     options,
@@ -277,7 +292,10 @@ impl Engine {
     }
 
     fn chat(&self) -> Result<&Chat, EngineError> {
-        self.inner.chat.as_ref().ok_or(EngineError::NoChatTemplate)
+        self.inner
+            .chat
+            .as_deref()
+            .ok_or(EngineError::NoChatTemplate)
     }
 
     fn check_request(&self, request: &GenerateRequest) -> Result<(), EngineError> {
@@ -362,6 +380,7 @@ impl Inner {
         self.shared.send(Command::Dispose);
         // A closed channel: the thread has ended already.
         drop(self.texts.send(TextCommand::Stop));
+        self.guides.stop();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {

@@ -36,12 +36,45 @@ pub enum EngineError {
         /// The value itself.
         value: f32,
     },
-    /// Bans, biases and minimum lengths together leave no token to choose.
-    #[error("logitBias, ignoreEos and minTokens leave no token to choose at position {position}")]
+    /// Constraints, bans and minimum lengths together leave no token to choose.
+    #[error(
+        "format, logitBias, ignoreEos and minTokens leave no token to choose at position {position}"
+    )]
     NoCandidates {
         /// Position of the sequence.
         position: usize,
     },
+    /// A schema, a regular expression or a grammar is not one, or asks for what cannot be enforced.
+    #[error("{option}: {message}")]
+    InvalidGrammar {
+        /// The option's public name and the place in it, such as `format.schema/properties/age`.
+        option: String,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A schema, a regular expression or a grammar is too large, too deep or too ambiguous.
+    #[error("{option} {message}")]
+    GrammarLimit {
+        /// The option's public name.
+        option: String,
+        /// Which limit, and what was there.
+        message: String,
+    },
+    /// No token of the vocabulary goes on with a constraint that is not complete.
+    #[error("format: no token of the model's vocabulary can follow token {position} of the answer")]
+    GrammarStuck {
+        /// Tokens of the answer.
+        position: usize,
+    },
+    /// A constraint failed although nothing is wrong with it: our own fault, or llguidance's.
+    #[error("the constraint failed: {message}")]
+    GrammarFault {
+        /// What was said.
+        message: String,
+    },
+    /// The model's chat template takes no tools, so no form of tool calls is known.
+    #[error("tools: the model's chat template takes none")]
+    NoToolCalls,
     /// A prompt does not fit the context with room for one more token.
     #[error("prompt: expected at most {limit} tokens for a context of {context_length}, got {got}")]
     ContextOverflow {
@@ -130,9 +163,14 @@ impl EngineError {
     /// A stable code that callers may switch on.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::InvalidArgument { .. } | Self::NoCandidates { .. } => "INVALID_ARGUMENT",
+            Self::InvalidArgument { .. }
+            | Self::NoCandidates { .. }
+            | Self::InvalidGrammar { .. }
+            | Self::GrammarStuck { .. } => "INVALID_ARGUMENT",
+            Self::GrammarLimit { .. } => "GRAMMAR_LIMIT",
+            Self::NoToolCalls => "INVALID_TEMPLATE",
             Self::NonFiniteLogits { .. } => "INVALID_FILE",
-            Self::Panicked { .. } => "INTERNAL",
+            Self::Panicked { .. } | Self::GrammarFault { .. } => "INTERNAL",
             Self::ContextOverflow { .. } => "CONTEXT_OVERFLOW",
             Self::QueueFull { .. } => "QUEUE_FULL",
             Self::Aborted => "ABORTED",

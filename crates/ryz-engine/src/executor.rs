@@ -15,6 +15,7 @@ use ryz_tokenizer::Tokenizer;
 
 use crate::error::EngineError;
 use crate::generation::{Generation, GenerationParts};
+use crate::guide::Guide;
 use crate::jobs::{Job, Progress, Rows};
 use crate::memory::{self, Compaction};
 use crate::operators::StepOperators;
@@ -47,6 +48,13 @@ impl Submission {
             tokens,
             work: Some(work),
             shared,
+        }
+    }
+
+    /// Keeps a generation to a constraint.
+    pub fn guide(&mut self, guide: Guide) {
+        if let Some(Work::Generate(parts)) = &mut self.work {
+            parts.guide = Some(guide);
         }
     }
 

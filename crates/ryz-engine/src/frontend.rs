@@ -102,8 +102,18 @@ pub(crate) fn spawn(
     name: &str,
     work: impl FnOnce() + Send + 'static,
 ) -> Result<std::thread::JoinHandle<()>, EngineError> {
+    spawn_with_stack(name, 2 << 20, work)
+}
+
+/// Starts a named thread with a stack of its own size.
+pub(crate) fn spawn_with_stack(
+    name: &str,
+    stack: usize,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<std::thread::JoinHandle<()>, EngineError> {
     std::thread::Builder::new()
         .name(name.to_owned())
+        .stack_size(stack)
         .spawn(work)
         .map_err(|source| EngineError::Thread { source })
 }

@@ -9,6 +9,7 @@ use ryz_tokenizer::{DecodeStream, Tokenizer};
 
 use crate::assembler::Assembler;
 use crate::error::EngineError;
+use crate::guide::Guide;
 use crate::request::{Control, Event, EventSink, Finish, FinishReason, Timings, Usage};
 use crate::sampler::{Candidates, Sampler};
 use crate::sequence::Sequence;
@@ -16,6 +17,7 @@ use crate::sequence::Sequence;
 /// What a generation is made from; everything in it has been validated.
 pub(crate) struct GenerationParts {
     pub sampler: Sampler,
+    pub guide: Option<Guide>,
     pub stop: Vec<String>,
     pub stop_tokens: Vec<u32>,
     pub shown_tokens: Vec<u32>,
@@ -27,6 +29,7 @@ pub(crate) struct GenerationParts {
 /// A generation under way.
 pub(crate) struct Generation {
     sampler: Sampler,
+    guide: Option<Guide>,
     stream: DecodeStream,
     assembler: Assembler,
     /// Ids that end it: the request's own and the model's, sorted.
@@ -50,11 +53,16 @@ impl Generation {
     ) -> Self {
         let mut sampler = parts.sampler;
         sampler.observe_prompt(prompt);
+        let mut guide = parts.guide;
+        if let Some(guide) = &mut guide {
+            guide.begin();
+        }
         let mut end_tokens = parts.stop_tokens;
         end_tokens.extend_from_slice(tokenizer.end_of_generation());
         end_tokens.sort_unstable();
         Self {
             sampler,
+            guide,
             stream: tokenizer.decode_stream(true).showing(&parts.shown_tokens),
             assembler: Assembler::new(&parts.stop),
             end_tokens,
@@ -86,7 +94,12 @@ impl Generation {
         context_length: usize,
         clock: &mut PhaseClock,
     ) -> bool {
-        let sampled = match self.sampler.sample(scratch, logits, &sequence.tokens) {
+        let allowed = self.guide.as_mut().map(Guide::allowed).transpose();
+        let sampled = allowed.and_then(|allowed| {
+            let history = &sequence.tokens;
+            self.sampler.sample(scratch, logits, history, allowed)
+        });
+        let sampled = match sampled {
             Ok(sampled) => sampled,
             Err(error) => {
                 self.fail(error);
@@ -98,9 +111,15 @@ impl Generation {
         self.first_token.get_or_insert(now);
         self.last_token = Some(now);
         if self.end_tokens.binary_search(&sampled.token).is_ok() {
-            self.finish(FinishReason::Stop);
+            let whole = self.guide.as_mut().is_none_or(Guide::is_whole);
+            self.finish(stopped(whole));
             return true;
         }
+        // At once, so that the next mask is computed while this token is delivered and the forward pass runs.
+        let complete = match &mut self.guide {
+            Some(guide) => guide.accept(sampled.token),
+            None => Ok(false),
+        };
         sequence.tokens.push(sampled.token);
         self.usage.completion_tokens += 1;
         let text = self.stream.push(sampled.token);
@@ -109,10 +128,22 @@ impl Generation {
         if let Some(delta) = assembled.delta {
             let spent = delta.token_ids.len() as i64;
             self.control.credits.fetch_sub(spent, Ordering::SeqCst);
+            if let Some(guide) = &mut self.guide {
+                guide.delivered(&delta.text);
+            }
             self.sink.deliver(Event::Delta(delta));
             clock.lap(Phase::Deliver, None);
         }
+        let complete = match complete {
+            Ok(complete) => complete,
+            Err(error) => {
+                self.fail(error);
+                return true;
+            }
+        };
         let reason = if assembled.stopped {
+            stopped(self.guide.as_ref().is_none_or(Guide::is_whole_text))
+        } else if complete {
             FinishReason::Stop
         } else if self.usage.completion_tokens >= self.max_tokens
             || sequence.tokens.len() >= context_length
@@ -177,5 +208,14 @@ impl Generation {
                 after_first as f64 / decode.as_secs_f64()
             },
         }
+    }
+}
+
+/// Why a generation ended that an end token or a stop string ended: one that a constraint does not hold complete is cut short.
+fn stopped(whole: bool) -> FinishReason {
+    if whole {
+        FinishReason::Stop
+    } else {
+        FinishReason::Length
     }
 }

@@ -21,6 +21,7 @@ use crate::config::EngineConfig;
 use crate::engine::{Engine, Inner};
 use crate::error::EngineError;
 use crate::executor::ExecutorParts;
+use crate::guide::{Guides, GuidesParts};
 use crate::memory::CacheView;
 use crate::sampler::Vocab;
 use crate::scheduler::Limits;
@@ -305,12 +306,21 @@ fn start(
         shared: Arc::clone(&shared),
     };
     let (front_tokenizer, front_shared) = (tokenizer.clone(), Arc::clone(&shared));
+    let chat = chat.map(Arc::new);
+    let guides = Guides::new(GuidesParts {
+        tokenizer: tokenizer.clone(),
+        vocab_size: info.vocab_size,
+        chat: chat.clone(),
+        texts: texts.clone(),
+        shared: Arc::clone(&shared),
+    });
     let inner = Inner {
         shared,
         texts,
         threads: Mutex::new(Vec::new()),
         tokenizer,
         chat,
+        guides,
         vocab,
         info,
         arena,

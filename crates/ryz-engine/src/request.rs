@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::error::EngineError;
+use crate::guide::Constraint;
 use crate::sampler::{SamplingParams, TokenLogprobs};
 use crate::sequence::SequenceId;
 use crate::shared::{Command, Shared};
@@ -31,6 +32,8 @@ pub struct GenerateRequest {
     pub max_tokens: Option<u32>,
     /// How tokens are chosen.
     pub sampling: SamplingParams,
+    /// The form that the answer must have; default none.
+    pub constraint: Option<Constraint>,
     /// Texts that end the generation; they are never delivered.
     pub stop: Vec<String>,
     /// Ids that end the generation, besides the model's own end tokens.
@@ -50,6 +53,7 @@ impl GenerateRequest {
             add_special: true,
             max_tokens: None,
             sampling: SamplingParams::default(),
+            constraint: None,
             stop: Vec::new(),
             stop_tokens: Vec::new(),
             shown_tokens: Vec::new(),
@@ -61,9 +65,9 @@ impl GenerateRequest {
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model ended it, or a stop string or stop token did.
+    /// The model ended it, or a stop string or stop token did, or its constraint is fulfilled.
     Stop,
-    /// `max_tokens` or the context's length was reached.
+    /// `max_tokens` or the context's length was reached, or a stop string or stop token came before a constraint was fulfilled.
     Length,
     /// It was cancelled.
     Abort,

@@ -46,6 +46,12 @@ pub struct EngineStats {
     pub compactions: u64,
     /// Blocks that moved then.
     pub kv_blocks_moved: u64,
+    /// Masks of constrained requests that were waited for.
+    pub masks: u64,
+    /// Nanoseconds that computing them took, beside the forward pass.
+    pub mask_nanos: u64,
+    /// Nanoseconds that the engine's thread waited for them after the forward pass.
+    pub mask_wait_nanos: u64,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +65,9 @@ pub(crate) struct Counters {
     pub preemptions: AtomicU64,
     pub compactions: AtomicU64,
     pub kv_blocks_moved: AtomicU64,
+    pub masks: AtomicU64,
+    pub mask_nanos: AtomicU64,
+    pub mask_wait_nanos: AtomicU64,
 }
 
 pub(crate) struct Shared {
@@ -157,6 +166,9 @@ impl Shared {
             preemptions: c.preemptions.load(Ordering::Relaxed),
             compactions: c.compactions.load(Ordering::Relaxed),
             kv_blocks_moved: c.kv_blocks_moved.load(Ordering::Relaxed),
+            masks: c.masks.load(Ordering::Relaxed),
+            mask_nanos: c.mask_nanos.load(Ordering::Relaxed),
+            mask_wait_nanos: c.mask_wait_nanos.load(Ordering::Relaxed),
         }
     }
 }

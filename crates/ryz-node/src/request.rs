@@ -4,7 +4,10 @@ use std::str::FromStr;
 
 use napi::bindgen_prelude::Uint32Array;
 use napi_derive::napi;
-use ryz_engine::{DryParams, GenerateRequest, Mirostat, Prompt, SamplerKind, SamplingParams};
+use ryz_engine::{
+    Constraint, DryParams, GenerateRequest, Mirostat, Prompt, SamplerKind, SamplingParams,
+    ToolChoice,
+};
 
 use crate::answer::Failure;
 use crate::engine::failure;
@@ -93,6 +96,46 @@ pub struct Sampling {
     pub logprobs: Option<u32>,
 }
 
+/// The form that an answer must have.
+#[napi(object, object_to_js = false)]
+pub struct Format {
+    /// `json`, `json_schema`, `regex`, `grammar` or `tools`.
+    pub kind: String,
+    /// The schema or the tools as JSON, the pattern, the grammar.
+    pub text: String,
+    /// Of tools: `auto`, `required` or `none`; `named` for the one that
+    pub choice: Option<String>,
+    /// this is.
+    pub name: Option<String>,
+}
+
+impl Format {
+    fn convert(self) -> Result<Constraint, Failure> {
+        let name = self.name.unwrap_or_default();
+        let choice = match self.choice.as_deref() {
+            Some("required") => ToolChoice::Required,
+            Some("none") => ToolChoice::None,
+            Some("named") => ToolChoice::Named(name),
+            _ => ToolChoice::Auto,
+        };
+        let text = self.text;
+        Ok(match self.kind.as_str() {
+            "json" => Constraint::Json,
+            "json_schema" => Constraint::JsonSchema(text),
+            "regex" => Constraint::Regex(text),
+            "grammar" => Constraint::Grammar(text),
+            "tools" => Constraint::Tools {
+                tools: text,
+                choice,
+            },
+            other => {
+                let message = format!("format: there is no kind {other:?}");
+                return Err(Failure::plain("INVALID_ARGUMENT", message));
+            }
+        })
+    }
+}
+
 /// What TypeScript asks for, already checked there.
 #[napi(object, object_to_js = false)]
 pub struct Request {
@@ -110,6 +153,8 @@ pub struct Request {
     pub stop: Vec<String>,
     /// Tokens that end it.
     pub stop_tokens: Vec<u32>,
+    /// The form that the answer must have.
+    pub format: Option<Format>,
     /// Special tokens whose text is delivered.
     pub shown_tokens: Option<Vec<u32>>,
     /// Tokens that may be delivered before the reader grants more.
@@ -129,6 +174,7 @@ impl Request {
             sampling: self.sampling.convert()?,
             stop: self.stop,
             stop_tokens: self.stop_tokens,
+            constraint: self.format.map(Format::convert).transpose()?,
             shown_tokens: self.shown_tokens.unwrap_or_default(),
             credits: self.credits,
             ..GenerateRequest::new(prompt)

@@ -267,6 +267,22 @@ impl Tokenizer {
         self.inner.vocab.kind(id).is_some_and(Kind::is_special)
     }
 
+    /// Whether a token is a part of texts: not an instruction, the unknown token, or a filler.
+    pub fn is_text(&self, id: u32) -> bool {
+        let kind = self.inner.vocab.kind(id);
+        matches!(kind, Some(Kind::Normal | Kind::UserDefined | Kind::Byte))
+    }
+
+    /// Whether a token is one byte of what the vocabulary has no text for.
+    pub fn is_byte(&self, id: u32) -> bool {
+        self.inner.vocab.kind(id) == Some(Kind::Byte)
+    }
+
+    /// Whether encoding puts a space in front of a text, so that its middle is encoded in another way.
+    pub fn adds_space(&self) -> bool {
+        self.inner.space_prefix != SpacePrefix::Never
+    }
+
     /// Whether a model that samples this token has finished: EOS, the end of a turn, and the other names for it.
     pub fn is_end_of_generation(&self, id: u32) -> bool {
         self.inner.end_of_generation.binary_search(&id).is_ok()

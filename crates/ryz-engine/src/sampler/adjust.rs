@@ -75,7 +75,7 @@ mod tests {
 
     fn filled(logits: &[f32]) -> Candidates {
         let mut c = Candidates::new(logits.len());
-        c.fill(logits, 0).unwrap();
+        c.fill(logits, None, 0).unwrap();
         c
     }
 

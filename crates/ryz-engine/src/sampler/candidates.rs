@@ -40,8 +40,13 @@ impl Candidates {
         }
     }
 
-    /// Takes every logit that is not negative infinity; NaN and +infinity are refused.
-    pub(super) fn fill(&mut self, logits: &[f32], position: usize) -> Result<(), EngineError> {
+    /// Takes every logit that is not negative infinity and that `allowed` has a bit for; NaN and +infinity are refused.
+    pub(super) fn fill(
+        &mut self,
+        logits: &[f32],
+        allowed: Option<&[u32]>,
+        position: usize,
+    ) -> Result<(), EngineError> {
         self.items.clear();
         self.sorted = 0;
         self.by_id = true;
@@ -56,7 +61,9 @@ impl Candidates {
                     value: logit,
                 });
             }
-            self.items.push(Candidate { id, logit });
+            if allowed.is_none_or(|bits| has_bit(bits, id)) {
+                self.items.push(Candidate { id, logit });
+            }
         }
         Ok(())
     }
@@ -197,6 +204,11 @@ impl Candidates {
     }
 }
 
+fn has_bit(bits: &[u32], id: u32) -> bool {
+    bits.get(id as usize / 32)
+        .is_some_and(|word| word >> (id % 32) & 1 == 1)
+}
+
 /// Falling logit, then rising id.
 fn falling(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
     b.logit
@@ -211,7 +223,7 @@ mod tests {
 
     fn candidates(logits: &[f32]) -> Candidates {
         let mut c = Candidates::new(logits.len());
-        c.fill(logits, 0).unwrap();
+        c.fill(logits, None, 0).unwrap();
         c
     }
 
@@ -240,7 +252,9 @@ mod tests {
     #[test]
     fn nan_and_infinity_are_refused_by_id() {
         for bad in [f32::NAN, f32::INFINITY] {
-            let error = Candidates::new(3).fill(&[0.0, 1.0, bad], 9).unwrap_err();
+            let error = Candidates::new(3)
+                .fill(&[0.0, 1.0, bad], None, 9)
+                .unwrap_err();
             assert!(matches!(
                 error,
                 EngineError::NonFiniteLogits {

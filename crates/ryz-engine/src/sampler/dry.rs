@@ -154,7 +154,7 @@ mod tests {
     fn dry(params: DryParams, history: &[u32]) -> Vec<f32> {
         let piece: PieceFn = Arc::new(|id| TEXT[id as usize].as_bytes().to_vec());
         let mut c = Candidates::new(8);
-        c.fill(&[0.0; 8], 0).unwrap();
+        c.fill(&[0.0; 8], None, 0).unwrap();
         let mut dry = Dry::new(&params, piece).unwrap();
         history.iter().for_each(|&t| dry.observe(t));
         dry.apply(&mut c, history);

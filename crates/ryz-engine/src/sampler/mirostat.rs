@@ -97,7 +97,7 @@ mod tests {
     fn filled(p: &[f64]) -> Candidates {
         let logits: Vec<f32> = p.iter().map(|p| p.ln() as f32).collect();
         let mut c = Candidates::new(p.len());
-        c.fill(&logits, 0).unwrap();
+        c.fill(&logits, None, 0).unwrap();
         c
     }
 

@@ -1,6 +1,6 @@
 //! From logits to the next token.
 //!
-//! Logits pass a chain: logit bias and bans, then the samplers in [`SamplingParams::order`], then one draw. All
+//! Logits pass a chain: a constraint's mask, logit bias and bans, then the samplers in [`SamplingParams::order`], then one draw. All
 //! arithmetic is the engine's own (see [`crate::math`]) and the generator is fixed (see [`rng`]), so a seed gives the
 //! same text on every machine.
 
@@ -101,15 +101,22 @@ impl Sampler {
         }
     }
 
-    /// Chooses the token that follows `history` (prompt and generated tokens so far, all of them observed).
+    /// Chooses the token that follows `history` (prompt and generated tokens so far, all of them observed), of those that
+    /// `allowed` has a bit for.
     pub fn sample(
         &mut self,
         scratch: &mut Candidates,
         logits: &[f32],
         history: &[u32],
+        allowed: Option<&[u32]>,
     ) -> Result<Sampled, EngineError> {
         debug_assert_eq!(logits.len(), self.vocab_size);
-        scratch.fill(logits, history.len())?;
+        let position = history.len();
+        let first = match self.params.logprobs {
+            Some(_) => None, // those of the model, whatever is allowed
+            None => allowed,
+        };
+        scratch.fill(logits, first, position)?;
         let logprobs = self.params.logprobs.map(|n| {
             scratch.sort_front(n as usize);
             let total = log_sum_exp(logits);
@@ -119,14 +126,16 @@ impl Sampler {
                 .collect();
             (total, top)
         });
-        if self.params.logprobs.is_some_and(|n| n > 0) {
-            scratch.fill(logits, history.len())?; // back to id order
+        if self
+            .params
+            .logprobs
+            .is_some_and(|n| n > 0 || allowed.is_some())
+        {
+            scratch.fill(logits, allowed, position)?; // back to id order
         }
         self.ban_and_bias(scratch);
         if scratch.len() == 0 {
-            return Err(EngineError::NoCandidates {
-                position: history.len(),
-            });
+            return Err(EngineError::NoCandidates { position });
         }
         let token = self.choose(scratch, history);
         self.chosen = self.chosen.saturating_add(1);

@@ -34,7 +34,10 @@ fn counts(params: SamplingParams, logits: &[f32], draws: u32) -> Vec<u32> {
     let mut scratch = Candidates::new(logits.len());
     let mut counts = vec![0; logits.len()];
     for _ in 0..draws {
-        let token = sampler.sample(&mut scratch, logits, &[]).unwrap().token;
+        let token = sampler
+            .sample(&mut scratch, logits, &[], None)
+            .unwrap()
+            .token;
         counts[token as usize] += 1;
     }
     counts
@@ -181,11 +184,17 @@ fn greedy_takes_the_lowest_id_among_equal_maxima() {
     let mut sampler = Sampler::new(SamplingParams::greedy(), &vocab(5), &[]).unwrap();
     let mut scratch = Candidates::new(5);
     let logits = [1.0, 3.0, f32::NEG_INFINITY, 3.0, 3.0];
-    assert_eq!(sampler.sample(&mut scratch, &logits, &[]).unwrap().token, 1);
+    assert_eq!(
+        sampler
+            .sample(&mut scratch, &logits, &[], None)
+            .unwrap()
+            .token,
+        1
+    );
     // -0.0 and 0.0 are equal.
     assert_eq!(
         sampler
-            .sample(&mut scratch, &[-1.0, -0.0, 0.0, -2.0, -3.0], &[])
+            .sample(&mut scratch, &[-1.0, -0.0, 0.0, -2.0, -3.0], &[], None)
             .unwrap()
             .token,
         1
@@ -205,14 +214,14 @@ fn greedy_heeds_penalties_and_bias_but_not_xtc() {
     // 1: 3 - 2 = 1; 2: 0 + 1.5.
     assert_eq!(
         sampler
-            .sample(&mut scratch, &[0.0, 3.0, 0.0], &[1])
+            .sample(&mut scratch, &[0.0, 3.0, 0.0], &[1], None)
             .unwrap()
             .token,
         2
     );
     assert_eq!(
         sampler
-            .sample(&mut scratch, &[0.0, 3.0, 0.0], &[0])
+            .sample(&mut scratch, &[0.0, 3.0, 0.0], &[0], None)
             .unwrap()
             .token,
         1
@@ -228,7 +237,12 @@ fn min_tokens_holds_end_and_stop_tokens_back() {
     let mut sampler = Sampler::new(params, &vocab(4), &[1]).unwrap();
     let mut scratch = Candidates::new(4);
     let logits = [3.0, 2.0, 1.0, 0.0];
-    let mut next = || sampler.sample(&mut scratch, &logits, &[]).unwrap().token;
+    let mut next = || {
+        sampler
+            .sample(&mut scratch, &logits, &[], None)
+            .unwrap()
+            .token
+    };
     assert_eq!([next(), next(), next()], [2, 2, 0]);
 }
 
@@ -237,7 +251,7 @@ fn nan_logits_and_total_bans_are_typed_errors() {
     let mut sampler = Sampler::new(SamplingParams::greedy(), &vocab(2), &[]).unwrap();
     let mut scratch = Candidates::new(2);
     let error = sampler
-        .sample(&mut scratch, &[0.0, f32::NAN], &[1, 1])
+        .sample(&mut scratch, &[0.0, f32::NAN], &[1, 1], None)
         .unwrap_err();
     assert!(
         matches!(
@@ -256,7 +270,9 @@ fn nan_logits_and_total_bans_are_typed_errors() {
         ..plain()
     };
     let mut sampler = Sampler::new(params, &vocab(2), &[]).unwrap();
-    let error = sampler.sample(&mut scratch, &[0.0, 0.0], &[]).unwrap_err();
+    let error = sampler
+        .sample(&mut scratch, &[0.0, 0.0], &[], None)
+        .unwrap_err();
     assert!(matches!(error, EngineError::NoCandidates { .. }), "{error}");
     assert_eq!(error.code(), "INVALID_ARGUMENT");
 }
@@ -271,7 +287,9 @@ fn logprobs_are_the_models_own() {
     };
     let mut sampler = Sampler::new(params, &vocab(3), &[]).unwrap();
     let mut scratch = Candidates::new(3);
-    let got = sampler.sample(&mut scratch, &logits_of(&p), &[]).unwrap();
+    let got = sampler
+        .sample(&mut scratch, &logits_of(&p), &[], None)
+        .unwrap();
     let logprobs = got.logprobs.unwrap();
     assert_eq!((got.token, logprobs.token), (2, 2));
     assert!((logprobs.logprob - 0.3f32.ln()).abs() < 1e-6);
@@ -293,7 +311,12 @@ fn asking_for_logprobs_does_not_change_the_tokens() {
         let mut sampler = Sampler::new(params, &vocab(300), &[]).unwrap();
         let mut scratch = Candidates::new(300);
         (0..200)
-            .map(|_| sampler.sample(&mut scratch, &logits, &[]).unwrap().token)
+            .map(|_| {
+                sampler
+                    .sample(&mut scratch, &logits, &[], None)
+                    .unwrap()
+                    .token
+            })
             .collect::<Vec<_>>()
     };
     assert_eq!(run(None), run(Some(5)));
@@ -319,7 +342,7 @@ fn the_same_seed_gives_these_very_tokens_everywhere() {
     let mut history = vec![];
     for _ in 0..12 {
         let token = sampler
-            .sample(&mut scratch, &logits, &history)
+            .sample(&mut scratch, &logits, &history, None)
             .unwrap()
             .token;
         history.push(token);

@@ -140,7 +140,7 @@ mod tests {
     fn with(p: &[f64]) -> Candidates {
         let logits: Vec<f32> = p.iter().map(|p| p.ln() as f32).collect();
         let mut c = Candidates::new(p.len());
-        c.fill(&logits, 0).unwrap();
+        c.fill(&logits, None, 0).unwrap();
         c
     }
 
@@ -224,7 +224,7 @@ mod tests {
             (0.0, vec![0, 1, 2, 3]),
         ] {
             let mut c = Candidates::new(4);
-            c.fill(&[0.0, 0.0, 0.0, 4.0], 0).unwrap();
+            c.fill(&[0.0, 0.0, 0.0, 4.0], None, 0).unwrap();
             top_n_sigma(&mut c, n);
             assert_eq!(ids(&c), want, "n = {n}");
         }

@@ -16,6 +16,11 @@ const PLAIN: &str = "zqplain";
 /// Nine letters and digits: some templates refuse other call ids.
 const ID: &str = "call00000";
 
+impl ToolCallFormat {
+    /// The id of the call in [`ToolCallFormat::example`]: where it stands, a call of the model has one of its own.
+    pub const EXAMPLE_ID: &str = ID;
+}
+
 /// The form of a tool call in a model's answer: `open`, JSON, `close`.
 ///
 /// The JSON is a call or a list of calls. White space between the three does not matter.
@@ -31,6 +36,8 @@ pub struct ToolCallFormat {
     pub arguments: Vec<String>,
     /// Whether the template takes the arguments of earlier calls as text that holds JSON, not as an object.
     pub arguments_as_text: bool,
+    /// The JSON as the template wrote it: a call, or a list of one, with a name, arguments and an id that are made up.
+    pub example: Json,
 }
 
 /// Where a call's function name is.
@@ -132,6 +139,7 @@ fn learn(answer: &str) -> Option<ToolCallFormat> {
             name: CallName::Inside(name),
             arguments,
             arguments_as_text: false,
+            example: json.clone(),
         });
     }
     let (open, after) = before.rsplit_once(NAME)?;
@@ -141,6 +149,7 @@ fn learn(answer: &str) -> Option<ToolCallFormat> {
         name: CallName::Before(after.trim().to_owned()),
         arguments,
         arguments_as_text: false,
+        example: json.clone(),
     })
 }
 
@@ -188,39 +197,49 @@ mod tests {
             name: CallName::Inside(name.split('.').map(str::to_owned).collect()),
             arguments: arguments.split('.').map(str::to_owned).collect(),
             arguments_as_text: false,
+            example: Json::Null,
         })
+    }
+
+    /// The form without its example.
+    fn form(answer: &str) -> Option<ToolCallFormat> {
+        let example = Json::Null;
+        learn(answer).map(|format| ToolCallFormat { example, ..format })
     }
 
     #[test]
     fn forms_of_several_families() {
         let qwen = "<think>\n\n</think>\n\n<tool_call>\n{\"name\": \"zqtool\", \"arguments\": {\"zqkey\": \"zqvalue\"}}\n</tool_call>";
         assert_eq!(
-            learn(qwen),
+            form(qwen),
             inside("<tool_call>", "</tool_call>", "name", "arguments")
         );
         let mistral = "[TOOL_CALLS] [{\"name\": \"zqtool\", \"arguments\": {\"zqkey\": \"zqvalue\"}, \"id\": \"call00000\"}]";
         assert_eq!(
-            learn(mistral),
+            form(mistral),
             inside("[TOOL_CALLS]", "", "name", "arguments")
         );
         let llama = "{\"name\": \"zqtool\", \"parameters\": {\"zqkey\": \"zqvalue\"}}";
-        assert_eq!(learn(llama), inside("", "", "name", "parameters"));
+        assert_eq!(form(llama), inside("", "", "name", "parameters"));
         let nested = "<tool>{\"type\": \"function\", \"function\": {\"name\": \"zqtool\", \"arguments\": \"{\\\"zqkey\\\": \\\"zqvalue\\\"}\"}}";
         assert_eq!(
-            learn(nested),
+            form(nested),
             inside("<tool>", "", "function.name", "function.arguments")
         );
         let tagged = "<function=zqtool>{\"zqkey\": \"zqvalue\"}</function>";
         assert_eq!(
-            learn(tagged),
+            form(tagged),
             Some(ToolCallFormat {
                 open: "<function=".into(),
                 close: "</function>".into(),
                 name: CallName::Before(">".into()),
                 arguments: vec![],
                 arguments_as_text: false,
+                example: Json::Null,
             })
         );
+        let example = learn(mistral).map(|format| format.example[0]["id"].clone());
+        assert_eq!(example, Some(ToolCallFormat::EXAMPLE_ID.into()));
         assert_eq!(learn("zqtool(zqkey='zqvalue')"), None);
         assert_eq!(learn(""), None);
     }
