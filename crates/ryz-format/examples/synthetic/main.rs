@@ -180,7 +180,7 @@ fn write_model(
             if let Some(gates) = &gates {
                 gates.codes(part, &mut codes);
             }
-            weights::ternary(*dtype, &codes, *cols)
+            weights::ternary(*dtype, &codes, *cols, &mut random)
         } else {
             let mut bytes = weights::dense(*dtype, *rows, *cols, &mut random);
             if let Some(active) = active {

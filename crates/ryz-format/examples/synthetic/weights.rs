@@ -28,15 +28,27 @@ pub fn codes(rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
         .collect()
 }
 
-/// The blocks of a ternary type, with one scale everywhere.
-pub fn ternary(dtype: DType, codes: &[u8], cols: usize) -> Vec<u8> {
-    let scales = if dtype.has_tensor_scale() {
+/// The blocks of a ternary type. BitNet's matrices have one scale each, also where every block could have its own; those of
+/// the types that are for groups (`Q2_0`) have a random one a group, within a quarter.
+pub fn ternary(dtype: DType, codes: &[u8], cols: usize, random: &mut Random) -> Vec<u8> {
+    let count = if dtype.has_tensor_scale() {
         1
     } else {
         codes.len() / dtype.block_values()
     };
+    let grouped = matches!(dtype, DType::Q2_0G64 | DType::Q2_0G128);
+    let scales: Vec<f32> = (0..count)
+        .map(|_| {
+            let around = if grouped {
+                0.75 + (random.next() >> 40) as f32 / (1u64 << 25) as f32
+            } else {
+                1.0
+            };
+            unit_gain(cols) * around
+        })
+        .collect();
     let mut bytes = Vec::new();
-    encode_ternary(dtype, codes, &vec![unit_gain(cols); scales], &mut bytes);
+    encode_ternary(dtype, codes, &scales, &mut bytes);
     bytes
 }
 

@@ -1,0 +1,135 @@
+// Rows 8, 9 and 10: the TypeScript API against the Rust engine and against node-llama-cpp.
+
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { root } from "../../../scripts/lib/stamp.mjs";
+import { overBest, side, withOurs } from "../bench.mjs";
+import { prepacked, rustExample, synthetic } from "../cache.mjs";
+import { Driven, nodeLlamaCpp } from "../contestants.mjs";
+import { installNodeLlamaCpp } from "../node-llama-cpp.mjs";
+import { Driver, nodeDriver } from "../processes.mjs";
+import { ratios, spread } from "../stats.mjs";
+import { asBitnet, room, TWO_B } from "./models.mjs";
+
+const THREADS = 2;
+const TOKENS = { full: 64, quick: 24 };
+
+export const api = {
+  id: "8",
+  what: "the TypeScript API, streaming to an async generator, over the Rust engine (2B, Q6_K head, 2 threads)",
+  async run(bench) {
+    const tokens = bench.of(TOKENS);
+    const path = synthetic(TWO_B.Q6_K);
+    const contextLength = room(tokens);
+    const program = rustExample("ryz-engine", "generate");
+    return withOurs(path, { threads: THREADS, contextLength }, async (ours) => {
+      const driver = new Driver(program, [path, String(THREADS), String(contextLength)]);
+      const rust = await Driven.start("Rust engine", driver, ours.bytesPerToken);
+      try {
+        await ours.decode(4);
+        await rust.decode(4);
+        const all = [ours, rust];
+        // The difference is small: more rounds find it.
+        const rounds = bench.rounds * 2;
+        const { limits, speeds } = await bench.byTurns(all, THREADS, (engine) => engine.decode(tokens), rounds);
+        assert.deepEqual(ours.tokens, rust.tokens, "the API gives other tokens than the engine");
+        const sides = all.map((engine, index) => side(engine, speeds[index], limits));
+        const value = ratios(speeds[0], speeds[1]);
+        return {
+          cases: [{ name: "TypeScript over Rust", unit: "×", value, atLeast: 0.98, aim: 0.995, sides }],
+          notes: [`Both gave the same ${tokens + 1} tokens in every run.`],
+        };
+      } finally {
+        await rust.close();
+      }
+    });
+  },
+};
+
+/** Of node-llama-cpp's own first tokens: how this engine ranks each at its place, of the whole vocabulary. */
+async function agreement(ours, theirs) {
+  const ranks = await ours.ranks(theirs.tokens.slice(0, 8));
+  const first = ranks.filter((rank) => rank === 0).length;
+  const worst = Math.max(...ranks) + 1;
+  assert.ok(
+    ranks[0] < 50,
+    `the engines compute different models: their first token is this engine's number ${ranks[0] + 1}`,
+  );
+  return (
+    `Of node-llama-cpp's first ${ranks.length} tokens ${first} are this engine's first choice at their place, ` +
+    `the others at worst its number ${worst} of ${ours.model.vocabularySize} (random weights, and the engines round activations differently).`
+  );
+}
+
+export const nodeLlama = {
+  id: "9",
+  what: "decode over node-llama-cpp (2B as `bitnet`: SiLU, Q6_K head, 2 threads), both by their streaming TypeScript APIs",
+  async run(bench) {
+    const tokens = bench.of(TOKENS);
+    const path = synthetic(asBitnet(TWO_B.Q6_K));
+    const context = room(tokens);
+    return withOurs(path, { threads: THREADS, contextLength: context }, async (ours) => {
+      const theirs = await nodeLlamaCpp(installNodeLlamaCpp(), path, THREADS, context);
+      try {
+        const all = [ours, theirs];
+        for (const engine of all) await engine.decode(4);
+        const { limits, speeds } = await bench.byTurns(all, THREADS, (engine) => engine.decode(tokens));
+        const { over: _, ...measured } = overBest(speeds[0], [speeds[1]]);
+        const sides = all.map((engine, index) => side(engine, speeds[index], limits));
+        const name = "2B, SiLU, over node-llama-cpp";
+        return {
+          cases: [
+            {
+              name,
+              ...measured,
+              atLeast: 2.2,
+              aim: 2.7,
+              sides,
+              plot: "2B, SiLU, TypeScript APIs (node-llama-cpp = 1)",
+            },
+          ],
+          notes: [await agreement(ours, theirs)],
+        };
+      } finally {
+        await theirs.close();
+      }
+    });
+  },
+};
+
+/** One fresh process from import to first token, in seconds. */
+async function firstToken(engine, entry, path) {
+  const driver = nodeDriver("first-token", engine, entry, path, String(THREADS), "512");
+  const { firstTokenMs, token } = await driver.next();
+  assert.ok(Number.isInteger(token), "no token came");
+  await driver.close();
+  return firstTokenMs / 1000;
+}
+
+export const start = {
+  id: "10",
+  what: "import to first token in a fresh process, page cache warm, over node-llama-cpp (2B, Q6_K head, 2 threads): times sooner",
+  async run(bench) {
+    const path = synthetic(TWO_B.Q6_K);
+    const entry = join(root, "dist", "index.js");
+    const turns = [
+      { label: "Ryzanstein, prepacked", run: firstToken.bind(undefined, "ryzanstein", entry, prepacked(path)) },
+      { label: "Ryzanstein, TQ2_0", run: firstToken.bind(undefined, "ryzanstein", entry, path) },
+      {
+        label: "node-llama-cpp, TQ2_0",
+        run: firstToken.bind(undefined, "node-llama-cpp", installNodeLlamaCpp(), synthetic(asBitnet(TWO_B.Q6_K))),
+      },
+    ];
+    for (const turn of turns) await turn.run();
+    const { speeds } = await bench.byTurns(turns, THREADS, (turn) => turn.run());
+    const sides = turns.map(({ label }, index) => ({ label, unit: "s", speed: spread(speeds[index]) }));
+    const sooner = (index) => ({ unit: "×", value: ratios(speeds[2], speeds[index]), sides: [sides[index], sides[2]] });
+    return {
+      cases: [
+        { name: "prepacked", ...sooner(0), atLeast: 5, aim: 10 },
+        { name: "TQ2_0", ...sooner(1), atLeast: 2, aim: 3 },
+      ],
+      notes: [],
+    };
+  },
+};
