@@ -6,6 +6,8 @@ use std::{
     },
 };
 
+use crate::prefix_tree::{BlockTokens, PrefixCursor, PrefixTree};
+
 /// One block of a [`BlockPool`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId(u32);
@@ -91,9 +93,15 @@ impl BlockView {
 ///
 /// The lowest free block is handed out first after a fresh start and after [`BlockPool::compact`], the last released one
 /// later on, so that a short conversation stays on few, warm pages.
+///
+/// Full blocks may be shared by what is in them ([`BlockPool::share`], [`BlockPool::reuse`]). Such a block is kept when
+/// nobody uses it any more, and goes when a block is wanted and none is free, the one that was given up first before
+/// others. Nobody writes a full block, so sharing one copies nothing.
 #[derive(Debug)]
 pub struct BlockPool {
     view: BlockView,
+    /// Blocks that are shared by what is in them. It has a reference to each.
+    prefixes: PrefixTree,
     /// Free blocks, the next one last.
     free: Vec<BlockId>,
     /// Blocks up to the last one that was handed out since [`BlockPool::trim`].
@@ -108,6 +116,7 @@ impl BlockPool {
             view: BlockView {
                 references: (0..count).map(|_| AtomicU32::new(0)).collect(),
             },
+            prefixes: PrefixTree::new(count as usize),
             free: (0..count).rev().map(BlockId).collect(),
             touched: 0,
         }
@@ -118,9 +127,9 @@ impl BlockPool {
         &self.view
     }
 
-    /// Takes a free block, with one reference; `None` when there is none.
+    /// Takes a free block, or else one that is only kept, with one reference; `None` when there is none.
     pub fn allocate(&mut self) -> Option<BlockId> {
-        let block = self.free.pop()?;
+        let block = self.free.pop().or_else(|| self.prefixes.evict())?;
         self.set(block, 1);
         self.touched = self.touched.max(block.index() + 1);
         Some(block)
@@ -137,10 +146,71 @@ impl BlockPool {
             "block {} is free and cannot be shared",
             block.0
         );
+        if self.prefixes.is_idle(block) {
+            self.prefixes.wake(block);
+        }
         self.set(block, references + 1);
     }
 
-    /// Gives a reference back; the last one frees the block.
+    /// The block that holds these tokens after those behind `cursor`, if one is shared; and whether it is only kept.
+    pub fn find(&self, cursor: PrefixCursor, tokens: &BlockTokens) -> Option<(PrefixCursor, bool)> {
+        let (block, cursor) = self.prefixes.find(cursor, tokens)?;
+        Some((cursor, self.prefixes.is_idle(block)))
+    }
+
+    /// Takes the block that holds these tokens after those behind `cursor`, with one more reference.
+    pub fn reuse(
+        &mut self,
+        cursor: PrefixCursor,
+        tokens: &BlockTokens,
+    ) -> Option<(BlockId, PrefixCursor)> {
+        let (block, cursor) = self.prefixes.find(cursor, tokens)?;
+        self.retain(block);
+        Some((block, cursor))
+    }
+
+    /// Lets others find a block in use by what is in it: these tokens, after those behind `cursor`. From now on nobody may
+    /// write it. Where such a block is shared already the caller gets that one in exchange for its own, which held the same.
+    ///
+    /// # Panics
+    /// When the block is free, or shared as something else.
+    pub fn share(
+        &mut self,
+        cursor: PrefixCursor,
+        tokens: &BlockTokens,
+        block: BlockId,
+    ) -> (BlockId, PrefixCursor) {
+        if let Some((shared, cursor)) = self.prefixes.find(cursor, tokens) {
+            self.retain(shared);
+            self.release(block);
+            return (shared, cursor);
+        }
+        self.retain(block);
+        (block, self.prefixes.insert(cursor, tokens, block))
+    }
+
+    /// Frees the blocks that are only kept. How many there were.
+    pub fn drop_kept(&mut self) -> usize {
+        let before = self.free.len();
+        while let Some(block) = self.prefixes.evict() {
+            self.set(block, 0);
+            self.free.push(block);
+        }
+        self.free.len() - before
+    }
+
+    /// Frees the blocks that are only kept, and lets nobody find those in use. Cursors from before are worthless.
+    pub fn drop_shared(&mut self) {
+        self.drop_kept();
+        for block in (0..self.view.capacity() as u32).map(BlockId) {
+            if self.prefixes.has(block) {
+                self.prefixes.remove(block);
+                self.release(block);
+            }
+        }
+    }
+
+    /// Gives a reference back; the last one frees the block, unless it is shared: then it is kept.
     ///
     /// # Panics
     /// When the block is free already.
@@ -150,6 +220,8 @@ impl BlockPool {
         self.set(block, references - 1);
         if references == 1 {
             self.free.push(block);
+        } else if references == 2 && self.prefixes.has(block) {
+            self.prefixes.rest(block);
         }
     }
 
@@ -157,7 +229,7 @@ impl BlockPool {
     /// place, and so on. Whoever holds a block that moved must be told, and the bytes must follow
     /// ([`KvCache::move_blocks`](crate::KvCache::move_blocks)) before anyone reads them.
     pub fn compact(&mut self) -> Vec<BlockMove> {
-        let live = self.capacity() - self.available();
+        let live = self.capacity() - self.free.len();
         let places: Vec<_> = (0..self.view.capacity() as u32).map(BlockId).collect();
         let is_live = |block: &&BlockId| self.references(**block) > 0;
         let sources = places[live..].iter().rev().filter(is_live);
@@ -172,6 +244,7 @@ impl BlockPool {
         }
         self.free.clear();
         self.free.extend(places[live..].iter().rev());
+        self.prefixes.moved(&moves);
         moves
     }
 
@@ -183,13 +256,23 @@ impl BlockPool {
         freed
     }
 
-    /// References to a block; 0 when it is free.
+    /// References to a block, the one that keeps it included; 0 when it is free.
     pub fn references(&self, block: BlockId) -> u32 {
         self.view.references(block)
     }
 
-    /// Free blocks.
+    /// Blocks that can be taken: free ones, and those that are only kept.
     pub fn available(&self) -> usize {
+        self.free.len() + self.kept()
+    }
+
+    /// Blocks that are there for nobody but for those who may come.
+    pub fn kept(&self) -> usize {
+        self.prefixes.idle()
+    }
+
+    /// Blocks that hold nothing.
+    pub fn free(&self) -> usize {
         self.free.len()
     }
 
@@ -280,6 +363,141 @@ mod tests {
         assert_eq!(pool.trim(), 3..3);
         assert_eq!(pool.allocate(), Some(blocks[3]));
         assert_eq!(pool.compact(), []);
+    }
+
+    /// What a text of letters holds, block by block.
+    fn blocks_of(text: &[u32]) -> impl Iterator<Item = BlockTokens> {
+        text.iter().map(|&letter| [letter; 16])
+    }
+
+    /// Takes or computes the blocks of a text while there are any, and shares them, as a sequence would; how many it found.
+    fn read(pool: &mut BlockPool, text: &[u32]) -> (Vec<BlockId>, usize) {
+        let (mut table, mut cursor, mut reused) = (Vec::new(), PrefixCursor::default(), 0);
+        let mut finding = true;
+        for tokens in blocks_of(text) {
+            let found = finding.then(|| pool.reuse(cursor, &tokens)).flatten();
+            finding = found.is_some();
+            reused += usize::from(finding);
+            let (block, behind) = match found {
+                Some(found) => found,
+                None => {
+                    let Some(block) = pool.allocate() else {
+                        break;
+                    };
+                    pool.share(cursor, &tokens, block)
+                }
+            };
+            table.push(block);
+            cursor = behind;
+        }
+        (table, reused)
+    }
+
+    proptest! {
+        /// Random texts come, stay a while and go, and blocks move, against a map from every kept beginning to its block.
+        #[test]
+        fn what_is_found_is_what_was_shared(
+            capacity in 1usize..12,
+            steps in prop::collection::vec((0u8..8, prop::collection::vec(0u32..3, 1..5), 0usize..8), 0..120),
+        ) {
+            use std::collections::HashMap;
+            let mut pool = BlockPool::new(capacity);
+            // What each block holds: all the text up to its end.
+            let mut held: HashMap<BlockId, Vec<u32>> = HashMap::new();
+            let mut live: Vec<(Vec<u32>, Vec<BlockId>)> = Vec::new();
+            for (action, text, pick) in steps {
+                match action {
+                    0..4 => {
+                        let free = pool.free();
+                        let (table, reused) = read(&mut pool, &text);
+                        for (at, &block) in table.iter().enumerate() {
+                            let upto = &text[..=at];
+                            if at < reused {
+                                prop_assert_eq!(&held[&block], upto, "another text's block was found");
+                            }
+                            held.insert(block, upto.to_vec());
+                        }
+                        let fresh = table.len() - reused;
+                        prop_assert!(free >= fresh || pool.free() == 0, "a kept block went while others were free");
+                        live.push((text, table));
+                    }
+                    4..6 if !live.is_empty() => {
+                        let (_, table) = live.swap_remove(pick % live.len());
+                        table.into_iter().rev().for_each(|block| pool.release(block));
+                    }
+                    6 => {
+                        let moves = pool.compact();
+                        for BlockMove { from, to } in moves {
+                            let text = held.remove(&from);
+                            held.extend(text.map(|text| (to, text)));
+                            let tables = live.iter_mut().flat_map(|(_, table)| table);
+                            tables.filter(|block| **block == from).for_each(|block| *block = to);
+                        }
+                        prop_assert_eq!(pool.view().fragmentation(), 0.0);
+                    }
+                    7 if pick == 0 => {
+                        let kept = pool.kept();
+                        prop_assert_eq!(pool.drop_kept(), kept);
+                        prop_assert_eq!(pool.kept(), 0);
+                    }
+                    _ => {}
+                }
+                // Equal beginnings of live texts lie on the same blocks.
+                let used: std::collections::HashSet<_> = live.iter().flat_map(|(_, table)| table).collect();
+                for (text, table) in &live {
+                    for (at, block) in table.iter().enumerate() {
+                        prop_assert_eq!(&held[block], &text[..=at]);
+                        let users = live.iter().filter(|(_, other)| other.get(at) == Some(block)).count();
+                        prop_assert_eq!(pool.references(*block) as usize, users + 1);
+                    }
+                }
+                prop_assert_eq!(pool.available(), capacity - used.len());
+            }
+            for (_, table) in live {
+                table.into_iter().rev().for_each(|block| pool.release(block));
+            }
+            prop_assert_eq!(pool.available(), capacity);
+            pool.drop_kept();
+            prop_assert_eq!((pool.free(), pool.view().live()), (capacity, 0));
+        }
+    }
+
+    #[test]
+    fn the_text_that_was_given_up_first_goes_first_and_from_its_end() {
+        let mut pool = BlockPool::new(6);
+        for text in [[1, 2, 3], [4, 5, 6]] {
+            let (table, _) = read(&mut pool, &text);
+            table
+                .into_iter()
+                .rev()
+                .for_each(|block| pool.release(block));
+        }
+        assert_eq!((pool.free(), pool.kept(), pool.available()), (0, 6, 6));
+        // Used again: the other one is older now.
+        let (table, reused) = read(&mut pool, &[1, 2, 3]);
+        assert_eq!((reused, pool.kept()), (3, 3));
+        table
+            .into_iter()
+            .rev()
+            .for_each(|block| pool.release(block));
+        let (other, _) = read(&mut pool, &[7, 8]);
+        let reused = |pool: &mut BlockPool, text: &[u32]| {
+            let mut cursor = PrefixCursor::default();
+            let mut blocks = blocks_of(text);
+            std::iter::from_fn(|| {
+                cursor = pool.find(cursor, &blocks.next()?)?.0;
+                Some(())
+            })
+            .count()
+        };
+        assert_eq!(reused(&mut pool, &[4, 5, 6]), 1);
+        assert_eq!(reused(&mut pool, &[1, 2, 3]), 3);
+        assert_eq!(reused(&mut pool, &[2, 3]), 0);
+        pool.drop_shared();
+        assert_eq!((pool.kept(), pool.free()), (0, 4));
+        assert_eq!(reused(&mut pool, &[7, 8]), 0);
+        other.into_iter().for_each(|block| pool.release(block));
+        assert_eq!((pool.kept(), pool.free()), (0, 6));
     }
 
     #[test]
