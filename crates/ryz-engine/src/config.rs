@@ -48,6 +48,8 @@ pub struct EngineConfig {
     /// Fragmentation of the cache (which part of the blocks up to the last one in use is free) above which its blocks are
     /// moved together when a request ends: 0 to 1, which is never; default 0.5.
     pub compact_above: f64,
+    /// Whether blocks of keys and values are kept for requests that begin with the same tokens; default true.
+    pub prefix_cache: bool,
     /// Pages of large buffers; default transparent huge pages.
     pub huge_pages: HugePages,
     /// Asked before memory is mapped; default nobody.
@@ -87,6 +89,7 @@ impl Default for EngineConfig {
             max_queue: 128,
             memory_limit: None,
             compact_above: 0.5,
+            prefix_cache: true,
             huge_pages: HugePages::default(),
             memory_policy: None,
             map_weights: false,

@@ -11,7 +11,6 @@ use ryz_tokenizer::{ChatInput, EncodeOptions, Tokenizer};
 
 use crate::chat::{Chat, ToolCalls};
 use crate::error::EngineError;
-use crate::executor::{Submission, Work};
 use crate::frontend::{TextCommand, check_ids, check_length, check_prompt};
 use crate::generation::GenerationParts;
 use crate::guide::Guides;
@@ -23,6 +22,7 @@ use crate::request::{
 };
 use crate::sampler::{Sampler, Vocab};
 use crate::shared::{Command, EngineStats, Shared};
+use crate::submission::{Submission, Work};
 
 /// Most stop strings, and bytes of each.
 const MAX_STOPS: usize = 64;
@@ -279,6 +279,16 @@ impl Engine {
     /// Counters.
     pub fn stats(&self) -> EngineStats {
         self.inner.shared.stats()
+    }
+
+    /// Frees the blocks that the prefix cache keeps and no request uses.
+    ///
+    /// # Errors
+    /// `DISPOSED`, `INTERNAL` after a panic.
+    pub fn clear_prefix_cache(&self) -> Result<(), EngineError> {
+        self.inner.shared.check_alive()?;
+        self.inner.shared.send(Command::ClearPrefixes);
+        Ok(())
     }
 
     /// Cancels every request and waits until the engine's threads have ended. Does nothing the second time.

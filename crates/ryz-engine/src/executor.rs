@@ -14,88 +14,17 @@ use ryz_profile::{Phase, Step};
 use ryz_tokenizer::Tokenizer;
 
 use crate::error::EngineError;
-use crate::generation::{Generation, GenerationParts};
-use crate::guide::Guide;
-use crate::jobs::{Job, Progress, Rows};
+use crate::generation::Generation;
+use crate::jobs::{Progress, Rows};
 use crate::memory::{self, Compaction};
-use crate::operators::StepOperators;
+use crate::operators::{Registered, StepOperators};
+use crate::prefix::Sharing;
 use crate::profiler::{RecordedStep, operations_of_a_step};
-use crate::request::{Control, Event, FinishReason};
 use crate::sampler::Candidates;
 use crate::scheduler::{Limits, Scheduled, Scheduler};
 use crate::sequence::{Sequence, SequenceId, Wanted};
 use crate::shared::{Command, Shared};
-
-/// A validated request on its way to the engine thread. It holds a place in the queue; one that is dropped on the way,
-/// because the engine was disposed, says so to its consumer.
-pub(crate) struct Submission {
-    pub control: Arc<Control>,
-    pub tokens: Vec<u32>,
-    work: Option<Work>,
-    shared: Arc<Shared>,
-}
-
-/// What a request wants.
-pub(crate) enum Work {
-    Generate(Box<GenerationParts>),
-    Job(Job),
-}
-
-impl Submission {
-    pub fn new(control: Arc<Control>, tokens: Vec<u32>, work: Work, shared: Arc<Shared>) -> Self {
-        Self {
-            control,
-            tokens,
-            work: Some(work),
-            shared,
-        }
-    }
-
-    /// Keeps a generation to a constraint.
-    pub fn guide(&mut self, guide: Guide) {
-        if let Some(Work::Generate(parts)) = &mut self.work {
-            parts.guide = Some(guide);
-        }
-    }
-
-    /// Refuses the request.
-    pub fn fail(mut self, error: EngineError) {
-        if let Some(work) = self.work.take() {
-            self.shared.dequeue();
-            work.fail(error);
-        }
-    }
-}
-
-impl Drop for Submission {
-    fn drop(&mut self) {
-        if let Some(work) = self.work.take() {
-            self.shared.dequeue();
-            work.fail(EngineError::Disposed);
-        }
-    }
-}
-
-impl Work {
-    fn fail(self, error: EngineError) {
-        match self {
-            Self::Generate(mut parts) => parts.sink.deliver(Event::Failed(error)),
-            Self::Job(job) => job.fail(error),
-        }
-    }
-}
-
-enum Task {
-    Generate(Box<Generation>),
-    Job(Job),
-}
-
-struct Entry {
-    control: Arc<Control>,
-    task: Task,
-    /// It has had its first step, and so left the queue.
-    started: bool,
-}
+use crate::submission::{Entry, Submission, Task, Work};
 
 /// Everything that changes while requests run.
 struct Executor {
@@ -112,6 +41,7 @@ struct Executor {
 /// The part of the state that is not the model's.
 struct Core {
     pool: BlockPool,
+    sharing: Sharing,
     scheduler: Scheduler,
     entries: HashMap<SequenceId, Entry>,
     candidates: Candidates,
@@ -131,6 +61,7 @@ pub(crate) struct ExecutorParts {
     pub state: RunState,
     pub cache: KvCache,
     pub pool: BlockPool,
+    pub prefix_cache: bool,
     pub compact_above: f64,
     pub lease: Lease,
     pub tokenizer: Tokenizer,
@@ -166,7 +97,7 @@ pub(crate) fn run(parts: ExecutorParts, commands: &Receiver<Command>) {
                     request.answer(Err(error()))
                 })));
             }
-            Command::Wake => {}
+            Command::Wake | Command::ClearPrefixes => {}
             Command::Dispose => return,
         }
     }
@@ -183,6 +114,7 @@ impl Executor {
     fn new(parts: ExecutorParts) -> Self {
         let core = Core {
             pool: parts.pool,
+            sharing: Sharing::new(parts.prefix_cache),
             scheduler: Scheduler::new(parts.limits),
             entries: HashMap::new(),
             candidates: Candidates::new(parts.model.config().vocab_size),
@@ -250,6 +182,7 @@ impl Executor {
                 let compaction = self.compact();
                 request.answer(Ok(compaction));
             }
+            Command::ClearPrefixes => drop(self.core.pool.drop_kept()),
             Command::Wake => {}
             Command::Dispose => return std::ops::ControlFlow::Break(()),
         }
@@ -309,7 +242,10 @@ impl Executor {
         let now = Instant::now();
         let mut recorded = self.record(now);
         self.drop_cancelled();
+        let operators = self.shared.operators.snapshot();
         let core = &mut self.core;
+        core.sharing
+            .follow(!operators.is_empty(), &mut core.pool, &mut core.scheduler);
         for sequence in core.scheduler.iter_mut() {
             let unread = core.entries.get(&sequence.id).is_some_and(Entry::is_unread);
             sequence.paused_since = unread.then(|| sequence.paused_since.unwrap_or(now));
@@ -327,7 +263,7 @@ impl Executor {
             self.count(&mut recorded.step);
             self.state.clock().lap(Phase::Schedule, None);
         }
-        let computed = self.forward();
+        let computed = self.forward(&operators);
         self.drop_failed();
         match computed {
             Ok(()) => self.postprocess(),
@@ -401,7 +337,7 @@ impl Executor {
         }
     }
 
-    fn forward(&mut self) -> Result<(), ModelError> {
+    fn forward(&mut self, operators: &[Arc<Registered>]) -> Result<(), ModelError> {
         let core = &self.core;
         let alone = match core.step.as_slice() {
             [only] => only.id,
@@ -432,13 +368,12 @@ impl Executor {
         debug_assert_eq!(batch.len(), core.step.len());
         let (lease, stop) = (&self.lease, &self.shared.stop);
         let (state, cache) = (&mut self.state, &mut self.cache);
-        let operators = self.shared.operators.snapshot();
         let result = if operators.is_empty() {
             self.model.forward(lease, state, cache, &batch, stop)
         } else {
             let ids: Vec<_> = core.step.iter().map(|scheduled| scheduled.id).collect();
             let mut hooks = StepOperators {
-                operators: &operators,
+                operators,
                 ids: &ids,
                 cancelled: &|id| {
                     let entry = core.entries.get(&id);
@@ -492,6 +427,9 @@ impl Executor {
                     .fetch_add(scheduled.tokens as u64, Ordering::Relaxed);
             }
             sequence.cached += scheduled.tokens;
+            if core.sharing.is_on() {
+                sequence.share(&mut core.pool);
+            }
             let Some(entry) = core.entries.get_mut(&scheduled.id) else {
                 continue;
             };
@@ -589,44 +527,13 @@ impl Executor {
         counters
             .preemptions
             .store(core.scheduler.preemptions(), Ordering::Relaxed);
-    }
-}
-
-impl Entry {
-    /// Leaves the queue at its first step.
-    fn start(&mut self, now: Instant, shared: &Shared) {
-        self.leave(shared);
-        if let Task::Generate(generation) = &mut self.task {
-            generation.start(now);
-        }
-    }
-
-    /// Its consumer has taken no more than was granted.
-    fn is_unread(&self) -> bool {
-        matches!(self.task, Task::Generate(_)) && self.control.credits.load(Ordering::SeqCst) <= 0
-    }
-
-    fn leave(&mut self, shared: &Shared) {
-        if !self.started {
-            self.started = true;
-            shared.dequeue();
-        }
-    }
-
-    fn fail(mut self, error: EngineError, shared: &Shared) {
-        self.leave(shared);
-        match self.task {
-            Task::Generate(mut generation) => generation.fail(error),
-            Task::Job(job) => job.fail(error),
-        }
-    }
-
-    /// A generation ends as aborted; a job has no other way than an error.
-    fn abort(mut self, shared: &Shared) {
-        self.leave(shared);
-        match self.task {
-            Task::Generate(mut generation) => generation.finish(FinishReason::Abort),
-            Task::Job(job) => job.fail(EngineError::Aborted),
-        }
+        counters
+            .kv_blocks_kept
+            .store(core.pool.kept(), Ordering::Relaxed);
+        let (asked, reused) = core.scheduler.prefix_tokens();
+        counters.prefix_tokens.store(asked, Ordering::Relaxed);
+        counters
+            .prefix_tokens_reused
+            .store(reused, Ordering::Relaxed);
     }
 }

@@ -8,8 +8,9 @@ use ryz_profile::Phase;
 use ryz_tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::error::EngineError;
-use crate::executor::{Submission, panic_message};
+use crate::executor::panic_message;
 use crate::shared::{Command, Shared};
+use crate::submission::Submission;
 
 /// What the thread is told.
 pub(crate) enum TextCommand {

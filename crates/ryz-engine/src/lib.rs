@@ -27,6 +27,7 @@ mod load;
 pub mod math;
 mod memory;
 mod operators;
+mod prefix;
 mod profiler;
 mod request;
 pub mod sampler;
@@ -34,6 +35,7 @@ mod scheduler;
 mod sequence;
 mod shared;
 mod stop;
+mod submission;
 
 pub use calibrate::{CalibrateOptions, CalibrateProgress, CalibrationReport, RankCost};
 pub use chat::ToolCalls;

@@ -298,6 +298,7 @@ fn start(
         state,
         cache,
         pool,
+        prefix_cache: config.prefix_cache,
         compact_above: config.compact_above,
         lease,
         tokenizer: tokenizer.clone(),

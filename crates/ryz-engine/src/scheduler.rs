@@ -4,7 +4,10 @@
 //! takes one token of every decoding sequence and fills up with chunks of prompts, so that a long prompt does not stall
 //! the others; the prompts take turns at being first. A sequence whose consumer takes no more is left out.
 //!
-//! When a decoding sequence needs a block and none is free, another gives all of its blocks back and waits at the front
+//! A sequence begins behind the blocks that others have computed for the same tokens ([`crate::prefix`]). Blocks that nobody
+//! uses are kept for such sequences until they are wanted.
+//!
+//! When a decoding sequence needs a block and none can be had, another gives all of its blocks back and waits at the front
 //! to be computed again: first one that is paused, then the youngest. The oldest can always go on, since the pool holds
 //! at least one full context.
 
@@ -50,6 +53,9 @@ pub struct Scheduler {
     /// Whose turn it is to be first among the prompts.
     turn: usize,
     preemptions: u64,
+    /// Tokens of admitted sequences, and those of them that were cached already.
+    asked: u64,
+    reused: u64,
 }
 
 impl Scheduler {
@@ -61,6 +67,8 @@ impl Scheduler {
             running: Vec::with_capacity(limits.max_sequences),
             turn: 0,
             preemptions: 0,
+            asked: 0,
+            reused: 0,
         }
     }
 
@@ -83,6 +91,12 @@ impl Scheduler {
     /// How often a sequence had to give its blocks back.
     pub fn preemptions(&self) -> u64 {
         self.preemptions
+    }
+
+    /// Tokens of the sequences that were admitted, each time that they were, and those of them that did not have to be
+    /// computed.
+    pub fn prefix_tokens(&self) -> (u64, u64) {
+        (self.asked, self.reused)
     }
 
     /// A sequence that runs.
@@ -129,8 +143,8 @@ impl Scheduler {
     pub fn schedule(&mut self, pool: &mut BlockPool, now: Instant, step: &mut Vec<Scheduled>) {
         step.clear();
         self.decode(pool, step);
-        self.admit(pool, now);
-        self.prefill(step);
+        let admitted = self.admit(pool, now);
+        self.prefill(admitted, pool, step);
     }
 
     /// One token of every decoding sequence, oldest first.
@@ -161,48 +175,60 @@ impl Scheduler {
         }
     }
 
-    /// Admits waiting sequences while there are slots and blocks.
-    fn admit(&mut self, pool: &mut BlockPool, now: Instant) {
+    /// Admits waiting sequences while there are slots and blocks. Where in `running` those are that were.
+    fn admit(&mut self, pool: &mut BlockPool, now: Instant) -> usize {
         let mut index = 0;
+        let mut admitted = self.running.len();
         while index < self.waiting.len() {
             if self.waiting[index].paused_since.is_some() {
                 index += 1; // nobody reads it: the next may pass
                 continue;
             }
-            let needed = blocks_for(self.waiting[index].tokens.len());
-            if self.running.len() >= self.limits.max_sequences || needed > pool.available() {
+            let found = self.waiting[index].find(pool);
+            let needed = blocks_for(self.waiting[index].tokens.len()) - found.blocks;
+            let available = pool.available() - found.kept;
+            if self.running.len() >= self.limits.max_sequences || needed > available {
                 let tired = |s: &Sequence| {
                     s.paused_since.is_some_and(|since| {
                         now.saturating_duration_since(since) >= self.limits.patience
                     })
                 };
                 let Some(victim) = self.running.iter().rposition(tired) else {
-                    return; // in order: a later, smaller one must not starve this one
+                    return admitted; // in order: a later, smaller one must not starve this one
                 };
                 self.preempt(victim, pool);
+                admitted -= usize::from(victim < admitted);
                 index += 1; // it went to the front
                 continue;
             }
             let Some(mut sequence) = self.waiting.remove(index) else {
-                return;
+                return admitted;
             };
+            self.asked += sequence.tokens.len() as u64;
+            self.reused += sequence.reuse(pool) as u64;
             let complete = sequence.allocate(pool);
             debug_assert!(complete);
             self.running.push(sequence);
         }
+        admitted
     }
 
-    /// Chunks of prompts, whose order rotates.
-    fn prefill(&mut self, step: &mut Vec<Scheduled>) {
+    /// Chunks of prompts, whose order rotates. Of those who were just `admitted` one may be decoding already: it found the
+    /// rest of its tokens.
+    fn prefill(&mut self, admitted: usize, pool: &mut BlockPool, step: &mut Vec<Scheduled>) {
         let mut budget = self.limits.prefill_chunk;
         let mut outputs = self.limits.score_chunk;
         let count = self.running.len();
         for offset in 0..count {
-            let sequence = &self.running[(self.turn + offset) % count];
-            let pending = sequence.pending();
-            if sequence.paused_since.is_some() || sequence.is_decoding() || pending == 0 {
+            let index = (self.turn + offset) % count;
+            let sequence = &mut self.running[index];
+            let decodes = index < admitted && sequence.is_decoding();
+            if sequence.paused_since.is_some() || decodes || sequence.pending() == 0 {
                 continue;
             }
+            // Another may have computed more of it by now.
+            self.reused += sequence.reuse(pool) as u64;
+            let pending = sequence.pending();
             let tokens = match sequence.wanted {
                 Wanted::Last => pending.min(budget),
                 Wanted::All => pending.min(budget).min(outputs),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool};
+use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, PrefixCursor};
 
 /// Names a sequence for its whole life; never used twice by an engine.
 pub type SequenceId = u64;
@@ -29,6 +29,10 @@ pub struct Sequence {
     pub cached: usize,
     /// The blocks of the cache, 16 positions each, in order.
     pub block_table: Vec<BlockId>,
+    /// How many of the blocks others may find, and as what.
+    pub(crate) cursor: PrefixCursor,
+    /// Its blocks are nobody else's.
+    pub(crate) apart: bool,
     /// Which positions want logits.
     pub wanted: Wanted,
     /// Since when its consumer has taken no more; such a sequence is not scheduled.
@@ -44,6 +48,8 @@ impl Sequence {
             tokens: prompt,
             cached: 0,
             block_table: Vec::new(),
+            cursor: PrefixCursor::default(),
+            apart: false,
             wanted,
             paused_since: None,
         }
@@ -60,9 +66,9 @@ impl Sequence {
         self.tokens.len() - self.prompt_len
     }
 
-    /// Whether its next step is one token on top of a full cache.
+    /// Whether its next step is one generated token on top of a full cache.
     pub fn is_decoding(&self) -> bool {
-        self.wanted == Wanted::Last && self.cached > 0 && self.pending() == 1
+        self.wanted == Wanted::Last && self.cached >= self.prompt_len && self.pending() == 1
     }
 
     /// Takes blocks until all its tokens have a place. `false` when the pool ran out; what was taken is kept.
@@ -76,10 +82,14 @@ impl Sequence {
         true
     }
 
-    /// Gives all blocks back and forgets what was cached; a later prefill computes it again.
+    /// Gives all blocks back, the last one first, and forgets what was cached; a later prefill computes it again, but for what
+    /// is still kept by then.
     pub fn release(&mut self, pool: &mut BlockPool) {
-        self.block_table.drain(..).for_each(|b| pool.release(b));
+        let blocks = self.block_table.drain(..).rev();
+        blocks.for_each(|b| pool.release(b));
         self.cached = 0;
+        self.cursor = PrefixCursor::default();
+        self.apart = false;
     }
 
     /// The block in which it goes on, when that is begun.
@@ -88,8 +98,10 @@ impl Sequence {
         begun.then(|| self.block_table[self.cached / BLOCK_TOKENS])
     }
 
-    /// Begins anew with other tokens, not more than before, on the same blocks.
+    /// Begins anew with other tokens, not more than before, on the same blocks, which nobody shares: only those who want all
+    /// logits begin anew.
     pub fn restart(&mut self, tokens: Vec<u32>, pool: &mut BlockPool) {
+        debug_assert_eq!(self.cursor.blocks(), 0);
         self.prompt_len = tokens.len();
         self.tokens = tokens;
         self.cached = 0;

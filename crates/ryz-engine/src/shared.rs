@@ -5,11 +5,11 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::EngineError;
-use crate::executor::Submission;
 use crate::memory::CompactRequest;
 use crate::operators::Operators;
 use crate::profiler::Profiler;
 use crate::sequence::SequenceId;
+use crate::submission::Submission;
 
 /// What the engine thread is told.
 pub(crate) enum Command {
@@ -17,6 +17,8 @@ pub(crate) enum Command {
     Submit(Box<Submission>),
     /// Close the holes in the cache.
     Compact(CompactRequest),
+    /// Free the blocks that are only kept.
+    ClearPrefixes,
     /// Some flag has changed: look again.
     Wake,
     /// End everything.
@@ -32,8 +34,14 @@ pub struct EngineStats {
     pub waiting: usize,
     /// Blocks of the cache.
     pub kv_blocks: usize,
-    /// Blocks that are free.
+    /// Blocks that a new request can have, the kept ones included.
     pub kv_blocks_free: usize,
+    /// Blocks that no request uses and the prefix cache keeps until they are wanted.
+    pub kv_blocks_kept: usize,
+    /// Tokens of the requests that were begun, each time that one was (after a pre-emption, again).
+    pub prefix_tokens: u64,
+    /// Of those, the ones that were in the prefix cache, and so not computed.
+    pub prefix_tokens_reused: u64,
     /// Steps computed.
     pub steps: u64,
     /// Prompt tokens computed, recomputed ones included.
@@ -59,6 +67,9 @@ pub(crate) struct Counters {
     pub running: AtomicUsize,
     pub kv_blocks: AtomicUsize,
     pub kv_blocks_free: AtomicUsize,
+    pub kv_blocks_kept: AtomicUsize,
+    pub prefix_tokens: AtomicU64,
+    pub prefix_tokens_reused: AtomicU64,
     pub steps: AtomicU64,
     pub prompt_tokens: AtomicU64,
     pub generated_tokens: AtomicU64,
@@ -160,6 +171,9 @@ impl Shared {
             waiting: self.queued.load(Ordering::Relaxed),
             kv_blocks: c.kv_blocks.load(Ordering::Relaxed),
             kv_blocks_free: c.kv_blocks_free.load(Ordering::Relaxed),
+            kv_blocks_kept: c.kv_blocks_kept.load(Ordering::Relaxed),
+            prefix_tokens: c.prefix_tokens.load(Ordering::Relaxed),
+            prefix_tokens_reused: c.prefix_tokens_reused.load(Ordering::Relaxed),
             steps: c.steps.load(Ordering::Relaxed),
             prompt_tokens: c.prompt_tokens.load(Ordering::Relaxed),
             generated_tokens: c.generated_tokens.load(Ordering::Relaxed),

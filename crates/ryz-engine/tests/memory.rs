@@ -23,8 +23,10 @@ fn lasting() -> GenerateRequest {
     request
 }
 
+/// Without the prefix cache, which leaves no holes until it has taken all blocks.
 fn with(compact_above: f64, kv: KvDType) -> EngineConfig {
     EngineConfig {
+        prefix_cache: false,
         compact_above,
         kv,
         ..config()

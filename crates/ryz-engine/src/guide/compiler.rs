@@ -18,10 +18,11 @@ use super::worker::{self, MaskCommand};
 use super::{Guide, grammar, schema, tools};
 use crate::chat::Chat;
 use crate::error::EngineError;
-use crate::executor::{Submission, panic_message};
+use crate::executor::panic_message;
 use crate::frontend::{TextCommand, spawn_with_stack};
 use crate::guide::vocabulary::token_env;
 use crate::shared::{Command, Shared};
+use crate::submission::Submission;
 
 /// Most compiled constraints that are kept, and the bytes of them and their texts.
 const MAX_KEPT: usize = 32;

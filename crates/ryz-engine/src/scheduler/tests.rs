@@ -27,9 +27,15 @@ impl Bench {
         }
     }
 
+    /// A sequence that begins like no other.
     fn add(&mut self, id: SequenceId, prompt: usize) {
+        self.add_like(id, 1_000 + id as u32, prompt);
+    }
+
+    /// A sequence that begins like the others of its kind.
+    fn add_like(&mut self, id: SequenceId, kind: u32, prompt: usize) {
         self.scheduler
-            .add(Sequence::new(id, vec![7; prompt], Wanted::Last));
+            .add(Sequence::new(id, vec![kind; prompt], Wanted::Last));
     }
 
     fn pause(&mut self, id: SequenceId, since: Option<Instant>) {
@@ -55,6 +61,7 @@ impl Bench {
             assert!(tokens <= sequence.pending());
             assert!(blocks_for(sequence.cached + tokens) <= sequence.block_table.len());
             sequence.cached += tokens;
+            sequence.share(&mut self.pool);
             if outputs == Outputs::Last {
                 assert_eq!(sequence.pending(), 0);
                 sequence.tokens.push(1);
@@ -196,6 +203,89 @@ fn the_youngest_makes_room_and_is_computed_again() {
 }
 
 #[test]
+fn who_comes_back_finds_what_was_not_wanted_meanwhile() {
+    let mut b = Bench::new(LIMITS, 4);
+    b.add(1, 31);
+    b.add(2, 31);
+    b.step(); // 31 and 1
+    b.step(); // 1 decodes, 2 has its other 30
+    assert_eq!(b.step(), [(1, 1)]); // 1 takes the last block of 2
+    assert_eq!(b.scheduler.preemptions(), 1);
+    assert_eq!(b.pool.kept(), 1);
+    b.scheduler.remove(1, &mut b.pool);
+    // The first 16 of its 32 tokens are there.
+    assert_eq!(b.step(), [(2, 16)]);
+    assert_eq!(b.scheduler.prefix_tokens().1, 16);
+}
+
+#[test]
+fn a_request_that_finds_all_but_a_token_is_computed_in_the_step_that_admits_it() {
+    let mut b = Bench::new(LIMITS, 4);
+    b.add_like(1, 7, 33);
+    b.step();
+    b.step();
+    b.add_like(2, 7, 33);
+    assert_eq!(b.step(), [(1, 1), (2, 1)]);
+    assert_eq!(b.scheduler.prefix_tokens(), (66, 32));
+    // They come back, as if they had been pre-empted.
+    for id in [1, 2] {
+        let mut sequence = b.scheduler.remove(id, &mut b.pool).unwrap();
+        sequence.tokens.truncate(33);
+        sequence.prompt_len = 30;
+        b.scheduler.add(sequence);
+    }
+    let mut step = b.step();
+    step.sort_unstable();
+    assert_eq!(step, [(1, 1), (2, 1)]);
+    assert_eq!(b.pool.available(), 0);
+}
+
+#[test]
+fn kept_blocks_go_before_anyone_makes_room() {
+    let mut b = Bench::new(LIMITS, 4);
+    b.add(1, 32);
+    b.step();
+    b.scheduler.remove(1, &mut b.pool);
+    assert_eq!((b.pool.kept(), b.pool.free()), (2, 2));
+    b.add(2, 20);
+    b.add(3, 20);
+    for _ in 0..3 {
+        b.step();
+    }
+    assert_eq!((b.pool.kept(), b.scheduler.preemptions()), (0, 0));
+    assert_eq!(b.scheduler.running(), 2);
+}
+
+#[test]
+fn a_request_is_admitted_when_what_it_finds_leaves_room_for_the_rest() {
+    let mut b = Bench::new(LIMITS, 4);
+    b.add_like(1, 7, 60);
+    b.step();
+    b.step();
+    assert_eq!(b.pool.available(), 0);
+    // Three of its four blocks are those of 1; the other is not there.
+    b.add_like(2, 7, 50);
+    assert_eq!(b.step(), [(1, 1)]);
+    assert_eq!(b.scheduler.waiting(), 1);
+    let mut b = Bench::new(LIMITS, 5);
+    b.add_like(1, 7, 60);
+    b.step();
+    b.step();
+    b.add_like(2, 7, 50);
+    assert_eq!(b.step(), [(1, 1), (2, 2)]);
+    // Those that it finds and nobody uses are not there for the rest of it.
+    let mut b = Bench::new(LIMITS, 4);
+    b.add_like(1, 7, 48);
+    b.step();
+    b.step();
+    b.scheduler.remove(1, &mut b.pool);
+    assert_eq!((b.pool.kept(), b.pool.free()), (3, 1));
+    b.add_like(2, 7, 80);
+    assert_eq!(b.step(), []);
+    assert_eq!(b.pool.kept(), 3);
+}
+
+#[test]
 fn a_paused_sequence_makes_room_before_a_younger_one() {
     let mut b = Bench::new(LIMITS, 3);
     b.add(1, 15);
@@ -265,14 +355,14 @@ proptest! {
     /// Random requests, pauses and cancels in a small pool: nothing is lost, everything ends, no block leaks.
     #[test]
     fn every_request_ends_and_no_block_leaks(
-        requests in prop::collection::vec((1usize..60, 1usize..40), 1..20),
+        requests in prop::collection::vec((1usize..60, 1usize..40, 0u32..3), 1..20),
         events in prop::collection::vec((0usize..20, 0u8..8), 0..60),
         blocks in 7usize..16, // 100 tokens always fit
     ) {
         let mut b = Bench::new(LIMITS, blocks);
         let mut left: std::collections::HashMap<SequenceId, usize> = requests.iter().enumerate().map(|(i, r)| (i as u64, r.1)).collect();
         for (i, r) in requests.iter().enumerate() {
-            b.add(i as u64, r.0);
+            b.add_like(i as u64, r.2, r.0);
         }
         let mut events = events.into_iter();
         let mut steps = 0;
@@ -304,6 +394,10 @@ proptest! {
             prop_assert!(steps < 20_000, "no progress");
         }
         prop_assert_eq!(b.pool.available(), blocks);
+        b.pool.drop_kept();
+        prop_assert_eq!(b.pool.free(), blocks);
+        let (asked, reused) = b.scheduler.prefix_tokens();
+        prop_assert!(reused <= asked);
         prop_assert_eq!(b.scheduler.running() + b.scheduler.waiting(), 0);
     }
 }

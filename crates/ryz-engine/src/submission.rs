@@ -1,0 +1,124 @@
+//! A request from the moment it is accepted to its end: on its way to the engine thread, and there.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::error::EngineError;
+use crate::generation::{Generation, GenerationParts};
+use crate::guide::Guide;
+use crate::jobs::Job;
+use crate::request::{Control, Event, FinishReason};
+use crate::shared::Shared;
+
+/// A validated request on its way to the engine thread. It holds a place in the queue; one that is dropped on the way,
+/// because the engine was disposed, says so to its consumer.
+pub(crate) struct Submission {
+    pub control: Arc<Control>,
+    pub tokens: Vec<u32>,
+    pub work: Option<Work>,
+    shared: Arc<Shared>,
+}
+
+/// What a request wants.
+pub(crate) enum Work {
+    Generate(Box<GenerationParts>),
+    Job(Job),
+}
+
+impl Submission {
+    pub fn new(control: Arc<Control>, tokens: Vec<u32>, work: Work, shared: Arc<Shared>) -> Self {
+        Self {
+            control,
+            tokens,
+            work: Some(work),
+            shared,
+        }
+    }
+
+    /// Keeps a generation to a constraint.
+    pub fn guide(&mut self, guide: Guide) {
+        if let Some(Work::Generate(parts)) = &mut self.work {
+            parts.guide = Some(guide);
+        }
+    }
+
+    /// Refuses the request.
+    pub fn fail(mut self, error: EngineError) {
+        if let Some(work) = self.work.take() {
+            self.shared.dequeue();
+            work.fail(error);
+        }
+    }
+}
+
+impl Drop for Submission {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.shared.dequeue();
+            work.fail(EngineError::Disposed);
+        }
+    }
+}
+
+impl Work {
+    fn fail(self, error: EngineError) {
+        match self {
+            Self::Generate(mut parts) => parts.sink.deliver(Event::Failed(error)),
+            Self::Job(job) => job.fail(error),
+        }
+    }
+}
+
+/// What the engine thread works on for a request.
+pub(crate) enum Task {
+    Generate(Box<Generation>),
+    Job(Job),
+}
+
+/// A request of the engine thread.
+pub(crate) struct Entry {
+    pub control: Arc<Control>,
+    pub task: Task,
+    /// It has had its first step, and so left the queue.
+    pub started: bool,
+}
+
+impl Entry {
+    /// Leaves the queue at its first step.
+    pub fn start(&mut self, now: Instant, shared: &Shared) {
+        self.leave(shared);
+        if let Task::Generate(generation) = &mut self.task {
+            generation.start(now);
+        }
+    }
+
+    /// Its consumer has taken no more than was granted.
+    pub fn is_unread(&self) -> bool {
+        matches!(self.task, Task::Generate(_)) && self.control.credits.load(Ordering::SeqCst) <= 0
+    }
+
+    fn leave(&mut self, shared: &Shared) {
+        if !self.started {
+            self.started = true;
+            shared.dequeue();
+        }
+    }
+
+    pub fn fail(mut self, error: EngineError, shared: &Shared) {
+        self.leave(shared);
+        match self.task {
+            Task::Generate(mut generation) => generation.fail(error),
+            Task::Job(job) => job.fail(error),
+        }
+    }
+
+    /// A generation ends as aborted; a job has no other way than an error.
+    pub fn abort(mut self, shared: &Shared) {
+        self.leave(shared);
+        match self.task {
+            Task::Generate(mut generation) => generation.finish(FinishReason::Abort),
+            Task::Job(job) => job.fail(EngineError::Aborted),
+        }
+    }
+}
