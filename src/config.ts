@@ -146,6 +146,12 @@ export interface EngineConfig {
    */
   readonly compactAbove?: number | undefined;
   /**
+   * Whether the cache keeps what it has computed of a prompt, so that a later request that begins with the same tokens need not
+   * compute them again. No answer depends on it (docs/kv-cache.md).
+   * @defaultValue `true`
+   */
+  readonly prefixCache?: boolean | undefined;
+  /**
    * What makes float weights ternary while they are loaded; `modelInfo.quantized` says what that cost.
    * @defaultValue what `setQuantizer` set, if anything; without one floats stay what they are, but for BitNet's master weights
    */
@@ -214,6 +220,7 @@ export function checkConfig(config: unknown): CheckedConfig {
     hugePages: read.choice("hugePages", HUGE_PAGES),
     mapWeights: read.boolean("mapWeights"),
     compactAbove: read.number("compactAbove", { min: 0, max: 1 }),
+    prefixCache: read.boolean("prefixCache"),
     threads: read.integerOr("threads", "auto", { min: 1, max: 1024 }),
     level: read.choice("level", LEVELS),
     batchLayout: read.choice("batchLayout", BATCH_LAYOUTS),

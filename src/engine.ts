@@ -28,6 +28,7 @@ import {
 import type { Profile, ProfilingOptions } from "./profile.js";
 import { cancellable, promised } from "./promised.js";
 import { nativeQuantizer } from "./quantizer.js";
+import { type EngineStats, engineStats } from "./stats.js";
 import { ASYNC_DISPOSE, type Generation, TextStream } from "./stream.js";
 import { OptionReader, pathOf, promptOf, textOf, tokenIds } from "./validate.js";
 
@@ -364,6 +365,18 @@ export class BitNetEngine {
     const score = await this.#cancellable<NativeScore>(signal, (done) => this.#native.score(tokens, window, done));
     const meanNll = score.sumNll / score.tokens;
     return { tokens: score.tokens, meanNll, perplexity: Math.exp(meanNll) };
+  }
+
+  /** What the engine has done and is doing. */
+  stats(): EngineStats {
+    this.#assertUsable();
+    return engineStats(this.#native.stats());
+  }
+
+  /** Frees what the prefix cache keeps and no request uses, before the next step. */
+  clearPrefixCache(): void {
+    this.#assertUsable();
+    this.#native.clearPrefixCache();
   }
 
   /** Memory in use now. */

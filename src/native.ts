@@ -34,6 +34,7 @@ export interface NativeEngineConfig {
   memoryPolicyLimit?: number;
   mapWeights?: boolean;
   compactAbove?: number;
+  prefixCache?: boolean;
   quantizer?: string;
   pinning?: string;
   numa?: string;
@@ -186,6 +187,22 @@ export interface NativeMemoryStats {
   buffers: number;
   allocations: number;
   limit?: number;
+}
+
+export interface NativeEngineStats {
+  running: number;
+  waiting: number;
+  kvBlocks: number;
+  kvBlocksFree: number;
+  kvBlocksKept: number;
+  steps: number;
+  promptTokens: number;
+  generatedTokens: number;
+  preemptions: number;
+  compactions: number;
+  kvBlocksMoved: number;
+  prefixTokens: number;
+  prefixTokensReused: number;
 }
 
 export interface NativeEstimate {
@@ -372,6 +389,8 @@ export interface NativeTrainSettings {
 export interface NativeEngine {
   modelInfo(): NativeModelInfo;
   memoryStats(): NativeMemoryStats;
+  stats(): NativeEngineStats;
+  clearPrefixCache(): void;
   memoryLayout(): string;
   memoryReport(): string;
   compactMemory(done: NativeCallback<NativeCompaction>): void;

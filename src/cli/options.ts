@@ -62,6 +62,7 @@ export interface RunFlags extends ModelFlags {
   readonly valueRank?: number;
   readonly calibration?: string;
   readonly ctx?: number;
+  readonly prefixCache?: boolean;
   readonly profile?: boolean;
 }
 
@@ -133,7 +134,8 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
         ...ACTIVATIONS,
       ]),
     )
-    .addOption(new Option("--kv <type>", "type of the key-value cache (default: int8)").choices([...KV_TYPES]));
+    .addOption(new Option("--kv <type>", "type of the key-value cache (default: int8)").choices([...KV_TYPES]))
+    .option("--no-prefix-cache", "compute every prompt from its first token on");
 }
 
 export function addProfileOption(command: Command): Command {
@@ -216,8 +218,8 @@ function logitBias(text: string, before: Record<number, number> = {}): Record<nu
 
 export function engineConfig(flags: RunFlags): EngineConfig {
   const { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, ctx } = flags;
-  const { valueRank, calibration, batchLayout, prefetch } = flags;
-  const cache = { kv, valueRank, calibration, contextLength: ctx };
+  const { valueRank, calibration, batchLayout, prefetch, prefixCache } = flags;
+  const cache = { kv, valueRank, calibration, prefixCache, contextLength: ctx };
   return { threads, pinning, numa, node, hugePages, mapWeights, level, batchLayout, prefetch, activations, ...cache };
 }
 

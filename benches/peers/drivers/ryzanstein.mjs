@@ -4,7 +4,8 @@ import { BitNetEngine, cpuInfo, measureReadBandwidth } from "ryzanstein";
 import { digest, promptTokens, serve, timeStream } from "./line.mjs";
 
 const [path, config = "{}"] = process.argv.slice(2);
-const engine = path === undefined ? undefined : await BitNetEngine.load(path, JSON.parse(config));
+const engine =
+  path === undefined ? undefined : await BitNetEngine.load(path, { prefixCache: false, ...JSON.parse(config) });
 
 const greedy = (tokens) => ({ maxTokens: tokens, temperature: 0, ignoreEos: true });
 

@@ -57,6 +57,8 @@ pub struct Config {
     pub map_weights: Option<bool>,
     /// Fragmentation of the cache above which its blocks are moved together.
     pub compact_above: Option<f64>,
+    /// Whether blocks are kept for requests that begin alike.
+    pub prefix_cache: Option<bool>,
     /// How activations of a batch lie.
     pub batch_layout: Option<String>,
     /// Cache lines ahead.
@@ -235,6 +237,7 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         memory_policy: policy.transpose()?,
         map_weights: config.map_weights.unwrap_or(defaults.map_weights),
         compact_above: config.compact_above.unwrap_or(defaults.compact_above),
+        prefix_cache: config.prefix_cache.unwrap_or(defaults.prefix_cache),
         quantizer: quantizer.transpose()?,
         pinning: pinning.transpose()?.unwrap_or(defaults.pinning),
         numa: numa.transpose()?.unwrap_or(defaults.numa),
