@@ -1,5 +1,6 @@
 /** The engine: a model file loaded once, and everything that can be asked of it. */
 
+import { settleAll } from "./batch.js";
 import { type ChatMessage, type ChatTemplateOptions, templateInput } from "./chat.js";
 import { ChatSession, type ChatSessionOptions } from "./chat-session.js";
 import { type Activations, checkConfig, type EngineConfig, type KvType, type Level } from "./config.js";
@@ -55,6 +56,8 @@ export interface ModelInfo {
   readonly contextLength: number;
   /** Tokens that the key-value cache holds for all requests together. */
   readonly kvTokens: number;
+  /** How many requests are computed together. */
+  readonly maxSequences: number;
   readonly activations: Activations;
   readonly kv: KvType;
   /** Dimensions that the cache keeps of each value: all channels, unless `valueRank` says otherwise. */
@@ -259,6 +262,34 @@ export class BitNetEngine {
   /** The whole continuation of a prompt. */
   async complete(prompt: Prompt, options?: GenerateOptions): Promise<Completion> {
     return this.generate(prompt, options).completion();
+  }
+
+  /**
+   * The continuations of many prompts, in order, each the same as it would be alone. As many are computed together as
+   * `maxSequences` allows; the others wait here and not in the queue, so that a batch is never refused for its size.
+   *
+   * A prompt that fails is `rejected` in its place, and the others go on. The promise itself rejects when the options make no
+   * sense, and with `signal.reason` when the signal stops the batch.
+   *
+   * @example
+   * for (const result of await engine.batch(["Once upon a time", "The fox"], { maxTokens: 64 })) {
+   *   if (result.status === "fulfilled") console.log(result.value.text);
+   *   else console.error(result.reason);
+   * }
+   */
+  async batch(prompts: readonly Prompt[], options?: GenerateOptions): Promise<PromiseSettledResult<Completion>[]> {
+    if (!Array.isArray(prompts)) throw new InvalidArgumentError("prompts", "an array of prompts", prompts);
+    const checked = checkGenerate(options);
+    this.#assertUsable();
+    const log: Log = (level, message, fields) => {
+      // Such a request is tried again.
+      if (fields["code"] !== "QUEUE_FULL") this.#log(level, message, fields);
+    };
+    // As many again as are computed together, so that one that ends is followed at once.
+    return settleAll(prompts.length, 2 * this.modelInfo.maxSequences, checked.signal, async (index, signal) => {
+      const input = promptOf(`prompts[${index}]`, prompts[index]);
+      return this.#stream({ ...checked, signal }, () => input, log).completion();
+    });
   }
 
   /**
@@ -526,13 +557,14 @@ export class BitNetEngine {
   #stream(
     checked: ReturnType<typeof checkGenerate>,
     prompt: () => string | Uint32Array | Promise<Uint32Array>,
+    log = this.#log,
   ): TextStream {
     this.#assertUsable();
     const usable = (): string | Uint32Array | Promise<Uint32Array> => {
       this.#assertUsable();
       return prompt();
     };
-    return new TextStream({ ...checked, native: this.#native, prompt: usable, running: this.#running, log: this.#log });
+    return new TextStream({ ...checked, native: this.#native, prompt: usable, running: this.#running, log });
   }
 
   #logLoaded(maxSequences = 2): void {

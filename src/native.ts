@@ -151,6 +151,7 @@ export interface NativeModelInfo {
   trainedContextLength: number;
   contextLength: number;
   kvTokens: number;
+  maxSequences: number;
   activations: string;
   kv: string;
   valueRank: number;

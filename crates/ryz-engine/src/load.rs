@@ -67,6 +67,8 @@ pub struct ModelInfo {
     pub context_length: usize,
     /// Positions the cache holds for all sequences.
     pub kv_tokens: usize,
+    /// Most requests that are computed together.
+    pub max_sequences: usize,
     /// Number type of the cache.
     pub kv: KvDType,
     /// Dimensions that the cache keeps of each value: all channels, unless values are compressed.
@@ -165,6 +167,7 @@ impl Engine {
             trained_context_length: c.max_position_embeddings,
             context_length,
             kv_tokens: cache.config().blocks * BLOCK_TOKENS,
+            max_sequences: config.max_sequences,
             kv: config.kv,
             value_rank: cache.config().value_dim,
             kv_bytes: cache.bytes(),

@@ -33,6 +33,8 @@ pub struct ModelInfo {
     pub context_length: u32,
     /// Positions the cache holds for all sequences.
     pub kv_tokens: f64,
+    /// Most requests that are computed together.
+    pub max_sequences: u32,
     /// How inputs of ternary layers are quantised.
     pub activations: String,
     /// Type of the cache.
@@ -81,6 +83,7 @@ impl ModelInfo {
             trained_context_length: info.trained_context_length as u32,
             context_length: info.context_length as u32,
             kv_tokens: info.kv_tokens as f64,
+            max_sequences: info.max_sequences as u32,
             activations: activations_name(info.activations).to_owned(),
             kv: kv_name(info.kv).to_owned(),
             value_rank: info.value_rank as u32,
