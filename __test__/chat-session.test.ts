@@ -131,6 +131,7 @@ function playedSession(options?: ChatSessionOptions, contextLength = 1000) {
       },
       checkOptions: () => {},
       toolCallFormat: async () => TAGGED,
+      save: async () => ({ tokens: 0, bytes: 0 }),
       forgot: (count) => forgotten.push(count),
     },
     options,

@@ -4,6 +4,7 @@ import type { ChatMessage, ChatTemplateOptions } from "./chat.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
 import type { Completion, Finish, GenerateOptions, TextDelta, TokenLogprobs } from "./generate-options.js";
 import type { NativeFormat, NativeToolCallFormat } from "./native.js";
+import { chatNote, type SavedPrefix } from "./saved.js";
 import { ASYNC_DISPOSE, gather, type TextStream } from "./stream.js";
 import { checkTools, type ToolCall, ToolCallScanner, type ToolDefinition } from "./tool-calls.js";
 import { OptionReader, textOf } from "./validate.js";
@@ -88,6 +89,7 @@ export interface SessionHost {
   stream(tokens: Uint32Array, options: SessionOptions, special: SessionRequest): TextStream;
   checkOptions(options: SessionOptions): void;
   toolCallFormat(): Promise<NativeToolCallFormat | null>;
+  save(tokens: Uint32Array, note: string, path: string | URL): Promise<SavedPrefix>;
   forgot(messages: number): void;
 }
 
@@ -167,6 +169,23 @@ export class ChatSession {
   reset(): void {
     this.#assertIdle();
     this.#messages = [...this.#initial];
+  }
+
+  /**
+   * Keeps the conversation in a file, with what is computed of it: `engine.restoreChatSession` goes on from there, in any process
+   * with the same model, without computing it again. Tools and defaults are not kept.
+   */
+  async save(path: string | URL): Promise<SavedPrefix> {
+    this.#assertIdle();
+    this.#busy = true;
+    try {
+      const format = this.#tools.length > 0 ? await this.#toolFormat() : undefined;
+      const nothing = this.messages.length === 0;
+      const tokens = nothing ? new Uint32Array() : await this.#prompt(this.#messages, this.#defaults, format);
+      return await this.#host.save(tokens, chatNote(this.#system, this.#messages), path);
+    } finally {
+      this.#busy = false;
+    }
   }
 
   #turn(said: readonly ChatMessage[], options: TurnOptions | undefined): ChatTurn {

@@ -23,12 +23,14 @@ import {
   type NativeEngine,
   type NativeLogits,
   type NativeProgress,
+  type NativeRestoredPrefix,
   type NativeScore,
   native,
 } from "./native.js";
 import type { Profile, ProfilingOptions } from "./profile.js";
 import { cancellable, promised } from "./promised.js";
 import { nativeQuantizer } from "./quantizer.js";
+import { chatOf, type RestoredPrefix, type SavedPrefix } from "./saved.js";
 import { type EngineStats, engineStats } from "./stats.js";
 import { ASYNC_DISPOSE, type Generation, TextStream } from "./stream.js";
 import { OptionReader, pathOf, promptOf, textOf, tokenIds } from "./validate.js";
@@ -325,11 +327,58 @@ export class BitNetEngine {
           return this.#stream({ request: { ...request, ...special }, signal }, () => tokens);
         },
         checkOptions: checkGenerate,
+        save: (tokens, note, path) => {
+          const file = pathOf("path", path);
+          return this.#call((done) => this.#native.savePrefix(tokens, note, file, done));
+        },
         toolCallFormat: () => this.#call((done) => this.#native.toolCallFormat(done)),
         forgot: (messages) => this.#log("warn", "a conversation no longer fits in the context", { messages }),
       },
       options,
     );
+  }
+
+  /**
+   * A conversation that {@link ChatSession.save} has kept in a file, with what was computed of it. Its tools and defaults are
+   * given anew.
+   *
+   * @throws {@link ModelFileError} as `restorePrefix` does, and when the file has no conversation.
+   */
+  async restoreChatSession(
+    path: string | URL,
+    options: Omit<ChatSessionOptions, "systemPrompt" | "history"> = {},
+  ): Promise<ChatSession> {
+    const file = pathOf("path", path);
+    const { note } = await this.#call<NativeRestoredPrefix>((done) => this.#native.restorePrefix(file, done));
+    const given: ChatSessionOptions = options;
+    for (const name of ["systemPrompt", "history"] as const) {
+      if (given[name] !== undefined) throw new InvalidArgumentError(name, "left out: the file has it", given[name]);
+    }
+    return this.createChatSession({ ...options, ...chatOf(file, note) });
+  }
+
+  /**
+   * Keeps what is computed of a prompt in a file: the keys and values of its whole blocks of 16 tokens. What is not in the
+   * prefix cache is computed first. The file appears when it is complete (docs/kv-cache.md).
+   */
+  async savePrefix(prompt: Prompt, path: string | URL): Promise<SavedPrefix> {
+    const file = pathOf("path", path);
+    const tokens = await this.#tokensOf(prompt);
+    return this.#call((done) => this.#native.savePrefix(tokens, "", file, done));
+  }
+
+  /**
+   * Brings a saved prefix back into the prefix cache: prompts that begin with it need not compute it, in any process.
+   *
+   * @throws {@link ModelFileError} when the file is damaged or cut short (`INVALID_FILE`), or of an engine with another model,
+   * cache type, value rank or version, whose numbers would be others.
+   */
+  async restorePrefix(path: string | URL): Promise<RestoredPrefix> {
+    const file = pathOf("path", path);
+    const { tokens, restored } = await this.#call<NativeRestoredPrefix>((done) =>
+      this.#native.restorePrefix(file, done),
+    );
+    return { tokens, restored };
   }
 
   /** The prompt that `chat` makes of these messages, as text. */

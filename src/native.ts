@@ -206,6 +206,17 @@ export interface NativeEngineStats {
   prefixTokensReused: number;
 }
 
+export interface NativeSavedPrefix {
+  tokens: number;
+  bytes: number;
+}
+
+export interface NativeRestoredPrefix {
+  tokens: Uint32Array;
+  restored: number;
+  note: string;
+}
+
 export interface NativeEstimate {
   weights: number;
   kvCache: number;
@@ -392,6 +403,8 @@ export interface NativeEngine {
   memoryStats(): NativeMemoryStats;
   stats(): NativeEngineStats;
   clearPrefixCache(): void;
+  savePrefix(tokens: Uint32Array, note: string, path: string, done: NativeCallback<NativeSavedPrefix>): void;
+  restorePrefix(path: string, done: NativeCallback<NativeRestoredPrefix>): void;
   memoryLayout(): string;
   memoryReport(): string;
   compactMemory(done: NativeCallback<NativeCompaction>): void;

@@ -339,7 +339,7 @@ impl Engine {
     }
 
     /// Tokens that a job may read: one at least, as many as the context holds.
-    fn check_tokens(&self, tokens: &[u32]) -> Result<(), EngineError> {
+    pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<(), EngineError> {
         self.inner.shared.check_alive()?;
         if tokens.is_empty() {
             return Err(EngineError::invalid("tokens", "at least one", 0));
@@ -349,7 +349,7 @@ impl Engine {
         check_ids("tokens", tokens, self.inner.vocab.size)
     }
 
-    fn submit(
+    pub(crate) fn submit(
         &self,
         tokens: Vec<u32>,
         work: Work,

@@ -114,6 +114,34 @@ pub enum EngineError {
         /// The file's name.
         name: &'static str,
     },
+    /// A saved state is damaged, cut short, or of another model, type or version.
+    #[error("{}: saved state's {what}: expected {expected}, got {got}", path.display())]
+    SavedState {
+        /// The file.
+        path: PathBuf,
+        /// The property.
+        what: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it was.
+        got: String,
+    },
+    /// A file is no saved state.
+    #[error("{}: no saved state", path.display())]
+    SavedStateFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: safetensors::SafeTensorError,
+    },
+    /// A state could not be written.
+    #[error("{}", path.display())]
+    SavedStateIo {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The system gave no thread.
     #[error("cannot start the engine's thread")]
     Thread {
@@ -169,7 +197,10 @@ impl EngineError {
             | Self::GrammarStuck { .. } => "INVALID_ARGUMENT",
             Self::GrammarLimit { .. } => "GRAMMAR_LIMIT",
             Self::NoToolCalls => "INVALID_TEMPLATE",
-            Self::NonFiniteLogits { .. } => "INVALID_FILE",
+            Self::NonFiniteLogits { .. }
+            | Self::SavedState { .. }
+            | Self::SavedStateFile { .. } => "INVALID_FILE",
+            Self::SavedStateIo { .. } => "IO",
             Self::Panicked { .. } | Self::GrammarFault { .. } => "INTERNAL",
             Self::ContextOverflow { .. } => "CONTEXT_OVERFLOW",
             Self::QueueFull { .. } => "QUEUE_FULL",

@@ -97,6 +97,11 @@ pub(crate) fn run(parts: ExecutorParts, commands: &Receiver<Command>) {
                     request.answer(Err(error()))
                 })));
             }
+            Command::Restore(mut request) => {
+                drop(catch_unwind(AssertUnwindSafe(|| {
+                    request.answer(Err(error()))
+                })));
+            }
             Command::Wake | Command::ClearPrefixes => {}
             Command::Dispose => return,
         }
@@ -182,6 +187,14 @@ impl Executor {
                 let compaction = self.compact();
                 request.answer(Ok(compaction));
             }
+            Command::Restore(mut request) => {
+                self.follow_operators();
+                let (core, cache) = (&mut self.core, &mut self.cache);
+                let restored = request.carry_out(cache, &mut core.pool, core.sharing.is_on());
+                // Whoever hears of it finds it in the counters.
+                self.publish();
+                request.answer(restored);
+            }
             Command::ClearPrefixes => drop(self.core.pool.drop_kept()),
             Command::Wake => {}
             Command::Dispose => return std::ops::ControlFlow::Break(()),
@@ -237,15 +250,26 @@ impl Executor {
         }
     }
 
+    /// The operators of the next step; with any, sequences share no blocks.
+    fn follow_operators(&mut self) -> Arc<[Arc<Registered>]> {
+        let operators = self.shared.operators.snapshot();
+        let Core {
+            sharing,
+            pool,
+            scheduler,
+            ..
+        } = &mut self.core;
+        sharing.follow(!operators.is_empty(), pool, scheduler);
+        operators
+    }
+
     /// One step. `false` when there was nothing to compute.
     fn step(&mut self) -> bool {
         let now = Instant::now();
         let mut recorded = self.record(now);
         self.drop_cancelled();
-        let operators = self.shared.operators.snapshot();
+        let operators = self.follow_operators();
         let core = &mut self.core;
-        core.sharing
-            .follow(!operators.is_empty(), &mut core.pool, &mut core.scheduler);
         for sequence in core.scheduler.iter_mut() {
             let unread = core.entries.get(&sequence.id).is_some_and(Entry::is_unread);
             sequence.paused_since = unread.then(|| sequence.paused_since.unwrap_or(now));
@@ -453,7 +477,7 @@ impl Executor {
                         count,
                         position: sequence.cached - count,
                     };
-                    match job.advance(sequence, logits, hidden, rows) {
+                    match job.advance(sequence, logits, hidden, rows, &self.cache) {
                         Progress::More => {}
                         Progress::Restart(tokens) => sequence.restart(tokens, &mut core.pool),
                         Progress::Done => {

@@ -3,11 +3,13 @@
 
 use std::collections::VecDeque;
 
+use ryz_kvcache::KvCache;
 use ryz_tmac::MatRef;
 
 use crate::error::EngineError;
 use crate::math::log_sum_exp;
 use crate::request::{LogitsOutput, Reply, ScoreOutput};
+use crate::saved::StateJob;
 use crate::sequence::{Sequence, Wanted};
 
 /// Output rows of one sequence in one step: where its first row is and which position that is.
@@ -45,6 +47,7 @@ pub(crate) enum Job {
         score: Score,
         reply: Reply<ScoreOutput>,
     },
+    State(StateJob),
 }
 
 /// A score under way: windows that do not overlap, each on a fresh cache.
@@ -112,8 +115,16 @@ impl Job {
         logits: MatRef<'_, f32>,
         hidden: MatRef<'_, f32>,
         rows: Rows,
+        cache: &KvCache,
     ) -> Progress {
         match self {
+            Self::State(job) => {
+                if rows.count == 0 {
+                    return Progress::More;
+                }
+                job.advance(sequence, cache);
+                Progress::Done
+            }
             Self::Logits {
                 output, expected, ..
             } => {
@@ -157,6 +168,7 @@ impl Job {
                 embedding, reply, ..
             } => reply(Ok(embedding)),
             Self::Score { score, reply } => reply(Ok(score.output)),
+            Self::State(job) => job.finish(),
         }
     }
 
@@ -166,6 +178,7 @@ impl Job {
             Self::Logits { reply, .. } => reply(Err(error)),
             Self::Embed { reply, .. } => reply(Err(error)),
             Self::Score { reply, .. } => reply(Err(error)),
+            Self::State(job) => job.fail(error),
         }
     }
 }

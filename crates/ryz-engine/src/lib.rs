@@ -31,6 +31,7 @@ mod prefix;
 mod profiler;
 mod request;
 pub mod sampler;
+mod saved;
 mod scheduler;
 mod sequence;
 mod shared;
@@ -53,6 +54,7 @@ pub use request::{
     RequestHandle, ScoreOutput, Timings, Usage,
 };
 pub use sampler::{DryParams, Mirostat, SamplerKind, SamplingParams, TokenLogprobs};
+pub use saved::{RestoredPrefix, SavedPrefix};
 pub use shared::EngineStats;
 pub use stop::StopMatcher;
 

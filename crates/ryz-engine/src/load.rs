@@ -45,6 +45,8 @@ pub struct ModelInfo {
     pub architecture: String,
     /// The name the file gives the model.
     pub name: Option<String>,
+    /// What tells the file's weights from others ([`ModelSource::fingerprint`]).
+    pub fingerprint: String,
     /// Weights in all tensors.
     pub parameters: u64,
     /// Bytes of the file, or of all its parts.
@@ -152,6 +154,7 @@ impl Engine {
                 .get_str("general.name")
                 .ok()
                 .map(str::to_owned),
+            fingerprint: source.fingerprint()?,
             parameters: source
                 .tensors()
                 .iter()

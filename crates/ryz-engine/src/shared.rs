@@ -8,6 +8,7 @@ use crate::error::EngineError;
 use crate::memory::CompactRequest;
 use crate::operators::Operators;
 use crate::profiler::Profiler;
+use crate::saved::RestoreRequest;
 use crate::sequence::SequenceId;
 use crate::submission::Submission;
 
@@ -17,6 +18,8 @@ pub(crate) enum Command {
     Submit(Box<Submission>),
     /// Close the holes in the cache.
     Compact(CompactRequest),
+    /// Put saved blocks into the prefix cache.
+    Restore(Box<RestoreRequest>),
     /// Free the blocks that are only kept.
     ClearPrefixes,
     /// Some flag has changed: look again.

@@ -2,14 +2,12 @@
 
 mod common;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::*;
 use ryz_engine::{
-    CalibrateOptions, Engine, EngineConfig, EngineStats, Event, KvDType, Operator, OperatorCall,
-    Prompt,
+    Engine, EngineConfig, EngineStats, Event, KvDType, Operator, OperatorCall, Prompt,
 };
 
 /// As many tokens as the reference model's context takes, nearly.
@@ -57,26 +55,6 @@ fn without() -> EngineConfig {
     }
 }
 
-/// A calibration of the BitNet model.
-fn calibrated(folder: &Path) -> EngineConfig {
-    let path = folder.join("calibration.safetensors");
-    let options = CalibrateOptions {
-        output: Some(path.clone()),
-        window: Some(64),
-        ranks: vec![],
-    };
-    let text = "the old fox saw a tree and the sun ".repeat(30);
-    Engine::calibrate(&reference(BITNET), &text, &options, &config(), &mut |_| {
-        std::ops::ControlFlow::Continue(())
-    })
-    .expect("it calibrates");
-    EngineConfig {
-        value_rank: Some(16),
-        calibration: Some(path),
-        ..config()
-    }
-}
-
 #[test]
 fn a_second_request_computes_only_what_is_new() {
     let engine = load(BITNET, &config());
@@ -105,7 +83,7 @@ fn a_second_request_computes_only_what_is_new() {
 #[test]
 fn a_hit_says_what_a_miss_says_to_the_last_bit_in_every_type() {
     let folder = tempfile::TempDir::new().expect("a folder");
-    let compressed = calibrated(folder.path());
+    let compressed = calibrated(folder.path(), "the old fox saw a tree and the sun ");
     for (model, base) in [(BITNET, config()), (BONSAI, config()), (BITNET, compressed)] {
         for kv in KvDType::ALL {
             for prefill_chunk in [512, 13] {

@@ -264,6 +264,11 @@ pub struct KvReader<'a> {
 }
 
 impl KvReader<'_> {
+    /// What it reads.
+    pub(crate) fn cache(&self) -> &KvCache {
+        self.cache
+    }
+
     /// The cache's configuration.
     pub(crate) fn config(&self) -> &KvCacheConfig {
         &self.cache.config

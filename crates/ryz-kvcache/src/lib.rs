@@ -23,6 +23,7 @@ mod config;
 mod error;
 mod prefix_tree;
 mod sharing;
+mod snapshot;
 mod tails;
 mod writer;
 

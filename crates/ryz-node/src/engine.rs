@@ -28,7 +28,7 @@ impl Slot {
         locked(&self.0).take()
     }
 
-    fn get(&self) -> std::result::Result<Engine, Failure> {
+    pub(crate) fn get(&self) -> std::result::Result<Engine, Failure> {
         let engine = locked(&self.0).clone();
         engine.ok_or_else(|| Failure::plain("DISPOSED", "the engine has been disposed of"))
     }
@@ -314,6 +314,10 @@ impl NativeEngine {
             });
         })?;
         Ok(())
+    }
+
+    pub(crate) fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     pub(crate) fn engine(&self) -> Result<Engine> {

@@ -25,6 +25,7 @@ mod profile;
 mod quantizer;
 mod questions;
 mod request;
+mod saved;
 mod stats;
 mod stream;
 mod train;

@@ -2,13 +2,13 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use ryz_engine::{
-    Delta, Engine, EngineConfig, EngineError, Event, Finish, FinishReason, GenerateRequest,
-    Pinning, Prompt, Reply, RequestHandle, SamplingParams,
+    CalibrateOptions, Delta, Engine, EngineConfig, EngineError, Event, Finish, FinishReason,
+    GenerateRequest, Pinning, Prompt, Reply, RequestHandle, SamplingParams,
 };
 
 pub const BITNET: &str = "b158-v1-tq2_0.gguf";
@@ -143,5 +143,28 @@ pub fn settled(engine: &Engine) {
         }
         assert!(Instant::now() < deadline, "something is still held: {s:?}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// An engine of the BitNet model whose values have 16 dimensions, learnt from a text.
+pub fn calibrated(folder: &Path, text: &str) -> EngineConfig {
+    let path = folder.join("calibration.safetensors");
+    let options = CalibrateOptions {
+        output: Some(path.clone()),
+        window: Some(64),
+        ranks: vec![],
+    };
+    Engine::calibrate(
+        &reference(BITNET),
+        &text.repeat(30),
+        &options,
+        &config(),
+        &mut |_| std::ops::ControlFlow::Continue(()),
+    )
+    .expect("it calibrates");
+    EngineConfig {
+        value_rank: Some(16),
+        calibration: Some(path),
+        ..config()
     }
 }

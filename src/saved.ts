@@ -1,0 +1,51 @@
+/** What was computed of a text, kept in a file. */
+
+import type { ChatMessage } from "./chat.js";
+import { ModelFileError } from "./errors.js";
+
+/** What `savePrefix` wrote. */
+export interface SavedPrefix {
+  /** Tokens whose keys and values are in the file: those of whole blocks of 16. */
+  readonly tokens: number;
+  /** Bytes of the file. */
+  readonly bytes: number;
+}
+
+/** What `restorePrefix` brought back. */
+export interface RestoredPrefix {
+  /** The tokens of the file, from the text's first one on. */
+  readonly tokens: Uint32Array;
+  /** How many of them are in the prefix cache now: fewer where requests that run hold the blocks for the others. */
+  readonly restored: number;
+}
+
+/** A conversation in a file, beside its prefix. @internal */
+export interface SavedChat {
+  readonly systemPrompt?: string;
+  readonly history: readonly ChatMessage[];
+}
+
+/** A conversation as the note of a file. @internal */
+export function chatNote(system: readonly ChatMessage[], history: readonly ChatMessage[]): string {
+  return JSON.stringify({ chat: { systemPrompt: system[0]?.content, history } });
+}
+
+/** The conversation in a file's note; a file may have been written by anyone. @internal */
+export function chatOf(path: string, note: string): SavedChat {
+  let chat: Partial<SavedChat> | null | undefined;
+  try {
+    chat = (JSON.parse(note) as { chat?: SavedChat } | null)?.chat;
+  } catch {
+    // Not one of ours.
+  }
+  const { systemPrompt, history } = chat ?? {};
+  const isText = systemPrompt === undefined || typeof systemPrompt === "string";
+  if (isText && Array.isArray(history) && history.every(isMessage)) {
+    return { history, ...(systemPrompt !== undefined && { systemPrompt }) };
+  }
+  throw new ModelFileError("INVALID_FILE", `${path}: expected a saved chat session, got a prefix without one`);
+}
+
+function isMessage(value: unknown): value is ChatMessage {
+  return typeof value === "object" && value !== null && typeof (value as ChatMessage).role === "string";
+}
