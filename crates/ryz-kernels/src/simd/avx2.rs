@@ -59,6 +59,8 @@ impl Simd for Avx2 {
     type I = I;
     type B = __m256i;
 
+    const WIDE: bool = false;
+
     #[inline(always)]
     fn splat(self, value: f32) -> F {
         [isa!(_mm256_set1_ps(value)); 2]

@@ -39,6 +39,8 @@ impl Simd for Avx512 {
     type I = __m512i;
     type B = __m256i;
 
+    const WIDE: bool = true;
+
     #[inline(always)]
     fn splat(self, value: f32) -> __m512 {
         isa!(_mm512_set1_ps(value))

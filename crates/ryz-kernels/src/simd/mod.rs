@@ -32,6 +32,9 @@ pub(crate) trait Simd: Copy {
     /// Thirty-two bytes: blocks keep their codes in stretches of as many.
     type B: Copy;
 
+    /// Whether there are registers for eight sums and as many tables, rather than four.
+    const WIDE: bool;
+
     fn splat(self, value: f32) -> Self::F;
     fn load(self, values: &[f32; LANES]) -> Self::F;
     fn store(self, vector: Self::F, out: &mut [f32; LANES]);

@@ -21,6 +21,8 @@ impl Simd for Scalar {
     type I = I;
     type B = B;
 
+    const WIDE: bool = false;
+
     #[inline(always)]
     fn splat(self, value: f32) -> F {
         [value; LANES]

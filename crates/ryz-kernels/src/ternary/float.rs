@@ -8,6 +8,9 @@ use ryz_tmac::{MatMut, MatRef};
 use super::{LINE_COLS, PackedTernary, ROW_TILE, Scales};
 use crate::simd::{LANES, Simd, padded};
 
+/// Rows of one token that share its loads.
+const ROWS: usize = 8;
+
 #[inline(always)]
 pub(crate) fn matmul<S: Simd>(
     s: S,
@@ -20,16 +23,21 @@ pub(crate) fn matmul<S: Simd>(
     while row < rows.end {
         let mut token = 0;
         while token + 4 <= x.rows() {
-            for pair in [row, row + 2] {
+            for pair in (row..row + ROWS).step_by(2) {
                 block::<S, 2, 4>(s, weights, pair, &rows, x, token, &mut out);
             }
             token += 4;
         }
         while token < x.rows() {
-            block::<S, 4, 1>(s, weights, row, &rows, x, token, &mut out);
+            if S::WIDE {
+                block::<S, ROWS, 1>(s, weights, row, &rows, x, token, &mut out);
+            } else {
+                block::<S, 4, 1>(s, weights, row, &rows, x, token, &mut out);
+                block::<S, 4, 1>(s, weights, row + 4, &rows, x, token, &mut out);
+            }
             token += 1;
         }
-        row += 4;
+        row += ROWS;
     }
 }
 
@@ -50,29 +58,28 @@ fn block<S: Simd, const R: usize, const T: usize>(
         Scales::PerGroup { group, .. } => group / LINE_COLS,
         _ => weights.lines_per_tile(),
     };
+    let prefetch = weights.prefetch();
     let x: [&[f32]; T] = std::array::from_fn(|t| x.row(token + t));
-    let whole = weights.cols() / LINE_COLS;
     let mut sums = [[s.splat(0.0); T]; R];
     for (index, lines) in weights.tile(tile).chunks(span).enumerate() {
-        let first = index * span;
         // Loops, not closures: one that is not inlined has not the features of the kernel around it.
+        let scales = weights.scales().of_rows(s, tile, index);
         let mut tables = [values; R];
         for (r, table) in tables.iter_mut().enumerate() {
-            let scale = weights.scales().at(tile, in_tile + r, first * LINE_COLS);
-            *table = s.mul(values, s.splat(scale));
+            *table = s.mul(values, s.splat(scales[in_tile + r]));
         }
         for (line, codes) in lines.iter().enumerate() {
-            let line = first + line;
+            if in_tile == 0 {
+                prefetch.ahead(codes);
+            }
+            let first = (index * span + line) * LINE_COLS;
             let mut lanes = [s.splat(0.0); T];
             for t in 0..T {
-                lanes[t] = if line < whole {
-                    s.load(&x[t].as_chunks::<LANES>().0[line])
-                } else {
+                let x = x[t].get(first..).unwrap_or_default();
+                lanes[t] = match x.first_chunk::<LANES>() {
+                    Some(x) => s.load(x),
                     // Past the end: nothing is added to sums that are what they are.
-                    s.load(&padded(
-                        x[t].get(line * LINE_COLS..).unwrap_or_default(),
-                        0.0,
-                    ))
+                    None => s.load(&padded(x, 0.0)),
                 };
             }
             for r in 0..R {

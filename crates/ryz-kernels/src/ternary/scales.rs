@@ -3,7 +3,7 @@
 use ryz_tmac::{AlignedVec, Arena, BufferKind, MemoryError};
 
 use super::ROW_TILE;
-use crate::math;
+use crate::{math, simd::Simd};
 
 /// How many scales a ternary matrix has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +60,20 @@ impl Scales {
                 halves,
             } => math::f16_to_f32(halves[tile * groups + col / group][row]),
         }
+    }
+
+    /// The scales of a tile's rows in one of its groups; where there are none, the whole row is one.
+    #[inline(always)]
+    pub(crate) fn of_rows<S: Simd>(&self, s: S, tile: usize, group: usize) -> [f32; ROW_TILE] {
+        let mut scales = [0.0; ROW_TILE];
+        match self {
+            Self::PerTensor(scale) => scales = [*scale; ROW_TILE],
+            Self::PerRow(rows) => scales = rows.as_chunks().0[tile],
+            Self::PerGroup { groups, halves, .. } => {
+                s.store(s.load_f16(&halves[tile * groups + group]), &mut scales);
+            }
+        }
+        scales
     }
 
     /// Makes equal group scales one, a row's or the tensor's. A zero stands in for any scale: the packer writes it where
