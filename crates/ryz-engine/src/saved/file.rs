@@ -245,3 +245,131 @@ fn header(file: &InputFile) -> Result<(Metadata, u64), EngineError> {
     })?;
     Ok((header, 8 + len))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::test_runner::TestRunner;
+    use ryz_tmac::ArenaConfig;
+
+    use super::*;
+
+    const BLOCK_BYTES: usize = 48;
+
+    fn identity() -> Identity {
+        Identity {
+            fingerprint: "0123".to_owned(),
+            kv: "int8".to_owned(),
+            value_rank: "64".to_owned(),
+            activations: "int8".to_owned(),
+            block_bytes: BLOCK_BYTES,
+        }
+    }
+
+    fn state(arena: &Arena, blocks: usize) -> State {
+        let bytes = arena.allocate(blocks * BLOCK_BYTES, BufferKind::Staging);
+        let mut bytes = bytes.unwrap();
+        let numbers = bytes.as_bytes_mut().iter_mut().zip(0..);
+        numbers.for_each(|(byte, at): (_, usize)| *byte = (at * 7) as u8);
+        State {
+            tokens: (0..(blocks * BLOCK_TOKENS) as u32).collect(),
+            blocks: bytes,
+            note: b"a note".to_vec(),
+        }
+    }
+
+    /// The file of a state of three blocks, and its bytes.
+    fn written(arena: &Arena) -> (tempfile::TempDir, std::path::PathBuf, Vec<u8>) {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("state");
+        let bytes = write(&path, &identity(), &state(arena, 3)).unwrap();
+        let file = std::fs::read(&path).unwrap();
+        assert_eq!(bytes, file.len() as u64);
+        (folder, path, file)
+    }
+
+    /// Whatever is done to a file: it is refused as one, or says what it said before.
+    #[test]
+    fn a_file_says_what_was_saved_or_nothing() {
+        use prop::collection::vec;
+        use prop::sample::Index;
+        let arena = Arena::new(ArenaConfig {
+            limit: Some(1 << 20),
+            ..ArenaConfig::default()
+        });
+        let (_folder, path, whole) = written(&arena);
+        let want = state(&arena, 3);
+        let changes = vec((any::<Index>(), any::<u8>()), 1..6);
+        let cut = prop::option::of(any::<Index>());
+        let header = prop::option::of(any::<u64>());
+        let more = prop::option::of(vec(any::<u8>(), 0..20));
+        let mut runner = TestRunner::new(ProptestConfig::with_cases(1_000));
+        let run = runner.run(
+            &(changes, cut, header, more),
+            |(changes, cut, header, more)| {
+                let mut bytes = whole.clone();
+                for (at, byte) in changes {
+                    let at = at.index(bytes.len());
+                    bytes[at] = byte;
+                }
+                if let Some(len) = header {
+                    bytes[..8].copy_from_slice(&len.to_le_bytes());
+                }
+                if let Some(cut) = cut {
+                    bytes.truncate(cut.index(bytes.len()));
+                }
+                bytes.extend(more.into_iter().flatten());
+                std::fs::write(&path, &bytes)?;
+                match read(&path, &identity(), 64, &arena) {
+                    Ok(got) => {
+                        prop_assert_eq!(got.tokens, &want.tokens[..]);
+                        prop_assert_eq!(got.note, &want.note[..]);
+                        prop_assert_eq!(got.blocks.as_bytes(), want.blocks.as_bytes());
+                    }
+                    Err(error) => prop_assert_eq!(error.code(), "INVALID_FILE", "{}", error),
+                }
+                Ok(())
+            },
+        );
+        run.unwrap();
+    }
+
+    #[test]
+    fn a_state_is_read_as_it_was_written_by_who_has_room_for_it() {
+        let arena = Arena::new(ArenaConfig::default());
+        let (_folder, path, _) = written(&arena);
+        let got = read(&path, &identity(), 48, &arena).unwrap();
+        let want = state(&arena, 3);
+        assert_eq!((got.tokens, got.note), (want.tokens, want.note));
+        assert_eq!(got.blocks.as_bytes(), want.blocks.as_bytes());
+        let short = read(&path, &identity(), 47, &arena).unwrap_err();
+        assert!(short.to_string().contains("at most 47"), "{short}");
+        for (what, change) in [
+            (
+                "model fingerprint",
+                (|i| i.fingerprint.clear()) as fn(&mut Identity),
+            ),
+            ("cache type", |i| i.kv = "f16".to_owned()),
+            ("value rank", |i| i.value_rank = "32".to_owned()),
+            ("activations", |i| i.activations = "f32".to_owned()),
+            ("blocks", |i| i.block_bytes = 96),
+        ] {
+            let mut other = identity();
+            change(&mut other);
+            let error = read(&path, &other, 64, &arena).unwrap_err();
+            assert_eq!(error.code(), "INVALID_FILE");
+            assert!(error.to_string().contains(what), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_state_that_memory_is_refused_for_is_an_error() {
+        let (_folder, path, _) = written(&Arena::new(ArenaConfig::default()));
+        let small = Arena::new(ArenaConfig {
+            limit: Some(64),
+            ..ArenaConfig::default()
+        });
+        let error = read(&path, &identity(), 64, &small).unwrap_err();
+        assert_eq!(error.code(), "MEMORY_LIMIT");
+    }
+}
