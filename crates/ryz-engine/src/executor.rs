@@ -278,6 +278,10 @@ impl Executor {
         if core.step.is_empty() {
             return false;
         }
+        // Before any of them can say a word: whoever hears one finds it running until its blocks are given back.
+        let running = core.scheduler.running();
+        let counters = &self.shared.counters;
+        counters.running.store(running, Ordering::Relaxed);
         for scheduled in &core.step {
             if let Some(entry) = core.entries.get_mut(&scheduled.id) {
                 entry.start(now, &self.shared);
