@@ -24,7 +24,7 @@ const EXPECTED: Record<string, { args: () => string[]; stdout: RegExp }> = {
     args: () => [fixture("llamadense-v-q4_0.gguf"), join(mkdtempSync(join(tmpdir(), "ryz-")), "ternary.gguf")],
     stdout: /^blk\.0\.attn_q\.weight: 5\d % zeros, cosine 0\.\d+$/m,
   },
-  "structured.mjs": { args: () => [MODEL], stdout: /name: '[\s\S]*age: \d+,[\s\S]*likes: \[/ },
+  "structured.mjs": { args: () => [MODEL], stdout: /name: ['"][\s\S]*age: \d+,[\s\S]*likes: \[/ },
   "stream.mjs": { args: () => [MODEL], stdout: /\w+ \w+/ },
 };
 
