@@ -22,7 +22,7 @@ function refusal(work: () => unknown): InvalidArgumentError {
 describe("generate options", () => {
   test("have the documented defaults", () => {
     const { request, signal } = checkGenerate(undefined);
-    const rest = { stop: [], stopTokens: [], parseSpecial: false, credits: 32 };
+    const rest = { stop: [], stopTokens: [], parseSpecial: false, promptLookup: 0, credits: 32 };
     expect(request).toEqual({ ...rest, sampling: expect.any(Object) });
     expect(request.sampling).toEqual({
       temperature: 0.8,
@@ -72,6 +72,7 @@ describe("generate options", () => {
     ["samplerOrder", ["top-k", ["top-q"], ["top-k", "top-k"]]],
     ["minTokens", [-1]],
     ["ignoreEos", [1]],
+    ["promptLookup", [0, 65, 1.5, "8", null]],
   ])("refuse a bad %s and name it", (option, values) => {
     for (const value of values) {
       const error = refusal(() => checkGenerate({ [option]: value }));

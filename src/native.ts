@@ -84,6 +84,7 @@ export interface NativeGenerateRequest {
   stopTokens: number[];
   format?: NativeFormat;
   shownTokens?: number[];
+  promptLookup: number;
   credits: number;
 }
 
@@ -199,6 +200,8 @@ export interface NativeEngineStats {
   steps: number;
   promptTokens: number;
   generatedTokens: number;
+  proposedTokens: number;
+  acceptedTokens: number;
   preemptions: number;
   compactions: number;
   kvBlocksMoved: number;

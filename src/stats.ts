@@ -20,6 +20,10 @@ export interface EngineStats {
   readonly promptTokens: number;
   /** Tokens chosen. */
   readonly generatedTokens: number;
+  /** Tokens that were proposed ahead ({@link GenerateOptions.promptLookup}). */
+  readonly proposedTokens: number;
+  /** Of those, the ones that were chosen: steps that were saved. */
+  readonly acceptedTokens: number;
   /** How often a request had to give its blocks back and be computed again. */
   readonly preemptions: number;
   /** How often the blocks in use were moved together. */

@@ -90,6 +90,7 @@ export interface SamplingFlags {
   readonly ignoreEos?: boolean;
   readonly seed?: number;
   readonly logprobs?: number;
+  readonly promptLookup?: boolean | number;
   readonly stop?: string[];
   readonly stopToken?: number[];
 }
@@ -195,6 +196,7 @@ export function addSamplingOptions(command: Command): Command {
     .option("--min-tokens <n>", "no end before so many tokens (default: 0)", wholeNumber(0))
     .option("--ignore-eos", "never choose the model's own end of text")
     .option("--logprobs <n>", "with --json: log-probabilities of each token and of the n best", wholeNumber(0))
+    .option("--prompt-lookup [tokens]", "compute ahead what the text repeats (default: no; 8 tokens)", wholeNumber(1))
     .option("--stop <text...>", "end the text here")
     .option("--stop-token <ids>", "end the text at these token ids, comma-separated", wholeNumbers(0));
 }
@@ -252,6 +254,7 @@ const SAMPLING_FLAGS = [
   "ignoreEos",
   "seed",
   "logprobs",
+  "promptLookup",
   "stop",
   "stopToken",
 ] as const satisfies readonly (keyof SamplingFlags)[];

@@ -22,6 +22,7 @@ use crate::request::{
 };
 use crate::sampler::{Sampler, Vocab};
 use crate::shared::{Command, EngineStats, Shared};
+use crate::speculation::PromptLookup;
 use crate::submission::{Submission, Work};
 
 /// Most stop strings, and bytes of each.
@@ -110,6 +111,7 @@ impl Engine {
             guide: None,
             stop: request.stop,
             stop_tokens: request.stop_tokens,
+            lookup: (request.prompt_lookup > 0).then(|| PromptLookup::new(request.prompt_lookup)),
             shown_tokens: request.shown_tokens,
             max_tokens: request.max_tokens,
             sink,
@@ -315,6 +317,11 @@ impl Engine {
         }
         if request.max_tokens == Some(0) {
             return Err(EngineError::invalid("maxTokens", "at least 1", 0));
+        }
+        if request.prompt_lookup > GenerateRequest::MOST_DRAFTED {
+            let expected = format!("at most {} tokens", GenerateRequest::MOST_DRAFTED);
+            let got = request.prompt_lookup;
+            return Err(EngineError::invalid("promptLookup", expected, got));
         }
         if request.stop.len() > MAX_STOPS {
             return Err(EngineError::invalid(

@@ -273,7 +273,13 @@ impl Executor {
         for sequence in core.scheduler.iter_mut() {
             let unread = core.entries.get(&sequence.id).is_some_and(Entry::is_unread);
             sequence.paused_since = unread.then(|| sequence.paused_since.unwrap_or(now));
+            sequence.ahead.clear();
         }
+        // An operator is shown what a sequence holds, not what it may come to hold.
+        if operators.is_empty() {
+            self.propose();
+        }
+        let core = &mut self.core;
         core.scheduler.schedule(&mut core.pool, now, &mut core.step);
         if core.step.is_empty() {
             return false;
@@ -302,6 +308,29 @@ impl Executor {
             self.book(recorded);
         }
         true
+    }
+
+    /// Has the generations propose tokens beyond the one that is due.
+    fn propose(&mut self) {
+        let core = &mut self.core;
+        for sequence in core.scheduler.iter_mut() {
+            if sequence.paused_since.is_some() || !sequence.is_decoding() {
+                continue;
+            }
+            let mut room = self.context_length - sequence.tokens.len();
+            if self.cache.writes_whole_blocks() {
+                // A full block is quantised for good: only tokens that are chosen may fill it.
+                let slot = sequence.cached % BLOCK_TOKENS;
+                room = room.min((BLOCK_TOKENS - 2).saturating_sub(slot));
+            }
+            if let Some(Entry {
+                task: Task::Generate(generation),
+                ..
+            }) = core.entries.get_mut(&sequence.id)
+            {
+                generation.propose(sequence, room);
+            }
+        }
     }
 
     /// Sets the clock of the step that begins, where the engine is being profiled.
@@ -387,7 +416,7 @@ impl Executor {
             .filter_map(|s| Some((s, core.scheduler.get(s.id)?)));
         let batch: Vec<BatchSequence<'_>> = sequences
             .map(|(scheduled, sequence)| BatchSequence {
-                tokens: &sequence.tokens[sequence.cached..sequence.cached + scheduled.tokens],
+                tokens: sequence.next_tokens(scheduled.tokens),
                 start: sequence.cached,
                 block_table: &sequence.block_table,
                 outputs: scheduled.outputs,
@@ -454,7 +483,10 @@ impl Executor {
                     .prompt_tokens
                     .fetch_add(scheduled.tokens as u64, Ordering::Relaxed);
             }
-            sequence.cached += scheduled.tokens;
+            // Proposed tokens count when they are chosen.
+            let ahead = std::mem::take(&mut sequence.ahead);
+            let proposed = ahead.get(1..).unwrap_or_default();
+            sequence.cached += scheduled.tokens - proposed.len();
             if core.sharing.is_on() {
                 sequence.share(&mut core.pool);
             }
@@ -466,12 +498,30 @@ impl Executor {
             }
             match &mut entry.task {
                 Task::Generate(generation) if count > 0 => {
-                    counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
-                    let row = logits.row(row);
-                    let scratch = &mut core.candidates;
-                    if generation.advance(sequence, row, scratch, self.context_length, clock) {
-                        core.ended.push(scheduled.id);
+                    let mut accepted = 0;
+                    loop {
+                        counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
+                        let row = logits.row(row + accepted);
+                        let scratch = &mut core.candidates;
+                        if generation.advance(sequence, row, scratch, self.context_length, clock) {
+                            core.ended.push(scheduled.id);
+                            break;
+                        }
+                        if proposed.get(accepted) != sequence.tokens.last() {
+                            break;
+                        }
+                        accepted += 1;
+                        sequence.cached += 1;
+                    }
+                    counters.proposed(proposed.len(), accepted);
+                    generation.verified(proposed.len(), accepted);
+                    if core.ended.last() == Some(&scheduled.id) {
                         core.entries.remove(&scheduled.id);
+                    } else if !proposed.is_empty() {
+                        if core.sharing.is_on() {
+                            sequence.share(&mut core.pool);
+                        }
+                        sequence.forget_ahead(&mut core.pool);
                     }
                 }
                 Task::Generate(_) => {}

@@ -13,6 +13,7 @@ use crate::guide::Guide;
 use crate::request::{Control, Event, EventSink, Finish, FinishReason, Timings, Usage};
 use crate::sampler::{Candidates, Sampler};
 use crate::sequence::Sequence;
+use crate::speculation::PromptLookup;
 
 /// What a generation is made from; everything in it has been validated.
 pub(crate) struct GenerationParts {
@@ -22,6 +23,7 @@ pub(crate) struct GenerationParts {
     pub stop_tokens: Vec<u32>,
     pub shown_tokens: Vec<u32>,
     pub max_tokens: Option<u32>,
+    pub lookup: Option<PromptLookup>,
     pub sink: Box<dyn EventSink>,
     pub submitted: Instant,
 }
@@ -35,6 +37,7 @@ pub(crate) struct Generation {
     /// Ids that end it: the request's own and the model's, sorted.
     end_tokens: Vec<u32>,
     max_tokens: usize,
+    lookup: Option<PromptLookup>,
     sink: Box<dyn EventSink>,
     control: Arc<Control>,
     usage: Usage,
@@ -67,6 +70,7 @@ impl Generation {
             assembler: Assembler::new(&parts.stop),
             end_tokens,
             max_tokens: parts.max_tokens.map_or(usize::MAX, |n| n as usize),
+            lookup: parts.lookup,
             sink: parts.sink,
             control,
             usage: Usage {
@@ -83,6 +87,34 @@ impl Generation {
     /// Its first step begins.
     pub fn start(&mut self, now: Instant) {
         self.started.get_or_insert(now);
+    }
+
+    /// Proposes what may follow, `room` tokens at most, to be verified in the sequence's next step.
+    pub fn propose(&mut self, sequence: &mut Sequence, room: usize) {
+        let Some(lookup) = &mut self.lookup else {
+            return;
+        };
+        let left = self.max_tokens.saturating_sub(self.usage.completion_tokens);
+        let granted = self.control.credits.load(Ordering::SeqCst);
+        // The step gives a token besides.
+        let room = room
+            .min(left.saturating_sub(1))
+            .min(usize::try_from(granted - 1).unwrap_or(0));
+        let Sequence { tokens, ahead, .. } = sequence;
+        if let (Some(&due), true) = (tokens.last(), room > 0) {
+            ahead.push(due);
+            lookup.propose(tokens, room, ahead);
+        }
+        if ahead.len() < 2 {
+            ahead.clear();
+        }
+    }
+
+    /// Learns what became of a proposal.
+    pub fn verified(&mut self, proposed: usize, accepted: usize) {
+        if let (Some(lookup), true) = (&mut self.lookup, proposed > 0) {
+            lookup.verified(proposed, accepted);
+        }
     }
 
     /// Chooses the next token from `logits`, delivers its text, and says whether the generation has ended.

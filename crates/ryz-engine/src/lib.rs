@@ -35,6 +35,7 @@ mod saved;
 mod scheduler;
 mod sequence;
 mod shared;
+mod speculation;
 mod stop;
 mod submission;
 

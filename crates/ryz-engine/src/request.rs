@@ -40,11 +40,17 @@ pub struct GenerateRequest {
     pub stop_tokens: Vec<u32>,
     /// Special tokens whose text is delivered, such as one that begins a tool call; default none.
     pub shown_tokens: Vec<u32>,
+    /// Most tokens that are proposed ahead of a step, from what the text repeats, and verified in it; at most
+    /// [`GenerateRequest::MOST_DRAFTED`]; default 0, for none. The answer does not depend on it.
+    pub prompt_lookup: usize,
     /// Tokens that may be delivered before the consumer grants more. Without credits the sequence is not scheduled.
     pub credits: u32,
 }
 
 impl GenerateRequest {
+    /// The greatest `prompt_lookup`.
+    pub const MOST_DRAFTED: usize = 64;
+
     /// A request with default sampling and 32 credits.
     pub fn new(prompt: Prompt) -> Self {
         Self {
@@ -57,6 +63,7 @@ impl GenerateRequest {
             stop: Vec::new(),
             stop_tokens: Vec::new(),
             shown_tokens: Vec::new(),
+            prompt_lookup: 0,
             credits: 32,
         }
     }

@@ -142,25 +142,34 @@ impl Scheduler {
     /// Fills `step` with what to compute next; empty when nothing can go on.
     pub fn schedule(&mut self, pool: &mut BlockPool, now: Instant, step: &mut Vec<Scheduled>) {
         step.clear();
-        self.decode(pool, step);
+        let proposed = self.decode(pool, step);
         let admitted = self.admit(pool, now);
-        self.prefill(admitted, pool, step);
+        self.prefill(admitted, proposed, pool, step);
     }
 
-    /// One token of every decoding sequence, oldest first.
-    fn decode(&mut self, pool: &mut BlockPool, step: &mut Vec<Scheduled>) {
+    /// One token of every decoding sequence, oldest first, with those proposed to follow it. How many of those.
+    fn decode(&mut self, pool: &mut BlockPool, step: &mut Vec<Scheduled>) -> usize {
+        let most = self.limits.prefill_chunk.min(self.limits.score_chunk);
+        let mut proposed = 0;
         let mut index = 0;
         while index < self.running.len() {
+            let spare = self.running.len();
             let sequence = &mut self.running[index];
             if sequence.paused_since.is_some() || !sequence.is_decoding() {
                 index += 1;
                 continue;
             }
             if sequence.allocate(pool) {
+                let ahead = sequence.allocate_ahead(pool, most - proposed, spare);
+                proposed += ahead;
                 step.push(Scheduled {
                     id: sequence.id,
-                    tokens: 1,
-                    outputs: Outputs::Last,
+                    tokens: 1 + ahead,
+                    outputs: if ahead > 0 {
+                        Outputs::All
+                    } else {
+                        Outputs::Last
+                    },
                 });
                 index += 1;
                 continue;
@@ -173,6 +182,7 @@ impl Scheduler {
                 index -= 1;
             }
         }
+        proposed
     }
 
     /// Admits waiting sequences while there are slots and blocks. Where in `running` those are that were.
@@ -213,11 +223,17 @@ impl Scheduler {
         admitted
     }
 
-    /// Chunks of prompts, whose order rotates. Of those who were just `admitted` one may be decoding already: it found the
+    /// Chunks of prompts, whose order rotates, in the room that `proposed` tokens leave. Of those who were just `admitted` one may be decoding already: it found the
     /// rest of its tokens.
-    fn prefill(&mut self, admitted: usize, pool: &mut BlockPool, step: &mut Vec<Scheduled>) {
-        let mut budget = self.limits.prefill_chunk;
-        let mut outputs = self.limits.score_chunk;
+    fn prefill(
+        &mut self,
+        admitted: usize,
+        proposed: usize,
+        pool: &mut BlockPool,
+        step: &mut Vec<Scheduled>,
+    ) {
+        let mut budget = self.limits.prefill_chunk - proposed;
+        let mut outputs = self.limits.score_chunk - proposed;
         let count = self.running.len();
         for offset in 0..count {
             let index = (self.turn + offset) % count;

@@ -33,6 +33,8 @@ pub struct Sequence {
     pub(crate) cursor: PrefixCursor,
     /// Its blocks are nobody else's.
     pub(crate) apart: bool,
+    /// The token that is due and those proposed to follow it, while they wait for a step or are in it; else empty.
+    pub ahead: Vec<u32>,
     /// Which positions want logits.
     pub wanted: Wanted,
     /// Since when its consumer has taken no more; such a sequence is not scheduled.
@@ -50,6 +52,7 @@ impl Sequence {
             block_table: Vec::new(),
             cursor: PrefixCursor::default(),
             apart: false,
+            ahead: Vec::new(),
             wanted,
             paused_since: None,
         }
@@ -82,12 +85,51 @@ impl Sequence {
         true
     }
 
+    /// Takes blocks for what is proposed too, as far as `most` tokens and the pool allow: `spare` blocks of it are left for
+    /// others. How many proposed tokens have a place.
+    pub fn allocate_ahead(&mut self, pool: &mut BlockPool, most: usize, spare: usize) -> usize {
+        let proposed = self.ahead.len().saturating_sub(1).min(most);
+        let wanted = blocks_for(self.tokens.len() + proposed);
+        while self.block_table.len() < wanted && pool.available() > spare {
+            let Some(block) = pool.allocate() else {
+                break;
+            };
+            self.block_table.push(block);
+        }
+        let places = self.block_table.len() * BLOCK_TOKENS - self.tokens.len();
+        let proposed = proposed.min(places);
+        self.ahead.truncate(1 + proposed);
+        if proposed == 0 {
+            self.ahead.clear();
+        }
+        proposed
+    }
+
+    /// Its next `count` tokens to compute, proposed ones included.
+    pub fn next_tokens(&self, count: usize) -> &[u32] {
+        if self.ahead.is_empty() {
+            &self.tokens[self.cached..self.cached + count]
+        } else {
+            &self.ahead[..count]
+        }
+    }
+
+    /// Gives back the blocks that only proposed tokens had.
+    pub fn forget_ahead(&mut self, pool: &mut BlockPool) {
+        self.ahead.clear();
+        let needed = blocks_for(self.tokens.len()).min(self.block_table.len());
+        self.block_table
+            .drain(needed..)
+            .for_each(|b| pool.release(b));
+    }
+
     /// Gives all blocks back, the last one first, and forgets what was cached; a later prefill computes it again, but for what
     /// is still kept by then.
     pub fn release(&mut self, pool: &mut BlockPool) {
         let blocks = self.block_table.drain(..).rev();
         blocks.for_each(|b| pool.release(b));
         self.cached = 0;
+        self.ahead.clear();
         self.cursor = PrefixCursor::default();
         self.apart = false;
     }

@@ -51,6 +51,10 @@ pub struct EngineStats {
     pub prompt_tokens: u64,
     /// Tokens chosen.
     pub generated_tokens: u64,
+    /// Tokens that were proposed ahead ([`GenerateRequest::prompt_lookup`](crate::GenerateRequest::prompt_lookup)).
+    pub proposed_tokens: u64,
+    /// Of those, the ones that were chosen: steps that were saved.
+    pub accepted_tokens: u64,
     /// Sequences that had to give their blocks back and be computed again.
     pub preemptions: u64,
     /// How often the holes in the cache were closed.
@@ -76,12 +80,24 @@ pub(crate) struct Counters {
     pub steps: AtomicU64,
     pub prompt_tokens: AtomicU64,
     pub generated_tokens: AtomicU64,
+    pub proposed_tokens: AtomicU64,
+    pub accepted_tokens: AtomicU64,
     pub preemptions: AtomicU64,
     pub compactions: AtomicU64,
     pub kv_blocks_moved: AtomicU64,
     pub masks: AtomicU64,
     pub mask_nanos: AtomicU64,
     pub mask_wait_nanos: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a proposal and what came of it.
+    pub fn proposed(&self, proposed: usize, accepted: usize) {
+        self.proposed_tokens
+            .fetch_add(proposed as u64, Ordering::Relaxed);
+        self.accepted_tokens
+            .fetch_add(accepted as u64, Ordering::Relaxed);
+    }
 }
 
 pub(crate) struct Shared {
@@ -180,6 +196,8 @@ impl Shared {
             steps: c.steps.load(Ordering::Relaxed),
             prompt_tokens: c.prompt_tokens.load(Ordering::Relaxed),
             generated_tokens: c.generated_tokens.load(Ordering::Relaxed),
+            proposed_tokens: c.proposed_tokens.load(Ordering::Relaxed),
+            accepted_tokens: c.accepted_tokens.load(Ordering::Relaxed),
             preemptions: c.preemptions.load(Ordering::Relaxed),
             compactions: c.compactions.load(Ordering::Relaxed),
             kv_blocks_moved: c.kv_blocks_moved.load(Ordering::Relaxed),

@@ -157,6 +157,8 @@ pub struct Request {
     pub format: Option<Format>,
     /// Special tokens whose text is delivered.
     pub shown_tokens: Option<Vec<u32>>,
+    /// Most tokens that are proposed ahead; 0 for none.
+    pub prompt_lookup: u32,
     /// Tokens that may be delivered before the reader grants more.
     pub credits: u32,
 }
@@ -176,6 +178,7 @@ impl Request {
             stop_tokens: self.stop_tokens,
             constraint: self.format.map(Format::convert).transpose()?,
             shown_tokens: self.shown_tokens.unwrap_or_default(),
+            prompt_lookup: self.prompt_lookup as usize,
             credits: self.credits,
             ..GenerateRequest::new(prompt)
         })

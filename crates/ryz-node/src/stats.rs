@@ -24,6 +24,10 @@ pub struct EngineStats {
     pub prompt_tokens: f64,
     /// Tokens chosen.
     pub generated_tokens: f64,
+    /// Tokens proposed ahead.
+    pub proposed_tokens: f64,
+    /// Of those, the ones that were chosen.
+    pub accepted_tokens: f64,
     /// Requests that had to make room.
     pub preemptions: f64,
     /// How often the cache was compacted.
@@ -51,6 +55,8 @@ impl NativeEngine {
             steps: stats.steps as f64,
             prompt_tokens: stats.prompt_tokens as f64,
             generated_tokens: stats.generated_tokens as f64,
+            proposed_tokens: stats.proposed_tokens as f64,
+            accepted_tokens: stats.accepted_tokens as f64,
             preemptions: stats.preemptions as f64,
             compactions: stats.compactions as f64,
             kv_blocks_moved: stats.kv_blocks_moved as f64,

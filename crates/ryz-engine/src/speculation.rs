@@ -1,0 +1,163 @@
+//! Speculative decoding by prompt lookup: what a text repeats is proposed and verified in one step.
+//!
+//! Where the last tokens of a sequence have come before in it, what followed them then is likely to follow now: summaries,
+//! edits of code, quotations (Saxena, "Prompt Lookup Decoding", 2023). Those tokens are computed in one step with the one that
+//! is due, which reads the weights once for all of them. Each row of logits then goes through the request's own sampler in
+//! turn, as long as it chooses what was proposed; at the first other choice the rest is forgotten. So not only the distribution
+//! but the answer itself is that of plain decoding, for every sampler and seed.
+
+/// Tokens whose repetition is looked for, the longest first.
+const NEEDLES: std::ops::RangeInclusive<usize> = 2..=4;
+/// How far back is looked.
+const WINDOW: usize = 16_384;
+/// Proposed tokens, faded by a tenth a proposal, from which acceptance is judged: proposals of one token reach ten.
+const JUDGED_FROM: f32 = 8.0;
+/// Fewer accepted than this share do not pay: a token more in a step costs about as much of it, where weights are streamed
+/// from memory.
+const BREAK_EVEN: f32 = 0.3;
+/// Steps without proposals, at first and at most.
+const REST: (u32, u32) = (16, 256);
+
+/// What a generation proposes next, learnt from what became of its proposals. Nothing here looks at a clock.
+#[derive(Debug)]
+pub(crate) struct PromptLookup {
+    most: usize,
+    /// Tokens of the next proposal, at most.
+    length: usize,
+    /// Proposed and accepted, old ones fading.
+    proposed: f32,
+    accepted: f32,
+    /// Steps until it tries again, and for how long it will rest the next time.
+    resting: u32,
+    rest: u32,
+}
+
+impl PromptLookup {
+    /// Proposals of up to `most` tokens.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            length: most.min(4),
+            proposed: 0.0,
+            accepted: 0.0,
+            resting: 0,
+            rest: REST.0,
+        }
+    }
+
+    /// Adds to `draft` what may follow `tokens`: up to `room` tokens, or none.
+    pub fn propose(&mut self, tokens: &[u32], room: usize, draft: &mut Vec<u32>) {
+        if self.resting > 0 {
+            self.resting -= 1;
+            return;
+        }
+        let length = self.length.min(room);
+        if length > 0 {
+            draft.extend_from_slice(followers(tokens, length));
+        }
+    }
+
+    /// Learns how many of the tokens that were proposed the sampler chose.
+    pub fn verified(&mut self, proposed: usize, accepted: usize) {
+        self.length = if accepted == proposed {
+            (self.length * 2).min(self.most)
+        } else {
+            (accepted + 1).min(self.most)
+        };
+        self.proposed = self.proposed * 0.9 + proposed as f32;
+        self.accepted = self.accepted * 0.9 + accepted as f32;
+        if self.proposed < JUDGED_FROM {
+            return;
+        }
+        if self.accepted < BREAK_EVEN * self.proposed {
+            self.resting = self.rest;
+            self.rest = (self.rest * 2).min(REST.1);
+            (self.proposed, self.accepted) = (0.0, 0.0);
+        } else {
+            self.rest = REST.0;
+        }
+    }
+}
+
+/// What followed the latest earlier occurrence of the longest end of `tokens` that has one: up to `length` tokens.
+fn followers(tokens: &[u32], length: usize) -> &[u32] {
+    let tokens = &tokens[tokens.len().saturating_sub(WINDOW)..];
+    for needle in NEEDLES.rev() {
+        let Some(before) = tokens.len().checked_sub(needle) else {
+            continue;
+        };
+        let wanted = &tokens[before..];
+        let earlier = (0..before)
+            .rev()
+            .find(|&at| tokens[at..].starts_with(wanted));
+        if let Some(at) = earlier {
+            let first = at + needle;
+            return &tokens[first..tokens.len().min(first + length)];
+        }
+    }
+    &[]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proposal(lookup: &mut PromptLookup, tokens: &[u32], room: usize) -> Vec<u32> {
+        let mut draft = Vec::new();
+        lookup.propose(tokens, room, &mut draft);
+        draft
+    }
+
+    #[test]
+    fn what_followed_the_longest_repetition_is_proposed() {
+        // 3 4 came twice: after 2 3 4, as now, came 5; after 9 3 4 came 6.
+        let tokens = [1, 2, 3, 4, 5, 7, 9, 3, 4, 6, 8, 2, 3, 4];
+        assert_eq!(followers(&tokens, 2), [5, 7]);
+        assert_eq!(followers(&tokens[..9], 8), [5, 7, 9, 3, 4]);
+        assert_eq!(followers(&[1, 2, 3, 4], 4), [0u32; 0]);
+        assert_eq!(followers(&[7], 4), [0u32; 0]);
+        assert_eq!(followers(&[5, 5, 5], 4), [5], "overlapping itself");
+    }
+
+    #[test]
+    fn there_is_room_or_there_is_no_proposal() {
+        let tokens = [1, 2, 3, 4, 5, 6, 1, 2];
+        assert_eq!(proposal(&mut PromptLookup::new(8), &tokens, 3), [3, 4, 5]);
+        assert_eq!(proposal(&mut PromptLookup::new(1), &tokens, 3), [3]);
+        assert!(proposal(&mut PromptLookup::new(8), &tokens, 0).is_empty());
+    }
+
+    #[test]
+    fn proposals_grow_while_they_hold_and_shrink_when_they_do_not() {
+        let tokens: Vec<u32> = (0..40).chain(0..4).collect();
+        let mut lookup = PromptLookup::new(10);
+        assert_eq!(proposal(&mut lookup, &tokens, 99).len(), 4);
+        lookup.verified(4, 4);
+        assert_eq!(proposal(&mut lookup, &tokens, 99).len(), 8);
+        lookup.verified(8, 8);
+        assert_eq!(proposal(&mut lookup, &tokens, 99).len(), 10);
+        lookup.verified(10, 2);
+        assert_eq!(proposal(&mut lookup, &tokens, 99).len(), 3);
+    }
+
+    #[test]
+    fn it_rests_where_proposals_fail_and_tries_again() {
+        let tokens: Vec<u32> = (0..40).chain(0..4).collect();
+        let mut lookup = PromptLookup::new(4);
+        let rests = |lookup: &mut PromptLookup| {
+            for _ in 0..20 {
+                let proposed = proposal(lookup, &tokens, 99).len();
+                if proposed == 0 {
+                    break;
+                }
+                lookup.verified(proposed, 0);
+            }
+            1 + (0..1000)
+                .take_while(|_| proposal(lookup, &tokens, 99).is_empty())
+                .count()
+        };
+        assert_eq!(rests(&mut lookup), 16);
+        lookup.verified(1, 0);
+        assert_eq!(rests(&mut lookup), 32);
+    }
+}
