@@ -319,9 +319,9 @@ impl Executor {
             }
             let mut room = self.context_length - sequence.tokens.len();
             if self.cache.writes_whole_blocks() {
-                // A full block is quantised for good: only tokens that are chosen may fill it.
-                let slot = sequence.cached % BLOCK_TOKENS;
-                room = room.min((BLOCK_TOKENS - 2).saturating_sub(slot));
+                // The tails reach back to where a step began if it lies in two blocks at most; a block that was full and is
+                // gone back into is quantised anew.
+                room = room.min(BLOCK_TOKENS - 1);
             }
             if let Some(Entry {
                 task: Task::Generate(generation),
@@ -515,12 +515,12 @@ impl Executor {
                     }
                     counters.proposed(proposed.len(), accepted);
                     generation.verified(proposed.len(), accepted);
+                    if accepted > 0 && core.sharing.is_on() {
+                        sequence.share(&mut core.pool);
+                    }
                     if core.ended.last() == Some(&scheduled.id) {
                         core.entries.remove(&scheduled.id);
                     } else if !proposed.is_empty() {
-                        if core.sharing.is_on() {
-                            sequence.share(&mut core.pool);
-                        }
                         sequence.forget_ahead(&mut core.pool);
                     }
                 }

@@ -149,7 +149,8 @@ impl Scheduler {
 
     /// One token of every decoding sequence, oldest first, with those proposed to follow it. How many of those.
     fn decode(&mut self, pool: &mut BlockPool, step: &mut Vec<Scheduled>) -> usize {
-        let most = self.limits.prefill_chunk.min(self.limits.score_chunk);
+        // Half of a step is left to prompts, or they might wait for as long as proposals hold.
+        let most = self.limits.prefill_chunk.min(self.limits.score_chunk) / 2;
         let mut proposed = 0;
         let mut index = 0;
         while index < self.running.len() {

@@ -53,7 +53,9 @@ impl PromptLookup {
         }
         let length = self.length.min(room);
         if length > 0 {
-            draft.extend_from_slice(followers(tokens, length));
+            // Past the end it goes on with itself: a loop goes on.
+            let followers = followers(tokens, length);
+            draft.extend(followers.iter().cycle().take(length));
         }
     }
 
@@ -125,6 +127,9 @@ mod tests {
         assert_eq!(proposal(&mut PromptLookup::new(8), &tokens, 3), [3, 4, 5]);
         assert_eq!(proposal(&mut PromptLookup::new(1), &tokens, 3), [3]);
         assert!(proposal(&mut PromptLookup::new(8), &tokens, 0).is_empty());
+        // A loop goes on past its end.
+        let looped = proposal(&mut PromptLookup::new(8), &[9, 5, 6, 5, 6], 99);
+        assert_eq!(looped, [5, 6, 5, 6]);
     }
 
     #[test]

@@ -236,3 +236,40 @@ fn too_many_proposals_are_refused_by_name() {
     let message = refused.expect("refused").to_string();
     assert!(message.contains("promptLookup"), "{message}");
 }
+
+#[test]
+fn blocks_that_were_filled_ahead_serve_later_requests_like_others() {
+    for kv in [KvDType::Int8, KvDType::Int4] {
+        let config = EngineConfig { kv, ..config() };
+        let engine = load(BITNET, &config);
+        let plain = load(
+            BITNET,
+            &EngineConfig {
+                prefix_cache: false,
+                ..config
+            },
+        );
+        let ahead = GenerateRequest {
+            prompt_lookup: 15,
+            ..greedy(repetitive(40), 100)
+        };
+        let stats = counted(&engine, || drop(run(&engine, ahead.clone())));
+        assert!(stats.accepted_tokens > 30, "{kv}: {stats:?}");
+        let Prompt::Tokens(mut tokens) = repetitive(40) else {
+            panic!("a prompt of tokens")
+        };
+        tokens.extend(run(&plain, greedy(repetitive(40), 100)).tokens);
+        let reused = engine.stats().prefix_tokens_reused;
+        let again = GenerateRequest {
+            sampling: SamplingParams {
+                logprobs: Some(3),
+                ..SamplingParams::greedy()
+            },
+            ..greedy(Prompt::Tokens(tokens), 12)
+        };
+        let found = seen(&engine, again.clone());
+        assert_eq!(engine.stats().prefix_tokens_reused - reused, 128, "{kv}");
+        assert_eq!(found, seen(&plain, again), "{kv}");
+        settled(&engine);
+    }
+}

@@ -401,3 +401,17 @@ proptest! {
         prop_assert_eq!(b.scheduler.running() + b.scheduler.waiting(), 0);
     }
 }
+
+#[test]
+fn proposals_leave_prompts_half_of_a_step() {
+    let mut b = Bench::new(LIMITS, 100);
+    b.add(1, 10);
+    assert_eq!(b.step(), [(1, 10)]);
+    b.add(2, 200);
+    let decoding = b.scheduler.get_mut(1).unwrap();
+    decoding.ahead = vec![1; 60];
+    b.scheduler.schedule(&mut b.pool, b.now, &mut b.step);
+    let scheduled: Vec<_> = b.step.iter().map(|s| (s.id, s.tokens)).collect();
+    // Logits for 8 rows are the scarcer: 4 for proposals. Of the chunk of 32 tokens the prompt has the rest.
+    assert_eq!(scheduled, [(1, 1 + 4), (2, 32 - 4)]);
+}
