@@ -1,5 +1,5 @@
 //! The same logits, bit for bit, from every engine that there can be for a model: whatever its instruction set, threads,
-//! batch, chunks of the prompt and prefix cache.
+//! batch, chunks of the prompt, prefix cache and speculation.
 #![allow(clippy::print_stdout)] // the rows in use are part of what is told
 
 mod common;
@@ -13,6 +13,10 @@ use ryz_engine::{EngineConfig, KvDType, Level, Prompt};
 const THREADS: [usize; 4] = [1, 2, 3, 4];
 const BATCHES: [usize; 3] = [1, 2, 7];
 const CHUNKS: [usize; 3] = [1, 13, 512];
+/// Most tokens that are proposed ahead.
+const LOOKUPS: [usize; 2] = [0, 8];
+/// Tokens of an answer: enough for some to come again, so that there are proposals.
+const TOKENS: u32 = 10;
 
 /// As many prompts as the largest batch has: all begin alike, the last ones for several blocks.
 fn prompts() -> Vec<Vec<u32>> {
@@ -25,7 +29,7 @@ fn prompts() -> Vec<Vec<u32>> {
 }
 
 /// The logits after each prompt, asked for `batch` at a time, and a greedy answer of each with its log-probabilities.
-fn said(engine: &ryz_engine::Engine, batch: usize) -> Vec<(Vec<u32>, String)> {
+fn said(engine: &ryz_engine::Engine, batch: usize, lookup: usize) -> Vec<(Vec<u32>, String)> {
     let mut all = Vec::new();
     for group in prompts().chunks(batch) {
         let logits: Vec<_> = group
@@ -40,7 +44,8 @@ fn said(engine: &ryz_engine::Engine, batch: usize) -> Vec<(Vec<u32>, String)> {
         let answers: Vec<Running> = group
             .iter()
             .map(|prompt| {
-                let mut request = greedy(Prompt::Tokens(prompt.clone()), 6);
+                let mut request = greedy(Prompt::Tokens(prompt.clone()), TOKENS);
+                request.prompt_lookup = lookup;
                 request.sampling.logprobs = Some(2);
                 start(engine, request)
             })
@@ -68,13 +73,15 @@ fn logits_depend_on_nothing_but_model_and_tokens() {
     let whole_blocks = |prompt: Vec<u32>| (prompt.len() as u64 - 1) / 16 * 16;
     let cached = 2 * prompts().into_iter().map(whole_blocks).sum::<u64>();
     let mut expected_runs = 0;
+    let mut accepted = 0;
     let levels = Level::ALL.iter().filter(|level| level.supported()).count();
     // The default cache, and the one that has tails with a model of another kind.
     for (model, kv, all_threads) in [
         (BITNET, KvDType::Int8, &THREADS[..]),
         (BONSAI, KvDType::Int4, &THREADS[2..3]),
     ] {
-        expected_runs += levels * all_threads.len() * CHUNKS.len() * BATCHES.len() * 2;
+        expected_runs +=
+            levels * all_threads.len() * CHUNKS.len() * BATCHES.len() * LOOKUPS.len() * 2;
         let of = |level, threads, prefill_chunk, prefix_cache| EngineConfig {
             level: Some(level),
             threads: Some(threads),
@@ -84,7 +91,7 @@ fn logits_depend_on_nothing_but_model_and_tokens() {
             max_sequences: 14,
             ..config()
         };
-        let expected = said(&load(model, &of(Level::Scalar, 1, 512, false)), 1);
+        let expected = said(&load(model, &of(Level::Scalar, 1, 512, false)), 1, 0);
         for level in Level::ALL {
             if !level.supported() {
                 println!("SKIPPED: level {level} is not on this machine");
@@ -100,12 +107,13 @@ fn logits_depend_on_nothing_but_model_and_tokens() {
                         "{level} computes with {kernels:?}"
                     );
                     rows.extend(kernels.iter().cloned());
-                    for batch in BATCHES {
+                    let with_lookup = |batch| LOOKUPS.map(|lookup| (batch, lookup));
+                    for (batch, lookup) in BATCHES.into_iter().flat_map(with_lookup) {
                         // The first time nothing is found, but what the batch itself has computed; the second time all.
                         engine.clear_prefix_cache().expect("the engine lives");
                         for hit in [false, true] {
                             let before = engine.stats();
-                            let got = said(&engine, batch);
+                            let got = said(&engine, batch, lookup);
                             settled(&engine);
                             let after = engine.stats();
                             let reused = after.prefix_tokens_reused - before.prefix_tokens_reused;
@@ -116,9 +124,10 @@ fn logits_depend_on_nothing_but_model_and_tokens() {
                             }
                             assert!(
                                 got == expected,
-                                "{model} {kv} {level}, {threads} threads, chunks of {chunk}, batches of {batch}, {}",
+                                "{model} {kv} {level}, {threads} threads, chunks of {chunk}, batches of {batch}, {lookup} ahead, {}",
                                 if hit { "found" } else { "computed" }
                             );
+                            accepted += after.accepted_tokens - before.accepted_tokens;
                             compared += 1;
                         }
                     }
@@ -130,6 +139,7 @@ fn logits_depend_on_nothing_but_model_and_tokens() {
     rows.dedup();
     println!("{compared} runs compared; rows in use: {}", rows.join(" "));
     assert_eq!(compared, expected_runs);
+    assert!(accepted > 0, "nothing was proposed and chosen");
     // Every level has rows of its own.
     assert!(rows.len() >= 2 * levels, "{rows:?}");
 }
