@@ -1,11 +1,11 @@
-// From `import` to the first token: node first-token.mjs ENGINE ENTRY MODEL.gguf THREADS CONTEXT, with the engine `ryzanstein` or
-// `node-llama-cpp`.
+// From `import` to the first token: node first-token.mjs ENGINE ENTRY MODEL.gguf THREADS CONTEXT [map], with the engine `ryzanstein` or
+// `node-llama-cpp` (which maps its files always).
 
 import { pathToFileURL } from "node:url";
 
 const PROMPT = [7, 9, 11, 13, 15, 17, 19, 21];
 
-const [engine, entry, path, threadCount, context] = process.argv.slice(2);
+const [engine, entry, path, threadCount, context, map] = process.argv.slice(2);
 const [threads, contextLength] = [Number(threadCount), Number(context)];
 
 const start = performance.now();
@@ -13,7 +13,7 @@ const module = await import(pathToFileURL(entry).href);
 const imported = performance.now();
 
 async function* ours() {
-  const loaded = await module.BitNetEngine.load(path, { threads, contextLength });
+  const loaded = await module.BitNetEngine.load(path, { threads, contextLength, mapWeights: map === "map" });
   for await (const { tokenIds } of loaded.generate(PROMPT, { maxTokens: 2, temperature: 0, ignoreEos: true })) {
     yield tokenIds?.[0];
   }
