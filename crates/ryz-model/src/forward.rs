@@ -623,7 +623,7 @@ impl Pass<'_> {
 
     /// heads = attention of each query head over its sequence's positions up to its own. Heads of tokens are taken
     /// from a queue, because late tokens cost more than early ones; those that share keys and values are taken together
-    /// where that leaves enough parts for the threads.
+    /// as far as that leaves the threads equally busy.
     fn attend(&self, index: usize) {
         let config = &self.model.config;
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
@@ -634,8 +634,17 @@ impl Pass<'_> {
         let threads = self.worker.count();
         let rows = self.plan.rows.len();
         let together = group.min(MAX_QUERIES);
-        let even = (rows * kv_heads).is_multiple_of(threads) || rows * kv_heads >= 8 * threads;
-        let tile = if even { together } else { 1 };
+        // A block with `n` heads together costs some 5 + 4·n; with few parts it counts how many the busiest thread has.
+        let cost = |tile: usize| {
+            (rows * kv_heads * group.div_ceil(tile)).div_ceil(threads) * (5 + 4 * tile)
+        };
+        let tile = match rows * kv_heads >= 8 * threads {
+            true => together,
+            false => (1..=together)
+                .rev()
+                .min_by_key(|&tile| cost(tile))
+                .unwrap_or(1),
+        };
         let tiles = group.div_ceil(tile);
         let items = rows * kv_heads * tiles;
         let granule = (items / (threads * 8)).clamp(1, kv_heads * tiles);

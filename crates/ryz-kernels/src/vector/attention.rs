@@ -218,35 +218,80 @@ fn dots<S: Simd, const N: usize, T: Copy>(
     zero: T,
     load: impl Fn(&[T; LANES]) -> S::F,
 ) {
-    let whole = dim / LANES * LANES;
-    for position in 0..positions {
-        let key = &keys[position * stride..][..dim];
-        let (chunks, tail) = key.as_chunks::<LANES>();
-        let mut sums = [s.splat(0.0); N];
-        for (index, key) in chunks.iter().enumerate() {
-            let key = load(key);
-            for n in 0..N {
-                let query: &[f32; LANES] = chunk(&queries[n * dim..], index);
-                sums[n] = s.fma(s.load(query), key, sums[n]);
-            }
-        }
-        if !tail.is_empty() {
-            let key = load(&padded(tail, zero));
-            for n in 0..N {
-                let query = padded(&queries[n * dim + whole..(n + 1) * dim], 0.0);
-                sums[n] = s.fma(s.load(&query), key, sums[n]);
-            }
-        }
-        for n in 0..N {
-            scores[n][position] = s.sum(sums[n]);
-        }
+    // As many sums at a time as registers hold: one alone waits for its own additions.
+    let mut position = 0;
+    let together = match (S::WIDE, N) {
+        (true, 1 | 2) | (false, 1) => 4,
+        (true, _) | (false, 2) => 2,
+        (false, _) => 1,
+    };
+    while position < positions {
+        let keys = &keys[position * stride..];
+        let rest = positions - position;
+        position += if together == 4 && rest >= 4 {
+            dots_together::<S, N, 4, T>(
+                s, keys, stride, queries, dim, scores, position, zero, &load,
+            )
+        } else if together >= 2 && rest >= 2 {
+            dots_together::<S, N, 2, T>(
+                s, keys, stride, queries, dim, scores, position, zero, &load,
+            )
+        } else {
+            dots_together::<S, N, 1, T>(
+                s, keys, stride, queries, dim, scores, position, zero, &load,
+            )
+        };
     }
 }
 
-/// Chunk `index` of sixteen.
+/// The products of `P` keys, the first of which is that of `position`; how many they are.
 #[inline(always)]
-fn chunk<T>(values: &[T], index: usize) -> &[T; LANES] {
-    &values.as_chunks::<LANES>().0[index]
+#[expect(clippy::too_many_arguments, reason = "one loop for every stored type")]
+fn dots_together<S: Simd, const N: usize, const P: usize, T: Copy>(
+    s: S,
+    keys: &[T],
+    stride: usize,
+    queries: &[f32],
+    dim: usize,
+    scores: &mut [[f32; LANES]],
+    position: usize,
+    zero: T,
+    load: &impl Fn(&[T; LANES]) -> S::F,
+) -> usize {
+    let whole = dim / LANES;
+    let mut rows = [&[][..]; P];
+    for p in 0..P {
+        rows[p] = &keys[p * stride..][..dim].as_chunks::<LANES>().0[..whole];
+    }
+    let mut asked = [&[][..]; N];
+    for n in 0..N {
+        asked[n] = &queries[n * dim..][..dim].as_chunks::<LANES>().0[..whole];
+    }
+    let mut sums = [[s.splat(0.0); N]; P];
+    for index in 0..whole {
+        for p in 0..P {
+            let key = load(&rows[p][index]);
+            for n in 0..N {
+                sums[p][n] = s.fma(s.load(&asked[n][index]), key, sums[p][n]);
+            }
+        }
+    }
+    if whole * LANES < dim {
+        for p in 0..P {
+            let tail = &keys[p * stride + whole * LANES..p * stride + dim];
+            let key = load(&padded(tail, zero));
+            for n in 0..N {
+                let query = padded(&queries[n * dim + whole * LANES..(n + 1) * dim], 0.0);
+                sums[p][n] = s.fma(s.load(&query), key, sums[p][n]);
+            }
+        }
+    }
+    for p in 0..P {
+        for n in 0..N {
+            scores[n][position + p] = s.sum(sums[p][n]);
+        }
+    }
+    P
 }
 
 /// out += Σ_t weight_t · v_t for `N` queries.
@@ -318,27 +363,85 @@ fn rows<S: Simd, const N: usize, T: Copy>(
     load: impl Fn(&[T; LANES]) -> S::F,
 ) {
     let mut start = 0;
-    while start < dim {
-        let width = LANES.min(dim - start);
+    let whole = dim / LANES * LANES;
+    let together = match (S::WIDE, N) {
+        (true, 1 | 2) | (false, 1) => 4,
+        (true, _) | (false, 2) => 2,
+        (false, _) => 1,
+    };
+    while start < whole {
+        let rest = (whole - start) / LANES;
+        start += LANES
+            * if together == 4 && rest >= 4 {
+                strips::<S, N, 4, T>(
+                    s, values, stride, positions, weights, dim, out, start, &load,
+                )
+            } else if together >= 2 && rest >= 2 {
+                strips::<S, N, 2, T>(
+                    s, values, stride, positions, weights, dim, out, start, &load,
+                )
+            } else {
+                strips::<S, N, 1, T>(
+                    s, values, stride, positions, weights, dim, out, start, &load,
+                )
+            };
+    }
+    if whole < dim {
         let mut sums = [s.splat(0.0); N];
         for n in 0..N {
-            sums[n] = load_part(s, &out[n * dim + start..][..width]);
+            sums[n] = load_part(s, &out[n * dim + whole..(n + 1) * dim]);
         }
         for position in 0..positions {
-            let row = &values[position * stride + start..][..width];
-            let row = match row.first_chunk::<LANES>() {
-                Some(row) => load(row),
-                None => load(&padded(row, zero)),
-            };
+            let row = &values[position * stride + whole..position * stride + dim];
+            let row = load(&padded(row, zero));
             for n in 0..N {
                 sums[n] = s.fma(s.splat(weights[n][position]), row, sums[n]);
             }
         }
         for n in 0..N {
-            store_part(s, sums[n], &mut out[n * dim + start..][..width]);
+            store_part(s, sums[n], &mut out[n * dim + whole..(n + 1) * dim]);
         }
-        start += LANES;
     }
+}
+
+/// Sixteen columns, `C` times, from `start` on; how many times that was.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one loop for every stored type")]
+fn strips<S: Simd, const N: usize, const C: usize, T: Copy>(
+    s: S,
+    values: &[T],
+    stride: usize,
+    positions: usize,
+    weights: &[[f32; LANES]],
+    dim: usize,
+    out: &mut [f32],
+    start: usize,
+    load: &impl Fn(&[T; LANES]) -> S::F,
+) -> usize {
+    let mut sums = [[s.splat(0.0); C]; N];
+    for n in 0..N {
+        let out = out[n * dim + start..].as_chunks::<LANES>().0;
+        for c in 0..C {
+            sums[n][c] = s.load(&out[c]);
+        }
+    }
+    for position in 0..positions.min(LANES) {
+        let row = &values[position * stride + start..][..C * LANES];
+        let row = row.as_chunks::<LANES>().0;
+        for c in 0..C {
+            let value = load(&row[c]);
+            for n in 0..N {
+                sums[n][c] = s.fma(s.splat(weights[n][position]), value, sums[n][c]);
+            }
+        }
+    }
+    for n in 0..N {
+        let out = out[n * dim + start..].as_chunks_mut::<LANES>().0;
+        for c in 0..C {
+            s.store(sums[n][c], &mut out[c]);
+        }
+    }
+    C
 }
 
 #[inline(always)]
