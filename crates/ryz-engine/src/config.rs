@@ -26,7 +26,7 @@ pub struct EngineConfig {
     pub prefetch: usize,
     /// How the inputs of ternary layers are quantised; default as the model was trained.
     pub activations: Option<Activations>,
-    /// Number type of the key-value cache; default f16.
+    /// Number type of the key-value cache; default int8.
     pub kv: KvDType,
     /// Dimensions that the cache keeps of each value, by the projection of a calibration; default all channels, without one.
     pub value_rank: Option<usize>,
