@@ -36,6 +36,8 @@ export interface GenerationStart extends CheckedGenerate {
   readonly log?: Log;
 }
 
+const FOR_EVER_MS = 0x7fff_ffff;
+
 /** The state of one generation. @internal */
 export class Generation {
   readonly #start: GenerationStart;
@@ -45,6 +47,7 @@ export class Generation {
   #request: NativeRequest | undefined;
   #error: { readonly reason: unknown } | undefined;
   #unreturned = 0;
+  #alive: ReturnType<typeof setInterval> | undefined;
 
   constructor(start: GenerationStart) {
     this.#start = start;
@@ -65,7 +68,7 @@ export class Generation {
     if (this.#phase === "ended") return Promise.resolve(DONE);
     return new Promise<Step>((resolve, reject) => {
       this.#waiters.push({ resolve, reject, reader });
-      if (this.#waiters.length === 1) this.#request?.ref();
+      if (this.#waiters.length === 1) this.#keepAlive();
     });
   }
 
@@ -105,7 +108,16 @@ export class Generation {
     if (this.#phase !== "running") return;
     const input = typeof text === "string" ? { text } : { tokens: text };
     this.#request = native.generate({ ...request, ...input }, (batch) => this.#receive(batch));
-    if (this.#waiters.length === 0) this.#request.unref();
+    this.#request.unref();
+  }
+
+  /**
+   * Keeps the process alive while someone waits. The request itself could not: when it has said its last word it is gone on the
+   * native side, and a reader who comes to wait for that word would find nothing to hold on to.
+   */
+  #keepAlive(): void {
+    this.#alive ??= setInterval(() => {}, FOR_EVER_MS);
+    this.#alive.ref();
   }
 
   readonly #onAbort = (): void => this.fail(this.#start.signal?.reason);
@@ -146,7 +158,7 @@ export class Generation {
       return;
     }
     this.#returnCredits(part);
-    if (this.#waiters.length === 0) this.#request?.unref();
+    if (this.#waiters.length === 0) this.#alive?.unref();
     waiter.resolve({ done: false, value: part });
   }
 
@@ -167,6 +179,7 @@ export class Generation {
     this.#start.running.delete(this);
     this.#request?.cancel();
     this.#request = undefined;
+    clearInterval(this.#alive);
     for (const waiter of this.#waiters.splice(0)) waiter.resolve(DONE);
   }
 }
