@@ -140,6 +140,13 @@ export interface EngineConfig {
    */
   readonly mapWeights?: boolean | undefined;
   /**
+   * Whether products leave out what is multiplied with 0, in models whose feed-forward networks have a squared ReLU (BitNet):
+   * rows of `up` whose gate is not positive, and columns of `down` whose activation is 0, are then not read. The tokens are the
+   * same, bit for bit (docs/sparsity.md).
+   * @defaultValue `true`
+   */
+  readonly sparsity?: boolean | undefined;
+  /**
    * Fragmentation of the key-value cache (which part of its blocks up to the last one in use is free, 0 to 1) above which its
    * blocks are moved together when a request ends; 1 is never.
    * @defaultValue 0.5
@@ -219,6 +226,7 @@ export function checkConfig(config: unknown): CheckedConfig {
     quantizer: typeof quantizer === "string" ? quantizer : undefined,
     hugePages: read.choice("hugePages", HUGE_PAGES),
     mapWeights: read.boolean("mapWeights"),
+    sparsity: read.boolean("sparsity"),
     compactAbove: read.number("compactAbove", { min: 0, max: 1 }),
     prefixCache: read.boolean("prefixCache"),
     threads: read.integerOr("threads", "auto", { min: 1, max: 1024 }),

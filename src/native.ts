@@ -33,6 +33,7 @@ export interface NativeEngineConfig {
   memoryPolicy?: string;
   memoryPolicyLimit?: number;
   mapWeights?: boolean;
+  sparsity?: boolean;
   compactAbove?: number;
   prefixCache?: boolean;
   quantizer?: string;

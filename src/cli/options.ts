@@ -53,6 +53,7 @@ export interface RunFlags extends ModelFlags {
   readonly numa?: EngineConfig["numa"];
   readonly hugePages?: EngineConfig["hugePages"];
   readonly mapWeights?: boolean;
+  readonly sparsity?: boolean;
   readonly node?: number;
   readonly level?: EngineConfig["level"];
   readonly batchLayout?: EngineConfig["batchLayout"];
@@ -123,6 +124,7 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
       new Option("--huge-pages <which>", "pages of large buffers (default: transparent)").choices([...HUGE_PAGES]),
     )
     .option("--map-weights", "read prepacked and dense weights in place in the mapped file")
+    .option("--no-sparsity", "read weights that are multiplied with 0 as well")
     .addOption(new Option("--level <name>", "instruction set (default: the best there is)").choices([...LEVELS]))
     .addOption(
       new Option("--batch-layout <how>", "activations of many tokens (default: the faster)").choices([
@@ -220,9 +222,10 @@ function logitBias(text: string, before: Record<number, number> = {}): Record<nu
 
 export function engineConfig(flags: RunFlags): EngineConfig {
   const { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, ctx } = flags;
-  const { valueRank, calibration, batchLayout, prefetch, prefixCache } = flags;
+  const { valueRank, calibration, batchLayout, prefetch, prefixCache, sparsity } = flags;
   const cache = { kv, valueRank, calibration, prefixCache, contextLength: ctx };
-  return { threads, pinning, numa, node, hugePages, mapWeights, level, batchLayout, prefetch, activations, ...cache };
+  const weights = { hugePages, mapWeights, sparsity, batchLayout, prefetch, activations };
+  return { threads, pinning, numa, node, level, ...weights, ...cache };
 }
 
 export function generateOptions(flags: SamplingFlags): GenerateOptions {

@@ -187,6 +187,7 @@ impl<'a> Run<'a> {
             activations: config.activations,
             quantizer: config.quantizer.clone(),
             map_weights: config.map_weights,
+            sparsity: config.sparsity,
         };
         let begun = CalibrateProgress { done: 0, total: 1 };
         let model = Model::load(source, &options, &arena, &lease, &mut |_| progress(begun))?;

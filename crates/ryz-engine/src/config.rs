@@ -57,6 +57,8 @@ pub struct EngineConfig {
     /// Whether prepacked and dense matrices are read in place in the mapped file; default false. A file that is cut short
     /// while the engine is there kills the process.
     pub map_weights: bool,
+    /// Whether what a squared ReLU makes 0 is left out of the products that follow; default true. Tokens are the same.
+    pub sparsity: bool,
     /// What makes float projections ternary while they are loaded; default nothing, but for master weights, which absmean
     /// makes ternary as their training did.
     pub quantizer: Option<SharedQuantizer>,
@@ -93,6 +95,7 @@ impl Default for EngineConfig {
             huge_pages: HugePages::default(),
             memory_policy: None,
             map_weights: false,
+            sparsity: true,
             quantizer: None,
             pinning: Pinning::default(),
             numa: Numa::default(),

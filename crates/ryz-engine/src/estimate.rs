@@ -58,6 +58,7 @@ impl Engine {
             &source,
             config.activations,
             config.kernels()?.batch(),
+            config.sparsity,
             config.lease().threads()?,
             limits.prefill_chunk + limits.max_sequences,
             limits.score_chunk + limits.max_sequences,

@@ -378,10 +378,13 @@ impl Executor {
     fn book(&mut self, mut recorded: RecordedStep) {
         let mut profile = recorded.profiled.then(|| self.shared.profiler.lock());
         for (layer, activity) in self.state.take_activity().enumerate() {
+            recorded.step.skipped_bytes += activity.skipped_bytes;
             if let Some(profile) = &mut profile {
                 profile.add_activity(layer, activity);
             }
         }
+        let read = &mut recorded.step.weight_bytes;
+        *read = read.saturating_sub(recorded.step.skipped_bytes);
         let mut clock = self.state.clock();
         clock.lap(Phase::Schedule, None);
         recorded.step.wall = recorded.began.elapsed();

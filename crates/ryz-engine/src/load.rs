@@ -129,6 +129,7 @@ impl Engine {
             activations: config.activations,
             quantizer: config.quantizer.clone(),
             map_weights: config.map_weights,
+            sparsity: config.sparsity,
         };
         let mut model = Model::load(&source, &options, &arena, &lease, progress)?;
         if let Some(rank) = config.value_rank {

@@ -10,8 +10,8 @@ use std::{hint::black_box, time::Duration};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ryz_format::{DType, TensorView};
 use ryz_kernels::{
-    ActivationView, DenseWeight, Kernels, Level, Linear, PackedTernary, QuantizedActivations,
-    QuantizedLayout,
+    ActivationView, DenseWeight, Kernels, Level, Line, LineOrder, Linear, PackedTernary,
+    QuantizedActivations, QuantizedLayout, SparseTernary,
 };
 use ryz_tmac::{Arena, ArenaConfig, BufferKind, MatMut, MatRef};
 
@@ -144,19 +144,31 @@ impl Input {
     }
 }
 
-fn product(weights: &Linear, input: &Input, out: &mut [f32]) {
+fn product(weights: &Linear, input: &Input, scratch: &mut [Line], out: &mut [f32]) {
     weights.matmul(
         0..weights.rows(),
         input.view(),
+        scratch,
         MatMut::from_slice(out, weights.rows()),
     );
 }
 
 /// The reference's result on the first tokens and rows.
-fn check(weights: &Linear, reference: &Linear, input: &Input, out: &mut [f32]) {
-    product(weights, input, out);
+fn check(
+    weights: &Linear,
+    reference: &Linear,
+    input: &Input,
+    scratch: &mut [Line],
+    out: &mut [f32],
+) {
+    product(weights, input, scratch, out);
     let mut expected = vec![0.0; 64 * input.view().tokens()];
-    reference.matmul(0..64, input.view(), MatMut::from_slice(&mut expected, 64));
+    reference.matmul(
+        0..64,
+        input.view(),
+        scratch,
+        MatMut::from_slice(&mut expected, 64),
+    );
     for (got, expected) in out
         .chunks_exact(weights.rows())
         .zip(expected.chunks_exact(64))
@@ -216,6 +228,7 @@ fn decode(c: &mut Criterion) {
             for kernels in levels() {
                 let input = Input::new(&arena, kernels, 1, cols, activation);
                 let mut out = vec![0.0; rows];
+                let mut scratch = vec![Line([0; 64]); reference.scratch_lines()];
                 group.throughput(Throughput::Bytes((count * reference.packed_bytes()) as u64));
                 group.bench_function(BenchmarkId::from_parameter(kernels.level()), |b| {
                     if model.is_empty() {
@@ -226,13 +239,19 @@ fn decode(c: &mut Criterion) {
                     model
                         .iter_mut()
                         .for_each(|weights| weights.set_kernels(kernels));
-                    check(&model[0], &reference, &input, &mut out);
+                    check(&model[0], &reference, &input, &mut scratch, &mut out);
                     b.iter(|| {
                         model
                             .iter()
-                            .for_each(|weights| product(weights, &input, &mut out))
+                            .for_each(|weights| product(weights, &input, &mut scratch, &mut out))
                     });
-                    check(&model[count - 1], &reference, &input, &mut out);
+                    check(
+                        &model[count - 1],
+                        &reference,
+                        &input,
+                        &mut scratch,
+                        &mut out,
+                    );
                 });
             }
             group.finish();
@@ -254,12 +273,87 @@ fn prefill(c: &mut Criterion) {
                     reference.set_kernels(Kernels::new(Level::Scalar).expect("here"));
                     let input = Input::new(&arena, kernels, TOKENS, cols, activation);
                     let mut out = vec![0.0; rows * TOKENS];
-                    check(&weights, &reference, &input, &mut out);
-                    b.iter(|| product(&weights, &input, &mut out));
-                    check(&weights, &reference, &input, &mut out);
+                    let mut scratch = vec![Line([0; 64]); weights.scratch_lines()];
+                    check(&weights, &reference, &input, &mut scratch, &mut out);
+                    b.iter(|| product(&weights, &input, &mut scratch, &mut out));
+                    check(&weights, &reference, &input, &mut scratch, &mut out);
                 });
             }
             group.finish();
+        }
+    }
+}
+
+/// Products that leave columns out, by the share of columns that count, beside the packed matrix; and those of rows. Bytes are those
+/// of the whole matrix, so that throughput tells how much faster a product is, not how fast memory is read.
+fn sparse(c: &mut Criterion) {
+    let arena = Arena::new(ArenaConfig::default());
+    let dtype = DType::TQ2_0;
+    let scalar = Kernels::new(Level::Scalar).expect("here");
+    for (order, rows, cols) in [
+        (None, 2560, 6912),
+        (Some(LineOrder::Columns), 2560, 6912),
+        (Some(LineOrder::Rows), 6912, 2560),
+    ] {
+        let make = |kernels| {
+            let weights = linear(&arena, dtype, rows, cols, 1, false, kernels);
+            match (order, weights) {
+                (Some(order), Linear::Ternary(packed)) => {
+                    let sparse = SparseTernary::new(packed, order, &arena).expect("memory");
+                    Linear::Sparse(sparse.expect("the shape fits"))
+                }
+                (_, weights) => weights,
+            }
+        };
+        let reference = make(scalar);
+        let count = STREAMED.div_ceil(reference.packed_bytes());
+        let mut model: Vec<Linear> = (0..count).map(|_| make(scalar)).collect();
+        for tokens in [1, 2, 3, 8, 16, 64, 512] {
+            for active in [100, 33, 10] {
+                if active < 100 && (tokens > 3 || order != Some(LineOrder::Columns)) {
+                    continue;
+                }
+                let name = match order {
+                    None => "tiles".to_owned(),
+                    Some(order) => format!("{order:?}").to_lowercase(),
+                };
+                let name = format!("sparse/{name}/{rows}x{cols}/{active}%/{tokens} tokens");
+                let mut group = c.benchmark_group(name);
+                group.throughput(Throughput::Bytes((count * reference.packed_bytes()) as u64));
+                let mut x = activations(tokens, cols);
+                for (place, x) in x.iter_mut().enumerate() {
+                    if place * 7919 % 100 >= active {
+                        *x = 0.0;
+                    }
+                }
+                for kernels in levels() {
+                    let layout = QuantizedLayout::per_token(cols);
+                    let mut rows_of =
+                        QuantizedActivations::new(layout, tokens, &arena).expect("memory");
+                    for (token, x) in x.chunks_exact(cols).enumerate() {
+                        kernels.quantize_row(layout, x, rows_of.row_mut(token));
+                    }
+                    let input = Input::I8(rows_of, tokens);
+                    let mut out = vec![0.0; rows * tokens];
+                    let mut scratch = vec![Line([0; 64]); reference.scratch_lines()];
+                    group.bench_function(BenchmarkId::from_parameter(kernels.level()), |b| {
+                        model
+                            .iter_mut()
+                            .for_each(|weights| weights.set_kernels(kernels));
+                        let mut expected = vec![0.0; rows * tokens];
+                        product(&reference, &input, &mut scratch, &mut expected);
+                        product(&model[0], &input, &mut scratch, &mut out);
+                        assert_eq!(out, expected, "{}", model[0].kernel_name(true));
+                        b.iter(|| {
+                            for weights in &model {
+                                product(weights, &input, &mut scratch, &mut out);
+                            }
+                        });
+                        assert_eq!(out, expected, "{}", model[0].kernel_name(true));
+                    });
+                }
+                group.finish();
+            }
         }
     }
 }
@@ -270,6 +364,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = read_bandwidth, decode, prefill
+    targets = read_bandwidth, decode, prefill, sparse
 }
 criterion_main!(benches);

@@ -4,34 +4,63 @@ use std::ops::Range;
 
 use ryz_tmac::MatMut;
 
-use crate::{ActivationView, DenseWeight, Kernels, PackedTernary, ROW_TILE};
+use crate::{
+    ActivationView, DenseWeight, Kernels, Line, LineOrder, PackedTernary, ROW_TILE, SparseTernary,
+};
 
 /// A linear layer's weights.
 #[derive(Debug)]
 pub enum Linear {
     /// 2 bits a weight.
     Ternary(PackedTernary),
+    /// 2 bits a weight, in rows or columns that can be left out.
+    Sparse(SparseTernary),
     /// The file's own blocks.
     Dense(DenseWeight),
 }
 
 impl Linear {
-    /// Row ranges given to [`Linear::matmul`] start at multiples of this.
-    pub const ROW_GRANULE: usize = ROW_TILE;
+    /// Row ranges given to [`Linear::matmul`] start and end at multiples of this, or at the end.
+    pub fn row_granule(&self) -> usize {
+        match self {
+            Self::Sparse(weights) => weights.order().row_granule(),
+            Self::Ternary(_) | Self::Dense(_) => ROW_TILE,
+        }
+    }
+
+    /// Lines of scratch memory that [`Linear::matmul`] takes.
+    pub fn scratch_lines(&self) -> usize {
+        match self {
+            Self::Sparse(weights) => weights.scratch_lines(),
+            Self::Dense(weights) => weights.scratch_lines(),
+            Self::Ternary(_) => 0,
+        }
+    }
+
+    /// How the lines of a matrix lie that leaves rows or columns out.
+    pub fn line_order(&self) -> Option<LineOrder> {
+        match self {
+            Self::Sparse(weights) => Some(weights.order()),
+            Self::Ternary(_) | Self::Dense(_) => None,
+        }
+    }
 
     /// Whether its weights are packed ternary ones, which multiply interleaved activations too.
     pub fn is_ternary(&self) -> bool {
-        matches!(self, Self::Ternary(_))
+        match self {
+            Self::Ternary(_) | Self::Sparse(_) => true,
+            Self::Dense(_) => false,
+        }
     }
 
     /// Asks for the first `lines` cache lines of some rows, which will be read soon, unless prefetching is off.
     ///
     /// # Panics
-    /// When `rows` does not start at a multiple of [`Linear::ROW_GRANULE`].
+    /// When `rows` does not start at a multiple of [`Linear::row_granule`].
     pub fn prefetch_rows(&self, rows: Range<usize>, lines: usize) {
         match self {
             Self::Ternary(weights) => weights.prefetch_rows(rows, lines),
-            Self::Dense(_) => {}
+            Self::Sparse(_) | Self::Dense(_) => {}
         }
     }
 
@@ -39,6 +68,7 @@ impl Linear {
     pub fn set_kernels(&mut self, kernels: Kernels) {
         match self {
             Self::Ternary(weights) => weights.set_kernels(kernels),
+            Self::Sparse(weights) => weights.set_kernels(kernels),
             Self::Dense(weights) => weights.set_kernels(kernels),
         }
     }
@@ -47,6 +77,7 @@ impl Linear {
     pub fn rows(&self) -> usize {
         match self {
             Self::Ternary(weights) => weights.rows(),
+            Self::Sparse(weights) => weights.rows(),
             Self::Dense(weights) => weights.rows(),
         }
     }
@@ -55,6 +86,7 @@ impl Linear {
     pub fn cols(&self) -> usize {
         match self {
             Self::Ternary(weights) => weights.cols(),
+            Self::Sparse(weights) => weights.cols(),
             Self::Dense(weights) => weights.cols(),
         }
     }
@@ -63,6 +95,7 @@ impl Linear {
     pub fn packed_bytes(&self) -> usize {
         match self {
             Self::Ternary(weights) => weights.packed_bytes(),
+            Self::Sparse(weights) => weights.packed_bytes(),
             Self::Dense(weights) => weights.packed_bytes(),
         }
     }
@@ -71,6 +104,7 @@ impl Linear {
     pub fn kernel_name(&self, int8: bool) -> &'static str {
         match self {
             Self::Ternary(weights) => weights.kernel_name(int8),
+            Self::Sparse(weights) => weights.kernel_name(int8),
             Self::Dense(weights) => weights.kernel_name(),
         }
     }
@@ -79,11 +113,19 @@ impl Linear {
     /// tokens nor the cut into row ranges.
     ///
     /// # Panics
-    /// When shapes do not fit, or `rows` does not start at a multiple of [`Linear::ROW_GRANULE`].
-    pub fn matmul(&self, rows: Range<usize>, x: ActivationView<'_>, out: MatMut<'_, f32>) {
+    /// When shapes do not fit, `rows` is not of whole granules ([`Linear::row_granule`]), or `scratch` is shorter than
+    /// [`Linear::scratch_lines`].
+    pub fn matmul(
+        &self,
+        rows: Range<usize>,
+        x: ActivationView<'_>,
+        scratch: &mut [Line],
+        out: MatMut<'_, f32>,
+    ) {
         match self {
             Self::Ternary(weights) => weights.matmul(rows, x, out),
-            Self::Dense(weights) => weights.matmul(rows, x, out),
+            Self::Sparse(weights) => weights.matmul(rows, x, scratch, out),
+            Self::Dense(weights) => weights.matmul(rows, x, scratch, out),
         }
     }
 
@@ -94,6 +136,7 @@ impl Linear {
     pub fn embedding_row(&self, row: usize, out: &mut [f32]) {
         match self {
             Self::Ternary(weights) => weights.decode_row(row, out),
+            Self::Sparse(weights) => weights.decode_row(row, out),
             Self::Dense(weights) => weights.decode_row(row, out),
         }
     }

@@ -4,8 +4,9 @@ use ryz_format::{DType, TensorView};
 use ryz_tmac::{Arena, ArenaConfig, BufferKind, MatMut, MatRef};
 
 use crate::{
-    ActivationView, BatchLayout, DenseWeight, KernelError, Kernels, Level, PackedTernary,
-    QuantizedActivations, QuantizedLayout, TILE_TOKENS, TiledActivations,
+    ActivationView, BatchLayout, DenseWeight, KernelError, Kernels, Level, Line, LineOrder,
+    PackedTernary, QuantizedActivations, QuantizedLayout, SparseTernary, TILE_TOKENS,
+    TiledActivations,
 };
 
 /// Rows, columns and tokens of the cases: whole and partial tiles, more than one unpacked piece, every token path.
@@ -92,6 +93,7 @@ pub fn self_test(kernels: Kernels) -> Result<(), KernelError> {
             )?;
         }
     }
+    sparse(kernels, reference, &arena, &mut random)?;
     for dtype in DType::ALL.into_iter().filter(|dtype| !dtype.is_ternary()) {
         let bytes = blocks(dtype, &mut random);
         let weights = [kernels, reference].map(|kernels| {
@@ -101,15 +103,74 @@ pub fn self_test(kernels: Kernels) -> Result<(), KernelError> {
         });
         let [tested, expected] = weights;
         let (tested, expected) = (tested?, expected?);
+        let scratch = || vec![Line([0; 64]); tested.scratch_lines()];
         for tokens in [1, TOKENS] {
             let x = ActivationView::F32(MatRef::from_slice(&x[..tokens * COLS], COLS));
             compare(
                 tested.kernel_name(),
                 || format!("{dtype}, {tokens} tokens"),
-                |out| tested.matmul(0..ROWS, x, out),
-                |out| expected.matmul(0..ROWS, x, out),
+                |out| tested.matmul(0..ROWS, x, &mut scratch(), out),
+                |out| expected.matmul(0..ROWS, x, &mut scratch(), out),
                 tokens,
             )?;
+        }
+    }
+    Ok(())
+}
+
+/// Products that leave columns out, and those of one row at a time, with codes up to 3.
+fn sparse(
+    kernels: Kernels,
+    reference: Kernels,
+    arena: &Arena,
+    random: &mut Random,
+) -> Result<(), KernelError> {
+    const ROWS: usize = 256;
+    let mut codes = vec![0; ROWS * COLS / 4];
+    codes
+        .iter_mut()
+        .for_each(|byte| *byte = random.next() as u8);
+    let mut bytes = Vec::new();
+    for codes in codes.chunks_exact(64) {
+        bytes.extend_from_slice(codes);
+        bytes.extend_from_slice(&0x2e00u16.to_le_bytes());
+    }
+    let Ok(view) = TensorView::with_scale("self-test", DType::TQ2_0, ROWS, COLS, &bytes, 1.0)
+    else {
+        unreachable!("the bytes are as many as the shape needs")
+    };
+    // A third is 0.
+    let x: Vec<f32> = (0..COLS)
+        .map(|_| (random.float() * 1.5).max(-0.5) + 0.5)
+        .collect();
+    let layout = QuantizedLayout::per_token(COLS);
+    let mut quantized = QuantizedActivations::new(layout, 1, arena)?;
+    reference.quantize_row(layout, &x, quantized.row_mut(0));
+    for order in [LineOrder::Rows, LineOrder::Columns] {
+        let pack = |kernels| {
+            let packed = PackedTernary::pack(&view, kernels, arena)?;
+            match SparseTernary::new(packed, order, arena)? {
+                Ok(sparse) => Ok::<_, KernelError>(sparse),
+                Err(_) => unreachable!("the shape fits both orders"),
+            }
+        };
+        let (tested, expected) = (pack(kernels)?, pack(reference)?);
+        let multiply = |weights: &SparseTernary| {
+            let mut scratch = vec![Line([0; 64]); weights.scratch_lines()];
+            let mut out = vec![0.0; ROWS];
+            let (rows, view) = (quantized.rows(1), MatMut::from_slice(&mut out, ROWS));
+            weights.matmul(0..ROWS, ActivationView::I8(rows), &mut scratch, view);
+            out
+        };
+        let (got, expected) = (multiply(&tested), multiply(&expected));
+        let differs = |(got, expected): &(&f32, &f32)| got.to_bits() != expected.to_bits();
+        if let Some((&got, &expected)) = got.iter().zip(&expected).find(differs) {
+            return Err(KernelError::SelfTest {
+                kernel: tested.kernel_name(true),
+                case: format!("{order:?}, {ROWS} × {COLS}"),
+                expected,
+                got,
+            });
         }
     }
     Ok(())

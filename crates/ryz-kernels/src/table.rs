@@ -7,8 +7,11 @@ use ryz_format::DType;
 use ryz_tmac::{MatMut, MatRef};
 
 use crate::{
-    ActivationView, BatchLayout, DenseWeight, KernelError, KernelOptions, Level, PackedTernary,
-    QuantizedRows, QuantizedTiles, TileShape, dense, simd, ternary, vector,
+    ActivationView, BatchLayout, DenseWeight, KernelError, KernelOptions, Level, Line, LineOrder,
+    QuantizedRows, QuantizedTiles, TileShape, dense, simd,
+    sparse::{self, SparseTernary},
+    ternary::{self, TernaryView},
+    vector,
 };
 use ryz_tmac::PrefetchManager;
 
@@ -19,10 +22,18 @@ pub(crate) struct KernelRow<F> {
     kernel: F,
 }
 
-type TernaryI8 = unsafe fn(&PackedTernary, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
-type TernaryTiles = unsafe fn(&PackedTernary, Range<usize>, QuantizedTiles<'_>, MatMut<'_, f32>);
-type TernaryF32 = unsafe fn(&PackedTernary, Range<usize>, MatRef<'_, f32>, MatMut<'_, f32>);
+type TernaryI8 = unsafe fn(TernaryView<'_>, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
+type TernaryTiles = unsafe fn(TernaryView<'_>, Range<usize>, QuantizedTiles<'_>, MatMut<'_, f32>);
+type TernaryF32 = unsafe fn(TernaryView<'_>, Range<usize>, MatRef<'_, f32>, MatMut<'_, f32>);
 type Dense = unsafe fn(&DenseWeight, Range<usize>, ActivationView<'_>, MatMut<'_, f32>);
+type SparseRows = unsafe fn(&SparseTernary, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
+type SparseListed = unsafe fn(&SparseTernary, &[u32], usize, QuantizedRows<'_>, usize, &mut [f32]);
+type SparseColumns =
+    unsafe fn(&SparseTernary, Range<usize>, QuantizedRows<'_>, &mut [Line], MatMut<'_, f32>);
+type FromTiles = unsafe fn(LineOrder, &[Line], &mut [Line]);
+type ToTiles = unsafe fn(LineOrder, &[Line], &mut [Line], PrefetchManager);
+type Fixed =
+    unsafe fn(&DenseWeight, Range<usize>, ActivationView<'_>, &mut [Line], MatMut<'_, f32>);
 type Decode = unsafe fn(DType, &[u8], &mut [f32]);
 
 /// The kernels of one level.
@@ -36,7 +47,15 @@ pub(crate) struct KernelSet {
     /// Which of the two batches take when nothing was chosen: the faster one where it was measured (`docs/tmac.md`).
     batch: BatchLayout,
     pub ternary_f32: KernelRow<TernaryF32>,
+    pub sparse_rows: KernelRow<SparseRows>,
+    /// The same kernel, for some rows.
+    sparse_listed: SparseListed,
+    pub sparse_columns: KernelRow<SparseColumns>,
+    /// Moves that change no code, so that they need no name.
+    from_tiles: FromTiles,
+    to_tiles: ToTiles,
     pub dense: KernelRow<Dense>,
+    pub fixed: KernelRow<Fixed>,
     decode: KernelRow<Decode>,
 }
 
@@ -119,13 +138,16 @@ impl Kernels {
     }
 
     /// The names of its kernels of products.
-    pub fn names(self) -> [&'static str; 5] {
+    pub fn names(self) -> [&'static str; 8] {
         let set = self.set;
         [
             set.ternary_i8.name,
             set.ternary_tiles.name,
             set.ternary_f32.name,
+            set.sparse_rows.name,
+            set.sparse_columns.name,
             set.dense.name,
+            set.fixed.name,
             set.decode.name,
         ]
     }
@@ -137,7 +159,7 @@ impl Kernels {
     /// Shapes are the caller's to check.
     pub(crate) fn ternary_matmul(
         self,
-        weights: &PackedTernary,
+        weights: TernaryView<'_>,
         rows: Range<usize>,
         x: ActivationView<'_>,
         out: MatMut<'_, f32>,
@@ -163,6 +185,58 @@ impl Kernels {
         }
     }
 
+    pub(crate) fn sparse_rows(
+        self,
+        weights: &SparseTernary,
+        rows: Range<usize>,
+        x: QuantizedRows<'_>,
+        out: MatMut<'_, f32>,
+    ) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.sparse_rows.kernel)(weights, rows, x, out) }
+    }
+
+    pub(crate) fn sparse_listed(
+        self,
+        weights: &SparseTernary,
+        list: &[u32],
+        first: usize,
+        x: QuantizedRows<'_>,
+        token: usize,
+        out: &mut [f32],
+    ) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.sparse_listed)(weights, list, first, x, token, out) }
+    }
+
+    pub(crate) fn sparse_columns(
+        self,
+        weights: &SparseTernary,
+        rows: Range<usize>,
+        x: QuantizedRows<'_>,
+        scratch: &mut [Line],
+        out: MatMut<'_, f32>,
+    ) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.sparse_columns.kernel)(weights, rows, x, scratch, out) }
+    }
+
+    pub(crate) fn sparse_from_tiles(self, order: LineOrder, tiles: &[Line], lines: &mut [Line]) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.from_tiles)(order, tiles, lines) }
+    }
+
+    pub(crate) fn sparse_to_tiles(
+        self,
+        order: LineOrder,
+        lines: &[Line],
+        tiles: &mut [Line],
+        prefetch: PrefetchManager,
+    ) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.to_tiles)(order, lines, tiles, prefetch) }
+    }
+
     pub(crate) fn dense_matmul(
         self,
         weights: &DenseWeight,
@@ -172,6 +246,18 @@ impl Kernels {
     ) {
         // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
         unsafe { (self.set.dense.kernel)(weights, rows, x, out) }
+    }
+
+    pub(crate) fn fixed_matmul(
+        self,
+        weights: &DenseWeight,
+        rows: Range<usize>,
+        x: ActivationView<'_>,
+        scratch: &mut [Line],
+        out: MatMut<'_, f32>,
+    ) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.fixed.kernel)(weights, rows, x, scratch, out) }
     }
 
     pub(crate) fn dense_decode(self, dtype: DType, bytes: &[u8], out: &mut [f32]) {
@@ -206,7 +292,7 @@ macro_rules! kernel_set {
         static $set: KernelSet = {
             $(#[target_feature(enable = $features)])?
             fn ternary_i8(
-                weights: &PackedTernary,
+                weights: TernaryView<'_>,
                 rows: Range<usize>,
                 x: QuantizedRows<'_>,
                 out: MatMut<'_, f32>,
@@ -216,7 +302,7 @@ macro_rules! kernel_set {
 
             $(#[target_feature(enable = $features)])?
             fn ternary_tiles(
-                weights: &PackedTernary,
+                weights: TernaryView<'_>,
                 rows: Range<usize>,
                 x: QuantizedTiles<'_>,
                 out: MatMut<'_, f32>,
@@ -226,12 +312,60 @@ macro_rules! kernel_set {
 
             $(#[target_feature(enable = $features)])?
             fn ternary_f32(
-                weights: &PackedTernary,
+                weights: TernaryView<'_>,
                 rows: Range<usize>,
                 x: MatRef<'_, f32>,
                 out: MatMut<'_, f32>,
             ) {
                 ternary::float::matmul($simd, weights, rows, x, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn sparse_rows(
+                weights: &SparseTernary,
+                rows: Range<usize>,
+                x: QuantizedRows<'_>,
+                out: MatMut<'_, f32>,
+            ) {
+                sparse::product::rows($codes, weights, rows, x, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn sparse_listed(
+                weights: &SparseTernary,
+                list: &[u32],
+                first: usize,
+                x: QuantizedRows<'_>,
+                token: usize,
+                out: &mut [f32],
+            ) {
+                sparse::product::listed_rows($codes, weights, list, first, &x.row(token), out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn sparse_columns(
+                weights: &SparseTernary,
+                rows: Range<usize>,
+                x: QuantizedRows<'_>,
+                scratch: &mut [Line],
+                out: MatMut<'_, f32>,
+            ) {
+                sparse::product::columns($codes, weights, rows, x, scratch, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn from_tiles(order: LineOrder, tiles: &[Line], lines: &mut [Line]) {
+                sparse::order::from_tiles(order, tiles, lines);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn to_tiles(
+                order: LineOrder,
+                lines: &[Line],
+                tiles: &mut [Line],
+                prefetch: PrefetchManager,
+            ) {
+                sparse::order::to_tiles(order, lines, tiles, prefetch);
             }
 
             $(#[target_feature(enable = $features)])?
@@ -242,6 +376,17 @@ macro_rules! kernel_set {
                 out: MatMut<'_, f32>,
             ) {
                 dense::matmul::matmul($simd, weights, rows, x, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn fixed(
+                weights: &DenseWeight,
+                rows: Range<usize>,
+                x: ActivationView<'_>,
+                scratch: &mut [Line],
+                out: MatMut<'_, f32>,
+            ) {
+                dense::fixed::matmul($codes, weights, rows, x, scratch, out);
             }
 
             $(#[target_feature(enable = $features)])?
@@ -257,7 +402,13 @@ macro_rules! kernel_set {
                 tile_shape: TileShape::$shape,
                 batch: BatchLayout::$batch,
                 ternary_f32: KernelRow { name: concat!("f32_t2_f32_gemm_4x16_", $isa), kernel: ternary_f32 },
+                sparse_rows: KernelRow { name: concat!("i8_t2_i32_gemv_1x256_", $isa), kernel: sparse_rows },
+                sparse_listed,
+                sparse_columns: KernelRow { name: concat!("i8_t2_i32_gemv_256x1_", $isa), kernel: sparse_columns },
+                from_tiles,
+                to_tiles,
                 dense: KernelRow { name: concat!("f32_blocks_f32_gemm_4x16_", $isa), kernel: dense },
+                fixed: KernelRow { name: concat!("x24_k_f32_gemm_1x64_", $isa), kernel: fixed },
                 decode: KernelRow { name: concat!("blocks_f32_decode_1x16_", $isa), kernel: decode },
             }
         };

@@ -1,7 +1,7 @@
 //! Times prefill and decode of a model without an engine around it: what the forward pass alone costs.
 //!
 //! ```text
-//! cargo run --release -p ryz-model --example decode -- MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS]
+//! cargo run --release -p ryz-model --example decode -- MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS] [dense]
 //! ```
 
 use std::{
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         |index: usize, default: &str| arguments.get(index).cloned().unwrap_or(default.to_owned());
     let path = arguments
         .first()
-        .ok_or("usage: decode MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS]")?;
+        .ok_or("usage: decode MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS] [dense]")?;
     let threads: usize = argument(1, "2").parse()?;
     let level: Level = argument(2, Level::detect().name()).parse()?;
     let (prompt, steps): (usize, usize) = (argument(3, "128").parse()?, argument(4, "32").parse()?);
@@ -36,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let source = ModelSource::open(Path::new(path))?;
     let options = LoadOptions {
         kernels: Kernels::new(level)?,
-        activations: None,
+        sparsity: argument(5, "") != "dense",
         ..LoadOptions::default()
     };
     let model = Model::load(&source, &options, &arena, &lease, &mut |_| {

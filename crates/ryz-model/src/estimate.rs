@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use ryz_format::{DType, ModelConfig, TensorInfo, TensorRole};
-use ryz_kernels::{BatchLayout, TernaryPacker};
+use ryz_kernels::{BatchLayout, DenseWeight, SparseTernary, TernaryPacker};
 use ryz_tmac::LINE;
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     load::is_master,
     rope::RopeAngles,
     run_state::scratch_bytes,
+    sparsity::Sparsity,
     tensor::stage_rows,
 };
 
@@ -36,11 +37,13 @@ impl MemoryEstimate {
         Ok(ValueProjection::bytes_for(config, rank))
     }
 
-    /// Of a model whose batches lie as `batch` says, that `threads` threads load, for steps of `max_tokens` tokens and `max_outputs` rows of logits.
+    /// Of a model whose batches lie as `batch` says and which leaves zeroes out if `sparsity` says so, that `threads` threads
+    /// load, for steps of `max_tokens` tokens and `max_outputs` rows of logits.
     pub fn of(
         source: &ModelSource,
         activations: Option<Activations>,
         batch: BatchLayout,
+        sparsity: bool,
         threads: usize,
         max_tokens: usize,
         max_outputs: usize,
@@ -48,32 +51,40 @@ impl MemoryEstimate {
         let config = source.config();
         let activations = activations.unwrap_or(Activations::default_for(config.architecture));
         let angles = RopeAngles::new(&config.rope, config.rope_dim, None);
+        let sparsity = Sparsity::new(sparsity, config, activations, threads);
+        let mut scratch_lines = 0;
         let (mut weights, mut staging, mut forms) = (0usize, Vec::new(), Vec::new());
         for expected in config.expected_tensors() {
             let Some(tensor) = source.tensor(&expected.name) else {
                 continue;
             };
             let master = is_master(config, expected.role);
-            let (kept, staged) = match expected.role {
+            let (kept, mut staged) = match expected.role {
                 TensorRole::Vector => (
                     tensor.cols * size_of::<f32>(),
                     usize::try_from(tensor.bytes).unwrap_or(usize::MAX),
                 ),
                 _ => matrix(tensor, master),
             };
+            let dtype = match master {
+                true => DType::HfPacked,
+                false => tensor.dtype,
+            };
+            let (rows, cols) = (tensor.rows, tensor.cols);
+            if expected.role != TensorRole::Vector {
+                scratch_lines = scratch_lines.max(DenseWeight::scratch_lines_of(dtype, cols));
+            }
+            if let Some(order) = sparsity.order(&tensor.name, dtype, rows, cols) {
+                staged = staged.max(SparseTernary::staging_bytes(order, cols));
+                scratch_lines = scratch_lines.max(Sparsity::scratch_lines(order, rows, cols));
+            }
             weights = weights.saturating_add(kept.next_multiple_of(LINE));
             staging.push(Reverse(staged.div_ceil(LINE).saturating_mul(LINE)));
-            if expected.role == TensorRole::Linear {
-                let dtype = if master {
-                    DType::HfPacked
-                } else {
-                    tensor.dtype
-                };
-                if let Some(form) = activations.form(dtype, tensor.cols)
-                    && !forms.contains(&form)
-                {
-                    forms.push(form);
-                }
+            if expected.role == TensorRole::Linear
+                && let Some(form) = activations.form(dtype, cols)
+                && !forms.contains(&form)
+            {
+                forms.push(form);
             }
         }
         staging.sort_unstable();
@@ -87,7 +98,8 @@ impl MemoryEstimate {
                 batch,
                 max_tokens,
                 max_outputs,
-            ),
+            )
+            .saturating_add(scratch_lines.saturating_mul(LINE).saturating_mul(threads)),
             staging: staging.fold(0, |sum, bytes| sum.saturating_add(bytes.0)),
         }
     }

@@ -26,7 +26,9 @@ use std::{
 };
 
 use ryz_format::RopeStyle;
-use ryz_kernels::{ActivationView, BatchLayout, ROW_TILE, TILE_TOKENS};
+use ryz_kernels::{
+    ActivationView, BatchLayout, Line, Linear, ROW_TILE, SparseTernary, TILE_TOKENS,
+};
 use ryz_kvcache::{BLOCK_TOKENS, KvCache, MAX_QUERIES, StepBlocks, StepRows};
 use ryz_numa::{Lease, PartitionedSlice, Poisoned, Worker, WriteGuard};
 use ryz_profile::{Phase, PhaseClock};
@@ -42,6 +44,9 @@ use crate::{
 /// Cache lines of the output projection that each worker asks for while it attends: half of a small second-level cache, which
 /// attention's own blocks share.
 const AHEAD_LINES: usize = 2048;
+
+/// The most tokens of a step for each of which rows of `up` are listed; more read all rows once.
+const LISTED_TOKENS: usize = 3;
 
 /// Why a worker leaves the pass early.
 enum Stop {
@@ -67,6 +72,9 @@ impl Model {
     /// [`ModelError::InvalidBatch`], [`ModelError::TokenOutOfRange`] and [`ModelError::ContextOverflow`] before anything
     /// is computed; [`ModelError::Aborted`] when `cancel` was set: the new positions of the cache are then undefined;
     /// [`ModelError::Region`] when a worker panicked.
+    ///
+    /// # Panics
+    /// When `lease` has more threads than the one that loaded the model.
     pub fn forward(
         &self,
         lease: &Lease,
@@ -110,6 +118,12 @@ impl Model {
             vocab_size: self.config.vocab_size,
             cache_blocks: cache.config().blocks,
         };
+        assert!(
+            lease.threads() <= self.threads,
+            "{} threads for a model of {}",
+            lease.threads(),
+            self.threads
+        );
         let (plan, shared) = state.begin(batch, limits)?;
         cache.prepare(batch.iter().map(step_blocks))?;
         let step = Step {
@@ -312,7 +326,7 @@ impl Pass<'_> {
         let state = self.state;
         self.normalize(index, true, &layer.ffn_norm, &[&layer.gate, &layer.up]);
         self.barrier(Some(index))?;
-        self.gate_up(layer);
+        self.gate_up(index, layer);
         self.lap(Phase::GateUp, Some(index));
         self.barrier(Some(index))?;
         self.count_zeros(index);
@@ -378,6 +392,12 @@ impl Pass<'_> {
                 .map(|row| form.layout.zeros(quantized.row_mut(row)))
                 .sum();
             activity[index].add_quantized(zeros as u64);
+            // Of the columns that several tokens leave out, each reads its own.
+            if let Linear::Sparse(weights) = &down.weight
+                && self.plan.rows.len() == 1
+            {
+                activity[index].add_skipped((zeros * weights.item_bytes()) as u64);
+            }
         }
         self.lap(Phase::Quantize, Some(index));
     }
@@ -515,7 +535,8 @@ impl Pass<'_> {
         input: &PartitionedSlice<'_, f32>,
         out: &PartitionedSlice<'_, f32>,
     ) {
-        let rows = self.worker.split(projection.weight.rows(), ROW_TILE);
+        let weight = &projection.weight;
+        let rows = self.worker.split(weight.rows(), weight.row_granule());
         let mut out = out.rect_mut(0..self.plan.rows.len(), rows.clone());
         self.multiply(projection, input, rows, &mut out);
     }
@@ -530,11 +551,33 @@ impl Pass<'_> {
         if rows.is_empty() {
             return;
         }
-        let kernels = self.model.kernels;
         let input = self.state.input_of(projection, input);
+        let mut scratch = self.scratch();
+        let scratch = match &mut scratch {
+            Some(scratch) => scratch.row_mut(0),
+            None => &mut [],
+        };
         projection
             .weight
-            .matmul(rows.clone(), input.view(), out.view());
+            .matmul(rows.clone(), input.view(), scratch, out.view());
+        self.scale_and_bias(projection, rows, out);
+    }
+
+    /// This worker's scratch memory.
+    fn scratch(&self) -> Option<WriteGuard<'_, Line>> {
+        let worker = self.worker.index();
+        let scratch = self.state.scratch.as_ref()?;
+        Some(scratch.rows_mut(worker..worker + 1))
+    }
+
+    /// out = scale · out + bias, what the projection has of them.
+    fn scale_and_bias(
+        &self,
+        projection: &Projection,
+        rows: Range<usize>,
+        out: &mut WriteGuard<'_, f32>,
+    ) {
+        let kernels = self.model.kernels;
         if projection.scale.is_none() && projection.bias.is_none() {
             return;
         }
@@ -561,15 +604,12 @@ impl Pass<'_> {
         let mut keys = self.state.key.rows_mut(rows.clone());
         let mut values = self.state.value.rows_mut(rows.clone());
         for (local, row) in rows.clone().enumerate() {
-            let (cos, sin) = angles.row(row).split_at(angles.row(row).len() / 2);
+            let angles = &angles.row(row)[..self.model.angles.table_len()];
             let turn = |head: &mut [f32], norm: Option<&[f32]>| {
                 if let Some(weight) = norm {
                     kernels.rms_norm_in_place(head, weight, config.rms_norm_eps);
                 }
-                match config.rope.style {
-                    RopeStyle::Norm => kernels.rope_norm(head, cos, sin),
-                    _ => kernels.rope_neox(head, cos, sin),
-                }
+                self.turn(head, angles);
             };
             for head in queries.row_mut(local).chunks_exact_mut(config.key_head_dim) {
                 turn(head, layer.query_norm.as_deref());
@@ -606,6 +646,15 @@ impl Pass<'_> {
                 });
             }
             first = end;
+        }
+    }
+
+    /// Turns a head by a table of cosines and sines.
+    fn turn(&self, head: &mut [f32], table: &[f32]) {
+        let (cos, sin) = table.split_at(table.len() / 2);
+        match self.model.config.rope.style {
+            RopeStyle::Norm => self.model.kernels.rope_norm(head, cos, sin),
+            _ => self.model.kernels.rope_neox(head, cos, sin),
         }
     }
 
@@ -701,13 +750,18 @@ impl Pass<'_> {
     }
 
     /// gate = act(Wgate·normed) · (Wup·normed), this worker's rows of both.
-    fn gate_up(&self, layer: &LayerWeights) {
+    fn gate_up(&self, index: usize, layer: &LayerWeights) {
         let tokens = self.plan.rows.len();
         let rows = self.worker.split(layer.gate.weight.rows(), ROW_TILE);
         let mut gate = self.state.gate.rect_mut(0..tokens, rows.clone());
         let mut up = self.state.up.rect_mut(0..tokens, rows.clone());
         self.multiply(&layer.gate, &self.state.normed, rows.clone(), &mut gate);
-        self.multiply(&layer.up, &self.state.normed, rows, &mut up);
+        match &layer.up.weight {
+            Linear::Sparse(weights) if tokens <= LISTED_TOKENS => {
+                self.listed_up(index, layer, weights, rows, &mut gate, &mut up);
+            }
+            _ => self.multiply(&layer.up, &self.state.normed, rows, &mut up),
+        }
         for token in 0..tokens {
             self.model.kernels.activate_mul(
                 self.model.activation,
@@ -715,6 +769,40 @@ impl Pass<'_> {
                 gate.row_mut(token),
             );
         }
+    }
+
+    /// up = Wup·normed where the gate is positive, 0 elsewhere: a squared ReLU makes it 0 there anyway.
+    fn listed_up(
+        &self,
+        layer_index: usize,
+        layer: &LayerWeights,
+        weights: &SparseTernary,
+        rows: Range<usize>,
+        gate: &mut WriteGuard<'_, f32>,
+        up: &mut WriteGuard<'_, f32>,
+    ) {
+        let tokens = self.plan.rows.len();
+        let input = self.state.input_of(&layer.up, &self.state.normed);
+        let (ActivationView::I8(input), Some(mut scratch)) = (input.view(), self.scratch()) else {
+            unreachable!("the order is that of int8 rows, for which scratch was taken");
+        };
+        let list: &mut [u32] = bytemuck::cast_slice_mut(scratch.row_mut(0));
+        for token in 0..tokens {
+            let mut count = 0;
+            for (row, &gate) in (rows.start as u32..).zip(&*gate.row_mut(token)) {
+                // Written in any case, kept when it counts; what is not a number counts.
+                list[count] = row;
+                count += usize::from(gate > 0.0 || gate.is_nan());
+            }
+            let up = up.row_mut(token);
+            up.fill(0.0);
+            weights.multiply_rows(&list[..count], rows.start, input, token, up);
+            if let (Some(activity), 1) = (self.state.activity, tokens) {
+                let skipped = (rows.len() - count) * weights.item_bytes();
+                activity[layer_index].add_skipped(skipped as u64);
+            }
+        }
+        self.scale_and_bias(&layer.up, rows, up);
     }
 
     /// hidden = norm(residual + projected), the rows that give logits.
@@ -743,10 +831,20 @@ impl Pass<'_> {
             return;
         }
         let hidden = self.state.hidden.read();
+        let mut scratch = self.scratch();
+        let scratch = match &mut scratch {
+            Some(scratch) => scratch.row_mut(0),
+            None => &mut [],
+        };
         let mut logits = self
             .state
             .logits
             .rect_mut(0..self.plan.outputs.len(), rows.clone());
-        head.matmul(rows, ActivationView::F32(hidden.view()), logits.view());
+        head.matmul(
+            rows,
+            ActivationView::F32(hidden.view()),
+            scratch,
+            logits.view(),
+        );
     }
 }

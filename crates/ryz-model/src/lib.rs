@@ -18,6 +18,7 @@ mod place;
 mod rope;
 mod run_state;
 mod source;
+mod sparsity;
 mod tensor;
 mod weights;
 

@@ -5,7 +5,7 @@ use std::{
     ops::ControlFlow,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -13,7 +13,7 @@ use ryz_format::{
     DType, HiddenAct, ModelConfig, SharedQuantizer, TensorError, TensorInfo, TensorRole,
     WeightScales,
 };
-use ryz_kernels::{Activation, Kernels, Linear};
+use ryz_kernels::{Activation, Kernels, Linear, SparseTernary};
 use ryz_numa::{Lease, WorkQueue};
 use ryz_tmac::{Arena, BufferKind, MappedFile};
 
@@ -22,12 +22,13 @@ use crate::{
     compression::ValueProjection,
     place::{Reservations, Reserved},
     rope::RopeAngles,
+    sparsity::Sparsity,
     tensor::TensorLoader,
     weights::{LayerWeights, Projection, Weights},
 };
 
 /// Options of [`Model::load`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// The instructions to use.
     pub kernels: Kernels,
@@ -39,6 +40,21 @@ pub struct LoadOptions {
     /// Whether prepacked and dense matrices are read in place in the mapped file, where they lie on 64-byte lines; default
     /// false. A file that is cut short while it is mapped kills the process.
     pub map_weights: bool,
+    /// Whether products of a feed-forward network with a squared ReLU leave out what is multiplied with 0; default true.
+    /// Results are the same bits.
+    pub sparsity: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            kernels: Kernels::default(),
+            activations: None,
+            quantizer: None,
+            map_weights: false,
+            sparsity: true,
+        }
+    }
 }
 
 /// What making a tensor ternary on load cost.
@@ -75,6 +91,10 @@ pub struct Model {
     pub(crate) value_projection: Option<ValueProjection>,
     activations: Activations,
     quantized: Vec<QuantizedTensor>,
+    /// Threads that run it at the most.
+    pub(crate) threads: usize,
+    /// Lines of scratch memory that each of them needs.
+    pub(crate) scratch_lines: usize,
 }
 
 impl Model {
@@ -106,11 +126,17 @@ impl Model {
                 false => Vec::new(),
             },
             reserved: Arc::default(),
+            sparsity: Sparsity::new(options.sparsity, &config, activations, lease.threads()),
+            scratch_lines: AtomicUsize::new(0),
         };
         loader.reserve(lease)?;
         let linears = loader.linears(lease, progress)?;
         let (weights, quantized) = loader.assemble(&config, activations, linears)?;
         let factors = loader.vector("rope_freqs.weight")?;
+        let of_products = weights.linears().map(Linear::scratch_lines).max();
+        let scratch_lines = of_products
+            .unwrap_or(0)
+            .max(loader.scratch_lines.into_inner());
         Ok(Self {
             angles: RopeAngles::new(&config.rope, config.rope_dim, factors.as_deref()),
             activation: match config.hidden_act {
@@ -123,6 +149,8 @@ impl Model {
             weights,
             activations,
             quantized,
+            threads: lease.threads(),
+            scratch_lines,
             config,
         })
     }
@@ -236,6 +264,9 @@ pub(crate) struct Loader<'a> {
     pub maps: Vec<Arc<MappedFile>>,
     /// Memory on the nodes whose threads will read it; on most machines there is one node, and nothing here.
     pub reserved: Arc<Reservations>,
+    pub sparsity: Sparsity,
+    /// The most that a matrix which leaves something out needs.
+    scratch_lines: AtomicUsize,
 }
 
 /// A matrix that was read.
@@ -325,7 +356,8 @@ impl Loader<'_> {
         if self.quantizer.is_some() {
             for (tensor, read) in tensors.iter().zip(&mut read) {
                 if wanted(tensor) && self.makes_ternary(tensor, role(tensor)) {
-                    *read = Some(self.labelled(tensor).quantized()?);
+                    let matrix = self.labelled(tensor).quantized()?;
+                    *read = Some(self.in_order(matrix, tensor)?);
                     done.fetch_add(tensor.bytes, Ordering::Relaxed);
                     report(progress)?;
                 }
@@ -355,7 +387,7 @@ impl Loader<'_> {
                 } else {
                     loader.matrix(&stop)
                 };
-                match matrix {
+                match matrix.and_then(|matrix| self.in_order(matrix, tensor)) {
                     Ok(matrix) => lock(&read)[index] = Some(matrix),
                     Err(error) => return fail(error),
                 }
@@ -372,6 +404,29 @@ impl Loader<'_> {
         }
         report(&mut **lock(&progress))?;
         Ok(read.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lays a matrix out so that products leave out what they can, where that is wanted and can be.
+    fn in_order(&self, matrix: Matrix, tensor: &TensorInfo) -> Result<Matrix, ModelError> {
+        let (dtype, rows, cols) = (matrix.dtype, tensor.rows, tensor.cols);
+        let Some(order) = self.sparsity.order(&tensor.name, dtype, rows, cols) else {
+            return Ok(matrix);
+        };
+        let lines = Sparsity::scratch_lines(order, rows, cols);
+        self.scratch_lines.fetch_max(lines, Ordering::Relaxed);
+        let Linear::Ternary(packed) = matrix.linear else {
+            return Ok(matrix);
+        };
+        let arena = self.arena.labelled(tensor.name.as_str());
+        let ordered = SparseTernary::new(packed, order, &arena);
+        let ordered = ordered.map_err(|source| ModelError::Tensor {
+            path: self.source.file_of(tensor).path().to_owned(),
+            source,
+        })?;
+        Ok(Matrix {
+            linear: ordered.map_or_else(Linear::Ternary, Linear::Sparse),
+            ..matrix
+        })
     }
 
     /// The same for one tensor, whose name its memory is listed under.

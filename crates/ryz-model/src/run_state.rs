@@ -7,7 +7,7 @@ use std::sync::{
 
 use ryz_format::ModelConfig;
 use ryz_kernels::{
-    ActivationView, BatchLayout, ByteLine, QuantizedLayout, QuantizedRows, QuantizedTiles,
+    ActivationView, BatchLayout, ByteLine, Line, QuantizedLayout, QuantizedRows, QuantizedTiles,
     TILE_TOKENS, TileShape,
 };
 use ryz_numa::{PartitionedSlice, ReadGuard, WorkQueue};
@@ -29,6 +29,9 @@ pub struct RunState {
     /// One for each layer's attention.
     queues: Vec<WorkQueue>,
     buffers: Buffers,
+    /// (worker, lines)
+    scratch: AlignedVec<Line>,
+    scratch_lines: usize,
     clock: Mutex<PhaseClock>,
     /// One for each layer; counted while the clock records.
     activity: Vec<ActivityCounter>,
@@ -41,6 +44,7 @@ pub(crate) struct ActivityCounter {
     values: AtomicU64,
     zeros: AtomicU64,
     quantized_zeros: AtomicU64,
+    skipped_bytes: AtomicU64,
 }
 
 impl ActivityCounter {
@@ -53,11 +57,16 @@ impl ActivityCounter {
         self.quantized_zeros.fetch_add(zeros, Ordering::Relaxed);
     }
 
+    pub fn add_skipped(&self, bytes: u64) {
+        self.skipped_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     fn take(&mut self) -> LayerActivity {
         LayerActivity {
             values: std::mem::take(self.values.get_mut()),
             zeros: std::mem::take(self.zeros.get_mut()),
             quantized_zeros: std::mem::take(self.quantized_zeros.get_mut()),
+            skipped_bytes: std::mem::take(self.skipped_bytes.get_mut()),
         }
     }
 }
@@ -232,6 +241,11 @@ impl RunState {
             hidden: matrix("hidden", max_outputs, hidden)?,
             logits: matrix("logits", max_outputs, logits)?,
         };
+        let scratch_lines = model.scratch_lines;
+        let lines = scratch_lines.saturating_mul(model.threads);
+        let scratch = arena
+            .labelled("scratch of products")
+            .allocate_slice(lines, BufferKind::Scratch)?;
         let queues = (0..config.num_hidden_layers)
             .map(|_| WorkQueue::new())
             .collect();
@@ -241,6 +255,8 @@ impl RunState {
             plan: Plan::default(),
             queues,
             buffers,
+            scratch,
+            scratch_lines,
             clock: Mutex::new(PhaseClock::new(config.num_hidden_layers)),
             statistics: None,
             activity: (0..config.num_hidden_layers)
@@ -310,6 +326,10 @@ impl RunState {
         let (tokens, outputs) = (self.plan.rows.len(), self.plan.outputs.len());
         let recording = self.clock().is_recording();
         let buffers = &mut self.buffers;
+        let scratch = match self.scratch_lines {
+            0 => None,
+            lines => Some(PartitionedSlice::new(&mut self.scratch, lines)),
+        };
         let shared = Shared {
             angles: buffers.angles.share(tokens),
             residual: buffers.residual.share(tokens),
@@ -328,6 +348,7 @@ impl RunState {
                 .iter_mut()
                 .map(|scratch| scratch.share(tokens))
                 .collect(),
+            scratch,
             queues: &self.queues,
             activity: recording.then_some(&*self.activity),
             clock: &self.clock,
@@ -375,6 +396,8 @@ pub(crate) struct Shared<'a> {
     pub hidden: PartitionedSlice<'a, f32>,
     pub logits: PartitionedSlice<'a, f32>,
     quantized: Vec<SharedQuantized<'a>>,
+    /// (worker): for products that need it, where there are any.
+    pub scratch: Option<PartitionedSlice<'a, Line>>,
     pub queues: &'a [WorkQueue],
     /// While the clock records.
     pub activity: Option<&'a [ActivityCounter]>,

@@ -39,6 +39,7 @@ fn logits_do_not_depend_on_level_threads_nodes_or_chunks() {
                         threads: 1,
                         chunk: 64,
                         machine: None,
+                        sparsity: true,
                     };
                     let expected = Runner::load(&file, base).logits(&prompt);
                     let others = supported()

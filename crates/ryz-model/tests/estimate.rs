@@ -40,8 +40,15 @@ fn the_estimate_holds_for_every_reference_model() {
                 let model = Model::load(&source, &options, &arena, &lease, &mut go_on).unwrap();
                 let loaded = arena.stats();
                 let _state = RunState::new(&model, &arena, tokens, outputs).unwrap();
-                let need =
-                    MemoryEstimate::of(&source, Some(activations), batch, threads, tokens, outputs);
+                let need = MemoryEstimate::of(
+                    &source,
+                    Some(activations),
+                    batch,
+                    true,
+                    threads,
+                    tokens,
+                    outputs,
+                );
                 let name = format!("{} {activations}", path.display());
                 assert_eq!(
                     need.scratch,

@@ -55,6 +55,8 @@ pub struct Config {
     pub memory_policy_limit: Option<f64>,
     /// Whether weights are read in place in the mapped file.
     pub map_weights: Option<bool>,
+    /// Whether what a squared ReLU makes 0 is left out.
+    pub sparsity: Option<bool>,
     /// Fragmentation of the cache above which its blocks are moved together.
     pub compact_above: Option<f64>,
     /// Whether blocks are kept for requests that begin alike.
@@ -236,6 +238,7 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         huge_pages: huge_pages.transpose()?.unwrap_or(defaults.huge_pages),
         memory_policy: policy.transpose()?,
         map_weights: config.map_weights.unwrap_or(defaults.map_weights),
+        sparsity: config.sparsity.unwrap_or(defaults.sparsity),
         compact_above: config.compact_above.unwrap_or(defaults.compact_above),
         prefix_cache: config.prefix_cache.unwrap_or(defaults.prefix_cache),
         quantizer: quantizer.transpose()?,

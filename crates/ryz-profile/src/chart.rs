@@ -159,6 +159,7 @@ mod tests {
                 values: 4,
                 zeros: 3,
                 quantized_zeros: 3,
+                skipped_bytes: 0,
             },
         );
         let step = Step {

@@ -43,6 +43,8 @@ pub struct LayerActivity {
     pub zeros: u64,
     /// Of their int8 forms, those that are 0.
     pub quantized_zeros: u64,
+    /// Bytes of weights that were not read because of them.
+    pub skipped_bytes: u64,
 }
 
 impl LayerActivity {
@@ -50,6 +52,7 @@ impl LayerActivity {
         self.values += other.values;
         self.zeros += other.zeros;
         self.quantized_zeros += other.quantized_zeros;
+        self.skipped_bytes += other.skipped_bytes;
     }
 }
 
@@ -330,6 +333,7 @@ mod tests {
             values: 100,
             zeros: 60,
             quantized_zeros: 75,
+            skipped_bytes: 0,
         };
         profile.add_activity(1, activity);
         profile.add_activity(1, activity);

@@ -1,6 +1,6 @@
 //! Strided row-major views of matrices.
 
-use std::{fmt, marker::PhantomData, ptr::NonNull};
+use std::{fmt, marker::PhantomData, ops::Range, ptr::NonNull};
 
 /// A matrix that is read: `rows` rows of `cols` elements, `stride` apart.
 pub struct MatRef<'a, T> {
@@ -210,6 +210,31 @@ impl<'a, T> MatMut<'a, T> {
             unsafe { self.start.add(rows * self.stride) }
         };
         (part(self.start, rows), part(second, self.rows - rows))
+    }
+
+    /// Some columns of every row, for a shorter time.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn columns(&mut self, columns: Range<usize>) -> MatMut<'_, T> {
+        assert!(
+            columns.start <= columns.end && columns.end <= self.cols,
+            "columns {columns:?} of {}",
+            self.cols
+        );
+        let start = if self.rows == 0 {
+            self.start
+        } else {
+            // SAFETY: the first row has as many elements (asserted), or one place behind them.
+            unsafe { self.start.add(columns.start) }
+        };
+        MatMut {
+            start,
+            rows: self.rows,
+            cols: columns.len(),
+            stride: self.stride,
+            data: PhantomData,
+        }
     }
 
     /// The same view for a shorter time.

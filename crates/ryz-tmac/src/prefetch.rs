@@ -98,6 +98,20 @@ impl PrefetchManager {
         }
     }
 
+    /// As [`PrefetchManager::gathered`], of a list of rows that have `row_lines` lines each: asks for all lines of the row
+    /// that is the distance, in whole rows, behind place `at` of the list.
+    #[inline(always)]
+    pub fn gathered_rows<T>(self, lines: &[T], row_lines: usize, list: &[u32], at: usize) {
+        if self.bytes == 0 {
+            return;
+        }
+        let next = list.get(at + (self.bytes / LINE).div_ceil(row_lines.max(1)));
+        let row = next.and_then(|&row| lines.get(row as usize * row_lines..));
+        for line in row.unwrap_or_default().iter().take(row_lines) {
+            near(std::ptr::from_ref(line).cast());
+        }
+    }
+
     /// Asks for the first `lines` cache lines of a stream that will be read soon, into the second-level cache: in a phase
     /// that leaves memory idle. It does not look at the distance.
     pub fn first<T>(stream: &[T], lines: usize) {
@@ -156,6 +170,7 @@ mod tests {
             lines.iter().for_each(|line| prefetch.ahead(line));
             for at in 0..5 {
                 prefetch.gathered(&lines, &[2, 0, 900, 1], at);
+                prefetch.gathered_rows(&lines, 2, &[0, 1, 900], at);
             }
             PrefetchManager::first(&lines, distance);
             prefetch.rows(lines.as_flattened(), 1 << 20);

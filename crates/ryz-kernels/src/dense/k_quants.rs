@@ -33,7 +33,7 @@ fn sixteen_bytes(words: [u32; 4]) -> [i8; LANES] {
 
 /// Three little-endian words.
 #[inline(always)]
-fn words(block: &[u8], start: usize) -> [u32; 3] {
+pub(super) fn words(block: &[u8], start: usize) -> [u32; 3] {
     let words = bytes::<12>(block, start).as_chunks().0;
     [words[0], words[1], words[2]].map(u32::from_le_bytes)
 }

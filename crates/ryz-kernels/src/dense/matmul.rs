@@ -14,7 +14,7 @@ use crate::{
 
 /// One token's activations, sixteen at a time.
 #[derive(Clone, Copy)]
-enum Row<'a> {
+pub(super) enum Row<'a> {
     F32(&'a [f32]),
     /// The integers themselves; products are divided by the scale at the end.
     Token(QuantizedRow<'a>),
@@ -24,7 +24,7 @@ enum Row<'a> {
 
 impl<'a> Row<'a> {
     #[inline(always)]
-    fn new(x: &ActivationView<'a>, token: usize) -> Self {
+    pub(super) fn new(x: &ActivationView<'a>, token: usize) -> Self {
         match x {
             ActivationView::F32(rows) => Self::F32(MatRef::row(rows, token)),
             ActivationView::I8(rows) => match rows.layout().group() {
@@ -38,7 +38,7 @@ impl<'a> Row<'a> {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(&self, s: S, sixteen: usize) -> S::F {
+    pub(super) fn load<S: Simd>(&self, s: S, sixteen: usize) -> S::F {
         match self {
             Self::F32(x) => match x.as_chunks::<LANES>().0.get(sixteen) {
                 Some(x) => s.load(x),
@@ -56,7 +56,7 @@ impl<'a> Row<'a> {
     }
 
     #[inline(always)]
-    fn finish(&self, y: f32) -> f32 {
+    pub(super) fn finish(&self, y: f32) -> f32 {
         match self {
             Self::Token(row) => y / row.factors[0],
             _ => y,
@@ -83,10 +83,8 @@ pub(crate) fn matmul<S: Simd>(
         DType::Q8_0 => typed::<S, Q8_0Block>(s, weights, rows, x, out),
         DType::Q2K => typed::<S, Q2KBlock>(s, weights, rows, x, out),
         DType::Q3K => typed::<S, Q3KBlock>(s, weights, rows, x, out),
-        DType::Q4K => typed::<S, Q4KBlock>(s, weights, rows, x, out),
         DType::Q5K => typed::<S, Q5KBlock>(s, weights, rows, x, out),
-        DType::Q6K => typed::<S, Q6KBlock>(s, weights, rows, x, out),
-        other => unreachable!("a DenseWeight is never {other}"),
+        other => unreachable!("{other} has another kernel"),
     }
 }
 

@@ -4,9 +4,12 @@
 //! y = Σ_c x[c] · decode(W)[r][c]        element c in lane c mod 16, ascending, fused; lanes by the fixed tree
 //! ```
 //!
+//! Blocks of Q4_K and Q6_K, the types of most heads, are multiplied in integers instead ([`fixed`]).
+//!
 //! With int8 activations x is the integers q and y is divided by s at the end, or x is q·(1/s) of the group.
 
 pub(crate) mod blocks;
+pub(crate) mod fixed;
 pub(crate) mod k_quants;
 pub(crate) mod matmul;
 
@@ -15,7 +18,7 @@ use std::ops::Range;
 use ryz_format::DType;
 use ryz_tmac::{MatMut, PrefetchManager, Stored};
 
-use crate::{ActivationView, KernelError, Kernels};
+use crate::{ActivationView, KernelError, Kernels, Line};
 
 /// A dense matrix (rows, cols) as the file has it.
 #[derive(Debug)]
@@ -99,7 +102,24 @@ impl DenseWeight {
 
     /// The kernel of its products.
     pub fn kernel_name(&self) -> &'static str {
-        self.kernels.set().dense.name
+        let set = self.kernels.set();
+        match fixed::is_fixed(self.dtype) {
+            true => set.fixed.name,
+            false => set.dense.name,
+        }
+    }
+
+    /// Lines of scratch memory that a product takes.
+    pub fn scratch_lines(&self) -> usize {
+        Self::scratch_lines_of(self.dtype, self.cols)
+    }
+
+    /// [`DenseWeight::scratch_lines`] of a matrix of this width.
+    pub fn scratch_lines_of(dtype: DType, cols: usize) -> usize {
+        match fixed::is_fixed(dtype) {
+            true => fixed::scratch_lines(cols),
+            false => 0,
+        }
     }
 
     #[inline(always)]
@@ -115,8 +135,14 @@ impl DenseWeight {
     /// Multiplies: `out` (tokens, rows.len()) = activations · W[rows]ᵀ.
     ///
     /// # Panics
-    /// When shapes do not fit.
-    pub fn matmul(&self, rows: Range<usize>, x: ActivationView<'_>, out: MatMut<'_, f32>) {
+    /// When shapes do not fit, or `scratch` is shorter than [`DenseWeight::scratch_lines`].
+    pub fn matmul(
+        &self,
+        rows: Range<usize>,
+        x: ActivationView<'_>,
+        scratch: &mut [Line],
+        out: MatMut<'_, f32>,
+    ) {
         assert!(
             rows.start <= rows.end && rows.end <= self.rows,
             "rows {rows:?} of {}",
@@ -125,7 +151,10 @@ impl DenseWeight {
         assert_eq!(x.cols(), self.cols, "columns of activations");
         assert_eq!(out.rows(), x.tokens(), "rows of the output");
         assert_eq!(out.cols(), rows.len(), "columns of the output");
-        self.kernels.dense_matmul(self, rows, x, out);
+        match fixed::is_fixed(self.dtype) {
+            true => self.kernels.fixed_matmul(self, rows, x, scratch, out),
+            false => self.kernels.dense_matmul(self, rows, x, out),
+        }
     }
 
     /// Decodes one row exactly.

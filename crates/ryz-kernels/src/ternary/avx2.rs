@@ -7,10 +7,11 @@
 //! - codes ≤ 2: |4·2·128 · 2| · 2 = 4096 a line, so 8 lines reach −32768 at the least and 32512 at the most: they fit.
 //! - codes ≤ 3: 6144 a line, so 4 lines reach 24576: they fit.
 //!
-//! Unpacked codes gain one pair a quad: codes ≤ 2 512 (64 quads reach −32768 … 32512), codes ≤ 3 768 (32 reach 24576).
-//! The int32 sums hold 4·Σ: 4 · 3 · 128 · MAX_COLS = 4.0e8.
+//! Several tokens share what is unpacked, shifted into place: a lane gains four pairs a line, 2048 (16 lines reach −32768 …
+//! 32512), or 3072 (8 lines reach 24576). With tiles of tokens it gains two pairs a quad: 1024 (32 quads), or 1536 (16). The
+//! int32 sums hold 4·Σ: 4 · 3 · 128 · MAX_COLS = 4.0e8.
 //!
-//! AVX-VNNI: `dpbusd` adds four products to int32. No shift at all is made: field k stays 4^k times too large in a sum
+//! AVX-VNNI: `dpbusd` adds four products to int32. For one token no shift at all is made: field k stays 4^k times too large in a sum
 //! of its own, which is divided at the end, exactly. Bound: 192 · 128 · MAX_COLS / 4 < 2^31 (asserted beside MAX_COLS).
 
 use std::arch::x86_64::*;
@@ -19,7 +20,7 @@ use ryz_tmac::PrefetchManager;
 
 use super::{
     LINE_COLS, Line,
-    code_dot::{CodeDot, Quad},
+    code_dot::{CodeDot, LINE_QUADS, Quad},
 };
 use crate::{ByteLine, TileShape, simd::Avx2};
 
@@ -43,6 +44,107 @@ fn load_half(bytes: &[u8; 64], half: usize) -> __m256i {
 #[inline(always)]
 fn broadcast(x: &[i8; 4]) -> __m256i {
     isa!(_mm256_set1_epi32(i32::from_le_bytes(x.map(|q| q as u8))))
+}
+
+/// The four codes of each byte, one register for each.
+#[inline(always)]
+fn fields(codes: __m256i) -> [__m256i; 4] {
+    let low = isa!(_mm256_set1_epi8(0x03));
+    [
+        isa!(_mm256_and_si256(codes, low)),
+        isa!(_mm256_and_si256(_mm256_srli_epi16::<2>(codes), low)),
+        isa!(_mm256_and_si256(_mm256_srli_epi16::<4>(codes), low)),
+        isa!(_mm256_and_si256(_mm256_srli_epi16::<6>(codes), low)),
+    ]
+}
+
+/// One token: two fields stay four times too large.
+#[inline(always)]
+fn span_1(lines: &[Line], x: &[i8], code_3: bool, prefetch: PrefetchManager) -> [__m256i; 2] {
+    let block = if code_3 { 4 } else { 8 };
+    let (low, high) = (isa!(_mm256_set1_epi8(0x03)), isa!(_mm256_set1_epi8(0x0c)));
+    let (one, four) = (isa!(_mm256_set1_epi16(1)), isa!(_mm256_set1_epi16(4)));
+    let mut total = [isa!(_mm256_setzero_si256()); 2];
+    for (lines, x) in lines.chunks(block).zip(x.chunks(block * LINE_COLS)) {
+        let mut ones = [isa!(_mm256_setzero_si256()); 2];
+        let mut fours = ones;
+        for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
+            prefetch.ahead(line);
+            let (x, _) = x.as_chunks::<4>();
+            let x = [
+                broadcast(&x[0]),
+                broadcast(&x[1]),
+                broadcast(&x[2]),
+                broadcast(&x[3]),
+            ];
+            for half in 0..2 {
+                let codes = load_half(&line.0, half);
+                let upper = isa!(_mm256_srli_epi16::<4>(codes));
+                let a = isa!(_mm256_maddubs_epi16(_mm256_and_si256(codes, low), x[0]));
+                let b = isa!(_mm256_maddubs_epi16(_mm256_and_si256(codes, high), x[1]));
+                let c = isa!(_mm256_maddubs_epi16(_mm256_and_si256(upper, low), x[2]));
+                let d = isa!(_mm256_maddubs_epi16(_mm256_and_si256(upper, high), x[3]));
+                ones[half] = isa!(_mm256_add_epi16(ones[half], _mm256_add_epi16(a, c)));
+                fours[half] = isa!(_mm256_add_epi16(fours[half], _mm256_add_epi16(b, d)));
+            }
+        }
+        for half in 0..2 {
+            let ones = isa!(_mm256_madd_epi16(ones[half], four));
+            let fours = isa!(_mm256_madd_epi16(fours[half], one));
+            total[half] = isa!(_mm256_add_epi32(total[half], _mm256_add_epi32(ones, fours)));
+        }
+    }
+    [
+        isa!(_mm256_srai_epi32::<2>(total[0])),
+        isa!(_mm256_srai_epi32::<2>(total[1])),
+    ]
+}
+
+/// One token: field k stays 4^k times too large.
+#[inline(always)]
+fn vnni_span_1(lines: &[Line], x: &[i8], prefetch: PrefetchManager) -> [__m256i; 2] {
+    let masks = [
+        isa!(_mm256_set1_epi8(0x03)),
+        isa!(_mm256_set1_epi8(0x0c)),
+        isa!(_mm256_set1_epi8(0x30)),
+        isa!(_mm256_set1_epi8(0xc0u8 as i8)),
+    ];
+    let mut sums = [[isa!(_mm256_setzero_si256()); 2]; 4];
+    for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
+        prefetch.ahead(line);
+        let halves = [load_half(&line.0, 0), load_half(&line.0, 1)];
+        for ((x, mask), sums) in x.as_chunks::<4>().0.iter().zip(masks).zip(&mut sums) {
+            let x = broadcast(x);
+            for half in 0..2 {
+                let codes = isa!(_mm256_and_si256(halves[half], mask));
+                sums[half] = isa!(_mm256_dpbusd_avx_epi32(sums[half], codes, x));
+            }
+        }
+    }
+    let mut total = sums[0];
+    for half in 0..2 {
+        let b = isa!(_mm256_srai_epi32::<2>(sums[1][half]));
+        let c = isa!(_mm256_srai_epi32::<4>(sums[2][half]));
+        let d = isa!(_mm256_srai_epi32::<6>(sums[3][half]));
+        total[half] = isa!(_mm256_add_epi32(
+            _mm256_add_epi32(total[half], b),
+            _mm256_add_epi32(c, d)
+        ));
+    }
+    total
+}
+
+#[inline(always)]
+fn unpacked(line: &Line) -> [Quad; LINE_QUADS] {
+    let mut quads = [Quad([0; 64]); LINE_QUADS];
+    for half in 0..2 {
+        for (quad, field) in quads.iter_mut().zip(fields(load_half(&line.0, half))) {
+            let to = &mut quad.0.as_chunks_mut::<32>().0[half];
+            // SAFETY: 32 bytes of its own, written unaligned; callers hold a token.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), field) }
+        }
+    }
+    quads
 }
 
 /// The token of AVX2 products.
@@ -72,90 +174,51 @@ impl CodeDot for Avx2Codes {
     }
 
     #[inline(always)]
-    fn span(
+    fn span<const T: usize>(
         self,
         lines: &[Line],
-        x: &[i8],
-        code_3: bool,
-        prefetch: PrefetchManager,
-    ) -> [__m256i; 2] {
-        let block = if code_3 { 4 } else { 8 };
-        let (low, high) = (isa!(_mm256_set1_epi8(0x03)), isa!(_mm256_set1_epi8(0x0c)));
-        let (one, four) = (isa!(_mm256_set1_epi16(1)), isa!(_mm256_set1_epi16(4)));
-        let mut total = [isa!(_mm256_setzero_si256()); 2];
-        for (lines, x) in lines.chunks(block).zip(x.chunks(block * LINE_COLS)) {
-            let mut ones = [isa!(_mm256_setzero_si256()); 2];
-            let mut fours = ones;
-            for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
-                prefetch.ahead(line);
-                let (x, _) = x.as_chunks::<4>();
-                let x = [
-                    broadcast(&x[0]),
-                    broadcast(&x[1]),
-                    broadcast(&x[2]),
-                    broadcast(&x[3]),
-                ];
-                for half in 0..2 {
-                    let codes = load_half(&line.0, half);
-                    let upper = isa!(_mm256_srli_epi16::<4>(codes));
-                    let a = isa!(_mm256_maddubs_epi16(_mm256_and_si256(codes, low), x[0]));
-                    let b = isa!(_mm256_maddubs_epi16(_mm256_and_si256(codes, high), x[1]));
-                    let c = isa!(_mm256_maddubs_epi16(_mm256_and_si256(upper, low), x[2]));
-                    let d = isa!(_mm256_maddubs_epi16(_mm256_and_si256(upper, high), x[3]));
-                    ones[half] = isa!(_mm256_add_epi16(ones[half], _mm256_add_epi16(a, c)));
-                    fours[half] = isa!(_mm256_add_epi16(fours[half], _mm256_add_epi16(b, d)));
-                }
-            }
-            for half in 0..2 {
-                let ones = isa!(_mm256_madd_epi16(ones[half], four));
-                let fours = isa!(_mm256_madd_epi16(fours[half], one));
-                total[half] = isa!(_mm256_add_epi32(total[half], _mm256_add_epi32(ones, fours)));
-            }
-        }
-        [
-            isa!(_mm256_srai_epi32::<2>(total[0])),
-            isa!(_mm256_srai_epi32::<2>(total[1])),
-        ]
-    }
-
-    #[inline(always)]
-    fn quads<const R: usize, const T: usize>(
-        self,
-        codes: [&[Quad]; R],
         x: [&[i8]; T],
         code_3: bool,
-    ) -> [[[__m256i; 2]; T]; R] {
-        let block = if code_3 { 32 } else { 64 };
+        prefetch: PrefetchManager,
+    ) -> [[__m256i; 2]; T] {
+        if T == 1 {
+            return [span_1(lines, x[0], code_3, prefetch); T];
+        }
+        let block = if code_3 { 8 } else { 16 };
         let one = isa!(_mm256_set1_epi16(1));
-        let zero = [[[isa!(_mm256_setzero_si256()); 2]; T]; R];
-        let x = x.map(|x| x.as_chunks::<4>().0);
-        let len = codes[0].len();
-        assert!(codes.iter().all(|codes| codes.len() == len) && x.iter().all(|x| x.len() == len));
-        let mut total = zero;
-        for start in (0..len).step_by(block) {
-            let mut sums = zero;
-            for q in start..len.min(start + block) {
-                for r in 0..R {
-                    let codes = [load_half(&codes[r][q].0, 0), load_half(&codes[r][q].0, 1)];
+        let x = x.map(|x| x.as_chunks::<LINE_COLS>().0);
+        assert!(x.iter().all(|x| x.len() == lines.len()));
+        let mut total = [[isa!(_mm256_setzero_si256()); 2]; T];
+        for start in (0..lines.len()).step_by(block) {
+            let block = start..lines.len().min(start + block);
+            // A half after the other: the second finds the lines in the cache.
+            for half in 0..2 {
+                let mut sums = [isa!(_mm256_setzero_si256()); T];
+                for at in block.clone() {
+                    if half == 0 {
+                        prefetch.ahead(&lines[at]);
+                    }
+                    let fields = fields(load_half(&lines[at].0, half));
                     for t in 0..T {
-                        let x = broadcast(&x[t][q]);
-                        for half in 0..2 {
-                            let pairs = isa!(_mm256_maddubs_epi16(codes[half], x));
-                            sums[r][t][half] = isa!(_mm256_add_epi16(sums[r][t][half], pairs));
+                        let (x, _) = x[t][at].as_chunks::<4>();
+                        for k in 0..4 {
+                            let pairs = isa!(_mm256_maddubs_epi16(fields[k], broadcast(&x[k])));
+                            sums[t] = isa!(_mm256_add_epi16(sums[t], pairs));
                         }
                     }
                 }
-            }
-            for r in 0..R {
                 for t in 0..T {
-                    for half in 0..2 {
-                        let sum = isa!(_mm256_madd_epi16(sums[r][t][half], one));
-                        total[r][t][half] = isa!(_mm256_add_epi32(total[r][t][half], sum));
-                    }
+                    let sum = isa!(_mm256_madd_epi16(sums[t], one));
+                    total[t][half] = isa!(_mm256_add_epi32(total[t][half], sum));
                 }
             }
         }
         total
+    }
+
+    #[inline(always)]
+    fn unpack(self, line: &Line) -> [Quad; LINE_QUADS] {
+        unpacked(line)
     }
 
     #[inline(always)]
@@ -236,62 +299,46 @@ impl CodeDot for AvxVnniCodes {
     }
 
     #[inline(always)]
-    fn span(self, lines: &[Line], x: &[i8], _: bool, prefetch: PrefetchManager) -> [__m256i; 2] {
-        let masks = [
-            isa!(_mm256_set1_epi8(0x03)),
-            isa!(_mm256_set1_epi8(0x0c)),
-            isa!(_mm256_set1_epi8(0x30)),
-            isa!(_mm256_set1_epi8(0xc0u8 as i8)),
-        ];
-        let mut sums = [[isa!(_mm256_setzero_si256()); 2]; 4];
-        for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
-            prefetch.ahead(line);
-            let halves = [load_half(&line.0, 0), load_half(&line.0, 1)];
-            for ((x, mask), sums) in x.as_chunks::<4>().0.iter().zip(masks).zip(&mut sums) {
-                let x = broadcast(x);
-                for half in 0..2 {
-                    let codes = isa!(_mm256_and_si256(halves[half], mask));
-                    sums[half] = isa!(_mm256_dpbusd_avx_epi32(sums[half], codes, x));
+    fn span<const T: usize>(
+        self,
+        lines: &[Line],
+        x: [&[i8]; T],
+        _: bool,
+        prefetch: PrefetchManager,
+    ) -> [[__m256i; 2]; T] {
+        if T == 1 {
+            return [vnni_span_1(lines, x[0], prefetch); T];
+        }
+        let x = x.map(|x| x.as_chunks::<LINE_COLS>().0);
+        assert!(x.iter().all(|x| x.len() == lines.len()));
+        let mut total = [[isa!(_mm256_setzero_si256()); 2]; T];
+        // A half after the other: the second finds the lines in the cache.
+        for half in 0..2 {
+            // Two chains a token where registers hold them.
+            let mut sums = [[isa!(_mm256_setzero_si256()); 2]; T];
+            for at in 0..lines.len() {
+                if half == 0 {
+                    prefetch.ahead(&lines[at]);
+                }
+                let fields = fields(load_half(&lines[at].0, half));
+                for t in 0..T {
+                    let (x, _) = x[t][at].as_chunks::<4>();
+                    for k in 0..4 {
+                        let sum = &mut sums[t][if T > 4 { 0 } else { k % 2 }];
+                        *sum = isa!(_mm256_dpbusd_avx_epi32(*sum, fields[k], broadcast(&x[k])));
+                    }
                 }
             }
-        }
-        let mut total = sums[0];
-        for half in 0..2 {
-            let b = isa!(_mm256_srai_epi32::<2>(sums[1][half]));
-            let c = isa!(_mm256_srai_epi32::<4>(sums[2][half]));
-            let d = isa!(_mm256_srai_epi32::<6>(sums[3][half]));
-            total[half] = isa!(_mm256_add_epi32(
-                _mm256_add_epi32(total[half], b),
-                _mm256_add_epi32(c, d)
-            ));
+            for t in 0..T {
+                total[t][half] = isa!(_mm256_add_epi32(sums[t][0], sums[t][1]));
+            }
         }
         total
     }
 
     #[inline(always)]
-    fn quads<const R: usize, const T: usize>(
-        self,
-        codes: [&[Quad]; R],
-        x: [&[i8]; T],
-        _: bool,
-    ) -> [[[__m256i; 2]; T]; R] {
-        let mut sums = [[[isa!(_mm256_setzero_si256()); 2]; T]; R];
-        let x = x.map(|x| x.as_chunks::<4>().0);
-        let len = codes[0].len();
-        assert!(codes.iter().all(|codes| codes.len() == len) && x.iter().all(|x| x.len() == len));
-        for q in 0..len {
-            for r in 0..R {
-                let codes = [load_half(&codes[r][q].0, 0), load_half(&codes[r][q].0, 1)];
-                for t in 0..T {
-                    let x = broadcast(&x[t][q]);
-                    for half in 0..2 {
-                        sums[r][t][half] =
-                            isa!(_mm256_dpbusd_avx_epi32(sums[r][t][half], codes[half], x));
-                    }
-                }
-            }
-        }
-        sums
+    fn unpack(self, line: &Line) -> [Quad; LINE_QUADS] {
+        unpacked(line)
     }
 
     #[inline(always)]

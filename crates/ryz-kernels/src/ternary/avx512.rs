@@ -8,7 +8,7 @@ use ryz_tmac::PrefetchManager;
 
 use super::{
     LINE_COLS, Line,
-    code_dot::{CodeDot, Quad},
+    code_dot::{CodeDot, LINE_QUADS, Quad},
 };
 use crate::{ByteLine, TileShape, simd::Avx512};
 
@@ -30,6 +30,108 @@ fn load(bytes: &[u8; 64]) -> __m512i {
 #[inline(always)]
 fn broadcast(x: &[i8; 4]) -> __m512i {
     isa!(_mm512_set1_epi32(i32::from_le_bytes(x.map(|q| q as u8))))
+}
+
+/// The four codes of each byte, one register for each.
+#[inline(always)]
+fn fields(codes: __m512i) -> [__m512i; 4] {
+    let low = isa!(_mm512_set1_epi8(0x03));
+    [
+        isa!(_mm512_and_si512(codes, low)),
+        isa!(_mm512_and_si512(_mm512_srli_epi16::<2>(codes), low)),
+        isa!(_mm512_and_si512(_mm512_srli_epi16::<4>(codes), low)),
+        isa!(_mm512_and_si512(_mm512_srli_epi16::<6>(codes), low)),
+    ]
+}
+
+/// One token: one shift for four fields, of which two stay four times too large in a sum of their own.
+#[inline(always)]
+fn span_1(lines: &[Line], x: &[i8], code_3: bool, prefetch: PrefetchManager) -> __m512i {
+    let block = if code_3 { 4 } else { 8 };
+    let (low, high) = (isa!(_mm512_set1_epi8(0x03)), isa!(_mm512_set1_epi8(0x0c)));
+    let (one, four) = (isa!(_mm512_set1_epi16(1)), isa!(_mm512_set1_epi16(4)));
+    let mut total = isa!(_mm512_setzero_si512());
+    for (lines, x) in lines.chunks(block).zip(x.chunks(block * LINE_COLS)) {
+        let mut ones = isa!(_mm512_setzero_si512());
+        let mut fours = ones;
+        for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
+            prefetch.ahead(line);
+            let (x, _) = x.as_chunks::<4>();
+            let codes = load(&line.0);
+            let upper = isa!(_mm512_srli_epi16::<4>(codes));
+            let a = isa!(_mm512_maddubs_epi16(
+                _mm512_and_si512(codes, low),
+                broadcast(&x[0])
+            ));
+            let b = isa!(_mm512_maddubs_epi16(
+                _mm512_and_si512(codes, high),
+                broadcast(&x[1])
+            ));
+            let c = isa!(_mm512_maddubs_epi16(
+                _mm512_and_si512(upper, low),
+                broadcast(&x[2])
+            ));
+            let d = isa!(_mm512_maddubs_epi16(
+                _mm512_and_si512(upper, high),
+                broadcast(&x[3])
+            ));
+            ones = isa!(_mm512_add_epi16(ones, _mm512_add_epi16(a, c)));
+            fours = isa!(_mm512_add_epi16(fours, _mm512_add_epi16(b, d)));
+        }
+        let sums = isa!(_mm512_add_epi32(
+            _mm512_madd_epi16(ones, four),
+            _mm512_madd_epi16(fours, one)
+        ));
+        total = isa!(_mm512_add_epi32(total, sums));
+    }
+    isa!(_mm512_srai_epi32::<2>(total))
+}
+
+/// One token: field k stays 4^k times too large in a sum of its own.
+#[inline(always)]
+fn vnni_span_1(lines: &[Line], x: &[i8], prefetch: PrefetchManager) -> __m512i {
+    let masks = [
+        isa!(_mm512_set1_epi8(0x03)),
+        isa!(_mm512_set1_epi8(0x0c)),
+        isa!(_mm512_set1_epi8(0x30)),
+        isa!(_mm512_set1_epi8(0xc0u8 as i8)),
+    ];
+    // Two lines in flight: a chain of sums is longer than the products of one line take.
+    let mut sums = [[isa!(_mm512_setzero_si512()); 4]; 2];
+    let (pairs, _) = lines.as_chunks::<2>();
+    for (lines, x) in pairs.iter().zip(x.as_chunks::<{ 2 * LINE_COLS }>().0) {
+        for ((line, x), sums) in lines
+            .iter()
+            .zip(x.as_chunks::<LINE_COLS>().0)
+            .zip(&mut sums)
+        {
+            prefetch.ahead(line);
+            let codes = load(&line.0);
+            let (x, _) = x.as_chunks::<4>();
+            for k in 0..4 {
+                let codes = isa!(_mm512_and_si512(codes, masks[k]));
+                sums[k] = isa!(_mm512_dpbusd_epi32(sums[k], codes, broadcast(&x[k])));
+            }
+        }
+    }
+    let field = |k: usize| isa!(_mm512_add_epi32(sums[0][k], sums[1][k]));
+    let b = isa!(_mm512_srai_epi32::<2>(field(1)));
+    let c = isa!(_mm512_srai_epi32::<4>(field(2)));
+    let d = isa!(_mm512_srai_epi32::<6>(field(3)));
+    isa!(_mm512_add_epi32(
+        _mm512_add_epi32(field(0), b),
+        _mm512_add_epi32(c, d)
+    ))
+}
+
+#[inline(always)]
+fn unpacked(line: &Line) -> [Quad; LINE_QUADS] {
+    let mut quads = [Quad([0; 64]); LINE_QUADS];
+    for (quad, field) in quads.iter_mut().zip(fields(load(&line.0))) {
+        // SAFETY: 64 bytes of its own, written unaligned; callers hold a token.
+        unsafe { _mm512_storeu_si512(quad.0.as_mut_ptr().cast(), field) }
+    }
+    quads
 }
 
 /// The token of AVX-512 products without VNNI.
@@ -59,80 +161,46 @@ impl CodeDot for Avx512Codes {
     }
 
     #[inline(always)]
-    fn span(self, lines: &[Line], x: &[i8], code_3: bool, prefetch: PrefetchManager) -> __m512i {
-        let block = if code_3 { 4 } else { 8 };
-        let (low, high) = (isa!(_mm512_set1_epi8(0x03)), isa!(_mm512_set1_epi8(0x0c)));
-        let (one, four) = (isa!(_mm512_set1_epi16(1)), isa!(_mm512_set1_epi16(4)));
-        let mut total = isa!(_mm512_setzero_si512());
-        for (lines, x) in lines.chunks(block).zip(x.chunks(block * LINE_COLS)) {
-            let mut ones = isa!(_mm512_setzero_si512());
-            let mut fours = ones;
-            for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
-                prefetch.ahead(line);
-                let (x, _) = x.as_chunks::<4>();
-                let codes = load(&line.0);
-                let upper = isa!(_mm512_srli_epi16::<4>(codes));
-                let a = isa!(_mm512_maddubs_epi16(
-                    _mm512_and_si512(codes, low),
-                    broadcast(&x[0])
-                ));
-                let b = isa!(_mm512_maddubs_epi16(
-                    _mm512_and_si512(codes, high),
-                    broadcast(&x[1])
-                ));
-                let c = isa!(_mm512_maddubs_epi16(
-                    _mm512_and_si512(upper, low),
-                    broadcast(&x[2])
-                ));
-                let d = isa!(_mm512_maddubs_epi16(
-                    _mm512_and_si512(upper, high),
-                    broadcast(&x[3])
-                ));
-                ones = isa!(_mm512_add_epi16(ones, _mm512_add_epi16(a, c)));
-                fours = isa!(_mm512_add_epi16(fours, _mm512_add_epi16(b, d)));
-            }
-            let sums = isa!(_mm512_add_epi32(
-                _mm512_madd_epi16(ones, four),
-                _mm512_madd_epi16(fours, one)
-            ));
-            total = isa!(_mm512_add_epi32(total, sums));
-        }
-        isa!(_mm512_srai_epi32::<2>(total))
-    }
-
-    #[inline(always)]
-    fn quads<const R: usize, const T: usize>(
+    fn span<const T: usize>(
         self,
-        codes: [&[Quad]; R],
+        lines: &[Line],
         x: [&[i8]; T],
         code_3: bool,
-    ) -> [[__m512i; T]; R] {
-        let block = if code_3 { 32 } else { 64 };
+        prefetch: PrefetchManager,
+    ) -> [__m512i; T] {
+        if T == 1 {
+            return [span_1(lines, x[0], code_3, prefetch); T];
+        }
+        // A lane gains four pairs a line.
+        let block = if code_3 { 8 } else { 16 };
         let one = isa!(_mm512_set1_epi16(1));
-        let zero = [[isa!(_mm512_setzero_si512()); T]; R];
-        let x = x.map(|x| x.as_chunks::<4>().0);
-        let len = codes[0].len();
-        assert!(codes.iter().all(|codes| codes.len() == len) && x.iter().all(|x| x.len() == len));
-        let mut total = zero;
-        for start in (0..len).step_by(block) {
-            let mut sums = zero;
-            for q in start..len.min(start + block) {
+        let x = x.map(|x| x.as_chunks::<LINE_COLS>().0);
+        assert!(x.iter().all(|x| x.len() == lines.len()));
+        let mut total = [isa!(_mm512_setzero_si512()); T];
+        for start in (0..lines.len()).step_by(block) {
+            let mut sums = [isa!(_mm512_setzero_si512()); T];
+            for at in start..lines.len().min(start + block) {
+                prefetch.ahead(&lines[at]);
+                let fields = fields(load(&lines[at].0));
                 for t in 0..T {
-                    let x = broadcast(&x[t][q]);
-                    for r in 0..R {
-                        let pairs = isa!(_mm512_maddubs_epi16(load(&codes[r][q].0), x));
-                        sums[r][t] = isa!(_mm512_add_epi16(sums[r][t], pairs));
+                    let (x, _) = x[t][at].as_chunks::<4>();
+                    for k in 0..4 {
+                        let pairs = isa!(_mm512_maddubs_epi16(fields[k], broadcast(&x[k])));
+                        sums[t] = isa!(_mm512_add_epi16(sums[t], pairs));
                     }
                 }
             }
-            for r in 0..R {
-                for t in 0..T {
-                    let sum = isa!(_mm512_madd_epi16(sums[r][t], one));
-                    total[r][t] = isa!(_mm512_add_epi32(total[r][t], sum));
-                }
+            for t in 0..T {
+                let sum = isa!(_mm512_madd_epi16(sums[t], one));
+                total[t] = isa!(_mm512_add_epi32(total[t], sum));
             }
         }
         total
+    }
+
+    #[inline(always)]
+    fn unpack(self, line: &Line) -> [Quad; LINE_QUADS] {
+        unpacked(line)
     }
 
     #[inline(always)]
@@ -206,61 +274,41 @@ impl CodeDot for Avx512VnniCodes {
     }
 
     #[inline(always)]
-    fn span(self, lines: &[Line], x: &[i8], _: bool, prefetch: PrefetchManager) -> __m512i {
-        let masks = [
-            isa!(_mm512_set1_epi8(0x03)),
-            isa!(_mm512_set1_epi8(0x0c)),
-            isa!(_mm512_set1_epi8(0x30)),
-            isa!(_mm512_set1_epi8(0xc0u8 as i8)),
-        ];
-        // Two lines in flight: a chain of sums is longer than the products of one line take.
-        let mut sums = [[isa!(_mm512_setzero_si512()); 4]; 2];
-        let (pairs, _) = lines.as_chunks::<2>();
-        for (lines, x) in pairs.iter().zip(x.as_chunks::<{ 2 * LINE_COLS }>().0) {
-            for ((line, x), sums) in lines
-                .iter()
-                .zip(x.as_chunks::<LINE_COLS>().0)
-                .zip(&mut sums)
-            {
-                prefetch.ahead(line);
-                let codes = load(&line.0);
-                let (x, _) = x.as_chunks::<4>();
+    fn span<const T: usize>(
+        self,
+        lines: &[Line],
+        x: [&[i8]; T],
+        _: bool,
+        prefetch: PrefetchManager,
+    ) -> [__m512i; T] {
+        if T == 1 {
+            return [vnni_span_1(lines, x[0], prefetch); T];
+        }
+        let x = x.map(|x| x.as_chunks::<LINE_COLS>().0);
+        assert!(x.iter().all(|x| x.len() == lines.len()));
+        // Two chains a token.
+        let mut sums = [[isa!(_mm512_setzero_si512()); 2]; T];
+        for at in 0..lines.len() {
+            prefetch.ahead(&lines[at]);
+            let fields = fields(load(&lines[at].0));
+            for t in 0..T {
+                let (x, _) = x[t][at].as_chunks::<4>();
                 for k in 0..4 {
-                    let codes = isa!(_mm512_and_si512(codes, masks[k]));
-                    sums[k] = isa!(_mm512_dpbusd_epi32(sums[k], codes, broadcast(&x[k])));
+                    let sum = &mut sums[t][k % 2];
+                    *sum = isa!(_mm512_dpbusd_epi32(*sum, fields[k], broadcast(&x[k])));
                 }
             }
         }
-        let field = |k: usize| isa!(_mm512_add_epi32(sums[0][k], sums[1][k]));
-        let b = isa!(_mm512_srai_epi32::<2>(field(1)));
-        let c = isa!(_mm512_srai_epi32::<4>(field(2)));
-        let d = isa!(_mm512_srai_epi32::<6>(field(3)));
-        isa!(_mm512_add_epi32(
-            _mm512_add_epi32(field(0), b),
-            _mm512_add_epi32(c, d)
-        ))
+        let mut total = [isa!(_mm512_setzero_si512()); T];
+        for t in 0..T {
+            total[t] = isa!(_mm512_add_epi32(sums[t][0], sums[t][1]));
+        }
+        total
     }
 
     #[inline(always)]
-    fn quads<const R: usize, const T: usize>(
-        self,
-        codes: [&[Quad]; R],
-        x: [&[i8]; T],
-        _: bool,
-    ) -> [[__m512i; T]; R] {
-        let mut sums = [[isa!(_mm512_setzero_si512()); T]; R];
-        let x = x.map(|x| x.as_chunks::<4>().0);
-        let len = codes[0].len();
-        assert!(codes.iter().all(|codes| codes.len() == len) && x.iter().all(|x| x.len() == len));
-        for q in 0..len {
-            for t in 0..T {
-                let x = broadcast(&x[t][q]);
-                for r in 0..R {
-                    sums[r][t] = isa!(_mm512_dpbusd_epi32(sums[r][t], load(&codes[r][q].0), x));
-                }
-            }
-        }
-        sums
+    fn unpack(self, line: &Line) -> [Quad; LINE_QUADS] {
+        unpacked(line)
     }
 
     #[inline(always)]

@@ -26,22 +26,18 @@ pub(crate) trait CodeDot: Copy {
 
     fn simd(self) -> Self::S;
 
-    /// Σ code·q of each row, over `lines` and as many sixteens of `x`. `code_3` says that codes may be 3.
-    fn span(
+    /// Σ code·q of each row with T tokens, over `lines` and as many sixteens of each `x`: codes are unpacked in registers, once
+    /// for all tokens. `code_3` says that codes may be 3.
+    fn span<const T: usize>(
         self,
         lines: &[Line],
-        x: &[i8],
-        code_3: bool,
-        prefetch: PrefetchManager,
-    ) -> <Self::S as Simd>::I;
-
-    /// Σ code·q of each row of R tiles with T tokens, over unpacked codes and as many fours of each `x`.
-    fn quads<const R: usize, const T: usize>(
-        self,
-        codes: [&[Quad]; R],
         x: [&[i8]; T],
         code_3: bool,
-    ) -> [[<Self::S as Simd>::I; T]; R];
+        prefetch: PrefetchManager,
+    ) -> [<Self::S as Simd>::I; T];
+
+    /// The codes of a line, a byte each.
+    fn unpack(self, line: &Line) -> [Quad; LINE_QUADS];
 
     /// Σ code·q of each token of G tiles with R rows, from row `row` of the unpacked codes on; lanes are the tokens of a
     /// half tile. `x` are the lines of as many fours of columns, as [`crate::tiles::Tile::columns`] gives them.
@@ -70,13 +66,14 @@ impl Quad {
 
 /// Writes the codes of `lines` a byte each.
 #[inline(always)]
-pub(crate) fn unpack(lines: &[Line], quads: &mut [Quad], prefetch: PrefetchManager) {
+pub(crate) fn unpack<K: CodeDot>(
+    k: K,
+    lines: &[Line],
+    quads: &mut [Quad],
+    prefetch: PrefetchManager,
+) {
     for (line, quads) in lines.iter().zip(quads.as_chunks_mut::<LINE_QUADS>().0) {
         prefetch.ahead(line);
-        for (k, quad) in quads.iter_mut().enumerate() {
-            for (code, byte) in quad.0.iter_mut().zip(line.0) {
-                *code = byte >> (2 * k) & 3;
-            }
-        }
+        *quads = k.unpack(line);
     }
 }

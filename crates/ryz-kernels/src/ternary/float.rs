@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use ryz_tmac::{MatMut, MatRef};
 
-use super::{LINE_COLS, PackedTernary, ROW_TILE, Scales};
+use super::{LINE_COLS, ROW_TILE, Scales, TernaryView};
 use crate::simd::{LANES, Simd, padded};
 
 /// Rows of one token that share its loads.
@@ -14,7 +14,7 @@ const ROWS: usize = 8;
 #[inline(always)]
 pub(crate) fn matmul<S: Simd>(
     s: S,
-    weights: &PackedTernary,
+    weights: TernaryView<'_>,
     rows: Range<usize>,
     x: MatRef<'_, f32>,
     mut out: MatMut<'_, f32>,
@@ -45,7 +45,7 @@ pub(crate) fn matmul<S: Simd>(
 #[inline(always)]
 fn block<S: Simd, const R: usize, const T: usize>(
     s: S,
-    weights: &PackedTernary,
+    weights: TernaryView<'_>,
     row: usize,
     rows: &Range<usize>,
     x: MatRef<'_, f32>,
@@ -54,16 +54,16 @@ fn block<S: Simd, const R: usize, const T: usize>(
 ) {
     let (tile, in_tile) = (row / ROW_TILE, row % ROW_TILE);
     let values = s.load(&std::array::from_fn(|l| (l % 4) as f32 - 1.0));
-    let span = match weights.scales() {
+    let span = match weights.scales {
         Scales::PerGroup { group, .. } => group / LINE_COLS,
-        _ => weights.lines_per_tile(),
+        _ => weights.lines_per_tile,
     };
-    let prefetch = weights.prefetch();
+    let prefetch = weights.prefetch;
     let x: [&[f32]; T] = std::array::from_fn(|t| x.row(token + t));
     let mut sums = [[s.splat(0.0); T]; R];
     for (index, lines) in weights.tile(tile).chunks(span).enumerate() {
         // Loops, not closures: one that is not inlined has not the features of the kernel around it.
-        let scales = weights.scales().of_rows(s, tile, index);
+        let scales = weights.scales.of_rows(s, tile, index);
         let mut tables = [values; R];
         for (r, table) in tables.iter_mut().enumerate() {
             *table = s.mul(values, s.splat(scales[in_tile + r]));

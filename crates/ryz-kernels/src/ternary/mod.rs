@@ -94,7 +94,53 @@ pub struct PackedTernary {
     kernels: Kernels,
 }
 
+/// Tiles of a matrix as kernels read them: all, or some that were laid out anew.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TernaryView<'a> {
+    /// From tile `first_tile` on.
+    pub lines: &'a [Line],
+    pub first_tile: usize,
+    pub lines_per_tile: usize,
+    pub max_code: u8,
+    /// Of all tiles.
+    pub scales: &'a Scales,
+    pub prefetch: PrefetchManager,
+}
+
+impl<'a> TernaryView<'a> {
+    #[inline(always)]
+    pub(crate) fn tile(&self, tile: usize) -> &'a [Line] {
+        &self.lines[(tile - self.first_tile) * self.lines_per_tile..][..self.lines_per_tile]
+    }
+}
+
+/// What a matrix is made of, without its shape.
+pub(crate) struct Parts {
+    pub lines: Stored<Line>,
+    pub scales: Scales,
+    pub kernels: Kernels,
+}
+
 impl PackedTernary {
+    pub(crate) fn into_parts(self) -> Parts {
+        Parts {
+            lines: self.lines,
+            scales: self.scales,
+            kernels: self.kernels,
+        }
+    }
+
+    pub(crate) fn from_parts(rows: usize, cols: usize, max_code: u8, parts: Parts) -> Self {
+        Self {
+            rows,
+            cols,
+            max_code,
+            lines: parts.lines,
+            scales: parts.scales,
+            kernels: parts.kernels,
+        }
+    }
+
     /// Changes the kernels of its products: packed weights are the same for every level.
     pub fn set_kernels(&mut self, kernels: Kernels) {
         self.kernels = kernels;
@@ -148,13 +194,20 @@ impl PackedTernary {
         self.cols.div_ceil(UNIT) * UNIT_LINES
     }
 
-    #[inline(always)]
-    pub(crate) fn tile(&self, tile: usize) -> &[Line] {
-        &self.lines[tile * self.lines_per_tile()..][..self.lines_per_tile()]
+    fn tile(&self, tile: usize) -> &[Line] {
+        self.view().tile(tile)
     }
 
-    pub(crate) fn scales(&self) -> &Scales {
-        &self.scales
+    /// What kernels read.
+    pub(crate) fn view(&self) -> TernaryView<'_> {
+        TernaryView {
+            lines: &self.lines,
+            first_tile: 0,
+            lines_per_tile: self.lines_per_tile(),
+            max_code: self.max_code,
+            scales: &self.scales,
+            prefetch: self.prefetch(),
+        }
     }
 
     pub(crate) fn prefetch(&self) -> PrefetchManager {
@@ -178,10 +231,6 @@ impl PackedTernary {
         );
     }
 
-    pub(crate) fn max_code(&self) -> u8 {
-        self.max_code
-    }
-
     /// Multiplies: `out` (tokens, rows.len()) = activations · W[rows]ᵀ.
     ///
     /// A token's result depends on neither the other tokens nor the cut into row ranges.
@@ -202,7 +251,7 @@ impl PackedTernary {
         assert_eq!(x.cols(), self.cols, "columns of activations");
         assert_eq!(out.rows(), x.tokens(), "rows of the output");
         assert_eq!(out.cols(), rows.len(), "columns of the output");
-        self.kernels.ternary_matmul(self, rows, x, out);
+        self.kernels.ternary_matmul(self.view(), rows, x, out);
     }
 
     /// Decodes one row exactly.

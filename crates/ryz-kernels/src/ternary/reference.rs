@@ -4,7 +4,7 @@ use ryz_tmac::{PrefetchManager, QuadLine};
 
 use super::{
     LINE_COLS, Line,
-    code_dot::{CodeDot, Quad},
+    code_dot::{CodeDot, LINE_QUADS, Quad},
 };
 use crate::{ByteLine, TileShape, simd::Scalar};
 
@@ -25,14 +25,22 @@ impl CodeDot for ScalarCodes {
     }
 
     #[inline(always)]
-    fn span(self, lines: &[Line], x: &[i8], _: bool, _: PrefetchManager) -> [i32; 16] {
-        let mut sums = [0; 16];
-        for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
-            for (row, sum) in sums.iter_mut().enumerate() {
-                let word = line.word(row);
-                for (c, &q) in x.iter().enumerate() {
-                    let code = word >> (8 * (c % 4) + 2 * (c / 4)) & 3;
-                    *sum += code as i32 * i32::from(q);
+    fn span<const T: usize>(
+        self,
+        lines: &[Line],
+        x: [&[i8]; T],
+        _: bool,
+        _: PrefetchManager,
+    ) -> [[i32; 16]; T] {
+        let mut sums = [[0; 16]; T];
+        for (sums, x) in sums.iter_mut().zip(x) {
+            for (line, x) in lines.iter().zip(x.as_chunks::<LINE_COLS>().0) {
+                for (row, sum) in sums.iter_mut().enumerate() {
+                    let word = line.word(row);
+                    for (c, &q) in x.iter().enumerate() {
+                        let code = word >> (8 * (c % 4) + 2 * (c / 4)) & 3;
+                        *sum += code as i32 * i32::from(q);
+                    }
                 }
             }
         }
@@ -40,25 +48,8 @@ impl CodeDot for ScalarCodes {
     }
 
     #[inline(always)]
-    fn quads<const R: usize, const T: usize>(
-        self,
-        codes: [&[Quad]; R],
-        x: [&[i8]; T],
-        _: bool,
-    ) -> [[[i32; 16]; T]; R] {
-        let mut sums = [[[0; 16]; T]; R];
-        for (sums, codes) in sums.iter_mut().zip(codes) {
-            for (sums, x) in sums.iter_mut().zip(x) {
-                for (quad, x) in codes.iter().zip(x.as_chunks::<4>().0) {
-                    for (sum, codes) in sums.iter_mut().zip(quad.0.as_chunks::<4>().0) {
-                        *sum += (0..4)
-                            .map(|b| i32::from(codes[b]) * i32::from(x[b]))
-                            .sum::<i32>();
-                    }
-                }
-            }
-        }
-        sums
+    fn unpack(self, line: &Line) -> [Quad; LINE_QUADS] {
+        std::array::from_fn(|k| Quad(line.0.map(|byte| byte >> (2 * k) & 3)))
     }
 
     #[inline(always)]

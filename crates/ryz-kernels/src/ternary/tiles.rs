@@ -14,9 +14,9 @@ use bytemuck::Pod;
 use ryz_tmac::MatMut;
 
 use super::{
-    LINE_COLS, PackedTernary, ROW_TILE, Scales,
+    LINE_COLS, ROW_TILE, Scales, TernaryView,
     code_dot::{CodeDot, LINE_QUADS, Quad, unpack},
-    integer::{CHUNK, Fold},
+    integer::Fold,
 };
 use crate::{
     QuantizedTiles, TILE_TOKENS,
@@ -25,19 +25,21 @@ use crate::{
     tiles::Tile,
 };
 
+/// Columns that are unpacked at a time: 8 KiB of codes a tile.
+const CHUNK: usize = 512;
 /// Rows of weights that are multiplied at a time, with G tiles of tokens.
 const ROWS: usize = 4;
 
 #[inline(always)]
 pub(crate) fn matmul<K: CodeDot>(
     k: K,
-    weights: &PackedTernary,
+    weights: TernaryView<'_>,
     rows: Range<usize>,
     x: QuantizedTiles<'_>,
     mut out: MatMut<'_, f32>,
 ) {
     assert_eq!(x.shape(), K::SHAPE, "lines of the tiles");
-    let fold = Fold::new(weights.scales(), x.layout().group());
+    let fold = Fold::new(weights.scales, x.layout().group());
     let tiles = rows.start / ROW_TILE..rows.end.div_ceil(ROW_TILE);
     let count = x.tokens() / TILE_TOKENS;
     let mut first = 0;
@@ -69,7 +71,7 @@ struct State<S: Simd, const G: usize> {
 #[inline(always)]
 fn block<K: CodeDot, const G: usize>(
     k: K,
-    weights: &PackedTernary,
+    weights: TernaryView<'_>,
     fold: &Fold<'_>,
     tile: usize,
     rows: &Range<usize>,
@@ -78,18 +80,18 @@ fn block<K: CodeDot, const G: usize>(
     out: &mut MatMut<'_, f32>,
 ) {
     let s = k.simd();
-    let (code_3, prefetch) = (weights.max_code() == 3, weights.prefetch());
+    let (code_3, prefetch) = (weights.max_code == 3, weights.prefetch);
     let tokens: [Tile<'_>; G] = std::array::from_fn(|g| x.tile(first + g));
     let mut state = State::<K::S, G> {
         integers: [[[s.splat_i(0); 2]; G]; ROW_TILE],
         floats: [[[s.splat(0.0); 2]; G]; ROW_TILE],
     };
-    let columns = weights.lines_per_tile() * LINE_COLS;
+    let columns = weights.lines_per_tile * LINE_COLS;
     let mut quads = const { [Quad([0; 64]); CHUNK / 4] };
     for start in (0..columns).step_by(CHUNK) {
         let end = columns.min(start + CHUNK);
         let lines = &weights.tile(tile)[start / LINE_COLS..end / LINE_COLS];
-        unpack(lines, &mut quads, prefetch);
+        unpack(k, lines, &mut quads, prefetch);
         let codes = &quads[..lines.len() * LINE_QUADS];
         for from in (start..end).step_by(fold.unit.unwrap_or(CHUNK)) {
             let to = end.min(from + fold.unit.unwrap_or(CHUNK));

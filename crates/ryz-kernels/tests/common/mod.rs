@@ -3,7 +3,9 @@
 
 use half::f16;
 use ryz_format::DType;
-use ryz_kernels::{ActivationView, Kernels, Level, Linear, QuantizedActivations, QuantizedLayout};
+use ryz_kernels::{
+    ActivationView, Kernels, Level, Line, Linear, QuantizedActivations, QuantizedLayout,
+};
 use ryz_tmac::{Arena, ArenaConfig, MatMut, MatRef};
 
 /// SplitMix64.
@@ -216,9 +218,11 @@ pub fn quantized(
 /// The whole product.
 pub fn product(weights: &Linear, x: ActivationView<'_>) -> Vec<f32> {
     let mut out = vec![f32::NAN; x.tokens() * weights.rows()];
+    let mut scratch = vec![Line([0; 64]); weights.scratch_lines()];
     weights.matmul(
         0..weights.rows(),
         x,
+        &mut scratch,
         MatMut::from_slice(&mut out, weights.rows()),
     );
     out

@@ -4,7 +4,7 @@
 pub mod goldens;
 
 use std::{
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -13,6 +13,7 @@ use ryz_kernels::{KernelOptions, Kernels, Level};
 use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{Activations, BatchSequence, LoadOptions, Model, ModelSource, Outputs, RunState};
 use ryz_numa::{Lease, LeaseOptions, Pinning, Topology};
+use ryz_profile::LayerActivity;
 use ryz_tmac::{Arena, ArenaConfig};
 use serde_json::Value;
 
@@ -48,6 +49,8 @@ pub struct Setup {
     pub chunk: usize,
     /// A made-up machine, in hwloc's synthetic form, on which the threads are placed.
     pub machine: Option<&'static str>,
+    /// Whether products leave zeroes out.
+    pub sparsity: bool,
 }
 
 impl Setup {
@@ -60,6 +63,7 @@ impl Setup {
             threads: 2,
             chunk: 512,
             machine: None,
+            sparsity: true,
         }
     }
 }
@@ -97,6 +101,7 @@ impl Runner {
         let options = LoadOptions {
             kernels,
             activations: Some(setup.activations),
+            sparsity: setup.sparsity,
             ..LoadOptions::default()
         };
         let model = Model::load(&source, &options, &arena, &lease, &mut |_| {
@@ -154,6 +159,31 @@ impl Runner {
             logits.extend((0..rows.rows()).map(|row| rows.row(row).to_vec()));
         }
         logits
+    }
+
+    /// Has the phases of the next steps recorded.
+    pub fn record(&mut self) {
+        self.state.clock().set_recording(true, 0);
+    }
+
+    /// What each layer did since.
+    pub fn activity(&mut self) -> Vec<LayerActivity> {
+        self.state.take_activity().collect()
+    }
+
+    /// Takes some blocks out of the sequence and changes the bytes of those behind them.
+    pub fn without(&mut self, gone: Range<usize>, change: impl Fn(&mut [u8], &Self)) {
+        let start = gone.start;
+        for block in self.blocks.drain(gone) {
+            self.pool.release(block);
+        }
+        let mut bytes = vec![0; self.cache.address().1];
+        for index in start..self.blocks.len() {
+            let block = self.blocks[index];
+            self.cache.reader().copy_block(block, &mut bytes);
+            change(&mut bytes, self);
+            self.cache.write_block(block, &bytes);
+        }
     }
 
     /// Gives the first `count` blocks away, so that the sequence lies behind a hole.

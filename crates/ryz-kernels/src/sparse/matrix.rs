@@ -1,0 +1,283 @@
+//! A ternary matrix in rows or columns.
+
+use std::ops::Range;
+
+use ryz_tmac::{Arena, BufferKind, MatMut, PrefetchManager, Stored};
+
+use super::{LINE_CODES, LineOrder, product::LISTS};
+use crate::{
+    ActivationView, KernelError, Kernels, Line, PackedTernary, QuantizedRows, ROW_TILE,
+    ScaleLayout,
+    ternary::{LINE_COLS, Scales, TernaryView},
+};
+
+/// A ternary matrix of which products leave out rows or columns: (rows, cols) of 2-bit codes, in the lines of a
+/// [`LineOrder`], with one scale or one for each row.
+#[derive(Debug)]
+pub struct SparseTernary {
+    order: LineOrder,
+    rows: usize,
+    cols: usize,
+    max_code: u8,
+    lines: Stored<Line>,
+    scales: Scales,
+    kernels: Kernels,
+}
+
+impl SparseTernary {
+    /// Lays the lines of a packed matrix out anew, in its own memory; a granule of them is in scratch memory meanwhile.
+    ///
+    /// Gives the matrix back as it is where that cannot be: where its shape does not fit the order, scales belong to
+    /// groups, or its lines are those of a mapped file.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`].
+    pub fn new(
+        packed: PackedTernary,
+        order: LineOrder,
+        arena: &Arena,
+    ) -> Result<Result<Self, PackedTernary>, KernelError> {
+        let grouped = matches!(packed.scale_layout(), ScaleLayout::PerGroup(_));
+        if grouped || !order.fits(packed.rows(), packed.cols()) {
+            return Ok(Err(packed));
+        }
+        let (rows, cols, max_code) = (packed.rows(), packed.cols(), packed.view().max_code);
+        let mut parts = packed.into_parts();
+        let Stored::Owned(lines) = &mut parts.lines else {
+            return Ok(Err(PackedTernary::from_parts(rows, cols, max_code, parts)));
+        };
+        let granule = order.granule_lines(cols);
+        let mut tiles = arena.allocate_slice::<Line>(granule, BufferKind::Staging)?;
+        for lines in lines.chunks_exact_mut(granule) {
+            tiles.copy_from_slice(lines);
+            parts.kernels.sparse_from_tiles(order, &tiles, lines);
+        }
+        Ok(Ok(Self {
+            order,
+            rows,
+            cols,
+            max_code,
+            lines: parts.lines,
+            scales: parts.scales,
+            kernels: parts.kernels,
+        }))
+    }
+
+    /// Bytes of scratch memory that [`SparseTernary::new`] takes.
+    pub fn staging_bytes(order: LineOrder, cols: usize) -> usize {
+        order.granule_lines(cols) * size_of::<Line>()
+    }
+
+    /// How its lines lie.
+    pub fn order(&self) -> LineOrder {
+        self.order
+    }
+
+    /// Rows: outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Columns: inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes of codes and scales that a product which leaves nothing out reads.
+    pub fn packed_bytes(&self) -> usize {
+        size_of_val::<[Line]>(&self.lines) + self.scales.bytes()
+    }
+
+    /// Bytes of one row (in rows) or of one column (in columns): what leaving it out does not read.
+    pub fn item_bytes(&self) -> usize {
+        let codes = match self.order {
+            LineOrder::Rows => self.cols,
+            LineOrder::Columns => self.rows,
+        };
+        codes / 4
+    }
+
+    /// Changes the kernels of its products: the lines are the same for every level.
+    pub fn set_kernels(&mut self, kernels: Kernels) {
+        self.kernels = kernels;
+    }
+
+    /// The kernel of products with int8 (`true`) or f32 activations.
+    pub fn kernel_name(&self, int8: bool) -> &'static str {
+        let set = self.kernels.set();
+        match (int8, self.order) {
+            (false, _) => set.ternary_f32.name,
+            (true, LineOrder::Rows) => set.sparse_rows.name,
+            (true, LineOrder::Columns) => set.sparse_columns.name,
+        }
+    }
+
+    /// Lines of scratch memory that a product takes.
+    pub fn scratch_lines(&self) -> usize {
+        Self::scratch_lines_of(self.order, self.cols)
+    }
+
+    /// [`SparseTernary::scratch_lines`] of a matrix of this width.
+    pub fn scratch_lines_of(order: LineOrder, cols: usize) -> usize {
+        dense_rows(order) / ROW_TILE * (cols / LINE_COLS)
+    }
+
+    pub(crate) fn scales(&self) -> &Scales {
+        &self.scales
+    }
+
+    pub(crate) fn max_code(&self) -> u8 {
+        self.max_code
+    }
+
+    pub(crate) fn prefetch(&self) -> PrefetchManager {
+        self.kernels.prefetch()
+    }
+
+    pub(crate) fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    /// Lines of one row, in rows.
+    #[inline(always)]
+    pub(crate) fn row_lines(&self) -> usize {
+        self.cols / LINE_CODES
+    }
+
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &[Line] {
+        debug_assert_eq!(self.order, LineOrder::Rows);
+        &self.lines[row * self.row_lines()..][..self.row_lines()]
+    }
+
+    /// The lines of 256 rows, one for each column, in columns.
+    #[inline(always)]
+    pub(crate) fn block(&self, block: usize) -> &[Line] {
+        debug_assert_eq!(self.order, LineOrder::Columns);
+        &self.lines[block * self.cols..][..self.cols]
+    }
+
+    /// Multiplies: `out` (tokens, rows.len()) = activations · W\[rows\]ᵀ, the bits that the packed matrix gives. Few
+    /// tokens of int8 activations with one scale each read only the columns that are not 0, where the order allows it;
+    /// all others go through tiles in `scratch`.
+    ///
+    /// # Panics
+    /// When shapes do not fit, `rows` does not start and end at granules of the order or at the end, or `scratch` is shorter
+    /// than [`SparseTernary::scratch_lines`].
+    pub fn matmul(
+        &self,
+        rows: Range<usize>,
+        x: ActivationView<'_>,
+        scratch: &mut [Line],
+        mut out: MatMut<'_, f32>,
+    ) {
+        let granule = self.order.row_granule();
+        assert!(
+            rows.start.is_multiple_of(granule)
+                && (rows.end.is_multiple_of(granule) || rows.end == self.rows)
+                && rows.end <= self.rows,
+            "rows {rows:?} of {} in steps of {granule}",
+            self.rows
+        );
+        assert_eq!(x.cols(), self.cols, "columns of activations");
+        assert_eq!(out.rows(), x.tokens(), "rows of the output");
+        assert_eq!(out.cols(), rows.len(), "columns of the output");
+        let scratch = &mut scratch[..self.scratch_lines()];
+        match x {
+            ActivationView::I8(x)
+                if x.tokens() <= self.direct() && x.layout().group().is_none() =>
+            {
+                match self.order {
+                    LineOrder::Rows => self.kernels.sparse_rows(self, rows, x, out),
+                    LineOrder::Columns => self.kernels.sparse_columns(self, rows, x, scratch, out),
+                }
+            }
+            _ => {
+                for first in rows.clone().step_by(dense_rows(self.order)) {
+                    let some = first..rows.end.min(first + dense_rows(self.order));
+                    let view = self.tiles(some.clone(), scratch);
+                    let columns = some.start - rows.start..some.end - rows.start;
+                    self.kernels
+                        .ternary_matmul(view, some, x, out.columns(columns));
+                }
+            }
+        }
+    }
+
+    /// Multiplies the rows of `list`, which ascend, with one token of int8 activations: `out`, which starts with row
+    /// `first`, is left as it is elsewhere.
+    ///
+    /// # Panics
+    /// When the matrix is not in rows, shapes do not fit, the activations have groups, or there is no such token or row.
+    pub fn multiply_rows(
+        &self,
+        list: &[u32],
+        first: usize,
+        x: QuantizedRows<'_>,
+        token: usize,
+        out: &mut [f32],
+    ) {
+        assert_eq!(self.order, LineOrder::Rows, "the order of a list of rows");
+        assert_eq!(x.layout().cols(), self.cols, "columns of activations");
+        assert_eq!(x.layout().group(), None, "groups of activations");
+        self.kernels.sparse_listed(self, list, first, x, token, out);
+    }
+
+    /// The most tokens of int8 activations that are multiplied with the lines as they are: tiles are faster, but laying them out
+    /// takes as long as the products of some eight tokens (columns) or thirty (rows), measured.
+    fn direct(&self) -> usize {
+        match self.order {
+            LineOrder::Rows => 32,
+            LineOrder::Columns => LISTS,
+        }
+    }
+
+    /// Lays some rows out as tiles.
+    fn tiles<'a>(&'a self, rows: Range<usize>, scratch: &'a mut [Line]) -> TernaryView<'a> {
+        let granule = self.order.row_granule();
+        let lines = self.order.granule_lines(self.cols);
+        let granules = rows.start / granule..rows.end / granule;
+        let scratch = &mut scratch[..granules.len() * lines];
+        for (granule, tiles) in granules.zip(scratch.chunks_exact_mut(lines)) {
+            let of_granule = &self.lines[granule * lines..][..lines];
+            let prefetch = self.prefetch();
+            self.kernels
+                .sparse_to_tiles(self.order, of_granule, tiles, prefetch);
+        }
+        TernaryView {
+            lines: scratch,
+            first_tile: rows.start / ROW_TILE,
+            lines_per_tile: self.cols / LINE_COLS,
+            max_code: self.max_code,
+            scales: &self.scales,
+            // They are in the cache.
+            prefetch: PrefetchManager::OFF,
+        }
+    }
+
+    /// Decodes one row exactly.
+    ///
+    /// # Panics
+    /// When there is no such row or `out` is not `cols` long.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        assert_eq!(out.len(), self.cols, "length of a decoded row");
+        let scale = self.scales.at(row / ROW_TILE, row % ROW_TILE, 0);
+        for (col, out) in out.iter_mut().enumerate() {
+            let (line, place) = match self.order {
+                LineOrder::Rows => (self.row(row)[col / LINE_CODES], col % LINE_CODES),
+                LineOrder::Columns => (self.block(row / LINE_CODES)[col], row % LINE_CODES),
+            };
+            let code = line.0[place % super::PLANE] >> (2 * (place / super::PLANE)) & 3;
+            *out = (f32::from(code) - 1.0) * scale;
+        }
+    }
+}
+
+/// Rows that a dense product lays out as tiles at a time: a part of the second-level cache.
+const fn dense_rows(order: LineOrder) -> usize {
+    match order {
+        LineOrder::Rows => 4 * ROW_TILE,
+        LineOrder::Columns => LINE_CODES,
+    }
+}
