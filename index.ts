@@ -48,6 +48,7 @@ export {
   type TokenizeOptions,
 } from "./src/engine.js";
 export { type ErrorCode, InvalidArgumentError, ModelFileError, PlatformError, RyzansteinError } from "./src/errors.js";
+export type { AttentionSinks, Eviction, SlidingWindow } from "./src/eviction.js";
 export type {
   Operator,
   OperatorCall,

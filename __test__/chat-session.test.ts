@@ -108,7 +108,7 @@ function playedSession(options?: ChatSessionOptions, contextLength = 1000) {
   let next = "";
   const session = new ChatSession(
     {
-      contextLength,
+      longest: () => contextLength,
       tokens: async (messages) => {
         prompts.push(messages.map(({ role, content }) => `${role}:${content}`).join("|"));
         return new Uint32Array(prompts[prompts.length - 1]?.length ?? 0);

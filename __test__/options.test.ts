@@ -73,6 +73,14 @@ describe("generate options", () => {
     ["minTokens", [-1]],
     ["ignoreEos", [1]],
     ["promptLookup", [0, 65, 1.5, "8", null]],
+    ["eviction", ["all", 5, null, [], {}, { policy: "lru" }, { policy: "sliding-window", window: 0 }]],
+    [
+      "eviction",
+      [
+        { policy: "attention-sinks", window: 5 },
+        { policy: "sliding-window", window: 5, sinks: 1 },
+      ],
+    ],
   ])("refuse a bad %s and name it", (option, values) => {
     for (const value of values) {
       const error = refusal(() => checkGenerate({ [option]: value }));

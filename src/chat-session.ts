@@ -84,7 +84,8 @@ export interface SessionRequest {
 
 /** What a session needs of its engine. @internal */
 export interface SessionHost {
-  readonly contextLength: number;
+  /** Tokens that a turn of these options has room for, its answer included. */
+  longest(options: SessionOptions): number;
   tokens(messages: readonly ChatMessage[], options: ChatTemplateOptions): Promise<Uint32Array>;
   stream(tokens: Uint32Array, options: SessionOptions, special: SessionRequest): TextStream;
   checkOptions(options: SessionOptions): void;
@@ -268,7 +269,7 @@ export class ChatSession {
     options: SessionOptions,
     format: NativeToolCallFormat | undefined,
   ): Promise<Uint32Array> {
-    const { contextLength } = this.#host;
+    const contextLength = this.#host.longest(options);
     const answer = Math.min(options.maxTokens ?? contextLength, Math.max(1, Math.floor(contextLength / ANSWER_SHARE)));
     let rest = messages;
     for (;;) {

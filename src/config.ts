@@ -1,5 +1,6 @@
 /** What a model is loaded with. */
 
+import { checkEviction, type Eviction } from "./eviction.js";
 import { checkLogger, type Log, type Logger } from "./logger.js";
 import {
   type BuiltInMemoryPolicy,
@@ -159,6 +160,12 @@ export interface EngineConfig {
    */
   readonly prefixCache?: boolean | undefined;
   /**
+   * What requests forget when they grow long, where they do not say; it also holds for `logits`, `embed` and `perplexity`
+   * (docs/eviction.md).
+   * @defaultValue `"none"`: a request ends where the context does
+   */
+  readonly eviction?: Eviction | undefined;
+  /**
    * What makes float weights ternary while they are loaded; `modelInfo.quantized` says what that cost.
    * @defaultValue what `setQuantizer` set, if anything; without one floats stay what they are, but for BitNet's master weights
    */
@@ -229,6 +236,7 @@ export function checkConfig(config: unknown): CheckedConfig {
     sparsity: read.boolean("sparsity"),
     compactAbove: read.number("compactAbove", { min: 0, max: 1 }),
     prefixCache: read.boolean("prefixCache"),
+    eviction: checkEviction(read.any("eviction")),
     threads: read.integerOr("threads", "auto", { min: 1, max: 1024 }),
     level: read.choice("level", LEVELS),
     batchLayout: read.choice("batchLayout", BATCH_LAYOUTS),

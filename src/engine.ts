@@ -5,6 +5,7 @@ import { type ChatMessage, type ChatTemplateOptions, templateInput } from "./cha
 import { ChatSession, type ChatSessionOptions } from "./chat-session.js";
 import { type Activations, checkConfig, type EngineConfig, type KvType, type Level } from "./config.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
+import { longestUnder } from "./eviction.js";
 import {
   type Operator,
   type OperatorOptions,
@@ -21,6 +22,7 @@ import {
   type NativeCancel,
   type NativeCompaction,
   type NativeEngine,
+  type NativeEviction,
   type NativeLogits,
   type NativeProgress,
   type NativeRestoredPrefix,
@@ -160,10 +162,14 @@ export interface EmbedOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** The longest window of `perplexity`, where a policy goes on past the context. */
+const LONGEST_WINDOW = 0x7fff_ffff;
+
 /** Options of `perplexity`. */
 export interface PerplexityOptions {
   /**
-   * Tokens in a window. Windows follow one another without overlap, each on a fresh cache.
+   * Tokens in a window, at most the context, unless the engine's `eviction` goes on past it. Windows follow one another without
+   * overlap, each on a fresh cache.
    * @defaultValue the engine's context length, at most 2048
    */
   readonly window?: number | undefined;
@@ -208,10 +214,12 @@ export class BitNetEngine {
   readonly loadMs: number;
   readonly #native: NativeEngine;
   readonly #log: Log;
+  readonly #eviction: NativeEviction | undefined;
   readonly #running = new Set<Generation>();
   #disposed: Promise<void> | undefined;
 
-  private constructor(engine: NativeEngine, loadMs: number, log: Log) {
+  private constructor(engine: NativeEngine, loadMs: number, log: Log, eviction: NativeEviction | undefined) {
+    this.#eviction = eviction;
     this.#native = engine;
     this.#log = log;
     this.modelInfo = Object.freeze(engine.modelInfo()) as ModelInfo;
@@ -249,7 +257,7 @@ export class BitNetEngine {
         progress?.close();
         own?.close();
       });
-    const loaded = new BitNetEngine(engine, performance.now() - start, log);
+    const loaded = new BitNetEngine(engine, performance.now() - start, log, settings.eviction);
     loaded.#logLoaded(settings.maxSequences);
     return loaded;
   }
@@ -317,7 +325,8 @@ export class BitNetEngine {
     this.#assertUsable();
     return new ChatSession(
       {
-        contextLength: this.modelInfo.contextLength,
+        longest: (turn) =>
+          longestUnder(checkGenerate(turn).request.eviction ?? this.#eviction, this.modelInfo.contextLength),
         tokens: (messages, template) => {
           const input = templateInput(messages, template);
           return this.#call((done) => this.#native.chatTokens(input, done));
@@ -437,7 +446,8 @@ export class BitNetEngine {
   async perplexity(prompt: Prompt, options?: PerplexityOptions): Promise<Perplexity> {
     const read = new OptionReader(options, "options");
     const { contextLength } = this.modelInfo;
-    const window = read.integer("window", { min: 2, max: contextLength }) ?? Math.min(contextLength, 2048);
+    const max = Math.min(longestUnder(this.#eviction, contextLength), LONGEST_WINDOW);
+    const window = read.integer("window", { min: 2, max }) ?? Math.min(contextLength, 2048);
     const signal = read.signal();
     read.done();
     const tokens = await this.#tokensOf(prompt);

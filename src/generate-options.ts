@@ -1,6 +1,7 @@
 /** What a generation is asked for, and what it yields. */
 
 import { InvalidArgumentError } from "./errors.js";
+import { checkEviction, type Eviction } from "./eviction.js";
 import { checkFormat, type OutputFormat } from "./format.js";
 import type { NativeGenerateRequest } from "./native.js";
 import { checkSampling, type SamplingOptions } from "./sampling.js";
@@ -37,6 +38,12 @@ export interface GenerateOptions extends SamplingOptions {
    * @defaultValue `false`
    */
   readonly promptLookup?: boolean | number | undefined;
+  /**
+   * What it forgets when it grows long. Under `sliding-window` and `attention-sinks` it goes on past the context: set
+   * `maxTokens`, unless the model or `stop` ends it (docs/eviction.md).
+   * @defaultValue the engine's `eviction`
+   */
+  readonly eviction?: Eviction | undefined;
   /**
    * Whether special tokens written in the prompt's text, such as `<|im_end|>`, become those tokens.
    * Leave it off for text that you did not write yourself.
@@ -148,6 +155,7 @@ export function checkGenerate(options: unknown): CheckedGenerate {
     format: checkFormat(read),
     parseSpecial: read.boolean("parseSpecial") ?? false,
     promptLookup: promptLookup(read.any("promptLookup")),
+    eviction: checkEviction(read.any("eviction")),
     credits: read.integer("bufferedTokens", { min: 1, max: 65_536 }) ?? 32,
   } as CheckedGenerate["request"]);
   const signal = read.signal();

@@ -36,6 +36,7 @@ export interface NativeEngineConfig {
   sparsity?: boolean;
   compactAbove?: number;
   prefixCache?: boolean;
+  eviction?: NativeEviction;
   quantizer?: string;
   pinning?: string;
   numa?: string;
@@ -68,6 +69,12 @@ export interface NativeSampling {
   logprobs?: number;
 }
 
+export interface NativeEviction {
+  policy: string;
+  sinks: number;
+  window: number;
+}
+
 export interface NativeFormat {
   kind: "json" | "json_schema" | "regex" | "grammar" | "tools";
   text: string;
@@ -86,6 +93,7 @@ export interface NativeGenerateRequest {
   format?: NativeFormat;
   shownTokens?: number[];
   promptLookup: number;
+  eviction?: NativeEviction;
   credits: number;
 }
 
@@ -204,6 +212,7 @@ export interface NativeEngineStats {
   proposedTokens: number;
   acceptedTokens: number;
   preemptions: number;
+  evictedBlocks: number;
   compactions: number;
   kvBlocksMoved: number;
   prefixTokens: number;

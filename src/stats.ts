@@ -26,6 +26,8 @@ export interface EngineStats {
   readonly acceptedTokens: number;
   /** How often a request had to give its blocks back and be computed again. */
   readonly preemptions: number;
+  /** Blocks that requests gave back before they ended ({@link GenerateOptions.eviction}). */
+  readonly evictedBlocks: number;
   /** How often the blocks in use were moved together. */
   readonly compactions: number;
   /** Blocks that moved then. */

@@ -4,6 +4,7 @@ import { readFileSync } from "node:fs";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
 import { ACTIVATIONS, BATCH_LAYOUTS, type EngineConfig, KV_TYPES, LEVELS, NUMA, PINNING } from "../config.js";
 import { defaultModelPath } from "../default-model.js";
+import type { Eviction } from "../eviction.js";
 import type { GenerateOptions } from "../generate-options.js";
 import { HUGE_PAGES } from "../memory.js";
 import type { SamplerName } from "../sampling.js";
@@ -64,6 +65,7 @@ export interface RunFlags extends ModelFlags {
   readonly calibration?: string;
   readonly ctx?: number;
   readonly prefixCache?: boolean;
+  readonly eviction?: Eviction;
   readonly profile?: boolean;
 }
 
@@ -138,7 +140,25 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
       ]),
     )
     .addOption(new Option("--kv <type>", "type of the key-value cache (default: int8)").choices([...KV_TYPES]))
-    .option("--no-prefix-cache", "compute every prompt from its first token on");
+    .option("--no-prefix-cache", "compute every prompt from its first token on")
+    .option(
+      "--eviction <policy>",
+      "what long texts forget: none, sliding-window:<window>, attention-sinks:<sinks>,<window> (default: none)",
+      evictionPolicy,
+    );
+}
+
+/** An eviction policy and its numbers of tokens. */
+function evictionPolicy(text: string): Eviction {
+  const [policy, ...rest] = text.split(":");
+  const numbers =
+    rest.length === 1 ? (rest[0] as string).split(",").map((item) => Number(item.trim() || Number.NaN)) : [];
+  const [first = 0, second = 0] = numbers;
+  const whole = numbers.every((number) => Number.isSafeInteger(number) && number > 0);
+  if (text === "none") return text;
+  if (policy === "sliding-window" && numbers.length === 1 && whole) return { policy, window: first };
+  if (policy === "attention-sinks" && numbers.length === 2 && whole) return { policy, sinks: first, window: second };
+  throw new InvalidOption("It must be none, sliding-window:<window> or attention-sinks:<sinks>,<window>.");
 }
 
 export function addProfileOption(command: Command): Command {
@@ -222,8 +242,8 @@ function logitBias(text: string, before: Record<number, number> = {}): Record<nu
 
 export function engineConfig(flags: RunFlags): EngineConfig {
   const { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, ctx } = flags;
-  const { valueRank, calibration, batchLayout, prefetch, prefixCache, sparsity } = flags;
-  const cache = { kv, valueRank, calibration, prefixCache, contextLength: ctx };
+  const { valueRank, calibration, batchLayout, prefetch, prefixCache, eviction, sparsity } = flags;
+  const cache = { kv, valueRank, calibration, prefixCache, eviction, contextLength: ctx };
   const weights = { hugePages, mapWeights, sparsity, batchLayout, prefetch, activations };
   return { threads, pinning, numa, node, level, ...weights, ...cache };
 }

@@ -234,6 +234,7 @@ impl<'a> Run<'a> {
                 tokens: part,
                 start,
                 block_table: &self.blocks,
+                window: None,
                 outputs,
             }];
             let (state, cache) = (&mut self.state, &mut self.cache);

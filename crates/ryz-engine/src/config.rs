@@ -10,6 +10,7 @@ use ryz_numa::{LeaseOptions, Numa, Pinning};
 use ryz_tmac::{HugePages, PrefetchManager, SharedPolicy};
 
 use crate::error::EngineError;
+use crate::eviction::Eviction;
 
 /// Options of [`crate::Engine::load`]; each has a default.
 #[derive(Debug, Clone)]
@@ -50,6 +51,8 @@ pub struct EngineConfig {
     pub compact_above: f64,
     /// Whether blocks of keys and values are kept for requests that begin with the same tokens; default true.
     pub prefix_cache: bool,
+    /// What requests forget when they grow long, where they do not say; default nothing.
+    pub eviction: Eviction,
     /// Pages of large buffers; default transparent huge pages.
     pub huge_pages: HugePages,
     /// Asked before memory is mapped; default nobody.
@@ -92,6 +95,7 @@ impl Default for EngineConfig {
             memory_limit: None,
             compact_above: 0.5,
             prefix_cache: true,
+            eviction: Eviction::None,
             huge_pages: HugePages::default(),
             memory_policy: None,
             map_weights: false,

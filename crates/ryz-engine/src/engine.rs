@@ -11,6 +11,7 @@ use ryz_tokenizer::{ChatInput, EncodeOptions, Tokenizer};
 
 use crate::chat::{Chat, ToolCalls};
 use crate::error::EngineError;
+use crate::eviction::Eviction;
 use crate::frontend::{TextCommand, check_ids, check_length, check_prompt};
 use crate::generation::GenerationParts;
 use crate::guide::Guides;
@@ -66,6 +67,8 @@ pub(crate) struct Inner {
     pub arena: Arena,
     pub cache: CacheView,
     pub max_queue: usize,
+    /// Of requests that do not say.
+    pub eviction: Eviction,
     pub next_id: AtomicU64,
 }
 
@@ -118,6 +121,7 @@ impl Engine {
             submitted: Instant::now(),
         };
         let work = Work::Generate(Box::new(parts));
+        let eviction = request.eviction.unwrap_or(self.inner.eviction);
         let options = EncodeOptions {
             add_special: request.add_special,
             parse_special: request.parse_special,
@@ -127,16 +131,17 @@ impl Engine {
                 Prompt::Tokens(tokens) => (tokens, None),
                 Prompt::Text(text) => (Vec::new(), Some((text, options))),
             };
-            let (handle, submission) = self.enqueue(tokens, work, request.credits)?;
+            let (handle, submission) = self.enqueue(tokens, work, eviction, request.credits)?;
             let adopt = |thread| self.adopt(thread);
             let guides = &self.inner.guides;
             guides.submit(constraint, submission, text, adopt)?;
             return Ok(handle);
         }
         match request.prompt {
-            Prompt::Tokens(tokens) => self.submit(tokens, work, request.credits),
+            Prompt::Tokens(tokens) => self.submit(tokens, work, eviction, request.credits),
             Prompt::Text(text) => {
-                let (handle, submission) = self.enqueue(Vec::new(), work, request.credits)?;
+                let (handle, submission) =
+                    self.enqueue(Vec::new(), work, eviction, request.credits)?;
                 let command = TextCommand::Encode {
                     text,
                     options,
@@ -159,7 +164,7 @@ impl Engine {
         all: bool,
         reply: Reply<LogitsOutput>,
     ) -> Result<RequestHandle, EngineError> {
-        self.check_tokens(&tokens)?;
+        self.check_tokens(&tokens, self.longest())?;
         let columns = self.inner.vocab.size;
         let expected = if all { tokens.len() } else { 1 };
         let wanted = expected.saturating_mul(columns * size_of::<f32>());
@@ -176,15 +181,12 @@ impl Engine {
             columns,
             data: Vec::with_capacity(expected * columns),
         };
-        self.submit(
-            tokens,
-            Work::Job(Job::Logits {
-                output,
-                expected,
-                reply,
-            }),
-            0,
-        )
+        let job = Job::Logits {
+            output,
+            expected,
+            reply,
+        };
+        self.submit(tokens, Work::Job(job), self.inner.eviction, 0)
     }
 
     /// The hidden state after the last token and the final norm, divided by its Euclidean length with `normalize`.
@@ -197,17 +199,14 @@ impl Engine {
         normalize: bool,
         reply: Reply<Vec<f32>>,
     ) -> Result<RequestHandle, EngineError> {
-        self.check_tokens(&tokens)?;
+        self.check_tokens(&tokens, self.longest())?;
         let embedding = Vec::with_capacity(self.inner.info.hidden_size);
-        self.submit(
-            tokens,
-            Work::Job(Job::Embed {
-                embedding,
-                normalize,
-                reply,
-            }),
-            0,
-        )
+        let job = Job::Embed {
+            embedding,
+            normalize,
+            reply,
+        };
+        self.submit(tokens, Work::Job(job), self.inner.eviction, 0)
     }
 
     /// The negative log-likelihood of a text, for perplexity: consecutive windows of `window` tokens that do not
@@ -223,7 +222,7 @@ impl Engine {
         reply: Reply<ScoreOutput>,
     ) -> Result<RequestHandle, EngineError> {
         self.inner.shared.check_alive()?;
-        let context = self.inner.info.context_length;
+        let context = self.longest();
         if let Some(window) = window
             && !(2..=context).contains(&window)
         {
@@ -240,7 +239,8 @@ impl Engine {
         let window = window.unwrap_or(tokens.len());
         check_length(window, context, context)?;
         let (score, first) = Score::new(&tokens, window);
-        self.submit(first, Work::Job(Job::Score { score, reply }), 0)
+        let job = Job::Score { score, reply };
+        self.submit(first, Work::Job(job), self.inner.eviction, 0)
     }
 
     /// The text that the model's chat template makes of a conversation.
@@ -311,8 +311,11 @@ impl Engine {
     }
 
     fn check_request(&self, request: &GenerateRequest) -> Result<(), EngineError> {
+        let eviction = request.eviction.unwrap_or(self.inner.eviction);
+        let context = self.inner.info.context_length;
+        eviction.validate(context)?;
         if let Prompt::Tokens(tokens) = &request.prompt {
-            check_prompt(tokens, self.inner.info.context_length)?;
+            check_prompt(tokens, eviction.longest(context))?;
             check_ids("prompt", tokens, self.inner.vocab.size)?;
         }
         if request.max_tokens == Some(0) {
@@ -345,14 +348,19 @@ impl Engine {
         check_ids("stopTokens", &request.stop_tokens, self.inner.vocab.size)
     }
 
-    /// Tokens that a job may read: one at least, as many as the context holds.
-    pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<(), EngineError> {
+    /// The most tokens that a job may read.
+    fn longest(&self) -> usize {
+        let context = self.inner.info.context_length;
+        self.inner.eviction.longest(context)
+    }
+
+    /// Tokens that a job may read: one at least, `most` at most.
+    pub(crate) fn check_tokens(&self, tokens: &[u32], most: usize) -> Result<(), EngineError> {
         self.inner.shared.check_alive()?;
         if tokens.is_empty() {
             return Err(EngineError::invalid("tokens", "at least one", 0));
         }
-        let context = self.inner.info.context_length;
-        check_length(tokens.len(), context, context)?;
+        check_length(tokens.len(), most, most)?;
         check_ids("tokens", tokens, self.inner.vocab.size)
     }
 
@@ -360,9 +368,10 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         work: Work,
+        eviction: Eviction,
         credits: u32,
     ) -> Result<RequestHandle, EngineError> {
-        let (handle, submission) = self.enqueue(tokens, work, credits)?;
+        let (handle, submission) = self.enqueue(tokens, work, eviction, credits)?;
         self.inner.shared.send(Command::Submit(submission));
         Ok(handle)
     }
@@ -372,6 +381,7 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         work: Work,
+        eviction: Eviction,
         credits: u32,
     ) -> Result<(RequestHandle, Box<Submission>), EngineError> {
         let shared = &self.inner.shared;
@@ -381,7 +391,8 @@ impl Engine {
             cancelled: AtomicBool::new(false),
             credits: AtomicI64::new(i64::from(credits)),
         });
-        let submission = Submission::new(Arc::clone(&control), tokens, work, Arc::clone(shared));
+        let link = Arc::clone(shared);
+        let submission = Submission::new(Arc::clone(&control), tokens, work, eviction, link);
         let handle = RequestHandle {
             control,
             shared: Arc::clone(shared),

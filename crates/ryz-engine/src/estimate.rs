@@ -53,6 +53,7 @@ impl Engine {
         let source = ModelSource::open(path)?;
         let model = source.config();
         let context_length = config.context_for(model.max_position_embeddings)?;
+        config.eviction.validate(context_length)?;
         let limits = limits(config, model.vocab_size);
         let need = MemoryEstimate::of(
             &source,

@@ -209,6 +209,7 @@ impl Executor {
         let control = Arc::clone(&submission.control);
         let tokens = std::mem::take(&mut submission.tokens);
         let id = control.id;
+        let eviction = submission.eviction;
         let (task, wanted) = match work {
             Work::Generate(parts) => {
                 let generation =
@@ -226,7 +227,8 @@ impl Executor {
             started: false,
         };
         self.core.entries.insert(id, entry);
-        self.core.scheduler.add(Sequence::new(id, tokens, wanted));
+        let sequence = Sequence::new(id, tokens, wanted).evicting(eviction);
+        self.core.scheduler.add(sequence);
     }
 
     fn compact(&mut self) -> Compaction {
@@ -317,7 +319,7 @@ impl Executor {
             if sequence.paused_since.is_some() || !sequence.is_decoding() {
                 continue;
             }
-            let mut room = self.context_length - sequence.tokens.len();
+            let mut room = sequence.longest(self.context_length) - sequence.tokens.len();
             if self.cache.writes_whole_blocks() {
                 // The tails reach back to where a step began if it lies in two blocks at most; a block that was full and is
                 // gone back into is quantised anew.
@@ -370,7 +372,7 @@ impl Executor {
             } else {
                 step.prompt_tokens += scheduled.tokens;
             }
-            step.kv_bytes += ((sequence.cached + scheduled.tokens) * position_bytes) as u64;
+            step.kv_bytes += ((sequence.held() + scheduled.tokens) * position_bytes) as u64;
         }
     }
 
@@ -422,6 +424,7 @@ impl Executor {
                 tokens: sequence.next_tokens(scheduled.tokens),
                 start: sequence.cached,
                 block_table: &sequence.block_table,
+                window: sequence.retention.window,
                 outputs: scheduled.outputs,
             })
             .collect();
@@ -502,11 +505,12 @@ impl Executor {
             match &mut entry.task {
                 Task::Generate(generation) if count > 0 => {
                     let mut accepted = 0;
+                    let longest = sequence.longest(self.context_length);
                     loop {
                         counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
                         let row = logits.row(row + accepted);
                         let scratch = &mut core.candidates;
-                        if generation.advance(sequence, row, scratch, self.context_length, clock) {
+                        if generation.advance(sequence, row, scratch, longest, clock) {
                             core.ended.push(scheduled.id);
                             break;
                         }
@@ -608,6 +612,9 @@ impl Executor {
         counters
             .preemptions
             .store(core.scheduler.preemptions(), Ordering::Relaxed);
+        counters
+            .evicted_blocks
+            .store(core.scheduler.evicted(), Ordering::Relaxed);
         counters
             .kv_blocks_kept
             .store(core.pool.kept(), Ordering::Relaxed);

@@ -41,7 +41,10 @@ pub(crate) fn run(
         let encoded = catch_unwind(AssertUnwindSafe(|| tokenizer.encode(&text, options)));
         shared.profiler.beside(Phase::Tokenize, began);
         let tokens = match encoded {
-            Ok(Ok(tokens)) => check_prompt(&tokens, context_length).map(|()| tokens),
+            Ok(Ok(tokens)) => {
+                let longest = submission.eviction.longest(context_length);
+                check_prompt(&tokens, longest).map(|()| tokens)
+            }
             Ok(Err(error)) => Err(error.into()),
             Err(panic) => Err(EngineError::Panicked {
                 message: panic_message(panic.as_ref()),

@@ -117,6 +117,7 @@ impl Engine {
         config.validate()?;
         let source = ModelSource::open(path)?;
         let context_length = config.context_for(source.config().max_position_embeddings)?;
+        config.eviction.validate(context_length)?;
         let tokenizer = tokenizer(&source)?;
         let chat = tokenizer
             .chat_template()?
@@ -334,6 +335,7 @@ fn start(
         arena,
         cache: view,
         max_queue: config.max_queue,
+        eviction: config.eviction,
         next_id: AtomicU64::new(1), // 0 is nobody
     };
     let engine = Engine::new(inner);

@@ -71,7 +71,8 @@ pub(crate) fn compact(
         places[moved.from.index()] = Some(moved.to);
     }
     for sequence in scheduler.iter_mut() {
-        for block in &mut sequence.block_table {
+        let held = sequence.block_table.iter_mut();
+        for block in held.filter(|block| !block.is_evicted()) {
             *block = places[block.index()].unwrap_or(*block);
         }
     }

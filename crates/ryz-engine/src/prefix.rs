@@ -5,6 +5,8 @@
 //! threads, batches, chunks), so that a request that finds it says the same, bit for bit, as one that computes it. A
 //! sequence begins at a block's boundary and always computes a token, because it wants logits.
 //!
+//! Where a sequence forgets ([`crate::eviction`]), blocks are shared as far as every position in them saw all before it.
+//!
 //! Two kinds of work keep apart: what wants the logits of all positions, and whatever runs while the program has operators,
 //! which may look at every position and change it.
 
@@ -64,7 +66,8 @@ impl Sequence {
         loop {
             let at = self.cursor.blocks();
             let end = (at + 1) * BLOCK_TOKENS;
-            let Some(tokens) = self.block(at).filter(|_| end <= self.cached) else {
+            let may = end <= self.cached && at < self.retention.intact_blocks();
+            let Some(tokens) = self.block(at).filter(|_| may) else {
                 return;
             };
             let shared = pool.share(self.cursor, tokens, self.block_table[at]);
@@ -87,7 +90,8 @@ impl Sequence {
         let comes_next = block * BLOCK_TOKENS >= self.cached
             && self.cursor.blocks() * BLOCK_TOKENS == self.cached;
         let goes_on = (block + 1) * BLOCK_TOKENS < self.tokens.len();
-        (comes_next && goes_on && !self.keeps_apart()).then(|| self.block(block))?
+        let may = !self.keeps_apart() && block < self.retention.intact_blocks();
+        (comes_next && goes_on && may).then(|| self.block(block))?
     }
 
     /// The tokens of a block, if it has as many.

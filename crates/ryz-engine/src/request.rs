@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::error::EngineError;
+use crate::eviction::Eviction;
 use crate::guide::Constraint;
 use crate::sampler::{SamplingParams, TokenLogprobs};
 use crate::sequence::SequenceId;
@@ -43,6 +44,8 @@ pub struct GenerateRequest {
     /// Most tokens that are proposed ahead of a step, from what the text repeats, and verified in it; at most
     /// [`GenerateRequest::MOST_DRAFTED`]; default 0, for none. The answer does not depend on it.
     pub prompt_lookup: usize,
+    /// What it forgets when it grows long; default as the engine's configuration has it.
+    pub eviction: Option<Eviction>,
     /// Tokens that may be delivered before the consumer grants more. Without credits the sequence is not scheduled.
     pub credits: u32,
 }
@@ -64,6 +67,7 @@ impl GenerateRequest {
             stop_tokens: Vec::new(),
             shown_tokens: Vec::new(),
             prompt_lookup: 0,
+            eviction: None,
             credits: 32,
         }
     }

@@ -7,7 +7,10 @@
 //! A sequence begins behind the blocks that others have computed for the same tokens ([`crate::prefix`]). Blocks that nobody
 //! uses are kept for such sequences until they are wanted.
 //!
-//! When a decoding sequence needs a block and none can be had, another gives all of its blocks back and waits at the front
+//! Sequences that forget ([`crate::eviction`]) give back what they do not see any more before each of their steps, and take
+//! blocks as they go on.
+//!
+//! When a sequence that goes on needs a block and none can be had, another gives all of its blocks back and waits at the front
 //! to be computed again: first one that is paused, then the youngest. The oldest can always go on, since the pool holds
 //! at least one full context.
 
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 use ryz_kvcache::BlockPool;
 use ryz_model::Outputs;
 
-use crate::sequence::{Sequence, SequenceId, Wanted, blocks_for};
+use crate::sequence::{Sequence, SequenceId, Wanted};
 
 /// What bounds a step.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +56,8 @@ pub struct Scheduler {
     /// Whose turn it is to be first among the prompts.
     turn: usize,
     preemptions: u64,
+    /// Blocks that sequences gave back before they ended.
+    evicted: u64,
     /// Tokens of admitted sequences, and those of them that were cached already.
     asked: u64,
     reused: u64,
@@ -67,6 +72,7 @@ impl Scheduler {
             running: Vec::with_capacity(limits.max_sequences),
             turn: 0,
             preemptions: 0,
+            evicted: 0,
             asked: 0,
             reused: 0,
         }
@@ -91,6 +97,11 @@ impl Scheduler {
     /// How often a sequence had to give its blocks back.
     pub fn preemptions(&self) -> u64 {
         self.preemptions
+    }
+
+    /// Blocks that sequences gave back before they ended.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
     }
 
     /// Tokens of the sequences that were admitted, each time that they were, and those of them that did not have to be
@@ -147,7 +158,8 @@ impl Scheduler {
         self.prefill(admitted, proposed, pool, step);
     }
 
-    /// One token of every decoding sequence, oldest first, with those proposed to follow it. How many of those.
+    /// One token of every decoding sequence, oldest first, with those proposed to follow it; and a block for every other that
+    /// takes them as it goes on. How many are proposed.
     fn decode(&mut self, pool: &mut BlockPool, step: &mut Vec<Scheduled>) -> usize {
         // Half of a step is left to prompts, or they might wait for as long as proposals hold.
         let most = self.limits.prefill_chunk.min(self.limits.score_chunk) / 2;
@@ -156,11 +168,17 @@ impl Scheduler {
         while index < self.running.len() {
             let spare = self.running.len();
             let sequence = &mut self.running[index];
-            if sequence.paused_since.is_some() || !sequence.is_decoding() {
+            let decodes = sequence.is_decoding();
+            if sequence.paused_since.is_some() || !(decodes || sequence.retention.is_rolling()) {
                 index += 1;
                 continue;
             }
+            self.evicted += sequence.evict(pool) as u64;
             if sequence.allocate(pool) {
+                index += 1;
+                if !decodes {
+                    continue;
+                }
                 let ahead = sequence.allocate_ahead(pool, most - proposed, spare);
                 proposed += ahead;
                 step.push(Scheduled {
@@ -172,7 +190,6 @@ impl Scheduler {
                         Outputs::Last
                     },
                 });
-                index += 1;
                 continue;
             }
             // Someone must make room: a paused one, else the youngest, which may be this one.
@@ -196,7 +213,7 @@ impl Scheduler {
                 continue;
             }
             let found = self.waiting[index].find(pool);
-            let needed = blocks_for(self.waiting[index].tokens.len()) - found.blocks;
+            let needed = self.waiting[index].needed_blocks() - found.blocks;
             let available = pool.available() - found.kept;
             if self.running.len() >= self.limits.max_sequences || needed > available {
                 let tired = |s: &Sequence| {
@@ -246,10 +263,13 @@ impl Scheduler {
             // Another may have computed more of it by now.
             self.reused += sequence.reuse(pool) as u64;
             let pending = sequence.pending();
-            let tokens = match sequence.wanted {
+            let mut tokens = match sequence.wanted {
                 Wanted::Last => pending.min(budget),
                 Wanted::All => pending.min(budget).min(outputs),
             };
+            if sequence.retention.is_rolling() {
+                tokens = sequence.allocate_chunk(pool, tokens, count);
+            }
             if tokens == 0 {
                 continue;
             }

@@ -4,6 +4,8 @@ use std::time::Instant;
 
 use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, PrefixCursor};
 
+use crate::eviction::{Eviction, Retention};
+
 /// Names a sequence for its whole life; never used twice by an engine.
 pub type SequenceId = u64;
 
@@ -27,12 +29,14 @@ pub struct Sequence {
     pub prompt_len: usize,
     /// How many tokens have their keys and values in the cache.
     pub cached: usize,
-    /// The blocks of the cache, 16 positions each, in order.
+    /// The blocks of the cache, 16 positions each, in order; [`BlockId::EVICTED`] in the places of those that it gave back.
     pub block_table: Vec<BlockId>,
     /// How many of the blocks others may find, and as what.
     pub(crate) cursor: PrefixCursor,
     /// Its blocks are nobody else's.
     pub(crate) apart: bool,
+    /// What it gives back before it ends.
+    pub(crate) retention: Retention,
     /// The token that is due and those proposed to follow it, while they wait for a step or are in it; else empty.
     pub ahead: Vec<u32>,
     /// Which positions want logits.
@@ -52,9 +56,25 @@ impl Sequence {
             block_table: Vec::new(),
             cursor: PrefixCursor::default(),
             apart: false,
+            retention: Retention::default(),
             ahead: Vec::new(),
             wanted,
             paused_since: None,
+        }
+    }
+
+    /// It, with a policy.
+    pub fn evicting(mut self, eviction: Eviction) -> Self {
+        self.retention = Retention::new(eviction);
+        self
+    }
+
+    /// Where it ends in an engine of this context.
+    pub fn longest(&self, context_length: usize) -> usize {
+        if self.retention.is_rolling() {
+            usize::MAX
+        } else {
+            context_length
         }
     }
 
@@ -74,15 +94,21 @@ impl Sequence {
         self.wanted == Wanted::Last && self.cached >= self.prompt_len && self.pending() == 1
     }
 
-    /// Takes blocks until all its tokens have a place. `false` when the pool ran out; what was taken is kept.
+    /// Takes blocks until all its tokens have a place, or, where it gives blocks back, as many as it needs to go on. `false` when
+    /// the pool ran out; what was taken is kept.
     pub fn allocate(&mut self, pool: &mut BlockPool) -> bool {
-        while self.block_table.len() < blocks_for(self.tokens.len()) {
+        while self.block_table.len() < self.needed_blocks() {
             let Some(block) = pool.allocate() else {
                 return false;
             };
             self.block_table.push(block);
         }
         true
+    }
+
+    /// Blocks that its table must have before the next step.
+    pub fn needed_blocks(&self) -> usize {
+        self.retention.blocks(self.tokens.len())
     }
 
     /// Takes blocks for what is proposed too, as far as `most` tokens and the pool allow: `spare` blocks of it are left for
@@ -127,7 +153,9 @@ impl Sequence {
     /// is still kept by then.
     pub fn release(&mut self, pool: &mut BlockPool) {
         let blocks = self.block_table.drain(..).rev();
-        blocks.for_each(|b| pool.release(b));
+        let held = blocks.filter(|block| !block.is_evicted());
+        held.for_each(|b| pool.release(b));
+        self.retention.reset();
         self.cached = 0;
         self.ahead.clear();
         self.cursor = PrefixCursor::default();
@@ -141,11 +169,14 @@ impl Sequence {
     }
 
     /// Begins anew with other tokens, not more than before, on the same blocks, which nobody shares: only those who want all
-    /// logits begin anew.
+    /// logits begin anew. One that gives blocks back takes them anew.
     pub fn restart(&mut self, tokens: Vec<u32>, pool: &mut BlockPool) {
         debug_assert_eq!(self.cursor.blocks(), 0);
         self.prompt_len = tokens.len();
         self.tokens = tokens;
+        if self.retention.is_rolling() {
+            self.release(pool);
+        }
         self.cached = 0;
         let keep = blocks_for(self.tokens.len()).min(self.block_table.len());
         self.block_table.drain(keep..).for_each(|b| pool.release(b));

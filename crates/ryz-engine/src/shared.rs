@@ -57,6 +57,8 @@ pub struct EngineStats {
     pub accepted_tokens: u64,
     /// Sequences that had to give their blocks back and be computed again.
     pub preemptions: u64,
+    /// Blocks that requests gave back before they ended ([`Eviction`](crate::Eviction)).
+    pub evicted_blocks: u64,
     /// How often the holes in the cache were closed.
     pub compactions: u64,
     /// Blocks that moved then.
@@ -83,6 +85,7 @@ pub(crate) struct Counters {
     pub proposed_tokens: AtomicU64,
     pub accepted_tokens: AtomicU64,
     pub preemptions: AtomicU64,
+    pub evicted_blocks: AtomicU64,
     pub compactions: AtomicU64,
     pub kv_blocks_moved: AtomicU64,
     pub masks: AtomicU64,
@@ -199,6 +202,7 @@ impl Shared {
             proposed_tokens: c.proposed_tokens.load(Ordering::Relaxed),
             accepted_tokens: c.accepted_tokens.load(Ordering::Relaxed),
             preemptions: c.preemptions.load(Ordering::Relaxed),
+            evicted_blocks: c.evicted_blocks.load(Ordering::Relaxed),
             compactions: c.compactions.load(Ordering::Relaxed),
             kv_blocks_moved: c.kv_blocks_moved.load(Ordering::Relaxed),
             masks: c.masks.load(Ordering::Relaxed),

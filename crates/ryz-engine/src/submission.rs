@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::error::EngineError;
+use crate::eviction::Eviction;
 use crate::generation::{Generation, GenerationParts};
 use crate::guide::Guide;
 use crate::jobs::Job;
@@ -17,6 +18,8 @@ pub(crate) struct Submission {
     pub control: Arc<Control>,
     pub tokens: Vec<u32>,
     pub work: Option<Work>,
+    /// What it forgets.
+    pub eviction: Eviction,
     shared: Arc<Shared>,
 }
 
@@ -27,11 +30,18 @@ pub(crate) enum Work {
 }
 
 impl Submission {
-    pub fn new(control: Arc<Control>, tokens: Vec<u32>, work: Work, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        control: Arc<Control>,
+        tokens: Vec<u32>,
+        work: Work,
+        eviction: Eviction,
+        shared: Arc<Shared>,
+    ) -> Self {
         Self {
             control,
             tokens,
             work: Some(work),
+            eviction,
             shared,
         }
     }

@@ -10,7 +10,7 @@
 
 use ryz_kernels::{Kernels, KvBlock, RunningSoftmax};
 
-use crate::{BLOCK_TOKENS, BlockId, KvDType, KvReader};
+use crate::{BLOCK_TOKENS, BlockId, KvDType, KvReader, Window};
 
 /// Most queries of one call.
 pub const MAX_QUERIES: usize = ryz_kernels::MAX_QUERIES;
@@ -30,21 +30,34 @@ pub struct StepRows<'a> {
     pub value_stride: usize,
 }
 
+/// What the query heads of one token see.
+#[derive(Clone, Copy, Debug)]
+pub struct Visible<'a> {
+    /// The sequence's blocks; those that were evicted are passed over.
+    pub table: &'a [BlockId],
+    /// Positions up to the token's own, that included.
+    pub positions: usize,
+    /// What it sees of them; default all.
+    pub window: Option<Window>,
+    /// The queries as they meet the window's sinks, where that is not as they meet the rest: turned to the position that
+    /// the token has when what is gone is not counted ([`Window::shift`]).
+    pub sink_queries: Option<&'a [f32]>,
+}
+
 impl KvReader<'_> {
-    /// Writes to `out` (queries, value_dim) the attention of `queries` (at most [`MAX_QUERIES`], key_dim) over the first
-    /// `visible` positions of `block_table`. `new` are the rows of the step in which the last of them was written; only
-    /// [`KvDType::Int4`] reads them.
+    /// Writes to `out` (queries, value_dim) the attention of `queries` (at most [`MAX_QUERIES`], key_dim) over what is
+    /// `visible`. `new` are the rows of the step in which the last position of that was written; only [`KvDType::Int4`] reads them.
     ///
     /// # Panics
-    /// When lengths do not fit the cache, or `visible` is 0 or more than the table holds.
+    /// When lengths do not fit the cache, `visible` has no position or more than its table holds, or a block that its window
+    /// shows was evicted.
     #[expect(clippy::too_many_arguments, reason = "the operands of the equation")]
     pub fn attend(
         &self,
         kernels: Kernels,
         layer: usize,
         kv_head: usize,
-        block_table: &[BlockId],
-        visible: usize,
+        visible: Visible<'_>,
         new: StepRows<'_>,
         queries: &[f32],
         scale: f32,
@@ -62,24 +75,41 @@ impl KvReader<'_> {
             "length of an attention output"
         );
         assert!(
-            visible > 0 && visible <= block_table.len() * BLOCK_TOKENS,
-            "{visible} visible positions"
+            visible.positions > 0 && visible.positions <= visible.table.len() * BLOCK_TOKENS,
+            "{} visible positions",
+            visible.positions
         );
         let mut running = [RunningSoftmax::default(); MAX_QUERIES];
         let running = &mut running[..count];
         out.fill(0.0);
-        let own = (visible - 1) / BLOCK_TOKENS;
-        for &block in &block_table[..own] {
+        let own = (visible.positions - 1) / BLOCK_TOKENS;
+        let table = visible.table;
+        let (sinks, first) = match visible.window {
+            Some(window) => (window.sinks().min(own), window.first(visible.positions - 1)),
+            None => (0, 0),
+        };
+        let sink_queries = visible.sink_queries.unwrap_or(queries);
+        assert_eq!(sink_queries.len(), queries.len(), "lengths of queries");
+        for &block in &table[..sinks] {
+            let block = self.block(block, layer, kv_head);
+            kernels.attend_block(&block, BLOCK_TOKENS, sink_queries, scale, running, out);
+        }
+        let windowed = visible.window.is_some();
+        for &block in &table[first.min(own)..own] {
+            // What a window shows is there, or else the block is refused.
+            if block.is_evicted() && !windowed {
+                continue;
+            }
             let block = self.block(block, layer, kv_head);
             kernels.attend_block(&block, BLOCK_TOKENS, queries, scale, running, out);
         }
         let block = match config.dtype {
             KvDType::Int4 => self
-                .tail(block_table[own], layer, kv_head)
+                .tail(table[own], layer, kv_head)
                 .unwrap_or_else(|| new.block(own * BLOCK_TOKENS)),
-            _ => self.block(block_table[own], layer, kv_head),
+            _ => self.block(table[own], layer, kv_head),
         };
-        let positions = visible - own * BLOCK_TOKENS;
+        let positions = visible.positions - own * BLOCK_TOKENS;
         kernels.attend_block(&block, positions, queries, scale, running, out);
         kernels.attend_end(running, out);
     }

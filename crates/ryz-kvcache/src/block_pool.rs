@@ -13,6 +13,14 @@ use crate::prefix_tree::{BlockTokens, PrefixCursor, PrefixTree};
 pub struct BlockId(u32);
 
 impl BlockId {
+    /// Stands in a sequence's table where a block was that the sequence has given back for good. It is no block's.
+    pub const EVICTED: Self = Self(u32::MAX);
+
+    /// Whether a table has no block here any more.
+    pub fn is_evicted(self) -> bool {
+        self == Self::EVICTED
+    }
+
     /// Its place in the storage.
     pub fn index(self) -> usize {
         self.0 as usize

@@ -25,13 +25,15 @@ mod prefix_tree;
 mod sharing;
 mod snapshot;
 mod tails;
+mod window;
 mod writer;
 
-pub use attention::{MAX_QUERIES, StepRows};
+pub use attention::{MAX_QUERIES, StepRows, Visible};
 pub use block_pool::{BlockId, BlockMove, BlockPool, BlockView};
 pub use cache::{KvCache, KvReader};
 pub use config::{BLOCK_TOKENS, KvCacheConfig, KvDType};
 pub use error::KvCacheError;
 pub use prefix_tree::{BlockTokens, PrefixCursor};
 pub use tails::StepBlocks;
+pub use window::Window;
 pub use writer::KvWriter;

@@ -50,7 +50,9 @@ impl Tails {
             let (first, last) = step.ends();
             let done = step.table[..first].iter();
             let within = step.table.get(first + 1..last).unwrap_or_default();
-            done.chain(within).for_each(|&block| self.give_back(block));
+            done.chain(within)
+                .filter(|block| !block.is_evicted())
+                .for_each(|&block| self.give_back(block));
         }
         for step in steps {
             let (first, last) = step.ends();

@@ -4,7 +4,7 @@
 use ryz_kernels::Kernels;
 use ryz_kvcache::{
     BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvCacheError, KvDType, StepBlocks,
-    StepRows,
+    StepRows, Visible,
 };
 use ryz_tmac::{Arena, ArenaConfig};
 
@@ -82,8 +82,12 @@ fn step(
                 kernels,
                 0,
                 0,
-                table,
-                position + 1,
+                Visible {
+                    table,
+                    positions: position + 1,
+                    window: None,
+                    sink_queries: None,
+                },
                 new,
                 &query,
                 0.02,

@@ -72,6 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             tokens,
             start,
             block_table: &block_table,
+            window: None,
             outputs: Outputs::Last,
         }];
         model.forward(&lease, &mut state, &mut cache, &batch, &cancel)

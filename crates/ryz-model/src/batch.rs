@@ -1,6 +1,6 @@
 //! What one step computes: new tokens of several sequences, each over its own blocks of the cache.
 
-use ryz_kvcache::{BLOCK_TOKENS, BlockId};
+use ryz_kvcache::{BLOCK_TOKENS, BlockId, Window};
 
 use crate::ModelError;
 
@@ -35,6 +35,9 @@ pub struct BatchSequence<'a> {
     pub start: usize,
     /// The sequence's blocks, covering `start + tokens.len()` positions. Blocks that new tokens write must not be shared.
     pub block_table: &'a [BlockId],
+    /// What its queries see; default all. With a window it may go past the positions that the model was made for, and the
+    /// blocks that no new token sees may have been evicted.
+    pub window: Option<Window>,
     /// Which of the new tokens want logits.
     pub outputs: Outputs,
 }
@@ -90,7 +93,7 @@ impl Plan {
             if new == 0 {
                 return invalid("new tokens", 1, 0);
             }
-            if end > limits.max_positions {
+            if end > limits.max_positions && sequence.window.is_none() {
                 return Err(ModelError::ContextOverflow {
                     sequence: index,
                     limit: limits.max_positions,
@@ -104,10 +107,15 @@ impl Plan {
                     sequence.block_table.len(),
                 );
             }
-            if let Some(block) = sequence
-                .block_table
-                .iter()
-                .find(|block| block.index() >= limits.cache_blocks)
+            let gone = sequence.window.map(|window| window.gone(sequence.start));
+            let may_be_gone = |index: usize| match &gone {
+                Some(gone) => gone.contains(&index),
+                None => index < sequence.start / BLOCK_TOKENS,
+            };
+            let blocks = sequence.block_table.iter().enumerate();
+            if let Some((_, block)) = blocks
+                .filter(|(index, block)| !(block.is_evicted() && may_be_gone(*index)))
+                .find(|(_, block)| block.index() >= limits.cache_blocks)
             {
                 return invalid("block index below", limits.cache_blocks, block.index());
             }

@@ -29,13 +29,13 @@ use ryz_format::RopeStyle;
 use ryz_kernels::{
     ActivationView, BatchLayout, Line, Linear, ROW_TILE, SparseTernary, TILE_TOKENS,
 };
-use ryz_kvcache::{BLOCK_TOKENS, KvCache, MAX_QUERIES, StepBlocks, StepRows};
+use ryz_kvcache::{BLOCK_TOKENS, KvCache, MAX_QUERIES, StepBlocks, StepRows, Visible};
 use ryz_numa::{Lease, PartitionedSlice, Poisoned, Worker, WriteGuard};
 use ryz_profile::{Phase, PhaseClock};
 
 use crate::{
     AttentionStatistics, BatchSequence, MAX_VALUE_DIM, Model, ModelError, RunState,
-    batch::{BatchLimits, Plan},
+    batch::{BatchLimits, Plan, TokenRow},
     hooks::{HookPoint, Hooks, regions, stage_point, stages},
     run_state::Shared,
     weights::{LayerWeights, Projection},
@@ -417,7 +417,7 @@ impl Pass<'_> {
         }
     }
 
-    /// residual = embedding\[token\], and the angles of the token's position.
+    /// residual = embedding\[token\], and the angles of the token's position and of its way back to the first ones.
     fn embed(&self) {
         let rows = self.token_rows();
         let mut residual = self.state.residual.rows_mut(rows.clone());
@@ -427,8 +427,21 @@ impl Pass<'_> {
                 .weights
                 .embedding
                 .embedding_row(token.token as usize, residual.row_mut(row));
-            self.model.angles.fill(token.position, angles.row_mut(row));
+            let (own, back) = angles
+                .row_mut(row)
+                .split_at_mut(self.model.angles.table_len());
+            self.model.angles.fill(token.position, own);
+            match self.shift(*token) {
+                0 => {}
+                shift => self.model.angles.fill_back(shift, back),
+            }
         }
+    }
+
+    /// By how many positions the token's queries are turned back for the first blocks of its window.
+    fn shift(&self, token: TokenRow) -> usize {
+        let window = self.batch[token.sequence].window;
+        window.map_or(0, |window| window.shift(token.position))
     }
 
     /// residual += projected (when there is something to add); normed = norm(residual), in every form that
@@ -702,6 +715,9 @@ impl Pass<'_> {
             self.state.key.read(),
             self.state.value.read(),
         );
+        let angles = self.state.angles.read();
+        // Stays empty where no window has sinks.
+        let mut turned = Vec::new();
         let cached = self.cache.reader();
         while let Some(chunk) = self.state.queues[index].next(items, granule) {
             for item in chunk.range() {
@@ -725,6 +741,20 @@ impl Pass<'_> {
                     values: &values[first_row * values.view().cols() + kv_head * value_dim..],
                     value_stride: values.view().cols(),
                 };
+                let queries = &queries.row(row)[columns(key_dim)];
+                let sink_queries = (self.shift(token) > 0).then(|| {
+                    turned.clear();
+                    turned.extend_from_slice(queries);
+                    let back = &angles.row(row)[self.model.angles.table_len()..];
+                    (turned.chunks_exact_mut(key_dim)).for_each(|head| self.turn(head, back));
+                    &*turned
+                });
+                let visible = Visible {
+                    table: self.batch[token.sequence].block_table,
+                    positions: token.position + 1,
+                    window: self.batch[token.sequence].window,
+                    sink_queries,
+                };
                 let out = match projection {
                     Some(_) => &mut compressed[..(end - first) * value_dim],
                     None => heads.row_mut(0),
@@ -733,10 +763,9 @@ impl Pass<'_> {
                     self.model.kernels,
                     index,
                     kv_head,
-                    self.batch[token.sequence].block_table,
-                    token.position + 1,
+                    visible,
                     new,
-                    &queries.row(row)[columns(key_dim)],
+                    queries,
                     self.model.attention_scale,
                     out,
                 );

@@ -94,6 +94,16 @@ impl RopeAngles {
         2 * self.frequencies.len()
     }
 
+    /// Writes the table that turns what was turned to a position back by `positions`.
+    pub fn fill_back(&self, positions: usize, table: &mut [f32]) {
+        let (cosines, sines) = table.split_at_mut(self.frequencies.len());
+        for ((frequency, cosine), sine) in self.frequencies.iter().zip(cosines).zip(sines) {
+            let angle = positions as f64 * frequency;
+            *cosine = math::cos(angle) as f32;
+            *sine = -math::sin(angle) as f32;
+        }
+    }
+
     /// Writes the cosines of all pairs at `position`, then the sines.
     pub fn fill(&self, position: usize, table: &mut [f32]) {
         let (cosines, sines) = table.split_at_mut(self.frequencies.len());

@@ -74,7 +74,7 @@ impl ActivityCounter {
 /// Shapes are (token, columns) unless said.
 #[derive(Debug)]
 struct Buffers {
-    /// cos and sin of each pair
+    /// cos and sin of each pair at the token's position, and of those that turn back what meets the first positions
     angles: Matrix,
     /// hidden: the residual stream
     residual: Matrix,
@@ -103,12 +103,22 @@ struct Buffers {
 }
 
 /// Columns of the matrices that have a row a token, in the order of [`Buffers`].
+/// Values that a rotation has are `angles`.
 fn token_columns(config: &ModelConfig, angles: usize) -> [usize; 10] {
     let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
     let [query, key, value] = [config.query_dim(), config.key_dim(), config.value_dim()];
     let heads = config.attention_dim();
     [
-        angles, hidden, hidden, query, key, value, heads, ffn, ffn, hidden,
+        2 * angles,
+        hidden,
+        hidden,
+        query,
+        key,
+        value,
+        heads,
+        ffn,
+        ffn,
+        hidden,
     ]
 }
 

@@ -14,6 +14,7 @@ mod check;
 mod convert;
 mod engine;
 mod estimate;
+mod eviction;
 mod info;
 mod inspect;
 mod jobs;

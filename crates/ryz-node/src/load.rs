@@ -16,6 +16,7 @@ use ryz_engine::{BatchLayout, Engine, EngineConfig, Level, LoadProgress};
 
 use crate::answer::{Failure, catching};
 use crate::engine::{NativeCancel, NativeEngine, Slot, failure};
+use crate::eviction::EvictionPolicy;
 use crate::info::{ACTIVATIONS, KV_TYPES, NUMA, PINNING};
 use crate::jobs::{self, Ending};
 use crate::memory::{HUGE_PAGES, NativeMemoryPolicy, built_in};
@@ -61,6 +62,8 @@ pub struct Config {
     pub compact_above: Option<f64>,
     /// Whether blocks are kept for requests that begin alike.
     pub prefix_cache: Option<bool>,
+    /// What requests forget.
+    pub eviction: Option<EvictionPolicy>,
     /// How activations of a batch lie.
     pub batch_layout: Option<String>,
     /// Cache lines ahead.
@@ -220,6 +223,7 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         .memory_policy
         .map(|name| built_in(&name, config.memory_policy_limit));
     let quantizer = config.quantizer.map(|name| built_in_quantizer(&name));
+    let eviction = config.eviction.map(EvictionPolicy::convert).transpose()?;
     let numa = config.numa.map(|name| named("numa", &NUMA, &name));
     Ok(EngineConfig {
         threads: config.threads.map(size),
@@ -241,6 +245,7 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         sparsity: config.sparsity.unwrap_or(defaults.sparsity),
         compact_above: config.compact_above.unwrap_or(defaults.compact_above),
         prefix_cache: config.prefix_cache.unwrap_or(defaults.prefix_cache),
+        eviction: eviction.unwrap_or(defaults.eviction),
         quantizer: quantizer.transpose()?,
         pinning: pinning.transpose()?.unwrap_or(defaults.pinning),
         numa: numa.transpose()?.unwrap_or(defaults.numa),

@@ -11,6 +11,7 @@ use ryz_engine::{
 
 use crate::answer::Failure;
 use crate::engine::failure;
+use crate::eviction::EvictionPolicy;
 
 /// "Don't repeat yourself".
 #[napi(object, object_to_js = false)]
@@ -159,6 +160,8 @@ pub struct Request {
     pub shown_tokens: Option<Vec<u32>>,
     /// Most tokens that are proposed ahead; 0 for none.
     pub prompt_lookup: u32,
+    /// What it forgets.
+    pub eviction: Option<EvictionPolicy>,
     /// Tokens that may be delivered before the reader grants more.
     pub credits: u32,
 }
@@ -179,6 +182,7 @@ impl Request {
             constraint: self.format.map(Format::convert).transpose()?,
             shown_tokens: self.shown_tokens.unwrap_or_default(),
             prompt_lookup: self.prompt_lookup as usize,
+            eviction: self.eviction.map(EvictionPolicy::convert).transpose()?,
             credits: self.credits,
             ..GenerateRequest::new(prompt)
         })

@@ -30,6 +30,8 @@ pub struct EngineStats {
     pub accepted_tokens: f64,
     /// Requests that had to make room.
     pub preemptions: f64,
+    /// Blocks that requests gave back before they ended.
+    pub evicted_blocks: f64,
     /// How often the cache was compacted.
     pub compactions: f64,
     /// Blocks that moved then.
@@ -58,6 +60,7 @@ impl NativeEngine {
             proposed_tokens: stats.proposed_tokens as f64,
             accepted_tokens: stats.accepted_tokens as f64,
             preemptions: stats.preemptions as f64,
+            evicted_blocks: stats.evicted_blocks as f64,
             compactions: stats.compactions as f64,
             kv_blocks_moved: stats.kv_blocks_moved as f64,
             prefix_tokens: stats.prefix_tokens as f64,

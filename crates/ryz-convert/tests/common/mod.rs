@@ -264,6 +264,7 @@ pub fn logits(path: &Path, activations: Activations, tokens: &[u32]) -> Vec<f32>
         tokens,
         start: 0,
         block_table: &block_table,
+        window: None,
         outputs: Outputs::All,
     }];
     let cancel = AtomicBool::new(false);

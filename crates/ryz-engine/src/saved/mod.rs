@@ -15,6 +15,7 @@ use ryz_tmac::{Buffer, BufferKind};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::eviction::Eviction;
 use crate::frontend::check_ids;
 use crate::jobs::Job;
 use crate::request::{Reply, RequestHandle};
@@ -157,7 +158,7 @@ impl Engine {
         if tokens.is_empty() {
             self.inner.shared.check_alive()?;
         } else {
-            self.check_tokens(tokens)?;
+            self.check_tokens(tokens, self.inner.info.context_length)?;
         }
         file::check_note(note.len())?;
         let state = State {
@@ -237,7 +238,9 @@ impl Engine {
             reply: Box::new(move |answer| drop(sender.send(answer))),
         };
         let tokens = whole_blocks(tokens).to_vec();
-        let _request: RequestHandle = self.submit(tokens, Work::Job(Job::State(job)), 0)?;
+        // Whole: what is kept serves requests of every policy, each as far as it sees all.
+        let work = Work::Job(Job::State(job));
+        let _request: RequestHandle = self.submit(tokens, work, Eviction::None, 0)?;
         received.recv().map_err(|_| EngineError::Disposed)?
     }
 

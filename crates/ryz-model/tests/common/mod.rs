@@ -10,7 +10,7 @@ use std::{
 };
 
 use ryz_kernels::{KernelOptions, Kernels, Level};
-use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType};
+use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType, Window};
 use ryz_model::{Activations, BatchSequence, LoadOptions, Model, ModelSource, Outputs, RunState};
 use ryz_numa::{Lease, LeaseOptions, Pinning, Topology};
 use ryz_profile::LayerActivity;
@@ -71,6 +71,8 @@ impl Setup {
 /// A model with a cache for one sequence.
 pub struct Runner {
     pub model: Model,
+    /// What its sequence sees.
+    pub window: Option<Window>,
     lease: Lease,
     state: RunState,
     cache: KvCache,
@@ -126,6 +128,7 @@ impl Runner {
         let blocks = std::iter::from_fn(|| pool.allocate()).collect();
         Self {
             model,
+            window: None,
             lease,
             state,
             cache: cache.unwrap(),
@@ -143,6 +146,7 @@ impl Runner {
                 tokens: chunk,
                 start: start + index * self.chunk,
                 block_table: &self.blocks,
+                window: self.window,
                 outputs: Outputs::All,
             }];
             let cancel = AtomicBool::new(false);

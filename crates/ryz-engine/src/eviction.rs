@@ -1,0 +1,233 @@
+//! Which blocks of the cache a sequence gives back before it ends.
+//!
+//! A policy decides by positions alone, never by how a text was cut into steps, by the batch or by free memory: so that answers
+//! stay the same, bit for bit, and a sequence that had to give everything back is computed again to the same tokens. Blocks
+//! are given back between steps, when no position to come may see them; proposals ([`crate::speculation`]) count only once
+//! they are chosen.
+
+use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, Window};
+
+use crate::error::EngineError;
+use crate::sequence::{Sequence, blocks_for};
+
+/// What a sequence forgets when it grows long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Eviction {
+    /// Nothing: it ends where the context ends.
+    #[default]
+    None,
+    /// Blocks of which every position is older than the window. It goes on past the context.
+    SlidingWindow {
+        /// Positions, a token's own included.
+        window: usize,
+    },
+    /// The same, but for the first ones (Xiao et al., arXiv 2309.17453), which later positions see as if nothing lay between them
+    /// and the window. It goes on past the context.
+    AttentionSinks {
+        /// Positions that are kept, rounded up to whole blocks.
+        sinks: usize,
+        /// As of a sliding window.
+        window: usize,
+    },
+}
+
+impl Eviction {
+    /// What positions see.
+    pub(crate) fn window(self) -> Option<Window> {
+        match self {
+            Self::None => None,
+            Self::SlidingWindow { window } => Some(Window::new(0, window)),
+            Self::AttentionSinks { sinks, window } => Some(Window::new(sinks, window)),
+        }
+    }
+
+    /// Where a sequence ends in an engine of this context: what forgets goes on.
+    pub(crate) fn longest(self, context_length: usize) -> usize {
+        match self.window() {
+            Some(_) => usize::MAX,
+            None => context_length,
+        }
+    }
+
+    /// Checks it against a context, which has room for what is kept and a block to go on in.
+    pub(crate) fn validate(self, context_length: usize) -> Result<(), EngineError> {
+        let (sinks, window) = match self {
+            Self::None => return Ok(()),
+            Self::SlidingWindow { window } => (0, window),
+            Self::AttentionSinks { sinks, window } => (sinks, window),
+        };
+        // The blocks in which the window begins and in which it ends besides: one is written, and one is free to go on.
+        let room = blocks_for(context_length).saturating_sub(2);
+        if matches!(self, Self::AttentionSinks { .. }) {
+            within("eviction.sinks", sinks, room * BLOCK_TOKENS, context_length)?;
+        }
+        let most = match blocks_for(context_length) {
+            0 | 1 => 0,
+            _ => (room - blocks_for(sinks)) * BLOCK_TOKENS + 1,
+        };
+        within("eviction.window", window, most, context_length)?;
+        Ok(())
+    }
+}
+
+/// Refuses what is not between 1 and `most`.
+fn within(
+    option: &'static str,
+    got: usize,
+    most: usize,
+    context_length: usize,
+) -> Result<(), EngineError> {
+    if (1..=most).contains(&got) {
+        return Ok(());
+    }
+    let expected = format!("1 to {most} for a context of {context_length}");
+    Err(EngineError::invalid(option, expected, got))
+}
+
+/// What a sequence keeps, and what it has given back.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Retention {
+    /// What its positions see.
+    pub window: Option<Window>,
+    /// Blocks that it has given back.
+    gone: usize,
+}
+
+impl Retention {
+    pub fn new(eviction: Eviction) -> Self {
+        Self {
+            window: eviction.window(),
+            gone: 0,
+        }
+    }
+
+    /// Whether it gives blocks back, and so takes new ones as it goes on.
+    pub fn is_rolling(&self) -> bool {
+        self.window.is_some()
+    }
+
+    /// Blocks that hold what they would without a policy, whatever comes.
+    pub fn intact_blocks(&self) -> usize {
+        self.window
+            .map_or(usize::MAX, |window| window.intact_blocks())
+    }
+
+    /// Blocks that a table with `tokens` in all must have for the sequence to go on by a block at least.
+    pub fn blocks(&self, tokens: usize) -> usize {
+        let all = blocks_for(tokens);
+        match self.window {
+            Some(window) => all.min(self.gone + window.blocks() + 1),
+            None => all,
+        }
+    }
+
+    /// The sequence begins anew.
+    pub fn reset(&mut self) {
+        self.gone = 0;
+    }
+}
+
+impl Sequence {
+    /// Gives back what no position to come sees. How many blocks that were.
+    pub fn evict(&mut self, pool: &mut BlockPool) -> usize {
+        let Some(window) = self.retention.window else {
+            return 0;
+        };
+        let gone = window.gone(self.cached);
+        let rest = gone.start + self.retention.gone..gone.end;
+        if rest.is_empty() {
+            return 0;
+        }
+        let count = rest.len();
+        for block in &mut self.block_table[rest] {
+            pool.release(std::mem::replace(block, BlockId::EVICTED));
+        }
+        self.retention.gone += count;
+        count
+    }
+
+    /// Takes blocks for more of its next `tokens` than it must have, as far as the pool has `spare` besides. How many of them have
+    /// a place.
+    pub fn allocate_chunk(&mut self, pool: &mut BlockPool, tokens: usize, spare: usize) -> usize {
+        let wanted = blocks_for(self.cached + tokens);
+        while self.block_table.len() < wanted && pool.available() > spare {
+            let Some(block) = pool.allocate() else {
+                break;
+            };
+            self.block_table.push(block);
+        }
+        tokens.min(self.block_table.len() * BLOCK_TOKENS - self.cached)
+    }
+
+    /// Positions that are in the cache.
+    pub fn held(&self) -> usize {
+        self.cached - (self.retention.gone * BLOCK_TOKENS).min(self.cached)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sequence::Wanted;
+
+    fn blamed(eviction: Eviction, context: usize) -> Option<&'static str> {
+        match eviction.validate(context) {
+            Ok(()) => None,
+            Err(EngineError::InvalidArgument { option, .. }) => Some(option),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn what_a_context_has_no_room_for_is_refused_by_name() {
+        let sliding = |window| Eviction::SlidingWindow { window };
+        let sinks = |sinks, window| Eviction::AttentionSinks { sinks, window };
+        assert_eq!(blamed(Eviction::None, 2), None);
+        assert_eq!(blamed(sliding(0), 512), Some("eviction.window"));
+        assert_eq!(blamed(sliding(481), 512), None);
+        assert_eq!(blamed(sliding(482), 512), Some("eviction.window"));
+        assert_eq!(blamed(sinks(0, 64), 512), Some("eviction.sinks"));
+        assert_eq!(blamed(sinks(500, 64), 512), Some("eviction.sinks"));
+        assert_eq!(blamed(sinks(4, 465), 512), None);
+        assert_eq!(blamed(sinks(4, 466), 512), Some("eviction.window"));
+        assert_eq!(blamed(sliding(1), 16), Some("eviction.window"));
+        for (eviction, blocks) in [(sliding(481), 32), (sinks(4, 465), 32)] {
+            let window = eviction.window().expect("a window");
+            assert_eq!(window.blocks() + 1, blocks);
+        }
+    }
+
+    #[test]
+    fn a_sequence_of_any_length_goes_on_in_the_same_blocks() {
+        for (eviction, most) in [
+            (Eviction::SlidingWindow { window: 40 }, 5),
+            (
+                Eviction::AttentionSinks {
+                    sinks: 4,
+                    window: 40,
+                },
+                6,
+            ),
+        ] {
+            for chunk in [1, 7, 16, 200] {
+                let mut pool = BlockPool::new(most);
+                let mut sequence = Sequence::new(1, vec![0; 1000], Wanted::Last).evicting(eviction);
+                let mut evicted = 0;
+                while sequence.pending() > 0 {
+                    evicted += sequence.evict(&mut pool);
+                    assert!(sequence.allocate(&mut pool));
+                    let room = sequence.allocate_chunk(&mut pool, chunk.min(sequence.pending()), 0);
+                    assert!(room >= chunk.min(16).min(sequence.pending()));
+                    sequence.cached += room;
+                }
+                // The last one sees from position 960 on.
+                assert_eq!(pool.capacity() - pool.available(), most.min(63 - evicted));
+                assert!(evicted >= 63 - most);
+                assert!(sequence.held() <= most * BLOCK_TOKENS);
+                sequence.release(&mut pool);
+                assert_eq!((pool.available(), sequence.held()), (most, 0));
+            }
+        }
+    }
+}

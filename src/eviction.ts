@@ -1,0 +1,56 @@
+/** What requests forget when they grow long. */
+
+import { InvalidArgumentError } from "./errors.js";
+import type { NativeEviction } from "./native.js";
+import { OptionReader } from "./validate.js";
+
+/** Forgets blocks of 16 tokens, each once all of its tokens are older than the window. */
+export interface SlidingWindow {
+  readonly policy: "sliding-window";
+  /** Tokens that a token sees at least, its own included; it sees up to 15 more. */
+  readonly window: number;
+}
+
+/** The same, but for the first tokens, which later ones see as if nothing lay between them and the window. */
+export interface AttentionSinks {
+  readonly policy: "attention-sinks";
+  /** Tokens that are kept, rounded up to whole blocks of 16. */
+  readonly sinks: number;
+  /** As of a sliding window. */
+  readonly window: number;
+}
+
+/**
+ * What a request forgets when it grows long (docs/eviction.md).
+ *
+ * - `none`: nothing; it ends where the context does, with `finishReason: "length"`
+ * - `sliding-window`, `attention-sinks`: it goes on past the context in the same memory, until `maxTokens` or its own end
+ */
+export type Eviction = "none" | SlidingWindow | AttentionSinks;
+
+const MOST = 1 << 24;
+const POLICIES = ["sliding-window", "attention-sinks"] as const;
+
+/** Checks a policy; what a context has no room for is refused where the context is known. @internal */
+export function checkEviction(value: unknown): NativeEviction | undefined {
+  if (value === undefined) return undefined;
+  if (value === "none") return { policy: "none", sinks: 0, window: 0 };
+  if (typeof value !== "object" || value === null || Array.isArray(value)) refuse(value);
+  const read = new OptionReader(value, "eviction", "eviction.");
+  const policy = read.choice("policy", POLICIES) ?? read.require("policy", `one of ${POLICIES.join(", ")}`);
+  const length = (option: string): number =>
+    read.integer(option, { min: 1, max: MOST }) ?? read.require(option, "a number of tokens");
+  const sinks = policy === "attention-sinks" ? length("sinks") : 0;
+  const window = length("window");
+  read.done();
+  return { policy, sinks, window };
+}
+
+function refuse(value: unknown): never {
+  throw new InvalidArgumentError("eviction", `"none", or an object whose policy is ${POLICIES.join(" or ")}`, value);
+}
+
+/** Where a request ends in an engine of this context. @internal */
+export function longestUnder(eviction: NativeEviction | undefined, contextLength: number): number {
+  return eviction === undefined || eviction.policy === "none" ? contextLength : Number.POSITIVE_INFINITY;
+}
