@@ -46,6 +46,8 @@ export {
   type PerplexityOptions,
   type Prompt,
   type TokenizeOptions,
+  type TunedMatrix,
+  type Tuning,
 } from "./src/engine.js";
 export { type ErrorCode, InvalidArgumentError, ModelFileError, PlatformError, RyzansteinError } from "./src/errors.js";
 export type { AttentionSinks, Eviction, SlidingWindow } from "./src/eviction.js";

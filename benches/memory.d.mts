@@ -6,5 +6,7 @@ export interface Measured {
   readonly ratio: number;
   readonly strictRatio: number;
 }
+/** Runs a program in a fresh Node.js and parses the JSON that it prints. */
+export function measure(program: string, args?: readonly string[], env?: NodeJS.ProcessEnv): unknown;
 export function measureMemory(path: string): Measured;
 export function withSyntheticModel<T>(work: (path: string) => T): T;

@@ -14,9 +14,9 @@ import { fileURLToPath } from "node:url";
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 
 /** Runs a program in a fresh Node.js and parses the JSON that it prints. */
-function measure(program, ...args) {
+export function measure(program, args = [], env = process.env) {
   const node = ["--expose-gc", "--input-type=module", "-e", program, "--", ...args];
-  const { status, stdout, stderr } = spawnSync(process.execPath, node, { cwd: root, encoding: "utf8" });
+  const { status, stdout, stderr } = spawnSync(process.execPath, node, { cwd: root, encoding: "utf8", env });
   if (status !== 0) throw new Error(`the measured process failed: ${stderr}`);
   return JSON.parse(stdout);
 }
@@ -47,7 +47,7 @@ await engine.dispose();
  */
 export function measureMemory(path) {
   const bare = measure(BARE);
-  const { resident, packedBytes, kvBytes } = measure(LOADED, path);
+  const { resident, packedBytes, kvBytes } = measure(LOADED, [path]);
   const ratio = (resident - bare - kvBytes) / packedBytes;
   return { bare, resident, packedBytes, kvBytes, ratio, strictRatio: (resident - bare) / packedBytes };
 }

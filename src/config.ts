@@ -72,9 +72,16 @@ export interface EngineConfig {
   readonly batchLayout?: BatchLayout | undefined;
   /**
    * How many cache lines of 64 bytes ahead streams of weights are asked for, up to 16,384; 0 for not at all. It changes speed only.
-   * @defaultValue 64
+   * @defaultValue what `autoTune` finds for each shape of matrix, else 64
    */
   readonly prefetch?: number | undefined;
+  /**
+   * Whether it is measured how far ahead the weights of large matrices are best asked for. Where a model meets a machine for the
+   * first time this takes up to a quarter of a second of loading; then it is remembered in the user's cache folder, or in
+   * `RYZANSTEIN_CACHE` where that environment variable is set. It changes speed only (docs/tuning.md).
+   * @defaultValue `true`
+   */
+  readonly autoTune?: boolean | undefined;
   /**
    * How the inputs of ternary layers are quantised: `int8` per token over the whole row (BitNet's own definition),
    * `int8-group` per token and group of weights that share a scale, `f32` not at all (exact, slower).
@@ -241,6 +248,7 @@ export function checkConfig(config: unknown): CheckedConfig {
     level: read.choice("level", LEVELS),
     batchLayout: read.choice("batchLayout", BATCH_LAYOUTS),
     prefetch: read.integer("prefetch", { min: 0, max: 16_384 }),
+    autoTune: read.boolean("autoTune"),
     activations: read.choice("activations", ACTIVATIONS),
     kv: read.choice("kv", KV_TYPES),
     valueRank: read.integer("valueRank", { min: 1, max: 65_536 }),

@@ -83,9 +83,36 @@ export interface ModelInfo {
   readonly weightBytesPerToken: number;
   /** What float weights lost when they were made ternary on load; empty where none were. */
   readonly quantized: readonly QuantizationLoss[];
+  /** How the ways in which weights are streamed were chosen. */
+  readonly tuning: Tuning;
   readonly hasChatTemplate: boolean;
   readonly bosToken?: number;
   readonly eosToken?: number;
+}
+
+/** How the ways in which weights are streamed were chosen (docs/tuning.md). */
+export interface Tuning {
+  /**
+   * `measured` during this load, `remembered` from an earlier one, or `fixed`: given, or with nothing to choose, as where all
+   * matrices fit caches.
+   */
+  readonly source: "fixed" | "measured" | "remembered";
+  /** How long it took. */
+  readonly ms: number;
+  /** What was chosen for each kind of matrix; empty where nothing was. */
+  readonly matrices: readonly TunedMatrix[];
+}
+
+/** What was chosen for the matrices of one kernel and shape. */
+export interface TunedMatrix {
+  /** One of `ModelInfo.kernels`. */
+  readonly kernel: string;
+  /** Outputs. */
+  readonly rows: number;
+  /** Inputs. */
+  readonly cols: number;
+  /** How many cache lines ahead its weights are asked for. */
+  readonly prefetch: number;
 }
 
 /** What making a tensor ternary cost. */

@@ -20,6 +20,7 @@ export interface NativeEngineConfig {
   level?: string;
   batchLayout?: string;
   prefetch?: number;
+  autoTune?: boolean;
   activations?: string;
   kv?: string;
   valueRank?: number;
@@ -173,9 +174,16 @@ export interface NativeModelInfo {
   packedBytes: number;
   weightBytesPerToken: number;
   quantized: NativeQuantizedTensor[];
+  tuning: NativeTuning;
   hasChatTemplate: boolean;
   bosToken?: number;
   eosToken?: number;
+}
+
+export interface NativeTuning {
+  source: string;
+  ms: number;
+  matrices: { kernel: string; rows: number; cols: number; prefetch: number }[];
 }
 
 export interface NativeQuantizedTensor {

@@ -59,6 +59,7 @@ export interface RunFlags extends ModelFlags {
   readonly level?: EngineConfig["level"];
   readonly batchLayout?: EngineConfig["batchLayout"];
   readonly prefetch?: number;
+  readonly autoTune?: boolean;
   readonly activations?: EngineConfig["activations"];
   readonly kv?: EngineConfig["kv"];
   readonly valueRank?: number;
@@ -133,7 +134,12 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
         ...BATCH_LAYOUTS,
       ]),
     )
-    .option("--prefetch <n>", "cache lines ahead that weights are asked for; 0 for none (default: 64)", wholeNumber(0))
+    .option(
+      "--prefetch <n>",
+      "cache lines ahead that weights are asked for; 0 for none (default: measured)",
+      wholeNumber(0),
+    )
+    .option("--no-auto-tune", "do not measure how far ahead weights are best asked for")
     .addOption(
       new Option("--activations <type>", "how inputs of ternary layers are quantised (default: the model's)").choices([
         ...ACTIVATIONS,
@@ -242,9 +248,9 @@ function logitBias(text: string, before: Record<number, number> = {}): Record<nu
 
 export function engineConfig(flags: RunFlags): EngineConfig {
   const { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, ctx } = flags;
-  const { valueRank, calibration, batchLayout, prefetch, prefixCache, eviction, sparsity } = flags;
+  const { valueRank, calibration, batchLayout, prefetch, autoTune, prefixCache, eviction, sparsity } = flags;
   const cache = { kv, valueRank, calibration, prefixCache, eviction, contextLength: ctx };
-  const weights = { hugePages, mapWeights, sparsity, batchLayout, prefetch, activations };
+  const weights = { hugePages, mapWeights, sparsity, batchLayout, prefetch, autoTune, activations };
   return { threads, pinning, numa, node, level, ...weights, ...cache };
 }
 

@@ -23,8 +23,11 @@ pub struct EngineConfig {
     /// default what was measured to be faster for the level. Both give the same logits.
     pub batch_layout: Option<BatchLayout>,
     /// How many cache lines ahead streams of weights are asked for, up to [`PrefetchManager::MAX_LINES`]; 0 for not at all;
-    /// default [`PrefetchManager::DEFAULT_LINES`].
-    pub prefetch: usize,
+    /// default what `auto_tune` finds, else [`PrefetchManager::DEFAULT_LINES`].
+    pub prefetch: Option<usize>,
+    /// Whether it is measured for this machine how large matrices are streamed best, at most a quarter of a second when a
+    /// kind of matrix is met for the first time; default true. Tokens are the same.
+    pub auto_tune: bool,
     /// How the inputs of ternary layers are quantised; default as the model was trained.
     pub activations: Option<Activations>,
     /// Number type of the key-value cache; default int8.
@@ -82,7 +85,8 @@ impl Default for EngineConfig {
             threads: None,
             level: None,
             batch_layout: None,
-            prefetch: PrefetchManager::DEFAULT_LINES,
+            prefetch: None,
+            auto_tune: true,
             activations: None,
             kv: KvDType::default(),
             value_rank: None,
@@ -127,7 +131,9 @@ impl EngineConfig {
         if let Some(tokens) = self.kv_tokens {
             within("kvTokens", tokens, 1, 1 << 40)?;
         }
-        within("prefetch", self.prefetch, 0, PrefetchManager::MAX_LINES)?;
+        if let Some(lines) = self.prefetch {
+            within("prefetch", lines, 0, PrefetchManager::MAX_LINES)?;
+        }
         within("prefillChunk", self.prefill_chunk, 1, 65_536)?;
         within("maxSequences", self.max_sequences, 1, 4096)?;
         within("maxQueue", self.max_queue, 1, 1 << 20)?;
@@ -146,7 +152,9 @@ impl EngineConfig {
         let kernels = Kernels::new(self.level.unwrap_or_else(Level::detect))?;
         Ok(kernels.with_options(KernelOptions {
             batch: self.batch_layout,
-            prefetch: PrefetchManager::new(self.prefetch),
+            prefetch: self
+                .prefetch
+                .map_or(PrefetchManager::default(), PrefetchManager::new),
         }))
     }
 

@@ -39,6 +39,7 @@ mod shared;
 mod speculation;
 mod stop;
 mod submission;
+mod tuning;
 
 pub use calibrate::{CalibrateOptions, CalibrateProgress, CalibrationReport, RankCost};
 pub use chat::ToolCalls;
@@ -60,6 +61,7 @@ pub use sampler::{DryParams, Mirostat, SamplerKind, SamplingParams, TokenLogprob
 pub use saved::{RestoredPrefix, SavedPrefix};
 pub use shared::EngineStats;
 pub use stop::StopMatcher;
+pub use tuning::{TunedMatrix, Tuning, TuningSource};
 
 pub use ryz_kernels::{BatchLayout, Level};
 pub use ryz_kvcache::KvDType;

@@ -27,6 +27,7 @@ use crate::sampler::Vocab;
 use crate::scheduler::Limits;
 use crate::sequence::blocks_for;
 use crate::shared::Shared;
+use crate::tuning::{self, Tuning};
 use crate::{executor, frontend};
 
 /// Memory for the logits of scored positions, per step.
@@ -98,6 +99,8 @@ pub struct ModelInfo {
     pub has_chat_template: bool,
     /// What was made ternary on load.
     pub quantized: Vec<QuantizedTensor>,
+    /// How the ways in which weights are streamed were chosen.
+    pub tuning: Tuning,
     /// How long loading took, the warm-up apart.
     pub load_time: Duration,
 }
@@ -139,6 +142,7 @@ impl Engine {
             let calibration = Calibration::load(&calibration, &source)?;
             model.compress_values(&calibration, rank, &arena)?;
         }
+        let tuning = tuning::tune(&mut model, config, &lease, &arena)?;
         let limits = limits(config, source.config().vocab_size);
         let state = RunState::new(
             &model,
@@ -190,6 +194,7 @@ impl Engine {
             weight_bytes_per_token: model.weight_bytes_per_token(),
             has_chat_template: chat.is_some(),
             quantized: model.quantized().to_vec(),
+            tuning,
             load_time: started.elapsed(),
         };
         drop(source);

@@ -117,6 +117,11 @@ impl Kernels {
         }
     }
 
+    /// The same kernels, with another distance of [`Kernels::prefetch`].
+    pub fn with_prefetch(self, prefetch: PrefetchManager) -> Self {
+        Self { prefetch, ..self }
+    }
+
     /// Its level.
     pub fn level(self) -> Level {
         self.set.level

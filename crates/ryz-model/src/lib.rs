@@ -20,6 +20,7 @@ mod run_state;
 mod source;
 mod sparsity;
 mod tensor;
+mod tune;
 mod weights;
 
 pub use activations::Activations;
@@ -32,5 +33,6 @@ pub use hooks::{HookPattern, HookPoint, Hooks};
 pub use load::{LoadOptions, LoadProgress, Model, QuantizedTensor};
 pub use run_state::RunState;
 pub use source::{ModelSource, SourceKind};
+pub use tune::{MatrixKind, ProductTimer};
 
 pub use ryz_format::{ModelConfig, Quantized, Quantizer, SharedQuantizer, TensorError};

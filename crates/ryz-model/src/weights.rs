@@ -71,6 +71,19 @@ impl LayerWeights {
         ]
     }
 
+    /// The same, to change them.
+    pub fn projections_mut(&mut self) -> [&mut Projection; 7] {
+        [
+            &mut self.query,
+            &mut self.key,
+            &mut self.value,
+            &mut self.output,
+            &mut self.gate,
+            &mut self.up,
+            &mut self.down,
+        ]
+    }
+
     fn linears(&self) -> impl Iterator<Item = &Linear> {
         self.projections()
             .into_iter()

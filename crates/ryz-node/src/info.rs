@@ -57,6 +57,8 @@ pub struct ModelInfo {
     pub weight_bytes_per_token: f64,
     /// What was made ternary on load.
     pub quantized: Vec<QuantizedTensor>,
+    /// How the ways in which weights are streamed were chosen.
+    pub tuning: Tuning,
     /// Whether it can chat.
     pub has_chat_template: bool,
     /// Begins a text.
@@ -95,9 +97,55 @@ impl ModelInfo {
             packed_bytes: info.packed_bytes as f64,
             weight_bytes_per_token: info.weight_bytes_per_token as f64,
             quantized: info.quantized.iter().map(QuantizedTensor::of).collect(),
+            tuning: Tuning::of(&info.tuning),
             has_chat_template: info.has_chat_template,
             bos_token: engine.tokenizer().bos(),
             eos_token: engine.tokenizer().eos(),
+        }
+    }
+}
+
+/// How the ways in which weights are streamed were chosen.
+#[napi(object)]
+pub struct Tuning {
+    /// Where they are from.
+    pub source: String,
+    /// How long it took.
+    pub ms: f64,
+    /// What was chosen.
+    pub matrices: Vec<TunedMatrix>,
+}
+
+impl Tuning {
+    fn of(tuning: &ryz_engine::Tuning) -> Self {
+        Self {
+            source: tuning.source.name().to_owned(),
+            ms: tuning.time.as_secs_f64() * 1e3,
+            matrices: tuning.matrices.iter().map(TunedMatrix::of).collect(),
+        }
+    }
+}
+
+/// What was chosen for the matrices of one kind.
+#[napi(object)]
+pub struct TunedMatrix {
+    /// The kernel.
+    pub kernel: String,
+    /// Outputs.
+    pub rows: u32,
+    /// Inputs.
+    pub cols: u32,
+    /// Cache lines ahead.
+    pub prefetch: u32,
+}
+
+impl TunedMatrix {
+    fn of(matrix: &ryz_engine::TunedMatrix) -> Self {
+        Self {
+            kernel: matrix.kernel.clone(),
+            rows: matrix.rows as u32,
+            cols: matrix.cols as u32,
+            prefetch: matrix.prefetch as u32,
         }
     }
 }

@@ -68,6 +68,8 @@ pub struct Config {
     pub batch_layout: Option<String>,
     /// Cache lines ahead.
     pub prefetch: Option<u32>,
+    /// Whether it is measured how weights are streamed best.
+    pub auto_tune: Option<bool>,
     /// A quantiser that comes with the engine.
     pub quantizer: Option<String>,
     /// What threads are bound to.
@@ -229,7 +231,8 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         threads: config.threads.map(size),
         level: level.transpose()?,
         batch_layout: batch_layout.transpose()?,
-        prefetch: config.prefetch.map_or(defaults.prefetch, size),
+        prefetch: config.prefetch.map(size),
+        auto_tune: config.auto_tune.unwrap_or(defaults.auto_tune),
         activations: activations.transpose()?,
         kv: kv.transpose()?.unwrap_or(defaults.kv),
         value_rank: config.value_rank.map(size),

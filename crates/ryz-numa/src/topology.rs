@@ -149,6 +149,22 @@ impl Topology {
         }
     }
 
+    /// What the first processor calls itself, as far as the system says: maker, family, model, stepping and name.
+    pub fn processor(&self) -> String {
+        const NAMES: [&str; 5] = [
+            "CPUVendor",
+            "CPUFamilyNumber",
+            "CPUModelNumber",
+            "CPUStepping",
+            "CPUModel",
+        ];
+        let mut packages = self.hwloc.objects_with_type(ObjectType::Package);
+        let first = packages.next().unwrap_or(self.hwloc.root_object());
+        let values = NAMES.into_iter().filter_map(|name| first.info(name));
+        let values: Vec<_> = values.map(|value| value.to_string_lossy()).collect();
+        values.join(" ")
+    }
+
     /// The memory nodes near usable cores, by their operating-system indices, ascending.
     pub fn nodes(&self) -> &[usize] {
         &self.nodes

@@ -1,0 +1,114 @@
+//! Which distance is taken.
+
+use std::time::Duration;
+
+use ryz_tmac::PrefetchManager;
+
+/// Distances that are tried, in cache lines; the default is the first.
+const DISTANCES: [usize; 6] = [PrefetchManager::DEFAULT_LINES, 0, 16, 32, 128, 256];
+/// Rounds over all of them, at the most.
+const ROUNDS: usize = 9;
+/// How much less time than the default another distance must take: 1 / 50, more than noise makes of nothing.
+const MARGIN: u32 = 50;
+
+/// Times all distances by turns, as long as `time` answers, and gives the one of the least median. Turns make what else
+/// the machine does fall on all of them alike.
+///
+/// # Errors
+/// Those of `time`.
+pub(super) fn choose<E>(
+    mut time: impl FnMut(usize) -> Result<Option<Duration>, E>,
+) -> Result<usize, E> {
+    let mut times: [Vec<Duration>; DISTANCES.len()] = Default::default();
+    // The first product finds what came before it in the caches.
+    if time(DISTANCES[0])?.is_none() {
+        return Ok(DISTANCES[0]);
+    }
+    'rounds: for _ in 0..ROUNDS {
+        let mut round = [Duration::ZERO; DISTANCES.len()];
+        for (distance, time_of) in DISTANCES.into_iter().zip(&mut round) {
+            match time(distance)? {
+                Some(measured) => *time_of = measured,
+                None => break 'rounds, // only whole rounds count
+            }
+        }
+        for (times, time_of) in times.iter_mut().zip(round) {
+            times.push(time_of);
+        }
+    }
+    let medians = times.map(|mut times| {
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    });
+    let Some(of_default) = medians[0] else {
+        return Ok(DISTANCES[0]);
+    };
+    let best = (0..DISTANCES.len()).min_by_key(|&index| medians[index]);
+    let better = best.filter(|&index| {
+        medians[index].is_some_and(|median| median < of_default - of_default / MARGIN)
+    });
+    Ok(DISTANCES[better.unwrap_or(0)])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    /// What is chosen where a product takes `nanos(distance, turn)`, and how many were asked for.
+    fn chosen(most: usize, nanos: impl Fn(usize, usize) -> u64) -> (usize, usize) {
+        let mut asked = 0;
+        let answer = choose::<Infallible>(|distance| {
+            asked += 1;
+            let time = Duration::from_nanos(nanos(distance, asked));
+            Ok((asked <= most).then_some(time))
+        });
+        let Ok(answer) = answer;
+        (answer, asked)
+    }
+
+    #[test]
+    fn the_fastest_is_chosen() {
+        for fastest in DISTANCES {
+            let (answer, asked) = chosen(
+                usize::MAX,
+                |distance, _| {
+                    if distance == fastest { 900 } else { 1000 }
+                },
+            );
+            assert_eq!(answer, fastest);
+            assert_eq!(asked, 1 + ROUNDS * DISTANCES.len());
+        }
+    }
+
+    #[test]
+    fn what_is_hardly_faster_is_not() {
+        let nearly = |distance: usize, _| if distance == 16 { 985 } else { 1000 };
+        assert_eq!(chosen(usize::MAX, nearly).0, DISTANCES[0]);
+    }
+
+    /// One interruption in a round moves no median.
+    #[test]
+    fn noise_decides_nothing() {
+        let noisy = |distance: usize, turn: usize| {
+            let base = if distance == 32 { 900 } else { 1000 };
+            base * if turn.is_multiple_of(5) { 20 } else { 1 }
+        };
+        assert_eq!(chosen(usize::MAX, noisy).0, 32);
+    }
+
+    #[test]
+    fn without_a_whole_round_it_is_the_default() {
+        let zero_is_fast = |distance: usize, _| if distance == 0 { 1 } else { 1000 };
+        for most in 0..=DISTANCES.len() {
+            assert_eq!(chosen(most, zero_is_fast).0, DISTANCES[0]);
+        }
+        assert_eq!(chosen(DISTANCES.len() + 1, zero_is_fast).0, 0);
+    }
+
+    #[test]
+    fn errors_come_through() {
+        assert_eq!(choose(|_| Err("worker")), Err("worker"));
+    }
+}

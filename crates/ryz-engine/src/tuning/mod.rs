@@ -1,0 +1,161 @@
+//! Choosing how weights are streamed on this machine, while a model is loaded.
+//!
+//! For each kind of ternary matrix ([`ryz_model::MatrixKind`]) that is too large for caches, products are timed at some
+//! distances of [`PrefetchManager`] ([`choose`]); what was chosen is kept in a file of the user's cache folder
+//! ([`remember`]), so that a model is measured once for a processor, a number of threads and a version. No choice changes a
+//! result.
+
+mod choose;
+mod remember;
+
+use std::time::{Duration, Instant};
+
+use ryz_model::{MatrixKind, Model};
+use ryz_numa::{Lease, Topology};
+use ryz_tmac::{Arena, PrefetchManager};
+use serde::{Deserialize, Serialize};
+
+use crate::config::EngineConfig;
+use crate::error::EngineError;
+use remember::{Key, Store};
+
+/// A kind with fewer bytes than this stays in a cache, where there is nothing to ask for.
+const LEAST_BYTES: usize = 8 << 20;
+/// What one measurement reads at least.
+const BYTES_AT_ONCE: usize = 32 << 20;
+/// How long measuring takes, all kinds together.
+const BUDGET: Duration = Duration::from_millis(250);
+
+/// How the ways in which weights are streamed were chosen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tuning {
+    /// Where they are from.
+    pub source: TuningSource,
+    /// How long it took.
+    pub time: Duration,
+    /// What was chosen, for each kind of matrix that was large enough; empty where nothing was chosen.
+    pub matrices: Vec<TunedMatrix>,
+}
+
+/// Where choices are from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TuningSource {
+    /// There was nothing to choose: the distance was given, tuning is off, or no kind of matrix is large enough.
+    Fixed,
+    /// Measured now.
+    Measured,
+    /// Measured by an earlier load.
+    Remembered,
+}
+
+impl TuningSource {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Measured => "measured",
+            Self::Remembered => "remembered",
+        }
+    }
+}
+
+/// What was chosen for the matrices of one kind.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TunedMatrix {
+    /// The kernel.
+    pub kernel: String,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// Cache lines that are asked for ahead; 0 for none.
+    pub prefetch: usize,
+}
+
+impl TunedMatrix {
+    fn new(kind: &MatrixKind, prefetch: usize) -> Self {
+        Self {
+            kernel: kind.kernel.to_owned(),
+            rows: kind.rows,
+            cols: kind.cols,
+            prefetch,
+        }
+    }
+
+    fn is_of(&self, kind: &MatrixKind) -> bool {
+        (self.kernel.as_str(), self.rows, self.cols) == (kind.kernel, kind.rows, kind.cols)
+    }
+}
+
+/// Chooses for `model`, by what is remembered or by measuring, unless `config` leaves nothing to choose.
+///
+/// # Errors
+/// [`EngineError::Model`] when a worker panicked.
+pub(crate) fn tune(
+    model: &mut Model,
+    config: &EngineConfig,
+    lease: &Lease,
+    arena: &Arena,
+) -> Result<Tuning, EngineError> {
+    let started = Instant::now();
+    let mut tuning = Tuning {
+        source: TuningSource::Fixed,
+        time: Duration::ZERO,
+        matrices: Vec::new(),
+    };
+    if !config.auto_tune || config.prefetch.is_some() {
+        return Ok(tuning);
+    }
+    // Where memory is short, weights are streamed as they are by default.
+    let timers = model.product_timers(arena, LEAST_BYTES, BYTES_AT_ONCE);
+    let Ok(mut timers) = timers else {
+        return Ok(tuning);
+    };
+    if timers.is_empty() {
+        return Ok(tuning);
+    }
+    let store = Store::of_user();
+    let key = Key {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        processor: Topology::detect().map_or_else(|_| String::new(), |machine| machine.processor()),
+        level: model.kernels().level().name().to_owned(),
+        threads: lease.threads(),
+    };
+    let mut known = (store.as_ref()).map_or_else(Vec::new, |store| store.read(&key));
+    let kinds: Vec<MatrixKind> = timers.iter().map(|timer| timer.kind().clone()).collect();
+    timers.retain(|timer| !known.iter().any(|matrix| matrix.is_of(timer.kind())));
+    // A mapped file is read from the disk as it is needed: a time would be the disk's.
+    if timers.is_empty() || config.map_weights {
+        tuning.source = TuningSource::Remembered;
+    } else {
+        tuning.source = TuningSource::Measured;
+        let share = BUDGET / u32::try_from(timers.len()).unwrap_or(u32::MAX);
+        for timer in &mut timers {
+            let kind = timer.kind().clone();
+            let deadline = Instant::now() + share;
+            let prefetch = choose::choose(|lines| {
+                if Instant::now() >= deadline {
+                    return Ok(None);
+                }
+                model.set_prefetch(&kind, PrefetchManager::new(lines));
+                model.time_products(lease, timer).map(Some)
+            })?;
+            known.push(TunedMatrix::new(&kind, prefetch));
+        }
+        if let Some(store) = &store {
+            store.write(&key, &known);
+        }
+    }
+    for kind in kinds {
+        if let Some(matrix) = known.iter().find(|matrix| matrix.is_of(&kind)) {
+            model.set_prefetch(&kind, PrefetchManager::new(matrix.prefetch));
+            tuning.matrices.push(matrix.clone());
+        }
+    }
+    if tuning.matrices.is_empty() {
+        tuning.source = TuningSource::Fixed;
+    }
+    tuning.time = started.elapsed();
+    Ok(tuning)
+}

@@ -1,0 +1,193 @@
+//! Timing a loaded model's products, for whoever chooses how its weights are streamed.
+//!
+//! A product with one token is timed on the model's own matrices, by the threads that will compute with it, and over more
+//! bytes than caches hold: what is found is true of decoding. Nothing here changes a result.
+
+use std::time::{Duration, Instant};
+
+use ryz_kernels::{ActivationView, Line, Linear, QuantizedActivations};
+use ryz_numa::{Lease, PartitionedSlice};
+use ryz_tmac::{AlignedVec, Arena, BufferKind, MatRef, PrefetchManager};
+
+use crate::{Model, ModelError, weights::LayerWeights};
+
+/// Matrices of a model that are multiplied alike: by one kernel, of one shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MatrixKind {
+    /// The kernel's name.
+    pub kernel: &'static str,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+}
+
+/// What timing products with the matrices of one kind needs.
+#[derive(Debug)]
+pub struct ProductTimer {
+    kind: MatrixKind,
+    /// Layer, and place in [`LayerWeights::projections`].
+    matrices: Vec<(usize, usize)>,
+    /// Products of one measurement.
+    products: usize,
+    /// Which matrix comes next.
+    next: usize,
+    input: TimedInput,
+    /// (rows)
+    output: AlignedVec<f32>,
+    /// (worker, lines)
+    scratch: AlignedVec<Line>,
+    scratch_lines: usize,
+}
+
+#[derive(Debug)]
+enum TimedInput {
+    F32(AlignedVec<f32>),
+    I8(QuantizedActivations),
+}
+
+impl ProductTimer {
+    /// What it times.
+    pub fn kind(&self) -> &MatrixKind {
+        &self.kind
+    }
+}
+
+impl Model {
+    /// A timer for each kind of ternary projections that has `least_bytes` in all, which go through at least
+    /// `bytes_at_once` of them in one measurement.
+    ///
+    /// # Errors
+    /// [`ModelError::Memory`] when the arena has no room for an input and an output.
+    pub fn product_timers(
+        &self,
+        arena: &Arena,
+        least_bytes: usize,
+        bytes_at_once: usize,
+    ) -> Result<Vec<ProductTimer>, ModelError> {
+        let mut kinds: Vec<(MatrixKind, Vec<(usize, usize)>)> = Vec::new();
+        for (layer, weights) in self.weights.layers.iter().enumerate() {
+            for (place, projection) in weights.projections().into_iter().enumerate() {
+                let Some(kind) = kind_of(&projection.weight, projection.form.is_some()) else {
+                    continue;
+                };
+                match kinds.iter_mut().find(|(known, _)| *known == kind) {
+                    Some((_, matrices)) => matrices.push((layer, place)),
+                    None => kinds.push((kind, vec![(layer, place)])),
+                }
+            }
+        }
+        let arena = arena.labelled("tuning");
+        let mut timers = Vec::new();
+        for (kind, matrices) in kinds {
+            let first = self.projection(matrices[0]);
+            let bytes = first.weight.packed_bytes().max(1);
+            if bytes.saturating_mul(matrices.len()) < least_bytes {
+                continue;
+            }
+            let mut values = arena.allocate_slice::<f32>(kind.cols, BufferKind::Scratch)?;
+            for (index, value) in values.iter_mut().enumerate() {
+                *value = [-3.0, 1.0, 2.0, -1.0, 3.0, -2.0][index % 6]; // none is 0, which some kernels leave out
+            }
+            let input = match first.form {
+                None => TimedInput::F32(values),
+                Some(layout) => {
+                    let mut rows =
+                        QuantizedActivations::new(layout, 1, &arena).map_err(ModelError::from)?;
+                    self.kernels.quantize_row(layout, &values, rows.row_mut(0));
+                    TimedInput::I8(rows)
+                }
+            };
+            let scratch_lines = first.weight.scratch_lines();
+            timers.push(ProductTimer {
+                products: bytes_at_once.div_ceil(bytes),
+                output: arena.allocate_slice(kind.rows, BufferKind::Scratch)?,
+                scratch: arena.allocate_slice(
+                    scratch_lines.saturating_mul(self.threads),
+                    BufferKind::Scratch,
+                )?,
+                scratch_lines,
+                next: 0,
+                input,
+                matrices,
+                kind,
+            });
+        }
+        Ok(timers)
+    }
+
+    /// Times a product of each worker's share of rows, with some matrices of the timer's kind one after another; the next
+    /// call goes on with the next ones.
+    ///
+    /// # Errors
+    /// [`ModelError::Region`].
+    pub fn time_products(
+        &self,
+        lease: &Lease,
+        timer: &mut ProductTimer,
+    ) -> Result<Duration, ModelError> {
+        let input = match &timer.input {
+            TimedInput::F32(values) => {
+                ActivationView::F32(MatRef::from_slice(values, timer.kind.cols))
+            }
+            TimedInput::I8(rows) => ActivationView::I8(rows.rows(1)),
+        };
+        let output = PartitionedSlice::new(&mut timer.output, timer.kind.rows);
+        let lines = timer.scratch_lines;
+        let scratch = match lines {
+            0 => None,
+            lines => Some(PartitionedSlice::new(&mut timer.scratch, lines)),
+        };
+        let of_turn = (timer.matrices.iter().cycle())
+            .skip(timer.next)
+            .take(timer.products);
+        let started = Instant::now();
+        lease.run(|worker| {
+            let index = worker.index();
+            let mut scratch = scratch
+                .as_ref()
+                .map(|scratch| scratch.rows_mut(index..index + 1));
+            for &matrix in of_turn.clone() {
+                let weight = &self.projection(matrix).weight;
+                let rows = worker.split(weight.rows(), weight.row_granule());
+                if rows.is_empty() {
+                    continue;
+                }
+                let mut out = output.rect_mut(0..1, rows.clone());
+                let scratch = match &mut scratch {
+                    Some(scratch) => scratch.row_mut(0),
+                    None => &mut [],
+                };
+                weight.matmul(rows, input, scratch, out.view());
+            }
+        })?;
+        let time = started.elapsed();
+        timer.next = (timer.next + timer.products) % timer.matrices.len();
+        Ok(time)
+    }
+
+    /// Changes how far ahead the weights of one kind are asked for.
+    pub fn set_prefetch(&mut self, kind: &MatrixKind, prefetch: PrefetchManager) {
+        let kernels = self.kernels.with_prefetch(prefetch);
+        let layers = self.weights.layers.iter_mut();
+        for projection in layers.flat_map(LayerWeights::projections_mut) {
+            let int8 = projection.form.is_some();
+            if kind_of(&projection.weight, int8).as_ref() == Some(kind) {
+                projection.weight.set_kernels(kernels);
+            }
+        }
+    }
+
+    fn projection(&self, (layer, place): (usize, usize)) -> &crate::weights::Projection {
+        self.weights.layers[layer].projections()[place]
+    }
+}
+
+/// The kind of a matrix whose kernels read ahead.
+fn kind_of(weight: &Linear, int8: bool) -> Option<MatrixKind> {
+    weight.is_ternary().then(|| MatrixKind {
+        kernel: weight.kernel_name(int8),
+        rows: weight.rows(),
+        cols: weight.cols(),
+    })
+}
