@@ -46,9 +46,18 @@ describe("profile", () => {
       expect(layer.quantizedZeroFraction).toBeGreaterThanOrEqual(layer.zeroFraction ?? 1);
       expect(layer.zeroFraction).toBeGreaterThan(0.1);
     }
-    // A prompt's step reads the weights once for all its tokens.
+    // A prompt's step reads the weights once for all its tokens; a token's alone leaves out those it multiplies with 0.
     const perToken = (engine.modelInfo.weightBytesPerToken * 32) / (31 + recorded.usage.promptTokens);
-    expect(bandwidth.weightBytesPerToken).toBeCloseTo(perToken, 0);
+    expect(bandwidth.weightBytesPerToken + bandwidth.skippedBytesPerToken).toBeCloseTo(perToken, 0);
+    const { referencesPerToken, missesPerToken, refused } = engine.profile().cache;
+    if (refused === null) {
+      expect(referencesPerToken).toBeGreaterThan(0);
+      expect(missesPerToken).toBeLessThanOrEqual(referencesPerToken ?? 0);
+      expect(engine.profileReport()).toContain("last-level cache a token");
+    } else {
+      expect([referencesPerToken, missesPerToken]).toEqual([null, null]);
+      expect(engine.profileReport()).toContain(`last-level cache: not counted: ${refused}`);
+    }
     expect(memoryHighWaterBytes).toBe(engine.memoryStats().highWater);
     const { traceEvents } = JSON.parse(await engine.profileTrace()) as { traceEvents: { name: string }[] };
     expect(traceEvents.filter((event) => event.name === "head")).toHaveLength(32);

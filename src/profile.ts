@@ -80,6 +80,15 @@ export interface Profile {
     /** 10⁹ bytes a second; `measureReadBandwidth` measures what the machine could. */
     readonly decodeGbPerSecond: number;
   };
+  /** Accesses of the last-level cache by the engine's threads, as the processor counts them. */
+  readonly cache: {
+    /** Those that came as far; `null` where they are not counted. */
+    readonly referencesPerToken: number | null;
+    /** Those of them that went on to memory. */
+    readonly missesPerToken: number | null;
+    /** Why they are not counted: few virtual machines offer counters, and some systems forbid them. */
+    readonly refused: string | null;
+  };
   /** The program's own timers, by the names from the outermost to their own. */
   readonly timers: readonly { readonly path: string; readonly count: number; readonly totalMs: number }[];
   readonly memoryHighWaterBytes: number;

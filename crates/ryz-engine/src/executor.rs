@@ -341,6 +341,9 @@ impl Executor {
         let profiled = profiler.is_recording();
         let observer = profiler.observer();
         let recording = profiled || observer.is_some();
+        if profiled {
+            profiler.caches.open(&self.lease);
+        }
         let mut clock = self.state.clock();
         if recording != clock.is_recording() || recording {
             let mut room = if profiled { profiler.lock().room() } else { 0 };

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod assembler;
+mod cache_counters;
 mod calibrate;
 mod chat;
 mod config;

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ryz_profile::{Operation, Phase, Profile, Snapshot, SpanId, Step};
+use ryz_profile::{CacheProfile, Operation, Phase, Profile, Snapshot, SpanId, Step};
 
+use crate::cache_counters::CacheCounters;
 use crate::engine::Engine;
 use crate::error::EngineError;
 
@@ -14,6 +15,7 @@ use crate::error::EngineError;
 pub(crate) struct Profiler {
     recording: AtomicBool,
     profile: Mutex<Profile>,
+    pub caches: CacheCounters,
     observer: Mutex<Option<Observed>>,
 }
 
@@ -45,6 +47,7 @@ impl Profiler {
         Self {
             recording: AtomicBool::new(false),
             profile: Mutex::new(Profile::new(layers, 0)),
+            caches: CacheCounters::default(),
             observer: Mutex::new(None),
         }
     }
@@ -102,16 +105,15 @@ impl Engine {
         let profiler = &self.inner.shared.profiler;
         let layers = self.inner.info.layers;
         *profiler.lock() = Profile::new(layers, operations.min(MAX_OPERATIONS));
+        profiler.caches.restart();
         profiler.recording.store(true, Ordering::Relaxed);
     }
 
     /// Stops recording; what was recorded stays.
     pub fn stop_profiling(&self) {
-        self.inner
-            .shared
-            .profiler
-            .recording
-            .store(false, Ordering::Relaxed);
+        let profiler = &self.inner.shared.profiler;
+        profiler.recording.store(false, Ordering::Relaxed);
+        profiler.caches.stop();
     }
 
     /// Whether it records.
@@ -146,7 +148,11 @@ impl Engine {
 
     /// What was recorded.
     pub fn profile(&self) -> Snapshot {
-        let mut snapshot = self.inner.shared.profiler.lock().snapshot();
+        let profiler = &self.inner.shared.profiler;
+        let mut snapshot = profiler.lock().snapshot();
+        if let Some(counted) = profiler.caches.read() {
+            snapshot.cache = CacheProfile::new(counted, snapshot.tokens);
+        }
         snapshot.memory_high_water_bytes = self.memory_stats().high_water as u64;
         snapshot
     }

@@ -11,6 +11,7 @@
 
 mod chart;
 mod clock;
+mod counters;
 mod phase;
 mod profile;
 mod report;
@@ -19,9 +20,11 @@ mod spans;
 mod trace;
 
 pub use clock::{Operation, PhaseClock};
+pub use counters::{CacheCounts, ThreadCounters, refusal};
 pub use phase::Phase;
 pub use profile::{LayerActivity, Profile, Step};
 pub use snapshot::{
-    Bandwidth, LatencySummary, LayerProfile, PhaseTime, Snapshot, SpanTime, TokenCounts,
+    Bandwidth, CacheProfile, LatencySummary, LayerProfile, PhaseTime, Snapshot, SpanTime,
+    TokenCounts,
 };
 pub use spans::SpanId;

@@ -7,7 +7,8 @@ use hdrhistogram::Histogram;
 use crate::clock::{Operation, PhaseClock, Times};
 use crate::phase::Phase;
 use crate::snapshot::{
-    Bandwidth, LatencySummary, LayerProfile, PhaseTime, Snapshot, SpanTime, TokenCounts,
+    Bandwidth, CacheProfile, LatencySummary, LayerProfile, PhaseTime, Snapshot, SpanTime,
+    TokenCounts,
 };
 use crate::spans::{SpanId, SpanTotal, Spans};
 
@@ -58,6 +59,9 @@ impl LayerActivity {
 
 /// Longest latency told apart: one minute. What takes longer counts as that.
 const LONGEST_NS: u64 = 60_000_000_000;
+
+/// Why there are no counts of the caches until the engine gives some.
+const NOT_COUNTED: &str = "no step was recorded";
 
 /// Everything recorded since the profile was made or [`Profile::reset`].
 #[derive(Debug)]
@@ -191,6 +195,10 @@ impl Profile {
             .collect();
         phases.push(time("unattributed", wall.saturating_sub(attributed)));
         let layers = self.layers.iter().zip(&self.activity).enumerate();
+        let counts = TokenCounts {
+            prompt: self.sums.prompt_tokens as u64,
+            decoded: self.sums.decoded_tokens as u64,
+        };
         Snapshot {
             phases,
             layers: layers
@@ -207,10 +215,8 @@ impl Profile {
                 .collect(),
             decode: self.decode.as_ref().map(summary),
             prefill: self.prefill.as_ref().map(summary),
-            tokens: TokenCounts {
-                prompt: self.sums.prompt_tokens as u64,
-                decoded: self.sums.decoded_tokens as u64,
-            },
+            tokens: counts,
+            cache: CacheProfile::new(Err(NOT_COUNTED.to_owned()), counts),
             bandwidth: Bandwidth {
                 weight_bytes_per_token: ratio(self.sums.weight_bytes as f64, tokens as f64),
                 kv_bytes_per_token: ratio(self.sums.kv_bytes as f64, tokens as f64),

@@ -40,6 +40,18 @@ fn write(out: &mut String, snapshot: &Snapshot) -> std::fmt::Result {
         let mib = snapshot.memory_high_water_bytes as f64 / (1 << 20) as f64;
         writeln!(out, "memory at its most: {mib:.1} MiB")?;
     }
+    let cache = &snapshot.cache;
+    match (cache.references_per_token, cache.misses_per_token) {
+        (Some(references), Some(misses)) => writeln!(
+            out,
+            "last-level cache a token: {references:.0} accesses, {misses:.0} of them to memory"
+        )?,
+        _ => writeln!(
+            out,
+            "last-level cache: not counted: {}",
+            cache.refused.as_deref().unwrap_or_default()
+        )?,
+    }
     writeln!(
         out,
         "\n{:<14}{:>12}{:>14}{:>9}",

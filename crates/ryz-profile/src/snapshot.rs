@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub tokens: TokenCounts,
     /// Bytes read.
     pub bandwidth: Bandwidth,
+    /// What the processor counted of the caches.
+    pub cache: CacheProfile,
     /// The program's own timers, by path.
     pub timers: Vec<SpanTime>,
     /// Most bytes that the engine's memory manager has held at once.
@@ -98,6 +100,38 @@ pub struct Bandwidth {
     pub skipped_bytes_per_token: f64,
     /// Bytes over time of decode steps, 10⁹ bytes a second.
     pub decode_gb_per_second: f64,
+}
+
+/// Accesses of the last-level cache by the computing threads, counted by the processor, over all tokens computed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub struct CacheProfile {
+    /// Those that came as far; `None` where it is not counted.
+    pub references_per_token: Option<f64>,
+    /// Those of them that went on to memory.
+    pub misses_per_token: Option<f64>,
+    /// Why it is not counted.
+    pub refused: Option<String>,
+}
+
+impl CacheProfile {
+    /// Of what was counted over `tokens`, or why nothing was.
+    pub fn new(counted: Result<crate::CacheCounts, String>, tokens: TokenCounts) -> Self {
+        let tokens = (tokens.prompt + tokens.decoded).max(1) as f64;
+        match counted {
+            Ok(counts) => Self {
+                references_per_token: Some(counts.references as f64 / tokens),
+                misses_per_token: Some(counts.misses as f64 / tokens),
+                refused: None,
+            },
+            Err(why) => Self {
+                references_per_token: None,
+                misses_per_token: None,
+                refused: Some(why),
+            },
+        }
+    }
 }
 
 /// Timers of one path.
