@@ -38,6 +38,7 @@ export {
   BitNetEngine,
   type ChatOptions,
   type DetokenizeOptions,
+  type DraftModel,
   type EmbedOptions,
   type Logits,
   type LogitsOptions,

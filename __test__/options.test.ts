@@ -22,7 +22,7 @@ function refusal(work: () => unknown): InvalidArgumentError {
 describe("generate options", () => {
   test("have the documented defaults", () => {
     const { request, signal } = checkGenerate(undefined);
-    const rest = { stop: [], stopTokens: [], parseSpecial: false, promptLookup: 0, credits: 32 };
+    const rest = { stop: [], stopTokens: [], parseSpecial: false, promptLookup: 0, priority: 0, credits: 32 };
     expect(request).toEqual({ ...rest, sampling: expect.any(Object) });
     expect(request.sampling).toEqual({
       temperature: 0.8,
@@ -73,6 +73,8 @@ describe("generate options", () => {
     ["minTokens", [-1]],
     ["ignoreEos", [1]],
     ["promptLookup", [0, 65, 1.5, "8", null]],
+    ["priority", [1.5, -1001, 1001, "high"]],
+    ["draft", [0, 65, 1.5, "8", null]],
     ["eviction", ["all", 5, null, [], {}, { policy: "lru" }, { policy: "sliding-window", window: 0 }]],
     [
       "eviction",
@@ -135,6 +137,7 @@ describe("engine options", () => {
     ["activations", ["int4", 8]],
     ["kv", ["int3", null]],
     ["valueRank", [0, 1.5, "half"]],
+    ["draftModel", [1, "", null]],
     ["calibration", [1, ""]],
     ["contextLength", [15, -1, 1e9]],
     ["prefillChunk", [0, 1.5]],

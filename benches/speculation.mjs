@@ -1,12 +1,12 @@
-// npm run bench:speculation [-- MODEL [ROUNDS=7] [MOST=8]]: prompt lookup against plain decoding, on text that repeats itself and on
-// text that does not.
+// npm run bench:speculation [-- MODEL [ROUNDS=7] [MOST=8] [DRAFT]]: prompt lookup, or a draft model's proposals, against plain decoding,
+// on text that repeats itself and on text that does not.
 //
 // Each case is decoded with and without proposals by turns, on one engine; both must give the same tokens. The ratio is of the
 // tokens a second after the first, within a round. The default is the story model of the package.
 
 import { BitNetEngine, defaultModelPath } from "ryzanstein";
 
-const [model = defaultModelPath(), rounds = "7", most = "8"] = process.argv.slice(2);
+const [model = defaultModelPath(), rounds = "7", most = "8", draftModel] = process.argv.slice(2);
 
 const CODE = `function area(shape) {
   if (shape.kind === "circle") return Math.PI * shape.radius * shape.radius;
@@ -29,13 +29,17 @@ function spread(values) {
   return `${sorted[sorted.length >> 1].toFixed(2)} × (${sorted[0].toFixed(2)} – ${sorted.at(-1).toFixed(2)})`;
 }
 
-const engine = await BitNetEngine.load(model, { contextLength: 512, warmUp: true });
+const engine = await BitNetEngine.load(model, { contextLength: 512, warmUp: true, draftModel });
 const { level, threads, name } = engine.modelInfo;
 process.stdout.write(`${name ?? model}, ${level}, ${threads} threads, ${rounds} rounds, ${most} tokens at most\n`);
 for (const { name, prompt, tokens, options } of CASES) {
-  const decode = async (promptLookup) => {
+  const decode = async (ahead) => {
     const common = { maxTokens: tokens, temperature: 0, seed: 1, ignoreEos: true };
-    return engine.complete(prompt, { ...common, ...options, promptLookup });
+    return engine.complete(prompt, {
+      ...common,
+      ...options,
+      ...(draftModel ? { draft: ahead } : { promptLookup: ahead }),
+    });
   };
   await decode(false);
   const before = engine.stats();

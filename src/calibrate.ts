@@ -28,7 +28,9 @@ export interface CalibrateOptions {
    * How the model is run: what concerns computing, such as `threads` and `kv`.
    * @defaultValue that of `BitNetEngine.load`
    */
-  readonly config?: Omit<EngineConfig, "valueRank" | "calibration" | "onProgress" | "signal" | "logger"> | undefined;
+  readonly config?:
+    | Omit<EngineConfig, "valueRank" | "calibration" | "draftModel" | "onProgress" | "signal" | "logger">
+    | undefined;
   /**
    * Called now and then with the part that is done, from 0 to 1.
    * @defaultValue none

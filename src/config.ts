@@ -106,6 +106,13 @@ export interface EngineConfig {
    */
   readonly calibration?: string | URL | undefined;
   /**
+   * A smaller model with the same tokens, which proposes what may come next; the engine's own verifies several proposed tokens
+   * in one step. Answers are the same with and without it; `draft` of a request says how far ahead it proposes
+   * (docs/speculation.md).
+   * @defaultValue none
+   */
+  readonly draftModel?: string | URL | undefined;
+  /**
    * The longest context in tokens, prompt and answer together. The cache is sized by it.
    * @defaultValue the model's own, at most 4096
    */
@@ -235,6 +242,7 @@ export function checkConfig(config: unknown): CheckedConfig {
   const givenPolicy = read.any("memoryPolicy");
   const policy = givenPolicy === undefined ? currentMemoryPolicy() : checkMemoryPolicy("memoryPolicy", givenPolicy);
   const calibration = read.any("calibration");
+  const draftModel = read.any("draftModel");
   const native = defined<NativeEngineConfig>({
     ...memoryPolicySettings(policy),
     quantizer: typeof quantizer === "string" ? quantizer : undefined,
@@ -253,6 +261,7 @@ export function checkConfig(config: unknown): CheckedConfig {
     kv: read.choice("kv", KV_TYPES),
     valueRank: read.integer("valueRank", { min: 1, max: 65_536 }),
     calibration: calibration === undefined ? undefined : pathOf("calibration", calibration),
+    draftModel: draftModel === undefined ? undefined : pathOf("draftModel", draftModel),
     contextLength: read.integer("contextLength", { min: 16, max: 1 << 24 }),
     prefillChunk: read.integer("prefillChunk", { min: 1, max: 65_536 }),
     maxSequences: read.integer("maxSequences", { min: 1, max: 4096 }),

@@ -85,9 +85,22 @@ export interface ModelInfo {
   readonly quantized: readonly QuantizationLoss[];
   /** How the ways in which weights are streamed were chosen. */
   readonly tuning: Tuning;
+  /** The draft model, where one was loaded beside. */
+  readonly draft?: DraftModel;
   readonly hasChatTemplate: boolean;
   readonly bosToken?: number;
   readonly eosToken?: number;
+}
+
+/** A draft model that was loaded beside (docs/speculation.md). */
+export interface DraftModel {
+  readonly path: string;
+  /** Bytes of weights in memory. */
+  readonly packedBytes: number;
+  /** Bytes of weights that one of its tokens reads. */
+  readonly weightBytesPerToken: number;
+  /** Bytes of its cache. */
+  readonly kvBytes: number;
 }
 
 /** How the ways in which weights are streamed were chosen (docs/tuning.md). */

@@ -39,6 +39,18 @@ export interface GenerateOptions extends SamplingOptions {
    */
   readonly promptLookup?: boolean | number | undefined;
   /**
+   * How many tokens the engine's `draftModel` proposes at a time, at most, where the text repeats nothing: from 1 to 64;
+   * `true` is 8, `false` none. It rests where proposals do not pay. The answer is the same with and without it.
+   * @defaultValue `true` where the engine has a draft model
+   */
+  readonly draft?: boolean | number | undefined;
+  /**
+   * Requests with more are computed first and, where slots or the cache are short, instead of those with less, which wait and
+   * are computed again; their answers stay the same. Equal ones go in the order they came. From -1000 to 1000.
+   * @defaultValue 0, as scoring and embedding have
+   */
+  readonly priority?: number | undefined;
+  /**
    * What it forgets when it grows long. Under `sliding-window` and `attention-sinks` it goes on past the context: set
    * `maxTokens`, unless the model or `stop` ends it (docs/eviction.md).
    * @defaultValue the engine's `eviction`
@@ -137,16 +149,18 @@ export interface CheckedGenerate {
 const MAX_TOKENS = 0x7fff_ffff;
 const PROPOSED = { usual: 8, most: 64 };
 
-function promptLookup(value: unknown): number {
-  if (value === undefined || value === false) return 0;
+function proposed(option: string, value: unknown): number {
+  if (value === false) return 0;
   if (value === true) return PROPOSED.usual;
   if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= PROPOSED.most) return value as number;
-  throw new InvalidArgumentError("promptLookup", `a boolean, or a whole number from 1 to ${PROPOSED.most}`, value);
+  throw new InvalidArgumentError(option, `a boolean, or a whole number from 1 to ${PROPOSED.most}`, value);
 }
 
 /** Checks every option and puts in the defaults. @internal */
 export function checkGenerate(options: unknown): CheckedGenerate {
   const read = new OptionReader(options, "options");
+  const lookup = read.any("promptLookup");
+  const draft = read.any("draft");
   const request = defined<CheckedGenerate["request"]>({
     maxTokens: read.integer("maxTokens", { min: 1, max: MAX_TOKENS }),
     sampling: checkSampling(read),
@@ -154,7 +168,9 @@ export function checkGenerate(options: unknown): CheckedGenerate {
     stopTokens: Array.from(read.tokens("stopTokens") ?? []),
     format: checkFormat(read),
     parseSpecial: read.boolean("parseSpecial") ?? false,
-    promptLookup: promptLookup(read.any("promptLookup")),
+    promptLookup: lookup === undefined ? 0 : proposed("promptLookup", lookup),
+    draft: draft === undefined ? undefined : proposed("draft", draft),
+    priority: read.integer("priority", { min: -1000, max: 1000 }) ?? 0,
     eviction: checkEviction(read.any("eviction")),
     credits: read.integer("bufferedTokens", { min: 1, max: 65_536 }) ?? 32,
   } as CheckedGenerate["request"]);

@@ -60,9 +60,11 @@ export interface MemoryEstimate {
   readonly weights: number;
   readonly kvCache: number;
   readonly scratch: number;
+  /** Weights, cache and scratch of the draft model; 0 without one. */
+  readonly draft: number;
   /** Buffers through which the file is read, given back when the weights are there. */
   readonly staging: number;
-  /** What a loaded engine holds: weights, cache and scratch. */
+  /** What a loaded engine holds: weights, cache and scratch, and the draft model. */
   readonly total: number;
   /** The most it ever holds. With a `memoryLimit` below it the load may fail. */
   readonly peak: number;

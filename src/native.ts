@@ -25,6 +25,7 @@ export interface NativeEngineConfig {
   kv?: string;
   valueRank?: number;
   calibration?: string;
+  draftModel?: string;
   contextLength?: number;
   prefillChunk?: number;
   maxSequences?: number;
@@ -94,6 +95,8 @@ export interface NativeGenerateRequest {
   format?: NativeFormat;
   shownTokens?: number[];
   promptLookup: number;
+  draft?: number;
+  priority: number;
   eviction?: NativeEviction;
   credits: number;
 }
@@ -175,9 +178,17 @@ export interface NativeModelInfo {
   weightBytesPerToken: number;
   quantized: NativeQuantizedTensor[];
   tuning: NativeTuning;
+  draft?: NativeDraftModel;
   hasChatTemplate: boolean;
   bosToken?: number;
   eosToken?: number;
+}
+
+export interface NativeDraftModel {
+  path: string;
+  packedBytes: number;
+  weightBytesPerToken: number;
+  kvBytes: number;
 }
 
 export interface NativeTuning {
@@ -242,6 +253,7 @@ export interface NativeEstimate {
   weights: number;
   kvCache: number;
   scratch: number;
+  draft: number;
   staging: number;
   total: number;
   peak: number;

@@ -13,6 +13,7 @@ export interface ProfilingOptions {
 export type ProfilePhase =
   | "tokenize"
   | "schedule"
+  | "draft"
   | "dispatch"
   | "embed"
   | "norm"

@@ -64,6 +64,7 @@ export interface RunFlags extends ModelFlags {
   readonly kv?: EngineConfig["kv"];
   readonly valueRank?: number;
   readonly calibration?: string;
+  readonly draftModel?: string;
   readonly ctx?: number;
   readonly prefixCache?: boolean;
   readonly eviction?: Eviction;
@@ -95,6 +96,7 @@ export interface SamplingFlags {
   readonly seed?: number;
   readonly logprobs?: number;
   readonly promptLookup?: boolean | number;
+  readonly draft?: boolean | number;
   readonly stop?: string[];
   readonly stopToken?: number[];
 }
@@ -120,6 +122,7 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
       .option("--value-rank <n>", "dimensions kept of each cached value (default: all; see calibrate)", wholeNumber(1))
       .option("--calibration <file>", "the calibration for --value-rank (default: beside the model)");
   return command
+    .option("--draft-model <path>", "a smaller model with the same tokens that proposes what may come next")
     .addOption(new Option("--pinning <what>", "what threads are bound to (default: cores)").choices([...PINNING]))
     .addOption(new Option("--numa <how>", "where weights lie among memory nodes (default: auto)").choices([...NUMA]))
     .option("--node <n>", "use the cores and the memory of this memory node only (default: all)", wholeNumber(0))
@@ -225,6 +228,8 @@ export function addSamplingOptions(command: Command): Command {
     .option("--ignore-eos", "never choose the model's own end of text")
     .option("--logprobs <n>", "with --json: log-probabilities of each token and of the n best", wholeNumber(0))
     .option("--prompt-lookup [tokens]", "compute ahead what the text repeats (default: no; 8 tokens)", wholeNumber(1))
+    .option("--draft <tokens>", "tokens that the draft model proposes at a time (default: 8)", wholeNumber(1))
+    .option("--no-draft", "let the draft model rest")
     .option("--stop <text...>", "end the text here")
     .option("--stop-token <ids>", "end the text at these token ids, comma-separated", wholeNumbers(0));
 }
@@ -248,8 +253,9 @@ function logitBias(text: string, before: Record<number, number> = {}): Record<nu
 
 export function engineConfig(flags: RunFlags): EngineConfig {
   const { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, ctx } = flags;
-  const { valueRank, calibration, batchLayout, prefetch, autoTune, prefixCache, eviction, sparsity } = flags;
-  const cache = { kv, valueRank, calibration, prefixCache, eviction, contextLength: ctx };
+  const { valueRank, calibration, draftModel, batchLayout, prefetch, autoTune, prefixCache, eviction, sparsity } =
+    flags;
+  const cache = { kv, valueRank, calibration, draftModel, prefixCache, eviction, contextLength: ctx };
   const weights = { hugePages, mapWeights, sparsity, batchLayout, prefetch, autoTune, activations };
   return { threads, pinning, numa, node, level, ...weights, ...cache };
 }
@@ -284,6 +290,7 @@ const SAMPLING_FLAGS = [
   "seed",
   "logprobs",
   "promptLookup",
+  "draft",
   "stop",
   "stopToken",
 ] as const satisfies readonly (keyof SamplingFlags)[];

@@ -54,6 +54,9 @@ pub struct EngineConfig {
     pub compact_above: f64,
     /// Whether blocks of keys and values are kept for requests that begin with the same tokens; default true.
     pub prefix_cache: bool,
+    /// A smaller model with the same tokens, which proposes what may come next ([`crate::GenerateRequest::draft`]); default
+    /// none.
+    pub draft_model: Option<PathBuf>,
     /// What requests forget when they grow long, where they do not say; default nothing.
     pub eviction: Eviction,
     /// Pages of large buffers; default transparent huge pages.
@@ -99,6 +102,7 @@ impl Default for EngineConfig {
             memory_limit: None,
             compact_above: 0.5,
             prefix_cache: true,
+            draft_model: None,
             eviction: Eviction::None,
             huge_pages: HugePages::default(),
             memory_policy: None,

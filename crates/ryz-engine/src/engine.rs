@@ -23,7 +23,7 @@ use crate::request::{
 };
 use crate::sampler::{Sampler, Vocab};
 use crate::shared::{Command, EngineStats, Shared};
-use crate::speculation::PromptLookup;
+use crate::speculation::Speculation;
 use crate::submission::{Submission, Work};
 
 /// Most stop strings, and bytes of each.
@@ -109,12 +109,21 @@ impl Engine {
     ) -> Result<RequestHandle, EngineError> {
         self.inner.shared.check_alive()?;
         self.check_request(&request)?;
+        let draft = self.inner.info.draft.as_ref();
+        let speculation = match draft {
+            Some(model) => {
+                let most = request.draft.unwrap_or(GenerateRequest::USUALLY_DRAFTED);
+                Speculation::new(request.prompt_lookup, most, model.cost)
+            }
+            None => Speculation::new(request.prompt_lookup, 0, 0.0),
+        };
         let parts = GenerationParts {
             sampler: Sampler::new(request.sampling, &self.inner.vocab, &request.stop_tokens)?,
             guide: None,
             stop: request.stop,
             stop_tokens: request.stop_tokens,
-            lookup: (request.prompt_lookup > 0).then(|| PromptLookup::new(request.prompt_lookup)),
+            speculation,
+            priority: request.priority,
             shown_tokens: request.shown_tokens,
             max_tokens: request.max_tokens,
             sink,
@@ -325,6 +334,20 @@ impl Engine {
             let expected = format!("at most {} tokens", GenerateRequest::MOST_DRAFTED);
             let got = request.prompt_lookup;
             return Err(EngineError::invalid("promptLookup", expected, got));
+        }
+        match request.draft {
+            Some(got) if got > GenerateRequest::MOST_DRAFTED => {
+                let expected = format!("at most {} tokens", GenerateRequest::MOST_DRAFTED);
+                return Err(EngineError::invalid("draft", expected, got));
+            }
+            Some(got) if got > 0 && self.inner.info.draft.is_none() => {
+                return Err(EngineError::invalid(
+                    "draft",
+                    "an engine with a draftModel",
+                    got,
+                ));
+            }
+            _ => {}
         }
         if request.stop.len() > MAX_STOPS {
             return Err(EngineError::invalid(

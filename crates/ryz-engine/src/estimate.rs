@@ -9,6 +9,7 @@ use crate::config::EngineConfig;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::load::{kv_blocks, kv_config, limits};
+use crate::speculation::draft_cache;
 
 /// Bytes that an engine takes, as told from a model's header. The process itself takes some ten megabytes more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct EngineMemory {
     pub kv_cache: usize,
     /// Scratch of a step.
     pub scratch: usize,
+    /// Weights, cache and scratch of the draft model; 0 without one.
+    pub draft: usize,
     /// The most that files are read through; given back before the cache and the scratch are taken.
     pub staging: usize,
     /// Positions the cache holds for all sequences.
@@ -30,8 +33,8 @@ pub struct EngineMemory {
 impl EngineMemory {
     /// What a loaded engine holds.
     pub fn total(&self) -> usize {
-        let rest = self.kv_cache.saturating_add(self.scratch);
-        self.weights.saturating_add(rest)
+        let parts = [self.kv_cache, self.scratch, self.draft];
+        parts.into_iter().fold(self.weights, usize::saturating_add)
     }
 
     /// The most that it ever holds: a memory limit below it may refuse the load.
@@ -76,14 +79,38 @@ impl Engine {
                 .bytes()
                 .unwrap_or(usize::MAX),
             scratch: need.scratch,
+            draft: 0,
             staging: need.staging,
             kv_tokens: blocks * BLOCK_TOKENS,
             context_length,
         };
         let most = with(wanted.most);
-        Ok(match config.memory_limit {
+        let mut memory = match config.memory_limit {
             Some(limit) if most.total() > limit => with(wanted.least),
             _ => most,
-        })
+        };
+        if let Some(path) = &config.draft_model {
+            memory.draft = draft_memory(path, config, memory.kv_tokens / BLOCK_TOKENS)?;
+        }
+        Ok(memory)
     }
+}
+
+/// What the draft model at `path` takes beside a cache of `blocks` blocks.
+fn draft_memory(path: &Path, config: &EngineConfig, blocks: usize) -> Result<usize, EngineError> {
+    let source = ModelSource::open(path)?;
+    let model = source.config();
+    let limits = limits(config, model.vocab_size);
+    let need = MemoryEstimate::of(
+        &source,
+        None,
+        config.kernels()?.batch(),
+        config.sparsity,
+        config.lease().threads()?,
+        limits.prefill_chunk + limits.max_sequences,
+        limits.max_sequences,
+    );
+    let cache = draft_cache(config, model, model.value_head_dim, blocks).bytes();
+    let rest = cache.unwrap_or(usize::MAX).saturating_add(need.scratch);
+    Ok(need.weights.saturating_add(rest))
 }

@@ -24,6 +24,7 @@ use crate::sampler::Candidates;
 use crate::scheduler::{Limits, Scheduled, Scheduler};
 use crate::sequence::{Sequence, SequenceId, Wanted};
 use crate::shared::{Command, Shared};
+use crate::speculation::{Draft, Wish};
 use crate::submission::{Entry, Submission, Task, Work};
 
 /// Everything that changes while requests run.
@@ -32,6 +33,7 @@ struct Executor {
     state: RunState,
     cache: KvCache,
     lease: Lease,
+    draft: Option<Draft>,
     tokenizer: Tokenizer,
     context_length: usize,
     shared: Arc<Shared>,
@@ -64,6 +66,7 @@ pub(crate) struct ExecutorParts {
     pub prefix_cache: bool,
     pub compact_above: f64,
     pub lease: Lease,
+    pub draft: Option<Draft>,
     pub tokenizer: Tokenizer,
     pub context_length: usize,
     pub limits: Limits,
@@ -135,6 +138,7 @@ impl Executor {
             state: parts.state,
             cache: parts.cache,
             lease: parts.lease,
+            draft: parts.draft,
             tokenizer: parts.tokenizer,
             context_length: parts.context_length,
             shared: parts.shared,
@@ -210,8 +214,10 @@ impl Executor {
         let tokens = std::mem::take(&mut submission.tokens);
         let id = control.id;
         let eviction = submission.eviction;
+        let mut priority = 0;
         let (task, wanted) = match work {
             Work::Generate(parts) => {
+                priority = parts.priority;
                 let generation =
                     Generation::new(*parts, &tokens, &self.tokenizer, Arc::clone(&control));
                 (Task::Generate(Box::new(generation)), Wanted::Last)
@@ -227,7 +233,9 @@ impl Executor {
             started: false,
         };
         self.core.entries.insert(id, entry);
-        let sequence = Sequence::new(id, tokens, wanted).evicting(eviction);
+        let sequence = Sequence::new(id, tokens, wanted)
+            .evicting(eviction)
+            .prioritized(priority);
         self.core.scheduler.add(sequence);
     }
 
@@ -315,6 +323,7 @@ impl Executor {
     /// Has the generations propose tokens beyond the one that is due.
     fn propose(&mut self) {
         let core = &mut self.core;
+        let mut wanted = Vec::new();
         for sequence in core.scheduler.iter_mut() {
             if sequence.paused_since.is_some() || !sequence.is_decoding() {
                 continue;
@@ -325,14 +334,42 @@ impl Executor {
                 // gone back into is quantised anew.
                 room = room.min(BLOCK_TOKENS - 1);
             }
-            if let Some(Entry {
-                task: Task::Generate(generation),
-                ..
-            }) = core.entries.get_mut(&sequence.id)
-            {
-                generation.propose(sequence, room);
+            let entry = core.entries.get_mut(&sequence.id);
+            let Some(Task::Generate(generation)) = entry.map(|entry| &mut entry.task) else {
+                continue;
+            };
+            if let Some(of_draft) = generation.propose(sequence, room) {
+                wanted.push((sequence.id, of_draft));
             }
         }
+        let Some(draft) = &mut self.draft else {
+            return;
+        };
+        draft.forget(|id| core.scheduler.get(id).is_some());
+        let scheduler = &core.scheduler;
+        let wish = |&(id, (most, least_chance))| {
+            Some(Wish {
+                id,
+                tokens: &scheduler.get(id)?.tokens,
+                most,
+                least_chance,
+            })
+        };
+        let wishes: Vec<_> = wanted.iter().filter_map(wish).collect();
+        let proposals = match draft.propose(&self.lease, &wishes) {
+            Ok(proposals) => proposals,
+            Err(error) => {
+                let ids: Vec<_> = wanted.into_iter().map(|(id, _)| id).collect();
+                return self.fail_all(&ids, error);
+            }
+        };
+        for ((id, _), proposal) in wanted.into_iter().zip(proposals) {
+            if let (Some(sequence), false) = (core.scheduler.get_mut(id), proposal.is_empty()) {
+                sequence.ahead.extend(sequence.tokens.last());
+                sequence.ahead.extend(proposal);
+            }
+        }
+        self.state.clock().lap(Phase::Draft, None);
     }
 
     /// Sets the clock of the step that begins, where the engine is being profiled.
@@ -362,8 +399,12 @@ impl Executor {
     }
 
     /// What the scheduled step will read and compute.
-    fn count(&self, step: &mut Step) {
+    fn count(&mut self, step: &mut Step) {
         step.weight_bytes = self.model.weight_bytes_per_token() as u64;
+        if let Some(draft) = &mut self.draft {
+            step.weight_bytes +=
+                draft.take_passes() * draft.model().weight_bytes_per_token() as u64;
+        }
         let block_bytes = self.cache.config().bytes_per_block().unwrap_or(0);
         let position_bytes = block_bytes / BLOCK_TOKENS;
         for scheduled in &self.core.step {
@@ -565,11 +606,21 @@ impl Executor {
 
     /// Everyone in the step gets the error; the others go on.
     fn fail_step(&mut self, error: ModelError) {
+        let ids: Vec<_> = self
+            .core
+            .step
+            .iter()
+            .map(|scheduled| scheduled.id)
+            .collect();
+        self.fail_all(&ids, error);
+    }
+
+    fn fail_all(&mut self, ids: &[SequenceId], error: ModelError) {
         let error = Arc::new(error);
         let core = &mut self.core;
-        for scheduled in &core.step {
-            core.scheduler.remove(scheduled.id, &mut core.pool);
-            if let Some(entry) = core.entries.remove(&scheduled.id) {
+        for &id in ids {
+            core.scheduler.remove(id, &mut core.pool);
+            if let Some(entry) = core.entries.remove(&id) {
                 entry.fail(EngineError::Model(Arc::clone(&error)), &self.shared);
             }
         }

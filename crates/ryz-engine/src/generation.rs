@@ -13,7 +13,7 @@ use crate::guide::Guide;
 use crate::request::{Control, Event, EventSink, Finish, FinishReason, Timings, Usage};
 use crate::sampler::{Candidates, Sampler};
 use crate::sequence::Sequence;
-use crate::speculation::PromptLookup;
+use crate::speculation::Speculation;
 
 /// What a generation is made from; everything in it has been validated.
 pub(crate) struct GenerationParts {
@@ -23,7 +23,9 @@ pub(crate) struct GenerationParts {
     pub stop_tokens: Vec<u32>,
     pub shown_tokens: Vec<u32>,
     pub max_tokens: Option<u32>,
-    pub lookup: Option<PromptLookup>,
+    pub speculation: Speculation,
+    /// Who has more goes first.
+    pub priority: i32,
     pub sink: Box<dyn EventSink>,
     pub submitted: Instant,
 }
@@ -37,7 +39,7 @@ pub(crate) struct Generation {
     /// Ids that end it: the request's own and the model's, sorted.
     end_tokens: Vec<u32>,
     max_tokens: usize,
-    lookup: Option<PromptLookup>,
+    speculation: Speculation,
     sink: Box<dyn EventSink>,
     control: Arc<Control>,
     usage: Usage,
@@ -70,7 +72,7 @@ impl Generation {
             assembler: Assembler::new(&parts.stop),
             end_tokens,
             max_tokens: parts.max_tokens.map_or(usize::MAX, |n| n as usize),
-            lookup: parts.lookup,
+            speculation: parts.speculation,
             sink: parts.sink,
             control,
             usage: Usage {
@@ -89,32 +91,35 @@ impl Generation {
         self.started.get_or_insert(now);
     }
 
-    /// Proposes what may follow, `room` tokens at most, to be verified in the sequence's next step.
-    pub fn propose(&mut self, sequence: &mut Sequence, room: usize) {
-        let Some(lookup) = &mut self.lookup else {
-            return;
-        };
+    /// How many tokens may be proposed for the sequence's next step, where there is room for `room`: as many as may be
+    /// delivered, but for the one that the step gives besides.
+    fn proposable(&self, room: usize) -> usize {
         let left = self.max_tokens.saturating_sub(self.usage.completion_tokens);
         let granted = self.control.credits.load(Ordering::SeqCst);
-        // The step gives a token besides.
-        let room = room
-            .min(left.saturating_sub(1))
-            .min(usize::try_from(granted - 1).unwrap_or(0));
+        room.min(left.saturating_sub(1))
+            .min(usize::try_from(granted - 1).unwrap_or(0))
+    }
+
+    /// Proposes what may follow from the text itself, `room` tokens at most, to be verified in the sequence's next step.
+    /// Where there is nothing, how many tokens the draft model is to propose, and the least chance that they must have.
+    pub fn propose(&mut self, sequence: &mut Sequence, room: usize) -> Option<(usize, f32)> {
+        let room = self.proposable(room);
         let Sequence { tokens, ahead, .. } = sequence;
-        if let (Some(&due), true) = (tokens.last(), room > 0) {
-            ahead.push(due);
-            lookup.propose(tokens, room, ahead);
+        let (&due, true) = (tokens.last()?, room > 0) else {
+            return None;
+        };
+        ahead.push(due);
+        self.speculation.look_up(tokens, room, ahead);
+        if ahead.len() > 1 {
+            return None;
         }
-        if ahead.len() < 2 {
-            ahead.clear();
-        }
+        ahead.clear();
+        self.speculation.wanted(room)
     }
 
     /// Learns what became of a proposal.
     pub fn verified(&mut self, proposed: usize, accepted: usize) {
-        if let (Some(lookup), true) = (&mut self.lookup, proposed > 0) {
-            lookup.verified(proposed, accepted);
-        }
+        self.speculation.verified(proposed, accepted);
     }
 
     /// Chooses the next token from `logits`, delivers its text, and says whether the generation has ended.

@@ -50,7 +50,7 @@ pub use error::EngineError;
 pub use estimate::EngineMemory;
 pub use eviction::Eviction;
 pub use guide::{Constraint, ToolChoice};
-pub use load::ModelInfo;
+pub use load::{DraftInfo, ModelInfo};
 pub use memory::Compaction;
 pub use operators::{Operator, OperatorCall};
 pub use profiler::ProfileObserver;

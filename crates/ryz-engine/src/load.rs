@@ -27,6 +27,7 @@ use crate::sampler::Vocab;
 use crate::scheduler::Limits;
 use crate::sequence::blocks_for;
 use crate::shared::Shared;
+use crate::speculation::Draft;
 use crate::tuning::{self, Tuning};
 use crate::{executor, frontend};
 
@@ -101,8 +102,25 @@ pub struct ModelInfo {
     pub quantized: Vec<QuantizedTensor>,
     /// How the ways in which weights are streamed were chosen.
     pub tuning: Tuning,
+    /// The draft model.
+    pub draft: Option<DraftInfo>,
     /// How long loading took, the warm-up apart.
     pub load_time: Duration,
+}
+
+/// A draft model that was loaded beside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DraftInfo {
+    /// The file.
+    pub path: PathBuf,
+    /// Bytes of its packed weights.
+    pub packed_bytes: usize,
+    /// Bytes of weights that one of its tokens reads.
+    pub weight_bytes_per_token: usize,
+    /// Bytes of its cache.
+    pub kv_bytes: usize,
+    /// What a token of it costs, over one of the model's own: by the bytes of weights that they read.
+    pub cost: f32,
 }
 
 impl Engine {
@@ -151,6 +169,12 @@ impl Engine {
             limits.score_chunk + limits.max_sequences,
         )?;
         let cache = cache(config, &model, context_length, &arena)?;
+        let beside = config.draft_model.as_deref().map(|path| {
+            let main = (&tokenizer, model.config().vocab_size);
+            let blocks = cache.config().blocks;
+            Draft::load(path, config, main, blocks, &lease, &arena, progress)
+        });
+        let draft = beside.transpose()?;
         let c = model.config();
         let info = ModelInfo {
             path: path.to_owned(),
@@ -195,11 +219,27 @@ impl Engine {
             has_chat_template: chat.is_some(),
             quantized: model.quantized().to_vec(),
             tuning,
+            draft: draft
+                .as_ref()
+                .zip(config.draft_model.clone())
+                .map(|(draft, path)| {
+                    let (own, main) = (
+                        draft.model().weight_bytes_per_token(),
+                        model.weight_bytes_per_token(),
+                    );
+                    DraftInfo {
+                        path,
+                        packed_bytes: draft.model().packed_bytes(),
+                        weight_bytes_per_token: own,
+                        kv_bytes: draft.cache_bytes(),
+                        cost: own as f32 / main.max(1) as f32,
+                    }
+                }),
             load_time: started.elapsed(),
         };
         drop(source);
         let engine = start(
-            config, model, state, cache, lease, tokenizer, chat, limits, info, arena,
+            config, model, state, cache, lease, draft, tokenizer, chat, limits, info, arena,
         )?;
         if config.warm_up {
             engine.warm_up()?;
@@ -285,6 +325,7 @@ fn start(
     state: RunState,
     cache: KvCache,
     lease: Lease,
+    draft: Option<Draft>,
     tokenizer: Tokenizer,
     chat: Option<Chat>,
     limits: Limits,
@@ -314,6 +355,7 @@ fn start(
         prefix_cache: config.prefix_cache,
         compact_above: config.compact_above,
         lease,
+        draft,
         tokenizer: tokenizer.clone(),
         context_length,
         limits,

@@ -44,6 +44,13 @@ pub struct GenerateRequest {
     /// Most tokens that are proposed ahead of a step, from what the text repeats, and verified in it; at most
     /// [`GenerateRequest::MOST_DRAFTED`]; default 0, for none. The answer does not depend on it.
     pub prompt_lookup: usize,
+    /// Most tokens that the engine's draft model proposes ahead of a step, where the text repeats nothing; at most
+    /// [`GenerateRequest::MOST_DRAFTED`]; 0 for none; default [`GenerateRequest::USUALLY_DRAFTED`] where the engine has one.
+    /// The answer does not depend on it.
+    pub draft: Option<usize>,
+    /// Who has more is computed first and, where slots or blocks are short, instead of others, who are computed again later;
+    /// equal ones go in the order they came. Default 0, as scoring and embedding have.
+    pub priority: i32,
     /// What it forgets when it grows long; default as the engine's configuration has it.
     pub eviction: Option<Eviction>,
     /// Tokens that may be delivered before the consumer grants more. Without credits the sequence is not scheduled.
@@ -51,8 +58,10 @@ pub struct GenerateRequest {
 }
 
 impl GenerateRequest {
-    /// The greatest `prompt_lookup`.
+    /// The greatest `prompt_lookup` and `draft`.
     pub const MOST_DRAFTED: usize = 64;
+    /// The default of `draft` where there is a draft model.
+    pub const USUALLY_DRAFTED: usize = 8;
 
     /// A request with default sampling and 32 credits.
     pub fn new(prompt: Prompt) -> Self {
@@ -67,6 +76,8 @@ impl GenerateRequest {
             stop_tokens: Vec::new(),
             shown_tokens: Vec::new(),
             prompt_lookup: 0,
+            draft: None,
+            priority: 0,
             eviction: None,
             credits: 32,
         }

@@ -1,8 +1,8 @@
 //! Decides what the next step computes; it computes nothing and holds no tensors.
 //!
-//! Sequences wait in the order they came and are admitted when there is a slot and blocks for all their tokens. A step
+//! Sequences wait in the order of their priorities, equal ones in the order they came, and are admitted when there is a slot and blocks for all their tokens. A step
 //! takes one token of every decoding sequence and fills up with chunks of prompts, so that a long prompt does not stall
-//! the others; the prompts take turns at being first. A sequence whose consumer takes no more is left out.
+//! the others; prompts of equal priority take turns at being first. A sequence whose consumer takes no more is left out.
 //!
 //! A sequence begins behind the blocks that others have computed for the same tokens ([`crate::prefix`]). Blocks that nobody
 //! uses are kept for such sequences until they are wanted.
@@ -11,8 +11,9 @@
 //! blocks as they go on.
 //!
 //! When a sequence that goes on needs a block and none can be had, another gives all of its blocks back and waits at the front
-//! to be computed again: first one that is paused, then the youngest. The oldest can always go on, since the pool holds
-//! at least one full context.
+//! to be computed again: first one that is paused, then the youngest of those with the least priority. The oldest of the
+//! others can always go on, since the pool holds at least one full context. One with less priority makes room, too, for one
+//! with more that waits.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -50,6 +51,7 @@ pub struct Scheduled {
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
+    /// The greatest priority first.
     waiting: VecDeque<Sequence>,
     /// In the order of admission.
     running: Vec<Sequence>,
@@ -78,9 +80,11 @@ impl Scheduler {
         }
     }
 
-    /// Adds a sequence to the end of the queue.
+    /// Adds a sequence to the queue, behind those of its priority.
     pub fn add(&mut self, sequence: Sequence) {
-        self.waiting.push_back(sequence);
+        let priority = sequence.priority;
+        let index = self.waiting.partition_point(|s| s.priority >= priority);
+        self.waiting.insert(index, sequence);
     }
 
     /// Sequences that wait.
@@ -154,7 +158,7 @@ impl Scheduler {
     pub fn schedule(&mut self, pool: &mut BlockPool, now: Instant, step: &mut Vec<Scheduled>) {
         step.clear();
         let proposed = self.decode(pool, step);
-        let admitted = self.admit(pool, now);
+        let admitted = self.admit(pool, now, step);
         self.prefill(admitted, proposed, pool, step);
     }
 
@@ -192,10 +196,12 @@ impl Scheduler {
                 });
                 continue;
             }
-            // Someone must make room: a paused one, else the youngest, which may be this one.
+            // Someone must make room: a paused one, else the youngest of the least priority, which may be this one.
             let paused = self.running.iter().rposition(|s| s.paused_since.is_some());
-            let victim = paused.unwrap_or(self.running.len() - 1);
-            self.preempt(victim, pool);
+            let least = self.running.iter().map(|s| s.priority).min();
+            let youngest = || self.running.iter().rposition(|s| Some(s.priority) == least);
+            let victim = paused.or_else(youngest).unwrap_or(index);
+            self.preempt(victim, pool, step);
             if victim < index {
                 index -= 1;
             }
@@ -204,7 +210,7 @@ impl Scheduler {
     }
 
     /// Admits waiting sequences while there are slots and blocks. Where in `running` those are that were.
-    fn admit(&mut self, pool: &mut BlockPool, now: Instant) -> usize {
+    fn admit(&mut self, pool: &mut BlockPool, now: Instant, step: &mut Vec<Scheduled>) -> usize {
         let mut index = 0;
         let mut admitted = self.running.len();
         while index < self.waiting.len() {
@@ -221,12 +227,13 @@ impl Scheduler {
                         now.saturating_duration_since(since) >= self.limits.patience
                     })
                 };
-                let Some(victim) = self.running.iter().rposition(tired) else {
+                let tired = self.running.iter().rposition(tired);
+                let Some(victim) = tired.or_else(|| self.lesser(index, needed, available)) else {
                     return admitted; // in order: a later, smaller one must not starve this one
                 };
-                self.preempt(victim, pool);
+                let place = self.preempt(victim, pool, step);
                 admitted -= usize::from(victim < admitted);
-                index += 1; // it went to the front
+                index += usize::from(place <= index);
                 continue;
             }
             let Some(mut sequence) = self.waiting.remove(index) else {
@@ -241,8 +248,20 @@ impl Scheduler {
         admitted
     }
 
-    /// Chunks of prompts, whose order rotates, in the room that `proposed` tokens leave. Of those who were just `admitted` one may be decoding already: it found the
-    /// rest of its tokens.
+    /// Who makes room for the waiting one at `index`, which needs so many blocks of those available: the youngest of the least
+    /// priority, if that is less than its own and all of those together have enough.
+    fn lesser(&self, index: usize, needed: usize, available: usize) -> Option<usize> {
+        let priority = self.waiting[index].priority;
+        let least = self.running.iter().map(|s| s.priority).min()?;
+        let lesser = self.running.iter().filter(|s| s.priority < priority);
+        let theirs: usize = lesser.map(|s| s.block_table.len()).sum();
+        let enough = least < priority && available + theirs >= needed;
+        let youngest = || self.running.iter().rposition(|s| s.priority == least);
+        enough.then(youngest)?
+    }
+
+    /// Chunks of prompts, the greatest priority first, in the room that `proposed` tokens leave. The order of equals rotates.
+    /// Of those who were just `admitted` one may be decoding already: it found the rest of its tokens.
     fn prefill(
         &mut self,
         admitted: usize,
@@ -253,9 +272,21 @@ impl Scheduler {
         let mut budget = self.limits.prefill_chunk - proposed;
         let mut outputs = self.limits.score_chunk - proposed;
         let count = self.running.len();
-        for offset in 0..count {
+        let mut level = self.running.iter().map(|s| s.priority).max();
+        let mut offset = 0;
+        while let Some(priority) = level {
+            if offset == count {
+                let below = |s: &Sequence| (s.priority < priority).then_some(s.priority);
+                level = self.running.iter().filter_map(below).max();
+                offset = 0;
+                continue;
+            }
             let index = (self.turn + offset) % count;
+            offset += 1;
             let sequence = &mut self.running[index];
+            if sequence.priority != priority {
+                continue;
+            }
             let decodes = index < admitted && sequence.is_decoding();
             if sequence.paused_since.is_some() || decodes || sequence.pending() == 0 {
                 continue;
@@ -291,12 +322,17 @@ impl Scheduler {
         self.turn = self.turn.wrapping_add(1) % count.max(1);
     }
 
-    /// Makes a running sequence wait at the front, without blocks.
-    fn preempt(&mut self, index: usize, pool: &mut BlockPool) {
+    /// Makes a running sequence wait, without blocks and without its part of the step, before the others of its priority. Its
+    /// place among those who wait.
+    fn preempt(&mut self, index: usize, pool: &mut BlockPool, step: &mut Vec<Scheduled>) -> usize {
         let mut sequence = self.running.remove(index);
+        step.retain(|scheduled| scheduled.id != sequence.id);
         sequence.release(pool);
-        self.waiting.push_front(sequence);
+        let priority = sequence.priority;
+        let place = self.waiting.partition_point(|s| s.priority > priority);
+        self.waiting.insert(place, sequence);
         self.preemptions += 1;
+        place
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Wanted {
 pub struct Sequence {
     /// Its name.
     pub id: SequenceId,
+    /// Who has more goes first.
+    pub priority: i32,
     /// The prompt, then what was generated.
     pub tokens: Vec<u32>,
     /// How many of the tokens are the prompt.
@@ -50,6 +52,7 @@ impl Sequence {
     pub fn new(id: SequenceId, prompt: Vec<u32>, wanted: Wanted) -> Self {
         Self {
             id,
+            priority: 0,
             prompt_len: prompt.len(),
             tokens: prompt,
             cached: 0,
@@ -66,6 +69,12 @@ impl Sequence {
     /// It, with a policy.
     pub fn evicting(mut self, eviction: Eviction) -> Self {
         self.retention = Retention::new(eviction);
+        self
+    }
+
+    /// It, with a priority.
+    pub fn prioritized(mut self, priority: i32) -> Self {
+        self.priority = priority;
         self
     }
 

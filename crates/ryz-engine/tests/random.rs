@@ -39,6 +39,7 @@ fn request(random: &mut Random) -> (GenerateRequest, bool) {
         .collect();
     let max_tokens = 1 + random.below(40) as u32;
     let mut request = greedy(Prompt::Tokens(prompt), max_tokens);
+    request.priority = random.below(3) as i32 - 1;
     let is_greedy = random.below(2) == 0;
     if !is_greedy {
         let base = SamplingParams {

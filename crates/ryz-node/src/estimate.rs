@@ -21,6 +21,8 @@ pub struct Estimate {
     pub kv_cache: f64,
     /// Intermediate results.
     pub scratch: f64,
+    /// All of the draft model.
+    pub draft: f64,
     /// What files are read through, while they are.
     pub staging: f64,
     /// All that stays.
@@ -52,6 +54,7 @@ pub fn estimate_memory(
                 weights: need.weights as f64,
                 kv_cache: need.kv_cache as f64,
                 scratch: need.scratch as f64,
+                draft: need.draft as f64,
                 staging: need.staging as f64,
                 total: need.total() as f64,
                 peak: need.peak() as f64,

@@ -59,6 +59,8 @@ pub struct ModelInfo {
     pub quantized: Vec<QuantizedTensor>,
     /// How the ways in which weights are streamed were chosen.
     pub tuning: Tuning,
+    /// The draft model.
+    pub draft: Option<DraftModel>,
     /// Whether it can chat.
     pub has_chat_template: bool,
     /// Begins a text.
@@ -98,6 +100,7 @@ impl ModelInfo {
             weight_bytes_per_token: info.weight_bytes_per_token as f64,
             quantized: info.quantized.iter().map(QuantizedTensor::of).collect(),
             tuning: Tuning::of(&info.tuning),
+            draft: info.draft.as_ref().map(DraftModel::of),
             has_chat_template: info.has_chat_template,
             bos_token: engine.tokenizer().bos(),
             eos_token: engine.tokenizer().eos(),
@@ -146,6 +149,30 @@ impl TunedMatrix {
             rows: matrix.rows as u32,
             cols: matrix.cols as u32,
             prefetch: matrix.prefetch as u32,
+        }
+    }
+}
+
+/// A draft model that was loaded beside.
+#[napi(object)]
+pub struct DraftModel {
+    /// The file.
+    pub path: String,
+    /// Bytes of weights in memory.
+    pub packed_bytes: f64,
+    /// Bytes of weights that a token reads.
+    pub weight_bytes_per_token: f64,
+    /// Bytes of its cache.
+    pub kv_bytes: f64,
+}
+
+impl DraftModel {
+    fn of(draft: &ryz_engine::DraftInfo) -> Self {
+        Self {
+            path: draft.path.display().to_string(),
+            packed_bytes: draft.packed_bytes as f64,
+            weight_bytes_per_token: draft.weight_bytes_per_token as f64,
+            kv_bytes: draft.kv_bytes as f64,
         }
     }
 }

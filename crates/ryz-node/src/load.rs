@@ -38,6 +38,8 @@ pub struct Config {
     pub value_rank: Option<u32>,
     /// The calibration for it.
     pub calibration: Option<String>,
+    /// The model that proposes tokens.
+    pub draft_model: Option<String>,
     /// Longest context.
     pub context_length: Option<u32>,
     /// Most prompt tokens in a step.
@@ -237,6 +239,7 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         kv: kv.transpose()?.unwrap_or(defaults.kv),
         value_rank: config.value_rank.map(size),
         calibration: config.calibration.map(PathBuf::from),
+        draft_model: config.draft_model.map(PathBuf::from),
         context_length: config.context_length.map(size),
         prefill_chunk: config.prefill_chunk.map_or(defaults.prefill_chunk, size),
         max_sequences: config.max_sequences.map_or(defaults.max_sequences, size),

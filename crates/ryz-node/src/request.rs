@@ -160,6 +160,10 @@ pub struct Request {
     pub shown_tokens: Option<Vec<u32>>,
     /// Most tokens that are proposed ahead; 0 for none.
     pub prompt_lookup: u32,
+    /// Most tokens that the draft model proposes; 0 for none.
+    pub draft: Option<u32>,
+    /// Who has more goes first.
+    pub priority: i32,
     /// What it forgets.
     pub eviction: Option<EvictionPolicy>,
     /// Tokens that may be delivered before the reader grants more.
@@ -182,6 +186,8 @@ impl Request {
             constraint: self.format.map(Format::convert).transpose()?,
             shown_tokens: self.shown_tokens.unwrap_or_default(),
             prompt_lookup: self.prompt_lookup as usize,
+            priority: self.priority,
+            draft: self.draft.map(|most| most as usize),
             eviction: self.eviction.map(EvictionPolicy::convert).transpose()?,
             credits: self.credits,
             ..GenerateRequest::new(prompt)

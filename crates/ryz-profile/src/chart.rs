@@ -13,7 +13,7 @@ const ROW: f64 = 18.0;
 const COLOURS: [&str; Phase::COUNT + 1] = [
     "#4e79a7", "#a0cbe8", "#f28e2b", "#ffbe7d", "#59a14f", "#8cd17d", "#b6992d", "#f1ce63",
     "#499894", "#86bcb6", "#e15759", "#ff9d9a", "#79706e", "#bab0ac", "#d37295", "#fabfd2",
-    "#b07aa1", "#9d7660", "#d4d4d4",
+    "#b07aa1", "#9d7660", "#d7b5a6", "#d4d4d4",
 ];
 
 pub(crate) fn svg(snapshot: &Snapshot) -> String {

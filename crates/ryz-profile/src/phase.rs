@@ -9,6 +9,8 @@ pub enum Phase {
     Tokenize,
     /// Commands taken, and what runs in the step.
     Schedule,
+    /// Proposals of a draft model.
+    Draft,
     /// Entering and leaving the parallel region.
     Dispatch,
     /// Embedding rows and rotary angles.
@@ -45,9 +47,10 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in order.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Tokenize,
         Self::Schedule,
+        Self::Draft,
         Self::Dispatch,
         Self::Embed,
         Self::Norm,
@@ -74,6 +77,7 @@ impl Phase {
         match self {
             Self::Tokenize => "tokenize",
             Self::Schedule => "schedule",
+            Self::Draft => "draft",
             Self::Dispatch => "dispatch",
             Self::Embed => "embed",
             Self::Norm => "norm",

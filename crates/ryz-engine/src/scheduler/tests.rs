@@ -204,6 +204,52 @@ fn the_youngest_makes_room_and_is_computed_again() {
 }
 
 #[test]
+fn the_greatest_priority_goes_first_and_the_least_makes_room() {
+    let limits = Limits {
+        max_sequences: 2,
+        ..LIMITS
+    };
+    let mut b = Bench::new(limits, 8);
+    let add = |b: &mut Bench, id, priority| {
+        let sequence = Sequence::new(id, vec![1_000 + id as u32; 8], Wanted::Last);
+        b.scheduler.add(sequence.prioritized(priority));
+    };
+    (1..=3).for_each(|id| add(&mut b, id, 0));
+    add(&mut b, 4, 5);
+    assert_eq!(b.step(), [(4, 8), (1, 8)], "before those who came earlier");
+    add(&mut b, 5, 7);
+    assert_eq!(b.step(), [(4, 1), (5, 8)], "instead of the first");
+    assert_eq!(b.scheduler.preemptions(), 1);
+    add(&mut b, 6, 5);
+    assert_eq!(b.step(), [(4, 1), (5, 1)], "not instead of its equals");
+    // The highest first among prompts, and then the others in turn: 1 before 2 and 3, since it had begun.
+    for (gone, next) in [(5, 6), (4, 1), (6, 2), (1, 3)] {
+        b.scheduler.remove(gone, &mut b.pool);
+        let step = b.step();
+        assert!(
+            step.iter().any(|&(id, tokens)| id == next && tokens > 1),
+            "{step:?}"
+        );
+    }
+}
+
+#[test]
+fn the_least_priority_makes_room_for_blocks_too() {
+    let mut b = Bench::new(LIMITS, 4);
+    for (id, priority) in [(1, 0), (2, 3), (3, 1)] {
+        let sequence = Sequence::new(id, vec![1_000 + id as u32; 16], Wanted::Last);
+        b.scheduler.add(sequence.prioritized(priority));
+    }
+    assert_eq!(b.step(), [(2, 16), (3, 16)]);
+    assert_eq!(b.step(), [(2, 1), (3, 1)], "each has its second block");
+    assert_eq!(b.scheduler.waiting(), 1);
+    (0..15).for_each(|_| drop(b.step()));
+    // Both are at 33 tokens: 3 makes room for 2.
+    assert_eq!(b.step(), [(2, 1)]);
+    assert_eq!(b.scheduler.preemptions(), 2);
+}
+
+#[test]
 fn who_comes_back_finds_what_was_not_wanted_meanwhile() {
     let mut b = Bench::new(LIMITS, 4);
     b.add(1, 31);
@@ -363,7 +409,8 @@ proptest! {
         let mut b = Bench::new(LIMITS, blocks);
         let mut left: std::collections::HashMap<SequenceId, usize> = requests.iter().enumerate().map(|(i, r)| (i as u64, r.1)).collect();
         for (i, r) in requests.iter().enumerate() {
-            b.add_like(i as u64, r.2, r.0);
+            let sequence = Sequence::new(i as u64, vec![r.2; r.0], Wanted::Last);
+            b.scheduler.add(sequence.prioritized(i as i32 % 3));
         }
         let mut events = events.into_iter();
         let mut steps = 0;

@@ -1,82 +1,34 @@
-//! Speculative decoding by prompt lookup: what a text repeats is proposed and verified in one step.
-//!
-//! Where the last tokens of a sequence have come before in it, what followed them then is likely to follow now: summaries,
-//! edits of code, quotations (Saxena, "Prompt Lookup Decoding", 2023). Those tokens are computed in one step with the one that
-//! is due, which reads the weights once for all of them. Each row of logits then goes through the request's own sampler in
-//! turn, as long as it chooses what was proposed; at the first other choice the rest is forgotten. So not only the distribution
-//! but the answer itself is that of plain decoding, for every sampler and seed.
+//! Proposals from the text itself: what followed the last tokens when they came before (Saxena, "Prompt Lookup Decoding",
+//! 2023), as in summaries, edits of code and quotations.
+
+use super::pace::Pace;
 
 /// Tokens whose repetition is looked for, the longest first.
 const NEEDLES: std::ops::RangeInclusive<usize> = 2..=4;
 /// How far back is looked.
 const WINDOW: usize = 16_384;
-/// Proposed tokens, faded by a tenth a proposal, from which acceptance is judged: proposals of one token reach ten.
-const JUDGED_FROM: f32 = 8.0;
-/// Fewer accepted than this share do not pay: a token more in a step costs about as much of it, where weights are streamed
-/// from memory.
-const BREAK_EVEN: f32 = 0.3;
-/// Steps without proposals, at first and at most.
-const REST: (u32, u32) = (16, 256);
 
-/// What a generation proposes next, learnt from what became of its proposals. Nothing here looks at a clock.
+/// A generation's proposals from its own text.
 #[derive(Debug)]
-pub(crate) struct PromptLookup {
-    most: usize,
-    /// Tokens of the next proposal, at most.
-    length: usize,
-    /// Proposed and accepted, old ones fading.
-    proposed: f32,
-    accepted: f32,
-    /// Steps until it tries again, and for how long it will rest the next time.
-    resting: u32,
-    rest: u32,
+pub(super) struct PromptLookup {
+    pub pace: Pace,
 }
 
 impl PromptLookup {
     /// Proposals of up to `most` tokens.
     pub fn new(most: usize) -> Self {
         Self {
-            most,
-            length: most.min(4),
-            proposed: 0.0,
-            accepted: 0.0,
-            resting: 0,
-            rest: REST.0,
+            pace: Pace::new(most, 0.0),
         }
     }
 
     /// Adds to `draft` what may follow `tokens`: up to `room` tokens, or none.
     pub fn propose(&mut self, tokens: &[u32], room: usize, draft: &mut Vec<u32>) {
-        if self.resting > 0 {
-            self.resting -= 1;
-            return;
-        }
-        let length = self.length.min(room);
+        let length = self.pace.next(room);
         if length > 0 {
             // Past the end it goes on with itself: a loop goes on.
             let followers = followers(tokens, length);
             draft.extend(followers.iter().cycle().take(length));
-        }
-    }
-
-    /// Learns how many of the tokens that were proposed the sampler chose.
-    pub fn verified(&mut self, proposed: usize, accepted: usize) {
-        self.length = if accepted == proposed {
-            (self.length * 2).min(self.most)
-        } else {
-            (accepted + 1).min(self.most)
-        };
-        self.proposed = self.proposed * 0.9 + proposed as f32;
-        self.accepted = self.accepted * 0.9 + accepted as f32;
-        if self.proposed < JUDGED_FROM {
-            return;
-        }
-        if self.accepted < BREAK_EVEN * self.proposed {
-            self.resting = self.rest;
-            self.rest = (self.rest * 2).min(REST.1);
-            (self.proposed, self.accepted) = (0.0, 0.0);
-        } else {
-            self.rest = REST.0;
         }
     }
 }
@@ -137,11 +89,11 @@ mod tests {
         let tokens: Vec<u32> = (0..40).chain(0..4).collect();
         let mut lookup = PromptLookup::new(10);
         assert_eq!(proposal(&mut lookup, &tokens, 99).len(), 4);
-        lookup.verified(4, 4);
+        lookup.pace.verified(4, 4);
         assert_eq!(proposal(&mut lookup, &tokens, 99).len(), 8);
-        lookup.verified(8, 8);
+        lookup.pace.verified(8, 8);
         assert_eq!(proposal(&mut lookup, &tokens, 99).len(), 10);
-        lookup.verified(10, 2);
+        lookup.pace.verified(10, 2);
         assert_eq!(proposal(&mut lookup, &tokens, 99).len(), 3);
     }
 
@@ -155,14 +107,14 @@ mod tests {
                 if proposed == 0 {
                     break;
                 }
-                lookup.verified(proposed, 0);
+                lookup.pace.verified(proposed, 0);
             }
             1 + (0..1000)
                 .take_while(|_| proposal(lookup, &tokens, 99).is_empty())
                 .count()
         };
         assert_eq!(rests(&mut lookup), 16);
-        lookup.verified(1, 0);
+        lookup.pace.verified(1, 0);
         assert_eq!(rests(&mut lookup), 32);
     }
 }
