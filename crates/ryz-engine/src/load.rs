@@ -27,7 +27,7 @@ use crate::sampler::Vocab;
 use crate::scheduler::Limits;
 use crate::sequence::blocks_for;
 use crate::shared::Shared;
-use crate::speculation::Draft;
+use crate::speculation::{self, Draft};
 use crate::tuning::{self, Tuning};
 use crate::{executor, frontend};
 
@@ -119,7 +119,7 @@ pub struct DraftInfo {
     pub weight_bytes_per_token: usize,
     /// Bytes of its cache.
     pub kv_bytes: usize,
-    /// What a token of it costs, over one of the model's own: by the bytes of weights that they read.
+    /// What a token of it is taken to cost, over one of the model's own.
     pub cost: f32,
 }
 
@@ -222,18 +222,12 @@ impl Engine {
             draft: draft
                 .as_ref()
                 .zip(config.draft_model.clone())
-                .map(|(draft, path)| {
-                    let (own, main) = (
-                        draft.model().weight_bytes_per_token(),
-                        model.weight_bytes_per_token(),
-                    );
-                    DraftInfo {
-                        path,
-                        packed_bytes: draft.model().packed_bytes(),
-                        weight_bytes_per_token: own,
-                        kv_bytes: draft.cache_bytes(),
-                        cost: own as f32 / main.max(1) as f32,
-                    }
+                .map(|(draft, path)| DraftInfo {
+                    path,
+                    packed_bytes: draft.model().packed_bytes(),
+                    weight_bytes_per_token: draft.model().weight_bytes_per_token(),
+                    kv_bytes: draft.cache_bytes(),
+                    cost: speculation::cost(draft.model(), &model),
                 }),
             load_time: started.elapsed(),
         };

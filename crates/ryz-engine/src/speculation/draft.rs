@@ -21,9 +21,15 @@ use ryz_tokenizer::Tokenizer;
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::load::{kv_config, limits, tokenizer};
-use crate::math::log_sum_exp;
+use crate::math::exp;
 use crate::sequence::{SequenceId, blocks_for};
 use crate::tuning;
+
+/// What entering and leaving the parallel region, the barriers and the rest of a pass take, as bytes of weights that could be
+/// read meanwhile: some 150 µs.
+const PASS_BYTES: usize = 3 << 20;
+/// Logits that are so far below the greatest are left out of its probability: a hundred thousand of them make 1 %.
+const NEGLIGIBLE: f32 = 16.0;
 
 /// The draft model of an engine.
 pub(crate) struct Draft {
@@ -320,15 +326,22 @@ pub(crate) fn draft_cache(
     }
 }
 
-/// The index of the greatest of `logits`, the first of equals, and its probability among them; `None` where there are NaNs.
+/// What a token of a draft model costs, over one of the model's own: by the bytes of weights that they read, and what a pass
+/// costs besides.
+pub(crate) fn cost(draft: &Model, main: &Model) -> f32 {
+    let cost = |model: &Model| (model.weight_bytes_per_token() + PASS_BYTES) as f32;
+    cost(draft) / cost(main)
+}
+
+/// The index of the greatest of `logits`, the first of equals, and its probability among them, a little too great; `None` where
+/// there are NaNs.
 fn likeliest(logits: &[f32]) -> Option<(u32, f32)> {
-    let mut best = 0;
-    for (index, &logit) in logits.iter().enumerate() {
-        if logit > logits[best] {
-            best = index;
-        }
-    }
-    let chance = (f64::from(*logits.get(best)?) - log_sum_exp(logits)).exp() as f32;
+    let greatest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let best = logits.iter().position(|&logit| logit == greatest)?;
+    let near = logits.iter().map(|&logit| logit - greatest);
+    let near = near.filter(|below| *below >= -NEGLIGIBLE || below.is_nan());
+    let sum: f64 = near.map(|below| exp(f64::from(below))).sum();
+    let chance = (1.0 / sum) as f32;
     chance.is_finite().then_some((best as u32, chance))
 }
 
@@ -361,6 +374,10 @@ mod tests {
         assert_eq!(token, 1);
         let expected = 1f32.exp() / (2.0 * 1f32.exp() + 1.0);
         assert!((chance - expected).abs() < 1e-6, "{chance}, not {expected}");
+        let mut vocabulary = vec![-16.5; 100_000];
+        vocabulary[7] = 0.0;
+        let (token, chance) = likeliest(&vocabulary).unwrap();
+        assert!(token == 7 && (chance - 1.0).abs() < 0.01, "{chance}");
         assert_eq!(likeliest(&[0.0, f32::NAN]), None);
         assert_eq!(likeliest(&[]), None);
     }

@@ -2,6 +2,8 @@
 
 /// Tokens that were tried, faded by a tenth a proposal, from which it is judged: proposals of one token reach ten.
 const JUDGED_FROM: f32 = 8.0;
+/// Or what they cost, in steps.
+const DEAR_FROM: f32 = JUDGED_FROM * VERIFYING;
 /// What a token more in a step costs, in steps of one token, where weights are streamed from memory.
 const VERIFYING: f32 = 0.3;
 /// Steps without proposals, at first and at most.
@@ -70,7 +72,7 @@ impl Pace {
         self.tried = self.tried * 0.9 + tried;
         self.spent = self.spent * 0.9 + spent;
         self.saved = self.saved * 0.9 + accepted as f32;
-        if self.tried < JUDGED_FROM {
+        if self.tried < JUDGED_FROM && self.spent < DEAR_FROM {
             return;
         }
         if self.saved < self.spent {
