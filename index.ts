@@ -51,7 +51,7 @@ export {
   type Tuning,
 } from "./src/engine.js";
 export { type ErrorCode, InvalidArgumentError, ModelFileError, PlatformError, RyzansteinError } from "./src/errors.js";
-export type { AttentionSinks, Eviction, SlidingWindow } from "./src/eviction.js";
+export type { AttentionSinks, Eviction, HeavyHitters, SlidingWindow } from "./src/eviction.js";
 export type {
   Operator,
   OperatorCall,

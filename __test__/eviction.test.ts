@@ -36,6 +36,25 @@ test("a request goes on past the context under a window, and ends with it withou
   });
 });
 
+test("heavy hitters take a bounded part of the cache to the end of the context", async () => {
+  const policy = "heavy-hitters" as const;
+  const said = await withEngine({}, async (engine) => {
+    const { contextLength } = engine.modelInfo;
+    const before = engine.stats().evictedBlocks;
+    const whole = await engine.complete(PROMPT, { ...GREEDY, eviction: { policy, tokens: 96, window: 48 } });
+    expect(whole).toMatchObject({ finishReason: "length", usage: { completionTokens: contextLength - PROMPT.length } });
+    expect(engine.stats().evictedBlocks - before).toBe((contextLength - 64) / 16 - 6);
+    const refused = engine.complete("a", { eviction: { policy, tokens: contextLength } });
+    await expect(refused).rejects.toMatchObject({ code: "INVALID_ARGUMENT", message: /eviction\.tokens/ });
+    expect(() => engine.generate("a", { eviction: { policy, tokens: 32, window: 33 } })).toThrow(/eviction\.window/);
+    return whole.tokenIds;
+  });
+  // The window is half of the tokens where it is not given.
+  await withEngine({ eviction: { policy, tokens: 96 }, prefillChunk: 7 }, async (engine) => {
+    expect((await engine.complete(PROMPT, GREEDY)).tokenIds).toEqual(said);
+  });
+});
+
 test("an engine's policy holds where a request has none", async () => {
   const asked = await withEngine({}, (engine) =>
     engine.complete(PROMPT, { ...GREEDY, maxTokens: 60, eviction: SINKS }),

@@ -20,30 +20,48 @@ export interface AttentionSinks {
   readonly window: number;
 }
 
+/** Forgets the older blocks of 16 tokens that have had the least attention, each time that 64 tokens more are there. */
+export interface HeavyHitters {
+  readonly policy: "heavy-hitters";
+  /** Tokens that are kept, rounded up to whole blocks; up to 64 more until the next time. */
+  readonly tokens: number;
+  /**
+   * The last tokens, which are kept whatever attention they have had; at most `tokens`.
+   * @defaultValue half of `tokens`
+   */
+  readonly window?: number | undefined;
+}
+
 /**
  * What a request forgets when it grows long (docs/eviction.md).
  *
  * - `none`: nothing; it ends where the context does, with `finishReason: "length"`
+ * - `heavy-hitters`: what has had little attention; it ends where the context does
  * - `sliding-window`, `attention-sinks`: it goes on past the context in the same memory, until `maxTokens` or its own end
  */
-export type Eviction = "none" | SlidingWindow | AttentionSinks;
+export type Eviction = "none" | SlidingWindow | AttentionSinks | HeavyHitters;
 
 const MOST = 1 << 24;
-const POLICIES = ["sliding-window", "attention-sinks"] as const;
+const POLICIES = ["sliding-window", "attention-sinks", "heavy-hitters"] as const;
 
 /** Checks a policy; what a context has no room for is refused where the context is known. @internal */
 export function checkEviction(value: unknown): NativeEviction | undefined {
   if (value === undefined) return undefined;
-  if (value === "none") return { policy: "none", sinks: 0, window: 0 };
+  if (value === "none") return { policy: "none", sinks: 0, window: 0, tokens: 0 };
   if (typeof value !== "object" || value === null || Array.isArray(value)) refuse(value);
   const read = new OptionReader(value, "eviction", "eviction.");
   const policy = read.choice("policy", POLICIES) ?? read.require("policy", `one of ${POLICIES.join(", ")}`);
   const length = (option: string): number =>
     read.integer(option, { min: 1, max: MOST }) ?? read.require(option, "a number of tokens");
   const sinks = policy === "attention-sinks" ? length("sinks") : 0;
-  const window = length("window");
+  const tokens = policy === "heavy-hitters" ? length("tokens") : 0;
+  const window = policy === "heavy-hitters" ? halfOf(tokens, read) : length("window");
   read.done();
-  return { policy, sinks, window };
+  return { policy, sinks, window, tokens };
+}
+
+function halfOf(tokens: number, read: OptionReader): number {
+  return read.integer("window", { min: 1, max: tokens }) ?? Math.ceil(tokens / 2);
 }
 
 function refuse(value: unknown): never {
@@ -52,5 +70,6 @@ function refuse(value: unknown): never {
 
 /** Where a request ends in an engine of this context. @internal */
 export function longestUnder(eviction: NativeEviction | undefined, contextLength: number): number {
-  return eviction === undefined || eviction.policy === "none" ? contextLength : Number.POSITIVE_INFINITY;
+  const ends = eviction === undefined || eviction.policy === "none" || eviction.policy === "heavy-hitters";
+  return ends ? contextLength : Number.POSITIVE_INFINITY;
 }

@@ -75,6 +75,7 @@ export interface NativeEviction {
   policy: string;
   sinks: number;
   window: number;
+  tokens: number;
 }
 
 export interface NativeFormat {

@@ -122,7 +122,6 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
       .option("--value-rank <n>", "dimensions kept of each cached value (default: all; see calibrate)", wholeNumber(1))
       .option("--calibration <file>", "the calibration for --value-rank (default: beside the model)");
   return command
-    .option("--draft-model <path>", "a smaller model with the same tokens that proposes what may come next")
     .addOption(new Option("--pinning <what>", "what threads are bound to (default: cores)").choices([...PINNING]))
     .addOption(new Option("--numa <how>", "where weights lie among memory nodes (default: auto)").choices([...NUMA]))
     .option("--node <n>", "use the cores and the memory of this memory node only (default: all)", wholeNumber(0))
@@ -152,7 +151,7 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
     .option("--no-prefix-cache", "compute every prompt from its first token on")
     .option(
       "--eviction <policy>",
-      "what long texts forget: none, sliding-window:<window>, attention-sinks:<sinks>,<window> (default: none)",
+      "what long texts forget: none, sliding-window:<window>, attention-sinks:<sinks>,<window>, heavy-hitters:<tokens>[,<window>] (default: none)",
       evictionPolicy,
     );
 }
@@ -167,7 +166,11 @@ function evictionPolicy(text: string): Eviction {
   if (text === "none") return text;
   if (policy === "sliding-window" && numbers.length === 1 && whole) return { policy, window: first };
   if (policy === "attention-sinks" && numbers.length === 2 && whole) return { policy, sinks: first, window: second };
-  throw new InvalidOption("It must be none, sliding-window:<window> or attention-sinks:<sinks>,<window>.");
+  if (policy === "heavy-hitters" && numbers.length === 1 && whole) return { policy, tokens: first };
+  if (policy === "heavy-hitters" && numbers.length === 2 && whole) return { policy, tokens: first, window: second };
+  throw new InvalidOption(
+    "It must be none, sliding-window:<window>, attention-sinks:<sinks>,<window> or heavy-hitters:<tokens>[,<window>].",
+  );
 }
 
 export function addProfileOption(command: Command): Command {
@@ -228,6 +231,7 @@ export function addSamplingOptions(command: Command): Command {
     .option("--ignore-eos", "never choose the model's own end of text")
     .option("--logprobs <n>", "with --json: log-probabilities of each token and of the n best", wholeNumber(0))
     .option("--prompt-lookup [tokens]", "compute ahead what the text repeats (default: no; 8 tokens)", wholeNumber(1))
+    .option("--draft-model <path>", "a smaller model with the same tokens that proposes what may come next")
     .option("--draft <tokens>", "tokens that the draft model proposes at a time (default: 8)", wholeNumber(1))
     .option("--no-draft", "let the draft model rest")
     .option("--stop <text...>", "end the text here")

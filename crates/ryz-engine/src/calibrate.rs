@@ -235,6 +235,7 @@ impl<'a> Run<'a> {
                 start,
                 block_table: &self.blocks,
                 window: None,
+                mass: None,
                 outputs,
             }];
             let (state, cache) = (&mut self.state, &mut self.cache);

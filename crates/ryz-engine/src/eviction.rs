@@ -1,11 +1,15 @@
 //! Which blocks of the cache a sequence gives back before it ends.
 //!
-//! A policy decides by positions alone, never by how a text was cut into steps, by the batch or by free memory: so that answers
-//! stay the same, bit for bit, and a sequence that had to give everything back is computed again to the same tokens. Blocks
-//! are given back between steps, when no position to come may see them; proposals ([`crate::speculation`]) count only once
-//! they are chosen.
+//! A policy decides by positions and by the text alone, never by how the text was cut into steps, by the batch or by free memory:
+//! so that answers stay the same, bit for bit, and a sequence that had to give everything back is computed again to the same
+//! tokens. Blocks are given back between steps, when no position to come may see them; proposals ([`crate::speculation`]) count
+//! only once they are chosen.
 
-use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, Window};
+mod heavy_hitters;
+
+pub(crate) use heavy_hitters::HeavyHitters;
+
+use ryz_kvcache::{AttentionMass, BLOCK_TOKENS, BlockId, BlockPool, Window};
 
 use crate::error::EngineError;
 use crate::sequence::{Sequence, blocks_for};
@@ -30,13 +34,21 @@ pub enum Eviction {
         /// As of a sliding window.
         window: usize,
     },
+    /// Those of the older blocks that have had the least attention (H2O, Zhang et al., arXiv 2306.14048), each time that 64
+    /// positions more are there. It ends where the context ends.
+    HeavyHitters {
+        /// Positions that are kept, rounded up to whole blocks; up to 64 more until the next time.
+        tokens: usize,
+        /// The last ones, which are kept whatever attention they have had, rounded up to whole blocks.
+        window: usize,
+    },
 }
 
 impl Eviction {
     /// What positions see.
     pub(crate) fn window(self) -> Option<Window> {
         match self {
-            Self::None => None,
+            Self::None | Self::HeavyHitters { .. } => None,
             Self::SlidingWindow { window } => Some(Window::new(0, window)),
             Self::AttentionSinks { sinks, window } => Some(Window::new(sinks, window)),
         }
@@ -54,6 +66,11 @@ impl Eviction {
     pub(crate) fn validate(self, context_length: usize) -> Result<(), EngineError> {
         let (sinks, window) = match self {
             Self::None => return Ok(()),
+            Self::HeavyHitters { tokens, window } => {
+                let most = HeavyHitters::most(context_length);
+                within("eviction.tokens", tokens, most, context_length)?;
+                return within("eviction.window", window, tokens, context_length);
+            }
             Self::SlidingWindow { window } => (0, window),
             Self::AttentionSinks { sinks, window } => (sinks, window),
         };
@@ -90,47 +107,97 @@ fn within(
 pub(crate) struct Retention {
     /// What its positions see.
     pub window: Option<Window>,
+    /// Which blocks have had attention, where those with little go.
+    heavy: Option<HeavyHitters>,
     /// Blocks that it has given back.
     gone: usize,
 }
 
 impl Retention {
-    pub fn new(eviction: Eviction) -> Self {
+    /// Of a sequence that has `blocks` blocks at most, where it does not go on past the context.
+    pub fn new(eviction: Eviction, blocks: usize) -> Self {
         Self {
             window: eviction.window(),
+            heavy: match eviction {
+                Eviction::HeavyHitters { tokens, window } => {
+                    Some(HeavyHitters::new(tokens, window, blocks))
+                }
+                _ => None,
+            },
             gone: 0,
         }
     }
 
+    /// To what the attention that it pays is added.
+    pub fn mass(&self) -> Option<&AttentionMass> {
+        self.heavy.as_ref().map(HeavyHitters::mass)
+    }
+
+    /// Whether it goes on past the context.
+    pub fn goes_on(&self) -> bool {
+        self.window.is_some()
+    }
+
+    /// Whether tokens may be proposed: attention that was paid cannot be taken back.
+    pub fn may_propose(&self) -> bool {
+        self.heavy.is_none()
+    }
+
     /// Whether it gives blocks back, and so takes new ones as it goes on.
     pub fn is_rolling(&self) -> bool {
-        self.window.is_some()
+        self.window.is_some() || self.heavy.is_some()
     }
 
     /// Blocks that hold what they would without a policy, whatever comes.
     pub fn intact_blocks(&self) -> usize {
-        self.window
-            .map_or(usize::MAX, |window| window.intact_blocks())
+        match self.heavy {
+            // Whoever finds a block does not know what attention it has had, and paid.
+            Some(_) => 0,
+            None => self
+                .window
+                .map_or(usize::MAX, |window| window.intact_blocks()),
+        }
     }
 
     /// Blocks that a table with `tokens` in all must have for the sequence to go on by a block at least.
     pub fn blocks(&self, tokens: usize) -> usize {
         let all = blocks_for(tokens);
-        match self.window {
-            Some(window) => all.min(self.gone + window.blocks() + 1),
-            None => all,
-        }
+        let kept = match (&self.window, &self.heavy) {
+            (Some(window), _) => window.blocks(),
+            (None, Some(heavy)) => heavy.blocks(),
+            (None, None) => return all,
+        };
+        all.min(self.gone + kept + 1)
+    }
+
+    /// How many positions may be computed at once behind `cached` ones.
+    pub fn longest_chunk(&self, cached: usize) -> usize {
+        self.heavy
+            .as_ref()
+            .map_or(usize::MAX, |heavy| heavy.until_next(cached))
     }
 
     /// The sequence begins anew.
     pub fn reset(&mut self) {
         self.gone = 0;
+        if let Some(heavy) = &self.heavy {
+            heavy.mass().clear();
+        }
     }
 }
 
 impl Sequence {
     /// Gives back what no position to come sees. How many blocks that were.
     pub fn evict(&mut self, pool: &mut BlockPool) -> usize {
+        if let Some(heavy) = &self.retention.heavy {
+            let lightest = heavy.lightest(&self.block_table, self.cached);
+            for &index in &lightest {
+                let block = &mut self.block_table[index];
+                pool.release(std::mem::replace(block, BlockId::EVICTED));
+            }
+            self.retention.gone += lightest.len();
+            return lightest.len();
+        }
         let Some(window) = self.retention.window else {
             return 0;
         };
@@ -150,6 +217,7 @@ impl Sequence {
     /// Takes blocks for more of its next `tokens` than it must have, as far as the pool has `spare` besides. How many of them have
     /// a place.
     pub fn allocate_chunk(&mut self, pool: &mut BlockPool, tokens: usize, spare: usize) -> usize {
+        let tokens = tokens.min(self.retention.longest_chunk(self.cached));
         let wanted = blocks_for(self.cached + tokens);
         while self.block_table.len() < wanted && pool.available() > spare {
             let Some(block) = pool.allocate() else {
@@ -212,7 +280,8 @@ mod tests {
         ] {
             for chunk in [1, 7, 16, 200] {
                 let mut pool = BlockPool::new(most);
-                let mut sequence = Sequence::new(1, vec![0; 1000], Wanted::Last).evicting(eviction);
+                let mut sequence =
+                    Sequence::new(1, vec![0; 1000], Wanted::Last).evicting(eviction, 0);
                 let mut evicted = 0;
                 while sequence.pending() > 0 {
                     evicted += sequence.evict(&mut pool);

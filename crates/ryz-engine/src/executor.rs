@@ -234,7 +234,7 @@ impl Executor {
         };
         self.core.entries.insert(id, entry);
         let sequence = Sequence::new(id, tokens, wanted)
-            .evicting(eviction)
+            .evicting(eviction, self.context_length)
             .prioritized(priority);
         self.core.scheduler.add(sequence);
     }
@@ -325,7 +325,10 @@ impl Executor {
         let core = &mut self.core;
         let mut wanted = Vec::new();
         for sequence in core.scheduler.iter_mut() {
-            if sequence.paused_since.is_some() || !sequence.is_decoding() {
+            if sequence.paused_since.is_some()
+                || !sequence.is_decoding()
+                || !sequence.retention.may_propose()
+            {
                 continue;
             }
             let mut room = sequence.longest(self.context_length) - sequence.tokens.len();
@@ -469,6 +472,7 @@ impl Executor {
                 start: sequence.cached,
                 block_table: &sequence.block_table,
                 window: sequence.retention.window,
+                mass: sequence.retention.mass(),
                 outputs: scheduled.outputs,
             })
             .collect();

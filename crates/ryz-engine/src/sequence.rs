@@ -66,9 +66,9 @@ impl Sequence {
         }
     }
 
-    /// It, with a policy.
-    pub fn evicting(mut self, eviction: Eviction) -> Self {
-        self.retention = Retention::new(eviction);
+    /// It, with a policy, in an engine of this context.
+    pub fn evicting(mut self, eviction: Eviction, context_length: usize) -> Self {
+        self.retention = Retention::new(eviction, blocks_for(context_length));
         self
     }
 
@@ -80,7 +80,7 @@ impl Sequence {
 
     /// Where it ends in an engine of this context.
     pub fn longest(&self, context_length: usize) -> usize {
-        if self.retention.is_rolling() {
+        if self.retention.goes_on() {
             usize::MAX
         } else {
             context_length

@@ -14,6 +14,11 @@ const SINKS: Eviction = Eviction::AttentionSinks {
     window: 40,
 };
 
+const HEAVY: Eviction = Eviction::HeavyHitters {
+    tokens: 96,
+    window: 32,
+};
+
 fn tokens(count: usize) -> Vec<u32> {
     (0..count as u32).map(|t| t * 7 % 400).collect()
 }
@@ -88,6 +93,32 @@ fn a_generation_goes_on_past_the_context_in_the_same_blocks() {
 }
 
 #[test]
+fn heavy_hitters_stay_in_their_blocks_to_the_end_of_the_context() {
+    for kv in [KvDType::Int8, KvDType::Int4] {
+        let engine = load(BITNET, &EngineConfig { kv, ..config() });
+        let context = engine.model_info().context_length;
+        run(&engine, evicting(HEAVY, 30, 1));
+        for prompt in [30, 300] {
+            let (stats, least) = counted(&engine, evicting(HEAVY, prompt, u32::MAX));
+            // Six blocks, four until it is decided again, and one to go on in.
+            assert!(stats.kv_blocks - least <= 11, "{kv} {prompt}: {least}");
+            // The last decision comes 64 positions before the end.
+            assert_eq!(stats.evicted_blocks as usize, (context - 64) / 16 - 6);
+            assert_eq!(stats.kv_blocks_free, stats.kv_blocks);
+            let output = run(&engine, evicting(HEAVY, prompt, u32::MAX));
+            assert_eq!(output.tokens.len(), context - prompt);
+        }
+    }
+    for (tokens, window, option) in [(0, 1, "tokens"), (433, 1, "tokens"), (96, 97, "window")] {
+        let engine = load(BITNET, &config());
+        let heavy = Eviction::HeavyHitters { tokens, window };
+        let refused = engine.generate(evicting(heavy, 30, 1), Box::new(|_| {}));
+        let message = refused.expect_err("no room").to_string();
+        assert!(message.contains(&format!("eviction.{option}")), "{message}");
+    }
+}
+
+#[test]
 fn prompts_longer_than_the_context_are_read_through_the_window() {
     let engine = load(BITNET, &config());
     let context = engine.model_info().context_length;
@@ -121,8 +152,8 @@ fn answers_depend_on_nothing_but_the_policy() {
                 ..config()
             };
             let requests = || {
-                let both = [SLIDING, SINKS, Eviction::None].into_iter();
-                both.flat_map(|eviction| {
+                let all = [SLIDING, SINKS, Eviction::None, HEAVY].into_iter();
+                all.flat_map(|eviction| {
                     [20, 47, 64, 200].map(|prompt| evicting(eviction, prompt, 60))
                 })
             };
@@ -133,6 +164,8 @@ fn answers_depend_on_nothing_but_the_policy() {
             assert_ne!(expected[3], expected[11], "the window shows");
             assert_ne!(expected[7], expected[11], "the sinks show");
             assert_ne!(expected[3], expected[7], "the sinks show");
+            assert_ne!(expected[15], expected[11], "what is forgotten shows");
+            assert_eq!(expected[12], expected[8], "80 tokens are kept");
             for (threads, chunk, prefix) in
                 [(2, 13, true), (3, 1, false), (4, 512, true), (2, 16, true)]
             {
@@ -206,7 +239,7 @@ fn pre_emption_and_proposals_change_no_token() {
     let context = one.model_info().context_length;
     let requests: Vec<_> = (0..8)
         .map(|index| {
-            let eviction = [SLIDING, SINKS, Eviction::None][index % 3];
+            let eviction = [SLIDING, SINKS, HEAVY, Eviction::None][index % 4];
             GenerateRequest {
                 prompt_lookup: [0, 8][index % 2],
                 ..evicting(eviction, 60 + 40 * index, 150)

@@ -10,7 +10,7 @@
 
 use ryz_kernels::{Kernels, KvBlock, RunningSoftmax};
 
-use crate::{BLOCK_TOKENS, BlockId, KvDType, KvReader, Window};
+use crate::{AttentionMass, BLOCK_TOKENS, BlockId, KvDType, KvReader, Window};
 
 /// Most queries of one call.
 pub const MAX_QUERIES: usize = ryz_kernels::MAX_QUERIES;
@@ -42,6 +42,35 @@ pub struct Visible<'a> {
     /// The queries as they meet the window's sinks, where that is not as they meet the rest: turned to the position that
     /// the token has when what is gone is not counted ([`Window::shift`]).
     pub sink_queries: Option<&'a [f32]>,
+    /// To what its attention is added, by block; default nothing.
+    pub mass: Option<&'a AttentionMass>,
+}
+
+/// The running softmax of each query behind each block that was passed, where that is wanted.
+#[derive(Debug, Default)]
+struct Passed {
+    blocks: Vec<(usize, [RunningSoftmax; MAX_QUERIES])>,
+}
+
+impl Passed {
+    fn note(&mut self, mass: Option<&AttentionMass>, index: usize, running: &[RunningSoftmax]) {
+        if mass.is_some() {
+            let mut after = [RunningSoftmax::default(); MAX_QUERIES];
+            after[..running.len()].copy_from_slice(running);
+            self.blocks.push((index, after));
+        }
+    }
+
+    /// Adds the part of each block to `mass`.
+    fn add_to(&self, mass: &AttentionMass, whole: &[RunningSoftmax]) {
+        let mut before = [RunningSoftmax::default(); MAX_QUERIES];
+        for (index, after) in &self.blocks {
+            for (query, whole) in whole.iter().enumerate() {
+                mass.add(*index, after[query].share(&before[query], whole));
+            }
+            before = *after;
+        }
+    }
 }
 
 impl KvReader<'_> {
@@ -50,7 +79,7 @@ impl KvReader<'_> {
     ///
     /// # Panics
     /// When lengths do not fit the cache, `visible` has no position or more than its table holds, or a block that its window
-    /// shows was evicted.
+    /// shows was evicted, or `visible.mass` has fewer blocks than are visible.
     #[expect(clippy::too_many_arguments, reason = "the operands of the equation")]
     pub fn attend(
         &self,
@@ -90,18 +119,23 @@ impl KvReader<'_> {
         };
         let sink_queries = visible.sink_queries.unwrap_or(queries);
         assert_eq!(sink_queries.len(), queries.len(), "lengths of queries");
-        for &block in &table[..sinks] {
+        let mass = visible.mass;
+        let mut passed = Passed::default();
+        for (index, &block) in table[..sinks].iter().enumerate() {
             let block = self.block(block, layer, kv_head);
             kernels.attend_block(&block, BLOCK_TOKENS, sink_queries, scale, running, out);
+            passed.note(mass, index, running);
         }
         let windowed = visible.window.is_some();
-        for &block in &table[first.min(own)..own] {
+        let first = first.min(own);
+        for (index, &block) in (first..).zip(&table[first..own]) {
             // What a window shows is there, or else the block is refused.
             if block.is_evicted() && !windowed {
                 continue;
             }
             let block = self.block(block, layer, kv_head);
             kernels.attend_block(&block, BLOCK_TOKENS, queries, scale, running, out);
+            passed.note(mass, index, running);
         }
         let block = match config.dtype {
             KvDType::Int4 => self
@@ -111,7 +145,11 @@ impl KvReader<'_> {
         };
         let positions = visible.positions - own * BLOCK_TOKENS;
         kernels.attend_block(&block, positions, queries, scale, running, out);
+        passed.note(mass, own, running);
         kernels.attend_end(running, out);
+        if let Some(mass) = mass {
+            passed.add_to(mass, running);
+        }
     }
 }
 

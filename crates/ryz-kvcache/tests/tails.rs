@@ -87,6 +87,7 @@ fn step(
                     positions: position + 1,
                     window: None,
                     sink_queries: None,
+                    mass: None,
                 },
                 new,
                 &query,

@@ -3,7 +3,8 @@
 
 use ryz_kernels::{Kernels, Level};
 use ryz_kvcache::{
-    BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType, StepRows, Visible, Window,
+    AttentionMass, BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType, StepRows,
+    Visible, Window,
 };
 use ryz_tmac::{Arena, ArenaConfig};
 
@@ -102,6 +103,7 @@ fn attended(
         positions: position + 1,
         window,
         sink_queries: (shift > 0).then_some(&back),
+        mass: None,
     };
     let new = StepRows {
         start: 0,
@@ -205,4 +207,55 @@ fn a_window_that_shows_what_was_evicted_is_refused() {
     let (cache, mut table) = filled();
     table[5] = BlockId::EVICTED;
     attended(&cache, &table, POSITIONS - 1, Some(Window::new(0, 100)));
+}
+
+#[test]
+fn blocks_have_the_mass_that_the_softmax_gave_their_positions() {
+    let (cache, mut table) = filled();
+    table[2] = BlockId::EVICTED;
+    let kernels = Kernels::new(Level::detect()).unwrap();
+    let positions = 100;
+    // Two queries of one head group, the second as if it came from another head.
+    let queries = [90, 91].map(|seed| turned(&vector(seed, positions - 1), positions - 1));
+    let mass = AttentionMass::new(table.len());
+    let visible = Visible {
+        table: &table,
+        positions,
+        window: None,
+        sink_queries: None,
+        mass: Some(&mass),
+    };
+    let new = StepRows {
+        start: 0,
+        keys: &[],
+        key_stride: DIM,
+        values: &[],
+        value_stride: DIM,
+    };
+    let mut out = vec![0.0; 2 * DIM];
+    let rows = queries.iter().flat_map(|query| floats(query));
+    let rows: Vec<f32> = rows.collect();
+    cache
+        .reader()
+        .attend(kernels, 0, 0, visible, new, &rows, SCALE, &mut out);
+    let mut expected = vec![0.0; table.len()];
+    for query in &queries {
+        let seen = (0..positions).filter(|position| position / BLOCK_TOKENS != 2);
+        let weight = |position: usize| {
+            let key = turned(&vector(1, position), position);
+            let dot: f64 = query.iter().zip(&key).map(|(q, k)| q * k).sum();
+            (dot * f64::from(SCALE)).exp()
+        };
+        let total: f64 = seen.clone().map(weight).sum();
+        seen.for_each(|position| expected[position / BLOCK_TOKENS] += weight(position) / total);
+    }
+    for (index, expected) in expected.iter().enumerate() {
+        let got = mass.get(index);
+        assert!(
+            (got - expected).abs() < 1e-5,
+            "{index}: {got}, not {expected}"
+        );
+    }
+    mass.clear();
+    assert_eq!(mass.get(0), 0.0);
 }

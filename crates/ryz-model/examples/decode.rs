@@ -73,6 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             start,
             block_table: &block_table,
             window: None,
+            mass: None,
             outputs: Outputs::Last,
         }];
         model.forward(&lease, &mut state, &mut cache, &batch, &cancel)

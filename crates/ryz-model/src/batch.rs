@@ -1,6 +1,6 @@
 //! What one step computes: new tokens of several sequences, each over its own blocks of the cache.
 
-use ryz_kvcache::{BLOCK_TOKENS, BlockId, Window};
+use ryz_kvcache::{AttentionMass, BLOCK_TOKENS, BlockId, Window};
 
 use crate::ModelError;
 
@@ -38,6 +38,8 @@ pub struct BatchSequence<'a> {
     /// What its queries see; default all. With a window it may go past the positions that the model was made for, and the
     /// blocks that no new token sees may have been evicted.
     pub window: Option<Window>,
+    /// To what the attention of its queries is added, block by block; default nothing. It has room for all blocks of the table.
+    pub mass: Option<&'a AttentionMass>,
     /// Which of the new tokens want logits.
     pub outputs: Outputs,
 }
@@ -106,6 +108,10 @@ impl Plan {
                     end.div_ceil(BLOCK_TOKENS),
                     sequence.block_table.len(),
                 );
+            }
+            let counted = sequence.mass.map_or(usize::MAX, AttentionMass::blocks);
+            if counted < sequence.block_table.len() {
+                return invalid("blocks of the mass", sequence.block_table.len(), counted);
             }
             let gone = sequence.window.map(|window| window.gone(sequence.start));
             let may_be_gone = |index: usize| match &gone {

@@ -754,6 +754,7 @@ impl Pass<'_> {
                     positions: token.position + 1,
                     window: self.batch[token.sequence].window,
                     sink_queries,
+                    mass: self.batch[token.sequence].mass,
                 };
                 let out = match projection {
                     Some(_) => &mut compressed[..(end - first) * value_dim],

@@ -14,6 +14,8 @@ pub struct EvictionPolicy {
     pub sinks: u32,
     /// The last ones.
     pub window: u32,
+    /// Those that are kept in all.
+    pub tokens: u32,
 }
 
 impl EvictionPolicy {
@@ -23,6 +25,10 @@ impl EvictionPolicy {
         Ok(match self.policy.as_str() {
             "none" => Eviction::None,
             "sliding-window" => Eviction::SlidingWindow { window },
+            "heavy-hitters" => {
+                let tokens = self.tokens as usize;
+                Eviction::HeavyHitters { tokens, window }
+            }
             "attention-sinks" => Eviction::AttentionSinks { sinks, window },
             other => {
                 let message = format!("eviction: there is no policy {other:?}");

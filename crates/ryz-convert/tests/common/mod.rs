@@ -265,6 +265,7 @@ pub fn logits(path: &Path, activations: Activations, tokens: &[u32]) -> Vec<f32>
         start: 0,
         block_table: &block_table,
         window: None,
+        mass: None,
         outputs: Outputs::All,
     }];
     let cancel = AtomicBool::new(false);

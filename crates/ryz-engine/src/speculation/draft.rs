@@ -207,6 +207,7 @@ impl Draft {
             start: part.1,
             block_table: &self.sequences[&wishes[part.0].id].blocks,
             window: None,
+            mass: None,
             outputs: match through(part) {
                 true => Outputs::Last,
                 false => Outputs::None,
@@ -269,6 +270,7 @@ impl Draft {
                 start: cached.tokens.len(),
                 block_table: &cached.blocks,
                 window: None,
+                mass: None,
                 outputs: Outputs::Last,
             })
         });

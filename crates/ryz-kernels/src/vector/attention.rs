@@ -74,6 +74,17 @@ impl Default for RunningSoftmax {
     }
 }
 
+impl RunningSoftmax {
+    /// Which part of the sum over `whole` came after `before` and up to this, both on the way to it: 0 to 1.
+    pub fn share(&self, before: &Self, whole: &Self) -> f32 {
+        let scaled = |at: &Self| match at.sum > 0.0 {
+            true => at.sum * math::exp(at.maximum - whole.maximum),
+            false => 0.0,
+        };
+        ((scaled(self) - scaled(before)) / whole.sum).clamp(0.0, 1.0)
+    }
+}
+
 type Scores = [[f32; LANES]; MAX_QUERIES];
 
 /// Adds `positions` of a block to the attention of some queries. `queries` and `out` have a row for each of `running`.

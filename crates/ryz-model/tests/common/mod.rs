@@ -147,6 +147,7 @@ impl Runner {
                 start: start + index * self.chunk,
                 block_table: &self.blocks,
                 window: self.window,
+                mass: None,
                 outputs: Outputs::All,
             }];
             let cancel = AtomicBool::new(false);

@@ -1,0 +1,116 @@
+//! Keeping the blocks that have had the most attention.
+//!
+//! At every 64th position the attention that each block has had from all queries before it decides, so that prompts are computed
+//! in chunks that end there. What decides is a sum of integers ([`AttentionMass`]): it depends on nothing but the text.
+
+use std::sync::Arc;
+
+use ryz_kvcache::{AttentionMass, BLOCK_TOKENS, BlockId};
+
+use crate::sequence::blocks_for;
+
+/// Blocks from one decision to the next.
+const STRIDE: usize = 4;
+
+/// What a sequence keeps.
+#[derive(Debug, Clone)]
+pub(crate) struct HeavyHitters {
+    /// Blocks that are kept, those of the window included.
+    kept: usize,
+    /// The last ones, which are kept in any case.
+    window: usize,
+    mass: Arc<AttentionMass>,
+}
+
+impl HeavyHitters {
+    /// Keeps `tokens` positions, among them the last `window`, of at most `blocks` blocks.
+    pub fn new(tokens: usize, window: usize, blocks: usize) -> Self {
+        Self {
+            kept: blocks_for(tokens),
+            window: blocks_for(window),
+            mass: Arc::new(AttentionMass::new(blocks)),
+        }
+    }
+
+    /// The most positions that may be kept in a context: those that come until the next decision have room besides.
+    pub fn most(context_length: usize) -> usize {
+        blocks_for(context_length).saturating_sub(STRIDE + 1) * BLOCK_TOKENS
+    }
+
+    /// What attention the blocks have had.
+    pub fn mass(&self) -> &AttentionMass {
+        &self.mass
+    }
+
+    /// The most blocks that it holds.
+    pub fn blocks(&self) -> usize {
+        self.kept + STRIDE
+    }
+
+    /// Positions from `cached` to where it is decided next, at least one.
+    pub fn until_next(&self, cached: usize) -> usize {
+        let stride = STRIDE * BLOCK_TOKENS;
+        // Before that there is nothing to decide.
+        let first = self.kept / STRIDE + 1;
+        (cached / stride + 1).max(first) * stride - cached
+    }
+
+    /// The blocks that go when `cached` positions are there.
+    pub fn lightest(&self, table: &[BlockId], cached: usize) -> Vec<usize> {
+        let stride = STRIDE * BLOCK_TOKENS;
+        if cached == 0 || !cached.is_multiple_of(stride) {
+            return Vec::new();
+        }
+        let blocks = cached / BLOCK_TOKENS;
+        let held = |&index: &usize| !table[index].is_evicted();
+        let excess = (0..blocks).filter(held).count().saturating_sub(self.kept);
+        if excess == 0 {
+            return Vec::new();
+        }
+        let mut old: Vec<usize> = (0..blocks - self.window).filter(held).collect();
+        // Masses are not NaN; the older of equals goes first.
+        old.sort_by(|&a, &b| self.mass.get(a).total_cmp(&self.mass.get(b)));
+        old.truncate(excess);
+        old
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ryz_kvcache::BlockPool;
+
+    use super::*;
+
+    #[test]
+    fn the_lightest_of_the_old_ones_go_at_every_64th_position() {
+        let mut pool = BlockPool::new(16);
+        let mut table: Vec<BlockId> = (0..16).filter_map(|_| pool.allocate()).collect();
+        let heavy = HeavyHitters::new(90, 20, 16); // six blocks, the last two of them
+        for (index, weight) in [0.9, 0.1, 0.5, 0.4, 0.3, 0.2, 0.0, 0.0].iter().enumerate() {
+            heavy.mass().add(index, *weight);
+        }
+        assert_eq!(heavy.blocks(), 10);
+        for none in [0, 64, 112, 127, 129] {
+            assert!(heavy.lightest(&table, none).is_empty(), "{none}");
+        }
+        assert_eq!(heavy.lightest(&table, 128), [1, 5]);
+        table[1] = BlockId::EVICTED;
+        table[5] = BlockId::EVICTED;
+        assert!(heavy.lightest(&table, 128).is_empty());
+        // 8 and 9 have had none either, but are older than 10 and 11 only by their place; 6 and 7 are older still.
+        assert_eq!(heavy.lightest(&table, 192), [6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn chunks_end_where_it_is_decided() {
+        let heavy = HeavyHitters::new(90, 20, 16);
+        assert_eq!(heavy.until_next(0), 128);
+        assert_eq!(heavy.until_next(127), 1);
+        assert_eq!(heavy.until_next(128), 64);
+        assert_eq!(heavy.until_next(130), 62);
+        // At 128 positions eight blocks are not more than eight.
+        assert_eq!(HeavyHitters::new(128, 1, 16).until_next(0), 192);
+        assert_eq!(HeavyHitters::most(160), 80);
+        assert_eq!(HeavyHitters::most(16), 0);
+    }
+}
