@@ -51,7 +51,7 @@ export {
   type Tuning,
 } from "./src/engine.js";
 export { type ErrorCode, InvalidArgumentError, ModelFileError, PlatformError, RyzansteinError } from "./src/errors.js";
-export type { AttentionSinks, Eviction, HeavyHitters, SlidingWindow } from "./src/eviction.js";
+export type { AttentionSinks, Eviction, HeavyHitters, Ranked, SlidingWindow } from "./src/eviction.js";
 export type {
   Operator,
   OperatorCall,
@@ -112,6 +112,7 @@ export type {
   ProfilingOptions,
 } from "./src/profile.js";
 export { type BuiltInQuantizer, type QuantizedTensor, type Quantizer, setQuantizer } from "./src/quantizer.js";
+export type { BlockRanker, BlockRankerOptions, RankedBlock } from "./src/ranker.js";
 export type {
   Dry,
   DynamicTemperature,

@@ -1,7 +1,7 @@
 /** What requests forget, as TypeScript sees it. */
 
-import { BitNetEngine, type EngineConfig, type Eviction } from "ryzanstein";
-import { expect, test } from "vitest";
+import { BitNetEngine, type BlockRanker, type EngineConfig, type Eviction, type RankedBlock } from "ryzanstein";
+import { expect, test, vi } from "vitest";
 import { cli, cliJson, fixture } from "./support.js";
 
 const MODEL = fixture("b158-v1-tq2_0.gguf");
@@ -54,6 +54,65 @@ test("heavy hitters take a bounded part of the cache to the end of the context",
     expect((await engine.complete(PROMPT, GREEDY)).tokenIds).toEqual(said);
   });
 });
+
+test("the program ranks blocks, and fails only the request it was asked for", async () => {
+  await withEngine({}, async (engine) => {
+    const limits = { tokens: 96, window: 48 };
+    const ranked: Eviction = { policy: "ranked", ...limits };
+    const maxTokens = 200;
+    const refused = engine.complete(PROMPT, { ...GREEDY, eviction: ranked });
+    await expect(refused).rejects.toMatchObject({ code: "INVALID_ARGUMENT", message: /ranker/ });
+    const plain = await engine.complete(PROMPT, { ...GREEDY, maxTokens });
+    const heavy = { policy: "heavy-hitters", ...limits } as const;
+    const byAttention = await engine.complete(PROMPT, { ...GREEDY, maxTokens, eviction: heavy });
+
+    const asked: number[][] = [];
+    engine.setBlockRanker({
+      rank: (blocks) => {
+        asked.push(blocks.map(({ position }) => position));
+        return blocks.map(({ attention }) => attention);
+      },
+    });
+    const same = await engine.complete(PROMPT, { ...GREEDY, maxTokens, eviction: ranked });
+    expect(same.tokenIds).toEqual(byAttention.tokenIds);
+    // At 128, 192 and 256 positions, of which the last 48 are not asked for; the block at 0 has had the most attention.
+    expect(asked).toHaveLength(3);
+    expect(asked[0]).toEqual([0, 16, 32, 48, 64]);
+
+    // The newest stay, with an answer that takes a while.
+    engine.setBlockRanker({
+      rank: async (blocks: readonly RankedBlock[]) => Float64Array.from(blocks, (b) => b.position),
+    });
+    const options = { ...GREEDY, maxTokens, logprobs: 1 };
+    const newest = await engine.complete(PROMPT, { ...options, eviction: ranked });
+    const heavier = await engine.complete(PROMPT, { ...options, eviction: heavy });
+    expect(newest.logprobs).not.toEqual(heavier.logprobs);
+
+    const faults: [BlockRanker["rank"], RegExp][] = [
+      [() => fail("no idea"), /no idea/],
+      [() => [1], /expected 5 numbers/],
+      [(blocks) => blocks.map(() => Number.NaN), /NaN/],
+      [() => undefined as unknown as number[], /an array of numbers/],
+      [() => new Promise(() => {}), /within 50 ms/],
+    ];
+    for (const [rank, message] of faults) {
+      engine.setBlockRanker({ rank }, { timeoutMs: 50 });
+      const [failed, other] = await Promise.allSettled([
+        engine.complete(PROMPT, { ...GREEDY, maxTokens, eviction: ranked }),
+        engine.complete(PROMPT, { ...GREEDY, maxTokens }),
+      ]);
+      expect(failed).toMatchObject({ status: "rejected", reason: { code: "RANKER_FAILED", message } });
+      expect(other).toMatchObject({ status: "fulfilled", value: { tokenIds: plain.tokenIds } });
+    }
+    engine.setBlockRanker(null);
+    expect(() => engine.setBlockRanker({} as BlockRanker)).toThrow(/rank/);
+    await vi.waitFor(() => expect(engine.stats().kvBlocksFree).toBe(engine.stats().kvBlocks));
+  });
+});
+
+function fail(message: string): never {
+  throw new Error(message);
+}
 
 test("an engine's policy holds where a request has none", async () => {
   const asked = await withEngine({}, (engine) =>

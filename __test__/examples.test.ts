@@ -13,6 +13,7 @@ const CHAT = "{% for m in messages %}{{ m.content }}{% endfor %}";
 
 /** Arguments of each example, and what its output must hold. */
 const EXPECTED: Record<string, { args: () => string[]; stdout: RegExp }> = {
+  "block-ranker.mjs": { args: () => [MODEL], stdout: /^asked [1-9]\d* times; [1-9]\d* blocks given back$/m },
   "chat.cjs": { args: () => [withChatTemplate(fixture("b158-v1-tq2_0.gguf"), CHAT), "Hello"], stdout: /\n$/ },
   "memory-policy.mjs": {
     args: () => [MODEL],

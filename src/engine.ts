@@ -32,6 +32,7 @@ import {
 import type { Profile, ProfilingOptions } from "./profile.js";
 import { cancellable, promised } from "./promised.js";
 import { nativeQuantizer } from "./quantizer.js";
+import { type BlockRanker, type BlockRankerOptions, setBlockRanker } from "./ranker.js";
 import { chatOf, type RestoredPrefix, type SavedPrefix } from "./saved.js";
 import { type EngineStats, engineStats } from "./stats.js";
 import { ASYNC_DISPOSE, type Generation, TextStream } from "./stream.js";
@@ -562,6 +563,21 @@ export class BitNetEngine {
   unregisterOperator(name: string): boolean {
     this.#assertUsable();
     return this.#native.unregisterOperator(textOf("name", name));
+  }
+
+  /**
+   * Lets `ranker` say which blocks of the cache stay, for requests whose eviction policy is `ranked`; `null` leaves it to the
+   * attention that they have had. There is one at a time. A ranker that throws, whose promise rejects or does not settle in
+   * time, or that gives no number for each block fails the request it was asked for, with `RANKER_FAILED`; others go on.
+   *
+   * @example
+   * // Keeps the beginning, and of the rest what had the most attention.
+   * engine.setBlockRanker({ rank: (blocks) => blocks.map((b) => (b.position < 64 ? Infinity : b.attention)) });
+   * await engine.complete(prompt, { eviction: { policy: "ranked", tokens: 1024 } });
+   */
+  setBlockRanker(ranker: BlockRanker | null, options?: BlockRankerOptions): void {
+    this.#assertUsable();
+    setBlockRanker(this.#native, ranker, options);
   }
 
   /**

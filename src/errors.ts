@@ -42,6 +42,8 @@ export type ErrorCode =
   | "ABORTED"
   /** An operator of the program threw, gave a wrong result, or did not answer in time. */
   | "OPERATOR_FAILED"
+  /** A ranker of blocks threw, gave a wrong result, or did not answer in time. */
+  | "RANKER_FAILED"
   /** A quantiser of the program threw, or gave what is not ternary. */
   | "QUANTIZER_FAILED"
   /** The chat session's last turn has not ended. */

@@ -32,17 +32,32 @@ export interface HeavyHitters {
   readonly window?: number | undefined;
 }
 
+/** The same, but the engine's ranker says which of the older blocks stay (`BitNetEngine.setBlockRanker`). */
+export interface Ranked {
+  readonly policy: "ranked";
+  /** As of heavy hitters. */
+  readonly tokens: number;
+  /**
+   * As of heavy hitters.
+   * @defaultValue half of `tokens`
+   */
+  readonly window?: number | undefined;
+}
+
 /**
  * What a request forgets when it grows long (docs/eviction.md).
  *
  * - `none`: nothing; it ends where the context does, with `finishReason: "length"`
  * - `heavy-hitters`: what has had little attention; it ends where the context does
+ * - `ranked`: what the engine's ranker ranks least; it ends where the context does
  * - `sliding-window`, `attention-sinks`: it goes on past the context in the same memory, until `maxTokens` or its own end
  */
-export type Eviction = "none" | SlidingWindow | AttentionSinks | HeavyHitters;
+export type Eviction = "none" | SlidingWindow | AttentionSinks | HeavyHitters | Ranked;
 
 const MOST = 1 << 24;
-const POLICIES = ["sliding-window", "attention-sinks", "heavy-hitters"] as const;
+const POLICIES = ["sliding-window", "attention-sinks", "heavy-hitters", "ranked"] as const;
+/** Those that keep some blocks of a context, wherever they are. */
+const CHOOSING: readonly string[] = ["none", "heavy-hitters", "ranked"];
 
 /** Checks a policy; what a context has no room for is refused where the context is known. @internal */
 export function checkEviction(value: unknown): NativeEviction | undefined {
@@ -54,8 +69,9 @@ export function checkEviction(value: unknown): NativeEviction | undefined {
   const length = (option: string): number =>
     read.integer(option, { min: 1, max: MOST }) ?? read.require(option, "a number of tokens");
   const sinks = policy === "attention-sinks" ? length("sinks") : 0;
-  const tokens = policy === "heavy-hitters" ? length("tokens") : 0;
-  const window = policy === "heavy-hitters" ? halfOf(tokens, read) : length("window");
+  const chooses = CHOOSING.includes(policy);
+  const tokens = chooses ? length("tokens") : 0;
+  const window = chooses ? halfOf(tokens, read) : length("window");
   read.done();
   return { policy, sinks, window, tokens };
 }
@@ -70,6 +86,5 @@ function refuse(value: unknown): never {
 
 /** Where a request ends in an engine of this context. @internal */
 export function longestUnder(eviction: NativeEviction | undefined, contextLength: number): number {
-  const ends = eviction === undefined || eviction.policy === "none" || eviction.policy === "heavy-hitters";
-  return ends ? contextLength : Number.POSITIVE_INFINITY;
+  return eviction === undefined || CHOOSING.includes(eviction.policy) ? contextLength : Number.POSITIVE_INFINITY;
 }

@@ -286,6 +286,16 @@ export interface NativeOperator {
   answer(id: number, output?: Float32Array, error?: string): void;
 }
 
+export interface NativeRankingCall {
+  id: number;
+  positions: Float64Array;
+  attention: Float64Array;
+}
+
+export interface NativeRanker {
+  answer(id: number, scores?: Float64Array, error?: string): void;
+}
+
 export interface NativeOperations {
   /** Four numbers an operation: a phase's index, layer or -1, start, duration. */
   values: Float64Array;
@@ -456,6 +466,8 @@ export interface NativeEngine {
     onCall: (call: NativeOperatorCall) => void,
   ): NativeOperator | NativeFailure;
   unregisterOperator(name: string): boolean;
+  setBlockRanker(timeoutMs: number, onCall: (call: NativeRankingCall) => void): NativeRanker;
+  clearBlockRanker(): void;
   setProfiler(every: number, onOperations: (operations: NativeOperations) => void): void;
   clearProfiler(): void;
   startProfiling(operations: number): void;

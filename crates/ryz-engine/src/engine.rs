@@ -323,6 +323,10 @@ impl Engine {
         let eviction = request.eviction.unwrap_or(self.inner.eviction);
         let context = self.inner.info.context_length;
         eviction.validate(context)?;
+        if matches!(eviction, Eviction::Ranked { .. }) && self.inner.shared.ranker.get().is_none() {
+            let expected = "an engine with a ranker of blocks, to be ranked";
+            return Err(EngineError::invalid("eviction.policy", expected, "none"));
+        }
         if let Prompt::Tokens(tokens) = &request.prompt {
             check_prompt(tokens, eviction.longest(context))?;
             check_ids("prompt", tokens, self.inner.vocab.size)?;

@@ -161,6 +161,12 @@ pub enum EngineError {
         /// What it said.
         message: String,
     },
+    /// The program's ranking of blocks failed, for this request.
+    #[error("ranking of blocks: {message}")]
+    BlockRanker {
+        /// What it said.
+        message: String,
+    },
     /// Text could not be tokenised, or the model's tokenizer is unusable.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -210,6 +216,7 @@ impl EngineError {
             Self::MissingFile { .. } => "FILE_NOT_FOUND",
             Self::Thread { .. } => "OUT_OF_MEMORY",
             Self::Operator { .. } => "OPERATOR_FAILED",
+            Self::BlockRanker { .. } => "RANKER_FAILED",
             Self::Model(error) => error.code(),
             Self::Tokenizer(error) => error.code(),
             Self::Template(error) => error.code(),

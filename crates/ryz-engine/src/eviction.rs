@@ -6,8 +6,11 @@
 //! only once they are chosen.
 
 mod heavy_hitters;
+mod ranking;
 
 pub(crate) use heavy_hitters::HeavyHitters;
+pub(crate) use ranking::Ranker;
+pub use ranking::{BlockRanker, RankedBlock};
 
 use ryz_kvcache::{AttentionMass, BLOCK_TOKENS, BlockId, BlockPool, Window};
 
@@ -42,13 +45,20 @@ pub enum Eviction {
         /// The last ones, which are kept whatever attention they have had, rounded up to whole blocks.
         window: usize,
     },
+    /// The same, but the engine's [`BlockRanker`] says which of the older blocks stay.
+    Ranked {
+        /// As of heavy hitters.
+        tokens: usize,
+        /// As of heavy hitters.
+        window: usize,
+    },
 }
 
 impl Eviction {
     /// What positions see.
     pub(crate) fn window(self) -> Option<Window> {
         match self {
-            Self::None | Self::HeavyHitters { .. } => None,
+            Self::None | Self::HeavyHitters { .. } | Self::Ranked { .. } => None,
             Self::SlidingWindow { window } => Some(Window::new(0, window)),
             Self::AttentionSinks { sinks, window } => Some(Window::new(sinks, window)),
         }
@@ -66,7 +76,7 @@ impl Eviction {
     pub(crate) fn validate(self, context_length: usize) -> Result<(), EngineError> {
         let (sinks, window) = match self {
             Self::None => return Ok(()),
-            Self::HeavyHitters { tokens, window } => {
+            Self::HeavyHitters { tokens, window } | Self::Ranked { tokens, window } => {
                 let most = HeavyHitters::most(context_length);
                 within("eviction.tokens", tokens, most, context_length)?;
                 return within("eviction.window", window, tokens, context_length);
@@ -122,6 +132,9 @@ impl Retention {
                 Eviction::HeavyHitters { tokens, window } => {
                     Some(HeavyHitters::new(tokens, window, blocks))
                 }
+                Eviction::Ranked { tokens, window } => {
+                    Some(HeavyHitters::new(tokens, window, blocks).ranked())
+                }
                 _ => None,
             },
             gone: 0,
@@ -131,6 +144,11 @@ impl Retention {
     /// To what the attention that it pays is added.
     pub fn mass(&self) -> Option<&AttentionMass> {
         self.heavy.as_ref().map(HeavyHitters::mass)
+    }
+
+    /// What the program is to rank before the next choice.
+    pub fn unranked(&mut self) -> Option<&mut HeavyHitters> {
+        self.heavy.as_mut().filter(|heavy| heavy.is_unranked())
     }
 
     /// Whether it goes on past the context.
@@ -180,8 +198,8 @@ impl Retention {
     /// The sequence begins anew.
     pub fn reset(&mut self) {
         self.gone = 0;
-        if let Some(heavy) = &self.heavy {
-            heavy.mass().clear();
+        if let Some(heavy) = &mut self.heavy {
+            heavy.reset();
         }
     }
 }
@@ -189,7 +207,7 @@ impl Retention {
 impl Sequence {
     /// Gives back what no position to come sees. How many blocks that were.
     pub fn evict(&mut self, pool: &mut BlockPool) -> usize {
-        if let Some(heavy) = &self.retention.heavy {
+        if let Some(heavy) = &mut self.retention.heavy {
             let lightest = heavy.lightest(&self.block_table, self.cached);
             for &index in &lightest {
                 let block = &mut self.block_table[index];

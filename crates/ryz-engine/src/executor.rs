@@ -49,8 +49,8 @@ struct Core {
     candidates: Candidates,
     step: Vec<Scheduled>,
     ended: Vec<SequenceId>,
-    /// What the operators of the last step refused.
-    operators_failed: Vec<(SequenceId, EngineError)>,
+    /// Requests that operators or the ranker of blocks failed for.
+    failed: Vec<(SequenceId, EngineError)>,
     limits: Limits,
     compact_above: f64,
     /// Blocks that were free when the fragmentation was last looked at.
@@ -128,7 +128,7 @@ impl Executor {
             candidates: Candidates::new(parts.model.config().vocab_size),
             step: Vec::new(),
             ended: Vec::new(),
-            operators_failed: Vec::new(),
+            failed: Vec::new(),
             limits: parts.limits,
             compact_above: parts.compact_above,
             available: 0,
@@ -285,6 +285,7 @@ impl Executor {
             sequence.paused_since = unread.then(|| sequence.paused_since.unwrap_or(now));
             sequence.ahead.clear();
         }
+        self.rank_blocks();
         // An operator is shown what a sequence holds, not what it may come to hold.
         if operators.is_empty() {
             self.propose();
@@ -318,6 +319,30 @@ impl Executor {
             self.book(recorded);
         }
         true
+    }
+
+    /// Has the program rank the blocks of those that must give some back.
+    fn rank_blocks(&mut self) {
+        let Some(ranker) = self.shared.ranker.get() else {
+            return;
+        };
+        let core = &mut self.core;
+        for sequence in core.scheduler.iter_mut() {
+            if sequence.paused_since.is_some() {
+                continue;
+            }
+            let entry = core.entries.get(&sequence.id);
+            let is_cancelled = || {
+                let cancelled = |entry: &Entry| entry.control.cancelled.load(Ordering::SeqCst);
+                entry.is_none_or(cancelled) || self.shared.disposed.load(Ordering::SeqCst)
+            };
+            if let Err(error) = sequence.rank(ranker.as_ref(), &is_cancelled)
+                && !is_cancelled()
+            {
+                core.failed.push((sequence.id, error));
+            }
+        }
+        self.drop_failed();
     }
 
     /// Has the generations propose tokens beyond the one that is due.
@@ -494,17 +519,17 @@ impl Executor {
             };
             let model = &self.model;
             let result = model.forward_with(lease, state, cache, &batch, stop, &mut hooks);
-            self.core.operators_failed = hooks.failed;
+            self.core.failed = hooks.failed;
             result
         };
         self.shared.alone.store(0, Ordering::SeqCst);
         result
     }
 
-    /// Requests whose operators failed end; the others go on.
+    /// Requests that the program's code failed for end; the others go on.
     fn drop_failed(&mut self) {
         let core = &mut self.core;
-        for (id, error) in core.operators_failed.drain(..) {
+        for (id, error) in core.failed.drain(..) {
             core.scheduler.remove(id, &mut core.pool);
             if let Some(entry) = core.entries.remove(&id) {
                 entry.fail(error, &self.shared);

@@ -48,7 +48,7 @@ pub use config::EngineConfig;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use estimate::EngineMemory;
-pub use eviction::Eviction;
+pub use eviction::{BlockRanker, Eviction, RankedBlock};
 pub use guide::{Constraint, ToolChoice};
 pub use load::{DraftInfo, ModelInfo};
 pub use memory::Compaction;

@@ -5,6 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::EngineError;
+use crate::eviction::Ranker;
 use crate::memory::CompactRequest;
 use crate::operators::Operators;
 use crate::profiler::Profiler;
@@ -117,6 +118,7 @@ pub(crate) struct Shared {
     pub counters: Counters,
     pub profiler: Profiler,
     pub operators: Operators,
+    pub ranker: Ranker,
 }
 
 impl std::fmt::Debug for Shared {
@@ -139,6 +141,7 @@ impl Shared {
             counters: Counters::default(),
             profiler: Profiler::new(layers),
             operators: Operators::default(),
+            ranker: Ranker::default(),
         }
     }
 

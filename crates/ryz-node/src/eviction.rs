@@ -22,13 +22,12 @@ impl EvictionPolicy {
     /// The engine's own form of it.
     pub fn convert(self) -> Result<Eviction, Failure> {
         let (sinks, window) = (self.sinks as usize, self.window as usize);
+        let tokens = self.tokens as usize;
         Ok(match self.policy.as_str() {
             "none" => Eviction::None,
             "sliding-window" => Eviction::SlidingWindow { window },
-            "heavy-hitters" => {
-                let tokens = self.tokens as usize;
-                Eviction::HeavyHitters { tokens, window }
-            }
+            "heavy-hitters" => Eviction::HeavyHitters { tokens, window },
+            "ranked" => Eviction::Ranked { tokens, window },
             "attention-sinks" => Eviction::AttentionSinks { sinks, window },
             other => {
                 let message = format!("eviction: there is no policy {other:?}");

@@ -25,6 +25,7 @@ mod operators;
 mod profile;
 mod quantizer;
 mod questions;
+mod ranker;
 mod request;
 mod saved;
 mod stats;

@@ -20,6 +20,8 @@ pub(crate) struct HeavyHitters {
     /// The last ones, which are kept in any case.
     window: usize,
     mass: Arc<AttentionMass>,
+    /// The program's numbers for older blocks, where it ranks them: for each block of the table.
+    ranked: Option<Vec<f64>>,
 }
 
 impl HeavyHitters {
@@ -29,6 +31,39 @@ impl HeavyHitters {
             kept: blocks_for(tokens),
             window: blocks_for(window),
             mass: Arc::new(AttentionMass::new(blocks)),
+            ranked: None,
+        }
+    }
+
+    /// It, where the program ranks the blocks.
+    pub fn ranked(mut self) -> Self {
+        self.ranked = Some(Vec::new());
+        self
+    }
+
+    /// Whether the program ranks its blocks and has not done so.
+    pub fn is_unranked(&self) -> bool {
+        self.ranked.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Takes the program's numbers for the blocks `old`, until the next choice.
+    pub fn rank(&mut self, old: &[usize], scores: &[f64]) {
+        let mut by_block = vec![0.0; self.mass.blocks()];
+        for (&index, &score) in old.iter().zip(scores) {
+            by_block[index] = score;
+        }
+        self.ranked = Some(by_block);
+    }
+
+    /// The sequence begins anew.
+    pub fn reset(&mut self) {
+        self.mass.clear();
+        self.forget_ranking();
+    }
+
+    fn forget_ranking(&mut self) {
+        if let Some(ranked) = &mut self.ranked {
+            ranked.clear();
         }
     }
 
@@ -55,22 +90,35 @@ impl HeavyHitters {
         (cached / stride + 1).max(first) * stride - cached
     }
 
-    /// The blocks that go when `cached` positions are there.
-    pub fn lightest(&self, table: &[BlockId], cached: usize) -> Vec<usize> {
+    /// The older blocks when `cached` positions are there, and how many of them go; `None` when none does.
+    pub fn choice(&self, table: &[BlockId], cached: usize) -> Option<(Vec<usize>, usize)> {
         let stride = STRIDE * BLOCK_TOKENS;
         if cached == 0 || !cached.is_multiple_of(stride) {
-            return Vec::new();
+            return None;
         }
         let blocks = cached / BLOCK_TOKENS;
         let held = |&index: &usize| !table[index].is_evicted();
         let excess = (0..blocks).filter(held).count().saturating_sub(self.kept);
         if excess == 0 {
-            return Vec::new();
+            return None;
         }
-        let mut old: Vec<usize> = (0..blocks - self.window).filter(held).collect();
-        // Masses are not NaN; the older of equals goes first.
-        old.sort_by(|&a, &b| self.mass.get(a).total_cmp(&self.mass.get(b)));
+        Some(((0..blocks - self.window).filter(held).collect(), excess))
+    }
+
+    /// The blocks that go when `cached` positions are there; the next choice is ranked anew.
+    pub fn lightest(&mut self, table: &[BlockId], cached: usize) -> Vec<usize> {
+        let Some((mut old, excess)) = self.choice(table, cached) else {
+            return Vec::new();
+        };
+        let ranked = self.ranked.as_deref().filter(|ranked| !ranked.is_empty());
+        let weight = |index: usize| match ranked {
+            Some(ranked) => ranked[index],
+            None => self.mass.get(index),
+        };
+        // None is NaN; the older of equals goes first.
+        old.sort_by(|&a, &b| weight(a).total_cmp(&weight(b)));
         old.truncate(excess);
+        self.forget_ranking();
         old
     }
 }
@@ -85,7 +133,7 @@ mod tests {
     fn the_lightest_of_the_old_ones_go_at_every_64th_position() {
         let mut pool = BlockPool::new(16);
         let mut table: Vec<BlockId> = (0..16).filter_map(|_| pool.allocate()).collect();
-        let heavy = HeavyHitters::new(90, 20, 16); // six blocks, the last two of them
+        let mut heavy = HeavyHitters::new(90, 20, 16); // six blocks, the last two of them
         for (index, weight) in [0.9, 0.1, 0.5, 0.4, 0.3, 0.2, 0.0, 0.0].iter().enumerate() {
             heavy.mass().add(index, *weight);
         }
@@ -99,6 +147,22 @@ mod tests {
         assert!(heavy.lightest(&table, 128).is_empty());
         // 8 and 9 have had none either, but are older than 10 and 11 only by their place; 6 and 7 are older still.
         assert_eq!(heavy.lightest(&table, 192), [6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn the_programs_numbers_decide_once() {
+        let mut pool = BlockPool::new(16);
+        let table: Vec<BlockId> = (0..16).filter_map(|_| pool.allocate()).collect();
+        let mut heavy = HeavyHitters::new(90, 20, 16).ranked();
+        (0..8).for_each(|index| heavy.mass().add(index, index as f32 / 10.0));
+        assert!(heavy.is_unranked());
+        let (old, excess) = heavy.choice(&table, 128).unwrap();
+        assert_eq!((old.as_slice(), excess), (&[0, 1, 2, 3, 4, 5][..], 2));
+        heavy.rank(&old, &[5.0, 1.0, 4.0, -7.0, 3.0, 2.0]);
+        assert!(!heavy.is_unranked());
+        assert_eq!(heavy.lightest(&table, 128), [3, 1]);
+        assert!(heavy.is_unranked());
+        assert_eq!(heavy.lightest(&table, 128), [0, 1], "by attention");
     }
 
     #[test]
