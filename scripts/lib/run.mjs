@@ -46,7 +46,9 @@ export function attempt(command, args, { quiet = false } = {}) {
 export function run(command, args, { cwd = root, env = {}, hint, quiet = false } = {}) {
   const shell = process.platform === "win32";
   const output = quiet ? "pipe" : 2;
-  const result = spawnSync(command, args, { cwd, env: childEnv(env), stdio: ["ignore", output, output], shell });
+  // A compiler's warnings are more than the usual mebibyte.
+  const options = { cwd, env: childEnv(env), stdio: ["ignore", output, output], shell, maxBuffer: 1 << 28 };
+  const result = spawnSync(command, args, options);
   if (result.signal === "SIGINT") process.exit(130);
   if (result.status === 0) return;
   if (quiet) say(`${result.stdout ?? ""}${result.stderr ?? ""}`);

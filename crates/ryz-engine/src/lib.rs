@@ -40,6 +40,7 @@ mod shared;
 mod speculation;
 mod stop;
 mod submission;
+mod task;
 mod tuning;
 
 pub use calibrate::{CalibrateOptions, CalibrateProgress, CalibrationReport, RankCost};
@@ -62,6 +63,7 @@ pub use sampler::{DryParams, Mirostat, SamplerKind, SamplingParams, TokenLogprob
 pub use saved::{RestoredPrefix, SavedPrefix};
 pub use shared::EngineStats;
 pub use stop::StopMatcher;
+pub use task::{Completion, Task};
 pub use tuning::{TunedMatrix, Tuning, TuningSource};
 
 pub use ryz_kernels::{BatchLayout, Level};
