@@ -105,9 +105,9 @@ export class Ryzanstein extends Repeatable {
   /** Decodes several sequences at once: tokens a second of all together. */
   async streams(streams, prompt, tokens) {
     const found = await this.driver.ask({ ask: "streams", streams, prompt, tokens });
-    const known = this.#digests.get(`${streams} streams`) ?? found.digest;
+    const known = this.#digests.get(`${streams} streams of ${tokens}`) ?? found.digest;
     assert.equal(found.digest, known, "other tokens than before");
-    this.#digests.set(`${streams} streams`, found.digest);
+    this.#digests.set(`${streams} streams of ${tokens}`, found.digest);
     return found.tokensPerSecond;
   }
 
