@@ -30,8 +30,8 @@ type SparseRows = unsafe fn(&SparseTernary, Range<usize>, QuantizedRows<'_>, Mat
 type SparseListed = unsafe fn(&SparseTernary, &[u32], usize, QuantizedRows<'_>, usize, &mut [f32]);
 type SparseColumns =
     unsafe fn(&SparseTernary, Range<usize>, QuantizedRows<'_>, &mut [Line], MatMut<'_, f32>);
-type FromTiles = unsafe fn(LineOrder, &[Line], &mut [Line]);
-type ToTiles = unsafe fn(LineOrder, &[Line], &mut [Line], PrefetchManager);
+type FromTiles = unsafe fn(LineOrder, usize, &[Line], &mut [Line]);
+type ToTiles = unsafe fn(LineOrder, usize, usize, &[Line], &mut [Line], PrefetchManager);
 type Fixed =
     unsafe fn(&DenseWeight, Range<usize>, ActivationView<'_>, &mut [Line], MatMut<'_, f32>);
 type Decode = unsafe fn(DType, &[u8], &mut [f32]);
@@ -226,20 +226,27 @@ impl Kernels {
         unsafe { (self.set.sparse_columns.kernel)(weights, rows, x, scratch, out) }
     }
 
-    pub(crate) fn sparse_from_tiles(self, order: LineOrder, tiles: &[Line], lines: &mut [Line]) {
+    pub(crate) fn sparse_from_tiles(
+        self,
+        order: LineOrder,
+        run: usize,
+        tiles: &[Line],
+        lines: &mut [Line],
+    ) {
         // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
-        unsafe { (self.set.from_tiles)(order, tiles, lines) }
+        unsafe { (self.set.from_tiles)(order, run, tiles, lines) }
     }
 
     pub(crate) fn sparse_to_tiles(
         self,
         order: LineOrder,
+        run: usize,
+        place: usize,
         lines: &[Line],
         tiles: &mut [Line],
-        prefetch: PrefetchManager,
     ) {
         // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
-        unsafe { (self.set.to_tiles)(order, lines, tiles, prefetch) }
+        unsafe { (self.set.to_tiles)(order, run, place, lines, tiles, self.prefetch) }
     }
 
     pub(crate) fn dense_matmul(
@@ -359,18 +366,20 @@ macro_rules! kernel_set {
             }
 
             $(#[target_feature(enable = $features)])?
-            fn from_tiles(order: LineOrder, tiles: &[Line], lines: &mut [Line]) {
-                sparse::order::from_tiles(order, tiles, lines);
+            fn from_tiles(order: LineOrder, run: usize, tiles: &[Line], lines: &mut [Line]) {
+                sparse::order::from_tiles(order, run, tiles, lines);
             }
 
             $(#[target_feature(enable = $features)])?
             fn to_tiles(
                 order: LineOrder,
+                run: usize,
+                place: usize,
                 lines: &[Line],
                 tiles: &mut [Line],
                 prefetch: PrefetchManager,
             ) {
-                sparse::order::to_tiles(order, lines, tiles, prefetch);
+                sparse::order::to_tiles(order, run, place, lines, tiles, prefetch);
             }
 
             $(#[target_feature(enable = $features)])?

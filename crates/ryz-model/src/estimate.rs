@@ -75,7 +75,7 @@ impl MemoryEstimate {
                 scratch_lines = scratch_lines.max(DenseWeight::scratch_lines_of(dtype, cols));
             }
             if let Some(order) = sparsity.order(&tensor.name, dtype, rows, cols) {
-                staged = staged.max(SparseTernary::staging_bytes(order, cols));
+                staged = staged.max(SparseTernary::staging_bytes(order, rows, cols));
                 scratch_lines = scratch_lines.max(Sparsity::scratch_lines(order, rows, cols));
             }
             weights = weights.saturating_add(kept.next_multiple_of(LINE));

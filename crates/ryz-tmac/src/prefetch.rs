@@ -85,21 +85,18 @@ impl PrefetchManager {
         }
     }
 
-    /// Asks for the item of a list of scattered lines that is the distance behind place `at` of the list: for readers that
-    /// gather some columns of many. Past the end of the list, or for an index past the lines, nothing is asked for.
+    /// Asks for one line, of a reader that gathers scattered ones and knows by itself which come next: only no distance
+    /// switches it off.
     #[inline(always)]
-    pub fn gathered<T>(self, lines: &[T], list: &[u32], at: usize) {
-        if self.bytes == 0 {
-            return;
-        }
-        let next = list.get(at + self.bytes / LINE);
-        if let Some(line) = next.and_then(|&index| lines.get(index as usize)) {
+    pub fn line<T>(self, line: &T) {
+        if self.bytes != 0 {
             near(std::ptr::from_ref(line).cast());
         }
     }
 
-    /// As [`PrefetchManager::gathered`], of a list of rows that have `row_lines` lines each: asks for all lines of the row
-    /// that is the distance, in whole rows, behind place `at` of the list.
+    /// Asks for all lines of the row that is the distance, in whole rows, behind place `at` of a list of rows that have
+    /// `row_lines` lines each: for readers that leave rows out. Past the end of the list, or for a row past the lines, nothing is
+    /// asked for.
     #[inline(always)]
     pub fn gathered_rows<T>(self, lines: &[T], row_lines: usize, list: &[u32], at: usize) {
         if self.bytes == 0 {
@@ -168,8 +165,8 @@ mod tests {
         for distance in [0, 1, 64, PrefetchManager::MAX_LINES] {
             let prefetch = PrefetchManager::new(distance);
             lines.iter().for_each(|line| prefetch.ahead(line));
+            lines.iter().for_each(|line| prefetch.line(line));
             for at in 0..5 {
-                prefetch.gathered(&lines, &[2, 0, 900, 1], at);
                 prefetch.gathered_rows(&lines, 2, &[0, 1, 900], at);
             }
             PrefetchManager::first(&lines, distance);

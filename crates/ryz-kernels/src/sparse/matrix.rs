@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ryz_tmac::{Arena, BufferKind, MatMut, PrefetchManager, Stored};
 
-use super::{LINE_CODES, LineOrder, product::LISTS};
+use super::{ColumnLines, LINE_CODES, LineOrder, product::LISTS};
 use crate::{
     ActivationView, KernelError, Kernels, Line, PackedTernary, QuantizedRows, ROW_TILE,
     ScaleLayout,
@@ -16,6 +16,8 @@ use crate::{
 #[derive(Debug)]
 pub struct SparseTernary {
     order: LineOrder,
+    /// See [`LineOrder::run`].
+    run: usize,
     rows: usize,
     cols: usize,
     max_code: u8,
@@ -25,7 +27,7 @@ pub struct SparseTernary {
 }
 
 impl SparseTernary {
-    /// Lays the lines of a packed matrix out anew, in its own memory; a granule of them is in scratch memory meanwhile.
+    /// Lays the lines of a packed matrix out anew, in its own memory; a piece of them is in scratch memory meanwhile.
     ///
     /// Gives the matrix back as it is where that cannot be: where its shape does not fit the order, scales belong to
     /// groups, or its lines are those of a mapped file.
@@ -46,14 +48,16 @@ impl SparseTernary {
         let Stored::Owned(lines) = &mut parts.lines else {
             return Ok(Err(PackedTernary::from_parts(rows, cols, max_code, parts)));
         };
-        let granule = order.granule_lines(cols);
-        let mut tiles = arena.allocate_slice::<Line>(granule, BufferKind::Staging)?;
-        for lines in lines.chunks_exact_mut(granule) {
+        let run = order.run(rows);
+        let piece = run * order.granule_lines(cols);
+        let mut tiles = arena.allocate_slice::<Line>(piece, BufferKind::Staging)?;
+        for lines in lines.chunks_exact_mut(piece) {
             tiles.copy_from_slice(lines);
-            parts.kernels.sparse_from_tiles(order, &tiles, lines);
+            parts.kernels.sparse_from_tiles(order, run, &tiles, lines);
         }
         Ok(Ok(Self {
             order,
+            run,
             rows,
             cols,
             max_code,
@@ -64,8 +68,8 @@ impl SparseTernary {
     }
 
     /// Bytes of scratch memory that [`SparseTernary::new`] takes.
-    pub fn staging_bytes(order: LineOrder, cols: usize) -> usize {
-        order.granule_lines(cols) * size_of::<Line>()
+    pub fn staging_bytes(order: LineOrder, rows: usize, cols: usize) -> usize {
+        order.run(rows) * order.granule_lines(cols) * size_of::<Line>()
     }
 
     /// How its lines lie.
@@ -150,11 +154,21 @@ impl SparseTernary {
         &self.lines[row * self.row_lines()..][..self.row_lines()]
     }
 
-    /// The lines of 256 rows, one for each column, in columns.
+    /// The lines of the block of 256 rows `block`, in columns.
     #[inline(always)]
-    pub(crate) fn block(&self, block: usize) -> &[Line] {
+    pub(crate) fn column_lines(&self, block: usize) -> ColumnLines<'_> {
         debug_assert_eq!(self.order, LineOrder::Columns);
-        &self.lines[block * self.cols..][..self.cols]
+        let (piece, place) = (block / self.run, block % self.run);
+        ColumnLines {
+            lines: &self.lines[piece * self.run * self.cols..][..self.run * self.cols][place..],
+            run: self.run,
+            prefetch: self.prefetch(),
+        }
+    }
+
+    /// The end of the blocks whose lines of a column lie beside those of `block`.
+    pub(crate) fn run_end(&self, block: usize) -> usize {
+        block - block % self.run + self.run
     }
 
     /// Multiplies: `out` (tokens, rows.len()) = activations · W\[rows\]ᵀ, the bits that the packed matrix gives. Few
@@ -239,10 +253,10 @@ impl SparseTernary {
         let granules = rows.start / granule..rows.end / granule;
         let scratch = &mut scratch[..granules.len() * lines];
         for (granule, tiles) in granules.zip(scratch.chunks_exact_mut(lines)) {
-            let of_granule = &self.lines[granule * lines..][..lines];
-            let prefetch = self.prefetch();
+            let (piece, place) = (granule / self.run, granule % self.run);
+            let piece = &self.lines[piece * self.run * lines..][..self.run * lines];
             self.kernels
-                .sparse_to_tiles(self.order, of_granule, tiles, prefetch);
+                .sparse_to_tiles(self.order, self.run, place, piece, tiles);
         }
         TernaryView {
             lines: scratch,
@@ -266,7 +280,10 @@ impl SparseTernary {
         for (col, out) in out.iter_mut().enumerate() {
             let (line, place) = match self.order {
                 LineOrder::Rows => (self.row(row)[col / LINE_CODES], col % LINE_CODES),
-                LineOrder::Columns => (self.block(row / LINE_CODES)[col], row % LINE_CODES),
+                LineOrder::Columns => {
+                    let lines = self.column_lines(row / LINE_CODES);
+                    (*lines.line(col as u32), row % LINE_CODES)
+                }
             };
             let code = line.0[place % super::PLANE] >> (2 * (place / super::PLANE)) & 3;
             *out = (f32::from(code) - 1.0) * scale;

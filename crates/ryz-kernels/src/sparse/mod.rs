@@ -11,7 +11,10 @@
 //! | order | a line | in a line | lines follow |
 //! |---|---|---|---|
 //! | rows | 1 row × 256 columns | column 64·p + j in byte j, bits 2·p | row by row |
-//! | columns | 256 rows × 1 column | row 64·p + j in byte j, bits 2·p | column by column, 256 rows after another |
+//! | columns | 256 rows × 1 column | row 64·p + j in byte j, bits 2·p | some 256s of rows of a column, then the next column |
+//!
+//! Lines of one column lie together, up to [`MAX_RUN`] of them: memory gives single lines out of many at two thirds of the
+//! speed at which it gives runs of five.
 //!
 //! **Dense products** (many tokens, or f32 activations) go through the kernels of the packed form: a tile, or 16 of them,
 //! is laid out anew in scratch memory that stays in the cache, and multiplied there.
@@ -44,7 +47,10 @@ pub(crate) const MAX_COLUMNS: usize = 1 << 16;
 
 const _: () = assert!(MAX_COLUMNS as u64 * 192 * 128 < 1 << 31);
 
-/// The columns that count for one token, four at a time: the list is filled up with any column and the value 0.
+/// The most lines of one column that lie together.
+pub(crate) const MAX_RUN: usize = 8;
+
+/// Some columns that count for one token, four at a time: a list is filled up with any column and the value 0.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ActiveColumns<'a> {
     pub columns: &'a [u32],
@@ -52,17 +58,54 @@ pub(crate) struct ActiveColumns<'a> {
     pub values: &'a [i8],
 }
 
+/// The lines of 256 rows, one for each column.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ColumnLines<'a> {
+    /// From the first column's on.
+    lines: &'a [Line],
+    /// Lines from a column's to the next one's.
+    run: usize,
+    prefetch: PrefetchManager,
+}
+
+impl<'a> ColumnLines<'a> {
+    #[inline(always)]
+    pub fn line(&self, column: u32) -> &'a Line {
+        &self.lines[column as usize * self.run]
+    }
+
+    /// Asks for a column's line.
+    #[inline(always)]
+    pub fn ask(&self, column: u32) {
+        if let Some(line) = self.lines.get(column as usize * self.run) {
+            self.prefetch.line(line);
+        }
+    }
+}
+
 /// What an instruction set gives to sparse products.
 pub(crate) trait SparseDot: crate::ternary::code_dot::CodeDot {
-    /// Σ code·q of 256 rows over the active columns, whose lines `block` has.
-    fn columns(
+    /// Adds Σ code·q of 256 rows over at most [`product::COLUMNS`] active columns to `sums`, in an order and at sizes of its
+    /// own, and asks for the lines of the columns `next` on the way.
+    fn add_columns(
         self,
-        block: &[Line],
+        lines: ColumnLines<'_>,
         active: ActiveColumns<'_>,
         code_3: bool,
-        prefetch: PrefetchManager,
-    ) -> [i32; LINE_CODES];
+        next: &[u32],
+        sums: &mut [i32; LINE_CODES],
+    );
 
-    /// Σ code·q of one row with T tokens: its lines, and 256 of each `x` for each.
-    fn row<const T: usize>(self, lines: &[Line], x: [&[i8]; T], code_3: bool) -> [i32; T];
+    /// The sums of 256 rows, row by row, from what [`SparseDot::add_columns`] made.
+    fn settle(self, sums: &[i32; LINE_CODES]) -> [i32; LINE_CODES];
+
+    /// Σ code·q of R rows, one after another, with T tokens: their lines, and 256 of each `x` for each. `before` is called
+    /// with each row's place before it is read.
+    fn rows<const R: usize, const T: usize>(
+        self,
+        lines: [&[Line]; R],
+        x: [&[i8]; T],
+        code_3: bool,
+        before: impl Fn(usize),
+    ) -> [[i32; T]; R];
 }

@@ -4,7 +4,7 @@ use ryz_tmac::PrefetchManager;
 
 use crate::{
     Line, ROW_TILE,
-    sparse::{LINE_CODES, PLANE},
+    sparse::{LINE_CODES, MAX_RUN, PLANE},
     ternary::LINE_COLS,
 };
 
@@ -38,34 +38,55 @@ impl LineOrder {
         }
     }
 
+    /// Lines of one row or column that lie together, of those that a piece of the layout has: the greatest count of granules up
+    /// to [`MAX_RUN`] that divides the matrix into whole pieces.
+    pub(crate) const fn run(self, rows: usize) -> usize {
+        match self {
+            Self::Rows => 1,
+            Self::Columns => {
+                let mut run = MAX_RUN;
+                while !(rows / LINE_CODES).is_multiple_of(run) {
+                    run -= 1;
+                }
+                run
+            }
+        }
+    }
+
     /// Lines of [`LineOrder::row_granule`] rows, in this order as in tiles.
     pub(crate) const fn granule_lines(self, cols: usize) -> usize {
         self.row_granule() / ROW_TILE * (cols / LINE_COLS)
     }
 }
 
-/// Lays a granule of tiles out anew in `order`.
+/// Lays the tiles of a piece of `run` granules out anew in `order`.
 #[inline(always)]
-pub(crate) fn from_tiles(order: LineOrder, tiles: &[Line], lines: &mut [Line]) {
-    assert_eq!(tiles.len(), lines.len(), "lines of a granule");
+pub(crate) fn from_tiles(order: LineOrder, run: usize, tiles: &[Line], lines: &mut [Line]) {
+    assert_eq!(tiles.len(), lines.len(), "lines of a piece");
     match order {
         LineOrder::Rows => tile_to_rows(tiles, lines),
-        LineOrder::Columns => tiles_to_columns(tiles, lines),
+        LineOrder::Columns => {
+            for (place, tiles) in tiles.chunks_exact(tiles.len() / run).enumerate() {
+                tiles_to_columns(tiles, lines, run, place);
+            }
+        }
     }
 }
 
-/// Lays a granule in `order` out as tiles.
+/// Lays the granule at `place` of a piece in `order` out as tiles.
 #[inline(always)]
 pub(crate) fn to_tiles(
     order: LineOrder,
+    run: usize,
+    place: usize,
     lines: &[Line],
     tiles: &mut [Line],
     prefetch: PrefetchManager,
 ) {
-    assert_eq!(tiles.len(), lines.len(), "lines of a granule");
+    assert_eq!(tiles.len() * run, lines.len(), "lines of a piece");
     match order {
         LineOrder::Rows => rows_to_tile(lines, tiles, prefetch),
-        LineOrder::Columns => columns_to_tiles(lines, tiles, prefetch),
+        LineOrder::Columns => columns_to_tiles(lines, run, place, tiles, prefetch),
     }
 }
 
@@ -78,14 +99,9 @@ const PLANE_TILES: usize = PLANE / ROW_TILE;
 type Planes = [[[u8; PLANE]; 4]; 4];
 
 #[inline(always)]
-fn tiles_to_columns(tiles: &[Line], columns: &mut [Line]) {
+fn tiles_to_columns(tiles: &[Line], columns: &mut [Line], run: usize, place: usize) {
     let lines = tiles.len() / TILES;
-    for (at, columns) in columns
-        .as_chunks_mut::<LINE_COLS>()
-        .0
-        .iter_mut()
-        .enumerate()
-    {
+    for (at, columns) in columns.chunks_exact_mut(LINE_COLS * run).enumerate() {
         let mut planes: Planes = [[[0; PLANE]; 4]; 4];
         for tile in 0..TILES {
             let line = &tiles[tile * lines + at].0;
@@ -96,7 +112,8 @@ fn tiles_to_columns(tiles: &[Line], columns: &mut [Line]) {
                 }
             }
         }
-        for (c, column) in columns.iter_mut().enumerate() {
+        let of_place = columns.iter_mut().skip(place).step_by(run);
+        for (c, column) in of_place.enumerate() {
             let (k, m) = (c / 4, c % 4);
             for j in 0..PLANE {
                 let code = |plane: usize| planes[plane][m][j] >> (2 * k) & 3;
@@ -107,10 +124,17 @@ fn tiles_to_columns(tiles: &[Line], columns: &mut [Line]) {
 }
 
 #[inline(always)]
-fn columns_to_tiles(columns: &[Line], tiles: &mut [Line], prefetch: PrefetchManager) {
-    let lines = tiles.len() / TILES;
-    for (at, columns) in columns.as_chunks::<LINE_COLS>().0.iter().enumerate() {
+fn columns_to_tiles(
+    lines: &[Line],
+    run: usize,
+    place: usize,
+    tiles: &mut [Line],
+    prefetch: PrefetchManager,
+) {
+    let tile_lines = tiles.len() / TILES;
+    for (at, columns) in lines.chunks_exact(LINE_COLS * run).enumerate() {
         let mut planes: Planes = [[[0; PLANE]; 4]; 4];
+        let columns: [&Line; LINE_COLS] = std::array::from_fn(|c| &columns[c * run + place]);
         for column in columns {
             prefetch.ahead(column);
         }
@@ -125,7 +149,7 @@ fn columns_to_tiles(columns: &[Line], tiles: &mut [Line], prefetch: PrefetchMana
         for tile in 0..TILES {
             let (plane, first) = (tile / PLANE_TILES, tile % PLANE_TILES * ROW_TILE);
             let line: &mut [u32; ROW_TILE] =
-                bytemuck::cast_mut::<[u8; 64], _>(&mut tiles[tile * lines + at].0);
+                bytemuck::cast_mut::<[u8; 64], _>(&mut tiles[tile * tile_lines + at].0);
             for (row, word) in line.iter_mut().enumerate() {
                 let byte = |m: usize| u32::from(planes[plane][m][first + row]);
                 *word = (byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24).to_le();
@@ -207,24 +231,34 @@ mod tests {
 
     #[test]
     fn columns_hold_the_codes_of_the_tiles_and_go_back() {
-        let cols = 192;
-        let tiles = lines(LineOrder::Columns.granule_lines(cols));
+        let (cols, run) = (192, 3);
+        let granule = LineOrder::Columns.granule_lines(cols);
+        let tiles = lines(run * granule);
         let mut columns = tiles.clone();
-        from_tiles(LineOrder::Columns, &tiles, &mut columns);
-        for row in 0..256 {
+        from_tiles(LineOrder::Columns, run, &tiles, &mut columns);
+        for row in 0..256 * run {
             for col in 0..cols {
-                let code = columns[col].0[row % 64] >> (2 * (row / 64)) & 3;
+                let line = &columns[col * run + row / 256].0;
+                let code = line[row % 64] >> (2 * (row % 256 / 64)) & 3;
                 assert_eq!(u32::from(code), code_of_tiles(&tiles, cols, row, col));
             }
         }
-        let mut back = vec![Line([0; 64]); tiles.len()];
-        to_tiles(
-            LineOrder::Columns,
-            &columns,
-            &mut back,
-            PrefetchManager::OFF,
+        for (place, tiles) in tiles.chunks_exact(granule).enumerate() {
+            let mut back = vec![Line([0; 64]); granule];
+            let off = PrefetchManager::OFF;
+            to_tiles(LineOrder::Columns, run, place, &columns, &mut back, off);
+            assert!(tiles.iter().zip(&back).all(|(a, b)| a.0 == b.0));
+        }
+    }
+
+    #[test]
+    fn runs_divide_matrices_into_whole_pieces() {
+        let run = |blocks: usize| LineOrder::Columns.run(256 * blocks);
+        assert_eq!(
+            [1, 2, 7, 8, 10, 11, 12, 16].map(run),
+            [1, 2, 7, 8, 5, 1, 6, 8]
         );
-        assert!(tiles.iter().zip(&back).all(|(a, b)| a.0 == b.0));
+        assert_eq!(LineOrder::Rows.run(2560), 1);
     }
 
     #[test]
@@ -232,7 +266,7 @@ mod tests {
         let cols = 768;
         let tiles = lines(LineOrder::Rows.granule_lines(cols));
         let mut rows = tiles.clone();
-        from_tiles(LineOrder::Rows, &tiles, &mut rows);
+        from_tiles(LineOrder::Rows, 1, &tiles, &mut rows);
         for row in 0..16 {
             for col in 0..cols {
                 let line = &rows[row * (cols / 256) + col / 256];
@@ -241,7 +275,14 @@ mod tests {
             }
         }
         let mut back = vec![Line([0; 64]); tiles.len()];
-        to_tiles(LineOrder::Rows, &rows, &mut back, PrefetchManager::OFF);
+        to_tiles(
+            LineOrder::Rows,
+            1,
+            0,
+            &rows,
+            &mut back,
+            PrefetchManager::OFF,
+        );
         assert!(tiles.iter().zip(&back).all(|(a, b)| a.0 == b.0));
     }
 }

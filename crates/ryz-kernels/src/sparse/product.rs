@@ -51,6 +51,9 @@ pub(crate) fn rows<K: SparseDot>(
     x: QuantizedRows<'_>,
     mut out: MatMut<'_, f32>,
 ) {
+    if x.tokens() == 1 {
+        return rows_of_one(k, weights, rows, &x.row(0), out.row_mut(0));
+    }
     for tokens in (0..x.tokens()).step_by(TOKENS) {
         let end = x.tokens().min(tokens + TOKENS);
         for first in rows.clone().step_by(SHARED) {
@@ -91,17 +94,43 @@ fn some_rows<K: SparseDot, const T: usize>(
     let values = x.map(|x| x.values);
     for (index, row) in rows.enumerate() {
         let lines = weights.row(row);
-        if token.is_multiple_of(TOKENS) {
-            for line in lines {
-                prefetch.ahead(line);
+        let [sums] = k.rows([lines], values, code_3, |_| {
+            if token.is_multiple_of(TOKENS) {
+                lines.iter().for_each(|line| prefetch.ahead(line));
             }
-        }
-        let sums = k.row::<T>(lines, values, code_3);
+        });
         for t in 0..T {
             out.row_mut(token + t)[start + index] = folds[t].finish(row, sums[t]);
         }
     }
     T
+}
+
+/// All rows of `rows`, of one token: four at a time, for which its activations are read once.
+#[inline(always)]
+fn rows_of_one<K: SparseDot>(
+    k: K,
+    weights: &SparseTernary,
+    rows: Range<usize>,
+    x: &QuantizedRow<'_>,
+    out: &mut [f32],
+) {
+    let (prefetch, fold) = (weights.prefetch(), Fold::new(weights, x));
+    let (fours, rest) = out.as_chunks_mut();
+    let of_fours = rows.clone().step_by(4).zip(fours);
+    let ahead = |row: usize| {
+        weights
+            .row(row)
+            .iter()
+            .for_each(|line| prefetch.ahead(line))
+    };
+    for (row, out) in of_fours {
+        let rows: [usize; 4] = std::array::from_fn(|r| row + r);
+        *out = results(k, weights, rows, x, &fold, |r| ahead(rows[r]));
+    }
+    for (row, out) in (rows.end - rest.len()..rows.end).zip(rest) {
+        [*out] = results(k, weights, [row], x, &fold, |_| ahead(row));
+    }
 }
 
 /// Some rows of a matrix in rows, of one token; `out` starts with row `first`, and is left as it is elsewhere.
@@ -114,14 +143,35 @@ pub(crate) fn listed_rows<K: SparseDot>(
     x: &QuantizedRow<'_>,
     out: &mut [f32],
 ) {
-    let (code_3, prefetch) = (weights.max_code() == 3, weights.prefetch());
-    let fold = Fold::new(weights, x);
-    for (at, &row) in list.iter().enumerate() {
-        prefetch.gathered_rows(weights.lines(), weights.row_lines(), list, at);
-        let row = row as usize;
-        let [sum] = k.row(weights.row(row), [x.values], code_3);
-        out[row - first] = fold.finish(row, sum);
+    let (prefetch, fold) = (weights.prefetch(), Fold::new(weights, x));
+    let (fours, rest) = list.as_chunks::<4>();
+    for (four, rows) in fours.iter().enumerate() {
+        let rows = rows.map(|row| row as usize);
+        let results = results(k, weights, rows, x, &fold, |r| {
+            prefetch.gathered_rows(weights.lines(), weights.row_lines(), list, 4 * four + r);
+        });
+        for (row, result) in rows.into_iter().zip(results) {
+            out[row - first] = result;
+        }
     }
+    for &row in rest {
+        [out[row as usize - first]] = results(k, weights, [row as usize], x, &fold, |_| {});
+    }
+}
+
+/// Some rows' results of one token.
+#[inline(always)]
+fn results<K: SparseDot, const R: usize>(
+    k: K,
+    weights: &SparseTernary,
+    rows: [usize; R],
+    x: &QuantizedRow<'_>,
+    fold: &Fold<'_>,
+    before: impl Fn(usize),
+) -> [f32; R] {
+    let lines = rows.map(|row| weights.row(row));
+    let sums = k.rows(lines, [x.values], weights.max_code() == 3, before);
+    std::array::from_fn(|r| fold.finish(rows[r], sums[r][0]))
 }
 
 /// Tokens whose lists [`columns`] can hold in the scratch memory of a product, which has a line for each column.
@@ -131,8 +181,15 @@ pub(crate) const LISTS: usize = 8;
 const _: () =
     assert!(LISTS * (size_of::<u32>() + 1) * (crate::UNIT + 4) <= crate::UNIT * size_of::<Line>());
 
-/// Blocks of 256 rows of a matrix in columns, of up to [`LISTS`] tokens: `out` (tokens, rows). The lists of active columns
-/// are written to `scratch`. A block stays in the second-level cache until all tokens have met it.
+/// Active columns that all blocks of a run meet before the next ones are read: their lines stay in the first-level cache,
+/// where those of the next ones are asked for meanwhile.
+pub(crate) const COLUMNS: usize = 32;
+
+/// Columns that all tokens meet before the next ones are read: the lines of a run stay in the second-level cache.
+const SHARED_COLUMNS: usize = 256;
+
+/// Blocks of 256 rows of a matrix in columns, of up to [`LISTS`] tokens: `out` (tokens, rows), which holds the integer sums
+/// meanwhile. The lists of active columns are written to `scratch`.
 #[inline(always)]
 pub(crate) fn columns<K: SparseDot>(
     k: K,
@@ -142,8 +199,8 @@ pub(crate) fn columns<K: SparseDot>(
     scratch: &mut [Line],
     mut out: MatMut<'_, f32>,
 ) {
-    let (code_3, prefetch) = (weights.max_code() == 3, weights.prefetch());
-    let room = x.layout().cols() + 4;
+    let cols = x.layout().cols();
+    let room = cols + 4;
     let (indices, rest) =
         bytemuck::cast_slice_mut::<Line, u32>(scratch).split_at_mut(x.tokens() * room);
     let values = &mut bytemuck::cast_slice_mut::<u32, i8>(rest)[..x.tokens() * room];
@@ -153,22 +210,93 @@ pub(crate) fn columns<K: SparseDot>(
         .zip(values.chunks_exact_mut(room));
     for (token, (indices, values)) in lists.enumerate() {
         counts[token] = list_active(x.row(token).values, indices, values);
+        out.row_mut(token).fill(0.0); // the bits of 0
     }
-    for first in rows.clone().step_by(LINE_CODES) {
-        let block = weights.block(first / LINE_CODES);
-        for token in 0..x.tokens() {
-            let row = x.row(token);
-            let fold = Fold::new(weights, &row);
-            let list = token * room..token * room + counts[token];
-            let active = ActiveColumns {
-                columns: &indices[list.clone()],
-                values: &values[list],
-            };
-            let sums = k.columns(block, active, code_3, prefetch);
-            let out = &mut out.row_mut(token)[first - rows.start..][..LINE_CODES];
+    let blocks = rows.start / LINE_CODES..rows.end / LINE_CODES;
+    let mut first = blocks.start;
+    while first < blocks.end {
+        let run = first..weights.run_end(first).min(blocks.end);
+        let place = (first - blocks.start) * LINE_CODES;
+        let mut done = [0; LISTS];
+        let step = if x.tokens() == 1 {
+            cols
+        } else {
+            SHARED_COLUMNS
+        };
+        for end in (step..cols + step).step_by(step) {
+            for token in 0..x.tokens() {
+                let list = token * room..token * room + counts[token];
+                let listed = &indices[list.clone()];
+                // Whole fours; the last of them may reach into the next columns.
+                let (fours, _) = listed[done[token]..].as_chunks::<4>();
+                let some = 4 * fours.partition_point(|four| (four[0] as usize) < end);
+                let some = done[token]
+                    ..done[token]
+                        + if end >= cols {
+                            listed.len() - done[token]
+                        } else {
+                            some
+                        };
+                let active = ActiveColumns {
+                    columns: &listed[some.clone()],
+                    values: &values[list][some.clone()],
+                };
+                done[token] = some.end;
+                let sums = &mut out.row_mut(token)[place..][..run.len() * LINE_CODES];
+                run_of_columns(
+                    k,
+                    weights,
+                    run.clone(),
+                    active,
+                    bytemuck::cast_slice_mut(sums),
+                );
+            }
+        }
+        first = run.end;
+    }
+    for token in 0..x.tokens() {
+        let fold = Fold::new(weights, &x.row(token));
+        let (blocks, _) = out.row_mut(token).as_chunks_mut::<LINE_CODES>();
+        for (block, out) in blocks.iter_mut().enumerate() {
+            let sums = k.settle(bytemuck::cast_ref(&*out));
+            let first = rows.start + block * LINE_CODES;
             for (row, (out, sum)) in out.iter_mut().zip(sums).enumerate() {
                 *out = fold.finish(first + row, sum);
             }
+        }
+    }
+}
+
+/// Adds what some active columns give to the sums of the blocks of a run, or of a part of one.
+#[inline(always)]
+fn run_of_columns<K: SparseDot>(
+    k: K,
+    weights: &SparseTernary,
+    run: Range<usize>,
+    active: ActiveColumns<'_>,
+    sums: &mut [i32],
+) {
+    let (code_3, prefetch) = (weights.max_code() == 3, weights.prefetch());
+    let ahead = |from: usize| match prefetch.lines() {
+        0 => &[],
+        _ => {
+            &active.columns[from.min(active.columns.len())..]
+                [..COLUMNS.min(active.columns.len().saturating_sub(from))]
+        }
+    };
+    for block in run.clone() {
+        let lines = weights.column_lines(block);
+        ahead(0).iter().for_each(|&column| lines.ask(column));
+    }
+    let chunks = active
+        .columns
+        .chunks(COLUMNS)
+        .zip(active.values.chunks(COLUMNS));
+    for (chunk, (columns, values)) in chunks.enumerate() {
+        let active = ActiveColumns { columns, values };
+        let next = ahead((chunk + 1) * COLUMNS);
+        for (block, sums) in run.clone().zip(sums.as_chunks_mut::<LINE_CODES>().0) {
+            k.add_columns(weights.column_lines(block), active, code_3, next, sums);
         }
     }
 }
