@@ -133,6 +133,11 @@ impl<'a> TensorView<'a> {
         }
     }
 
+    /// The scale of the whole tensor where its type has one ([`DType::has_tensor_scale`]), else 1.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
     /// Scales of one row as [`TensorView::unpack_row`] gives them.
     pub fn scales_per_row(&self) -> usize {
         if self.dtype.has_tensor_scale() {

@@ -34,6 +34,7 @@ mod pack;
 mod reference;
 mod scales;
 pub(crate) mod tiles;
+mod words;
 
 use std::ops::Range;
 

@@ -9,7 +9,7 @@ use half::f16;
 use ryz_format::{DType, TensorView};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MappedSlice, Stored};
 
-use super::{LINE_COLS, Line, MAX_COLS, PackedTernary, ROW_TILE, Scales, UNIT_LINES};
+use super::{LINE_COLS, Line, MAX_COLS, PackedTernary, ROW_TILE, Scales, UNIT_LINES, words};
 use crate::{KernelError, Kernels, activations::UNIT};
 
 /// A ternary matrix that is being packed, piece by piece and by several threads.
@@ -352,20 +352,21 @@ impl PackChunk<'_> {
         );
         let lines_per_tile = self.cols.div_ceil(UNIT) * UNIT_LINES;
         let mut codes = vec![0; lines_per_tile * LINE_COLS];
+        let mut words = vec![0; lines_per_tile];
         let mut scales = vec![0.0; view.scales_per_row()];
         for row in 0..self.rows.len() {
-            view.unpack_row(first + row, &mut codes[..self.cols], &mut scales);
-            self.check(row, &codes[..self.cols], &scales)?;
+            words::unpack(view, first + row, &mut words, &mut scales, &mut codes);
+            self.check(row, &words, &scales)?;
             let (tile, row) = (row / ROW_TILE, row % ROW_TILE);
             if self.groups > 0 {
-                let group = self.dtype.block_values();
+                let group = self.dtype.block_values() / LINE_COLS;
                 let halves = &mut self.halves[tile * self.groups..][..self.groups];
-                for ((codes, &scale), halves) in codes.chunks_mut(group).zip(&scales).zip(halves) {
+                for ((words, &scale), halves) in words.chunks_mut(group).zip(&scales).zip(halves) {
                     // A group of zeroes has scale 0, and only such a group: its scale can then be any (see collapse).
                     if scale == 0.0 {
-                        codes.fill(1);
+                        words.fill(words::ZEROES);
                     }
-                    let zero = codes.iter().fold(0, |or, code| or | (code ^ 1)) == 0;
+                    let zero = words.iter().all(|&word| word == words::ZEROES);
                     halves[row] = if zero {
                         0
                     } else {
@@ -374,17 +375,17 @@ impl PackChunk<'_> {
                 }
             }
             let lines = &mut self.lines[tile * lines_per_tile..][..lines_per_tile];
-            for (line, codes) in lines.iter_mut().zip(codes.as_chunks::<LINE_COLS>().0) {
-                line.0[4 * row..4 * row + 4].copy_from_slice(&pack_word(codes).to_le_bytes());
+            for (line, word) in lines.iter_mut().zip(&words) {
+                line.0[4 * row..4 * row + 4].copy_from_slice(&word.to_le_bytes());
             }
         }
         Ok(())
     }
 
     /// Looks for faults of the file, and for code 3 where it is none.
-    fn check(&self, row: usize, codes: &[u8], scales: &[f32]) -> Result<(), KernelError> {
+    fn check(&self, row: usize, words: &[u32], scales: &[f32]) -> Result<(), KernelError> {
         let row = self.rows.start + row;
-        if codes.iter().fold(0, |max, &code| code.max(max)) > 2 {
+        if words::have_code_3(words) {
             if self.dtype.has_tensor_scale() {
                 return Err(KernelError::InvalidCode {
                     tensor: self.name.to_owned(),
@@ -408,14 +409,6 @@ impl PackChunk<'_> {
         }
         Ok(())
     }
-}
-
-/// Column c in byte c mod 4, bits 2·(c div 4).
-#[inline]
-fn pack_word(codes: &[u8; LINE_COLS]) -> u32 {
-    let words: [u32; 4] = bytemuck::cast(*codes);
-    let [a, b, c, d] = words.map(u32::from_le);
-    a | b << 2 | c << 4 | d << 6
 }
 
 impl PackedTernary {
