@@ -1,5 +1,6 @@
 // Rows 5 and 6: reading prompts, and the shapes of Ternary Bonsai.
 
+import { cpuInfo } from "ryzanstein";
 import { overBest, phasesOf, side, withOurs } from "../bench.mjs";
 import { discard, synthetic } from "../cache.mjs";
 import { LlamaBench, Ryzanstein } from "../contestants.mjs";
@@ -19,7 +20,8 @@ export const prompt = {
     return withOurs(synthetic(TWO_B.Q6_K), { threads: THREADS, contextLength: CHUNK }, async (ours) => {
       await ours.prefill(CHUNK, 0);
       const all = [ours, ...peers];
-      const { limits, speeds } = await bench.byTurns(all, THREADS, (engine, round) => engine.prefill(CHUNK, round));
+      const read = (engine, round) => engine.prefill(CHUNK, round);
+      const { limits, speeds } = await bench.byTurns(all, THREADS, read);
       await ours.prefill(CHUNK, 0);
       const passes = 1 / CHUNK;
       const sides = all.map((engine, index) => side(engine, speeds[index], limits, passes));
@@ -32,10 +34,34 @@ export const prompt = {
         sides: [sides[0], sides[index + 1]],
         plot: index === 0 ? "2B, prefill of 512, 2 threads" : undefined,
       }));
-      return { cases, notes: ["The logits of a prompt are the same, bit for bit, when it is read again."] };
+      const { scaling, topology } = await fromOneThread(bench, ours, read);
+      const same = "The logits of a prompt are the same, bit for bit, when it is read again.";
+      return { cases: [...cases, scaling], notes: [same, topology] };
     });
   },
 };
+
+/** What the second thread gives; with fewer than two cores of its own it cannot give much. */
+async function fromOneThread(bench, two, read) {
+  return withOurs(synthetic(TWO_B.Q6_K), { threads: 1, contextLength: CHUNK }, async (one) => {
+    await one.prefill(CHUNK, 0);
+    const { speeds } = await bench.byTurns([two, one], THREADS, read, Math.min(bench.rounds, 3));
+    const as = (engine, threads) => ({
+      ...engine,
+      label: `${engine.label}, ${threads}`,
+      bytesPerToken: engine.bytesPerToken,
+    });
+    const scaling = {
+      name: "2 threads over 1",
+      unit: "×",
+      value: ratios(speeds[0], speeds[1]),
+      atLeast: 1.85,
+      sides: [side(as(two, "2 threads"), speeds[0]), side(as(one, "1 thread"), speeds[1])],
+    };
+    const { physicalCores, logicalCores } = cpuInfo();
+    return { scaling, topology: `${physicalCores} cores with ${logicalCores} threads are visible here.` };
+  });
+}
 
 /** llama.cpp computes Q2_0 without vector instructions on x86: it gets few tokens, this engine as many. */
 async function bonsai(bench, { shape, tokens, promptTokens, keep }) {
