@@ -14,7 +14,7 @@ import {
   registerOperator,
   setProfiler,
 } from "./extensions.js";
-import { type Completion, checkGenerate, type GenerateOptions } from "./generate-options.js";
+import { type Completion, checkGenerate, type GenerateOptions, PRIORITIES } from "./generate-options.js";
 import type { Log } from "./logger.js";
 import { type Compaction, type MemoryLayout, type MemoryStats, nativeMemoryPolicy } from "./memory.js";
 import {
@@ -172,6 +172,12 @@ export interface LogitsOptions {
    */
   readonly all?: boolean | undefined;
   /**
+   * Work with more is computed first and, where slots or the cache are short, instead of that with less, as `priority` of a
+   * generation says. From -1000 to 1000.
+   * @defaultValue 0
+   */
+  readonly priority?: number | undefined;
+  /**
    * Stops the work; the promise rejects with `signal.reason`.
    * @defaultValue none
    */
@@ -197,6 +203,12 @@ export interface EmbedOptions {
    */
   readonly normalize?: boolean | undefined;
   /**
+   * Work with more is computed first and, where slots or the cache are short, instead of that with less, as `priority` of a
+   * generation says. From -1000 to 1000.
+   * @defaultValue 0
+   */
+  readonly priority?: number | undefined;
+  /**
    * Stops the work; the promise rejects with `signal.reason`.
    * @defaultValue none
    */
@@ -214,6 +226,12 @@ export interface PerplexityOptions {
    * @defaultValue the engine's context length, at most 2048
    */
   readonly window?: number | undefined;
+  /**
+   * Work with more is computed first and, where slots or the cache are short, instead of that with less, as `priority` of a
+   * generation says. From -1000 to 1000.
+   * @defaultValue 0
+   */
+  readonly priority?: number | undefined;
   /**
    * Stops the work; the promise rejects with `signal.reason`.
    * @defaultValue none
@@ -466,10 +484,13 @@ export class BitNetEngine {
   async logits(prompt: Prompt, options?: LogitsOptions): Promise<Logits> {
     const read = new OptionReader(options, "options");
     const all = read.boolean("all") ?? false;
+    const priority = read.integer("priority", PRIORITIES) ?? 0;
     const signal = read.signal();
     read.done();
     const tokens = await this.#tokensOf(prompt);
-    const result = await this.#cancellable<NativeLogits>(signal, (done) => this.#native.logits(tokens, all, done));
+    const result = await this.#cancellable<NativeLogits>(signal, (done) =>
+      this.#native.logits(tokens, all, priority, done),
+    );
     return { tokens, rows: result.rows, columns: result.columns, data: result.data };
   }
 
@@ -477,10 +498,11 @@ export class BitNetEngine {
   async embed(prompt: Prompt, options?: EmbedOptions): Promise<Float32Array> {
     const read = new OptionReader(options, "options");
     const normalize = read.boolean("normalize") ?? true;
+    const priority = read.integer("priority", PRIORITIES) ?? 0;
     const signal = read.signal();
     read.done();
     const tokens = await this.#tokensOf(prompt);
-    return this.#cancellable(signal, (done) => this.#native.embed(tokens, normalize, done));
+    return this.#cancellable(signal, (done) => this.#native.embed(tokens, normalize, priority, done));
   }
 
   /** How well the model predicts a text, in consecutive windows. */
@@ -489,11 +511,14 @@ export class BitNetEngine {
     const { contextLength } = this.modelInfo;
     const max = Math.min(longestUnder(this.#eviction, contextLength), LONGEST_WINDOW);
     const window = read.integer("window", { min: 2, max }) ?? Math.min(contextLength, 2048);
+    const priority = read.integer("priority", PRIORITIES) ?? 0;
     const signal = read.signal();
     read.done();
     const tokens = await this.#tokensOf(prompt);
     if (tokens.length < 2) throw new InvalidArgumentError("prompt", "at least two tokens long", tokens.length);
-    const score = await this.#cancellable<NativeScore>(signal, (done) => this.#native.score(tokens, window, done));
+    const score = await this.#cancellable<NativeScore>(signal, (done) =>
+      this.#native.score(tokens, window, priority, done),
+    );
     const meanNll = score.sumNll / score.tokens;
     return { tokens: score.tokens, meanNll, perplexity: Math.exp(meanNll) };
   }

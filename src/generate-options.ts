@@ -47,7 +47,7 @@ export interface GenerateOptions extends SamplingOptions {
   /**
    * Requests with more are computed first and, where slots or the cache are short, instead of those with less, which wait and
    * are computed again; their answers stay the same. Equal ones go in the order they came. From -1000 to 1000.
-   * @defaultValue 0, as scoring and embedding have
+   * @defaultValue 0
    */
   readonly priority?: number | undefined;
   /**
@@ -147,6 +147,8 @@ export interface CheckedGenerate {
 }
 
 const MAX_TOKENS = 0x7fff_ffff;
+/** Of a request. @internal */
+export const PRIORITIES = { min: -1000, max: 1000 };
 const PROPOSED = { usual: 8, most: 64 };
 
 function proposed(option: string, value: unknown): number {
@@ -170,7 +172,7 @@ export function checkGenerate(options: unknown): CheckedGenerate {
     parseSpecial: read.boolean("parseSpecial") ?? false,
     promptLookup: lookup === undefined ? 0 : proposed("promptLookup", lookup),
     draft: draft === undefined ? undefined : proposed("draft", draft),
-    priority: read.integer("priority", { min: -1000, max: 1000 }) ?? 0,
+    priority: read.integer("priority", PRIORITIES) ?? 0,
     eviction: checkEviction(read.any("eviction")),
     credits: read.integer("bufferedTokens", { min: 1, max: 65_536 }) ?? 32,
   } as CheckedGenerate["request"]);

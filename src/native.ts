@@ -478,9 +478,9 @@ export interface NativeEngine {
   profileTrace(done: NativeCallback<string>): void;
   startTimer(name: string): number | null;
   endTimer(id: number): number | null;
-  logits(tokens: Uint32Array, all: boolean, done: NativeCallback<NativeLogits>): NativeCancel;
-  embed(tokens: Uint32Array, normalize: boolean, done: NativeCallback<Float32Array>): NativeCancel;
-  score(tokens: Uint32Array, window: number, done: NativeCallback<NativeScore>): NativeCancel;
+  logits(tokens: Uint32Array, all: boolean, priority: number, done: NativeCallback<NativeLogits>): NativeCancel;
+  embed(tokens: Uint32Array, normalize: boolean, priority: number, done: NativeCallback<Float32Array>): NativeCancel;
+  score(tokens: Uint32Array, window: number, priority: number, done: NativeCallback<NativeScore>): NativeCancel;
   dispose(done: NativeCallback<boolean>): void;
 }
 

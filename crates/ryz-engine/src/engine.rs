@@ -24,7 +24,7 @@ use crate::request::{
 use crate::sampler::{Sampler, Vocab};
 use crate::shared::{Command, EngineStats, Shared};
 use crate::speculation::Speculation;
-use crate::submission::{Submission, Work};
+use crate::submission::{Submission, Terms, Work};
 
 /// Most stop strings, and bytes of each.
 const MAX_STOPS: usize = 64;
@@ -123,14 +123,17 @@ impl Engine {
             stop: request.stop,
             stop_tokens: request.stop_tokens,
             speculation,
-            priority: request.priority,
             shown_tokens: request.shown_tokens,
             max_tokens: request.max_tokens,
             sink,
             submitted: Instant::now(),
         };
         let work = Work::Generate(Box::new(parts));
-        let eviction = request.eviction.unwrap_or(self.inner.eviction);
+        let terms = Terms {
+            eviction: request.eviction.unwrap_or(self.inner.eviction),
+            priority: request.priority,
+            credits: request.credits,
+        };
         let options = EncodeOptions {
             add_special: request.add_special,
             parse_special: request.parse_special,
@@ -140,17 +143,16 @@ impl Engine {
                 Prompt::Tokens(tokens) => (tokens, None),
                 Prompt::Text(text) => (Vec::new(), Some((text, options))),
             };
-            let (handle, submission) = self.enqueue(tokens, work, eviction, request.credits)?;
+            let (handle, submission) = self.enqueue(tokens, work, terms)?;
             let adopt = |thread| self.adopt(thread);
             let guides = &self.inner.guides;
             guides.submit(constraint, submission, text, adopt)?;
             return Ok(handle);
         }
         match request.prompt {
-            Prompt::Tokens(tokens) => self.submit(tokens, work, eviction, request.credits),
+            Prompt::Tokens(tokens) => self.submit(tokens, work, terms),
             Prompt::Text(text) => {
-                let (handle, submission) =
-                    self.enqueue(Vec::new(), work, eviction, request.credits)?;
+                let (handle, submission) = self.enqueue(Vec::new(), work, terms)?;
                 let command = TextCommand::Encode {
                     text,
                     options,
@@ -171,6 +173,7 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         all: bool,
+        priority: i32,
         reply: Reply<LogitsOutput>,
     ) -> Result<RequestHandle, EngineError> {
         self.check_tokens(&tokens, self.longest())?;
@@ -195,10 +198,11 @@ impl Engine {
             expected,
             reply,
         };
-        self.submit(tokens, Work::Job(job), self.inner.eviction, 0)
+        self.submit(tokens, Work::Job(job), self.job_terms(priority))
     }
 
-    /// The hidden state after the last token and the final norm, divided by its Euclidean length with `normalize`.
+    /// The hidden state after the last token and the final norm, divided by its Euclidean length with `normalize`; `priority` as
+    /// [`GenerateRequest::priority`].
     ///
     /// # Errors
     /// As [`Engine::generate`].
@@ -206,6 +210,7 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         normalize: bool,
+        priority: i32,
         reply: Reply<Vec<f32>>,
     ) -> Result<RequestHandle, EngineError> {
         self.check_tokens(&tokens, self.longest())?;
@@ -215,12 +220,12 @@ impl Engine {
             normalize,
             reply,
         };
-        self.submit(tokens, Work::Job(job), self.inner.eviction, 0)
+        self.submit(tokens, Work::Job(job), self.job_terms(priority))
     }
 
     /// The negative log-likelihood of a text, for perplexity: consecutive windows of `window` tokens that do not
     /// overlap, each on a fresh cache; every token of a window but its first is scored. Without `window` the whole text
-    /// is one window.
+    /// is one window. `priority` as [`GenerateRequest::priority`].
     ///
     /// # Errors
     /// As [`Engine::generate`].
@@ -228,6 +233,7 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         window: Option<usize>,
+        priority: i32,
         reply: Reply<ScoreOutput>,
     ) -> Result<RequestHandle, EngineError> {
         self.inner.shared.check_alive()?;
@@ -249,7 +255,7 @@ impl Engine {
         check_length(window, context, context)?;
         let (score, first) = Score::new(&tokens, window);
         let job = Job::Score { score, reply };
-        self.submit(first, Work::Job(job), self.inner.eviction, 0)
+        self.submit(first, Work::Job(job), self.job_terms(priority))
     }
 
     /// The text that the model's chat template makes of a conversation.
@@ -381,6 +387,14 @@ impl Engine {
         self.inner.eviction.longest(context)
     }
 
+    fn job_terms(&self, priority: i32) -> Terms {
+        Terms {
+            eviction: self.inner.eviction,
+            priority,
+            credits: 0,
+        }
+    }
+
     /// Tokens that a job may read: one at least, `most` at most.
     pub(crate) fn check_tokens(&self, tokens: &[u32], most: usize) -> Result<(), EngineError> {
         self.inner.shared.check_alive()?;
@@ -395,10 +409,9 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         work: Work,
-        eviction: Eviction,
-        credits: u32,
+        terms: Terms,
     ) -> Result<RequestHandle, EngineError> {
-        let (handle, submission) = self.enqueue(tokens, work, eviction, credits)?;
+        let (handle, submission) = self.enqueue(tokens, work, terms)?;
         self.inner.shared.send(Command::Submit(submission));
         Ok(handle)
     }
@@ -408,18 +421,17 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         work: Work,
-        eviction: Eviction,
-        credits: u32,
+        terms: Terms,
     ) -> Result<(RequestHandle, Box<Submission>), EngineError> {
         let shared = &self.inner.shared;
         shared.enqueue(self.inner.max_queue)?;
         let control = Arc::new(Control {
             id: self.inner.next_id.fetch_add(1, Ordering::Relaxed),
             cancelled: AtomicBool::new(false),
-            credits: AtomicI64::new(i64::from(credits)),
+            credits: AtomicI64::new(i64::from(terms.credits)),
         });
         let link = Arc::clone(shared);
-        let submission = Submission::new(Arc::clone(&control), tokens, work, eviction, link);
+        let submission = Submission::new(Arc::clone(&control), tokens, work, terms, link);
         let handle = RequestHandle {
             control,
             shared: Arc::clone(shared),

@@ -42,7 +42,7 @@ pub(crate) fn run(
         shared.profiler.beside(Phase::Tokenize, began);
         let tokens = match encoded {
             Ok(Ok(tokens)) => {
-                let longest = submission.eviction.longest(context_length);
+                let longest = submission.terms.eviction.longest(context_length);
                 check_prompt(&tokens, longest).map(|()| tokens)
             }
             Ok(Err(error)) => Err(error.into()),

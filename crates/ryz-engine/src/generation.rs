@@ -24,8 +24,6 @@ pub(crate) struct GenerationParts {
     pub shown_tokens: Vec<u32>,
     pub max_tokens: Option<u32>,
     pub speculation: Speculation,
-    /// Who has more goes first.
-    pub priority: i32,
     pub sink: Box<dyn EventSink>,
     pub submitted: Instant,
 }

@@ -248,7 +248,7 @@ impl Engine {
             let (sender, received) = mpsc::channel();
             // The receiver lives until the answer is there.
             let reply = Box::new(move |answer| drop(sender.send(answer)));
-            let _request = self.logits(vec![0; tokens], false, reply)?;
+            let _request = self.logits(vec![0; tokens], false, 0, reply)?;
             received.recv().map_err(|_| EngineError::Disposed)??;
         }
         Ok(())

@@ -49,7 +49,7 @@ pub struct GenerateRequest {
     /// The answer does not depend on it.
     pub draft: Option<usize>,
     /// Who has more is computed first and, where slots or blocks are short, instead of others, who are computed again later;
-    /// equal ones go in the order they came. Default 0, as scoring and embedding have.
+    /// equal ones go in the order they came. Default 0.
     pub priority: i32,
     /// What it forgets when it grows long; default as the engine's configuration has it.
     pub eviction: Option<Eviction>,

@@ -18,9 +18,19 @@ pub(crate) struct Submission {
     pub control: Arc<Control>,
     pub tokens: Vec<u32>,
     pub work: Option<Work>,
+    pub terms: Terms,
+    shared: Arc<Shared>,
+}
+
+/// How a request is scheduled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
     /// What it forgets.
     pub eviction: Eviction,
-    shared: Arc<Shared>,
+    /// Who has more goes first.
+    pub priority: i32,
+    /// Tokens that may be delivered at once; jobs deliver none.
+    pub credits: u32,
 }
 
 /// What a request wants.
@@ -34,14 +44,14 @@ impl Submission {
         control: Arc<Control>,
         tokens: Vec<u32>,
         work: Work,
-        eviction: Eviction,
+        terms: Terms,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             control,
             tokens,
             work: Some(work),
-            eviction,
+            terms,
             shared,
         }
     }

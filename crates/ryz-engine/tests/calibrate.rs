@@ -121,7 +121,7 @@ fn compressed_values_give_the_same_bits_however_they_are_computed() {
             };
             let engine = load(BITNET, &config);
             let tokens = tokens.clone();
-            let logits = wait(|reply| engine.logits(tokens, true, reply)).expect("logits");
+            let logits = wait(|reply| engine.logits(tokens, true, 0, reply)).expect("logits");
             logits.data.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
         };
         let expected = with(Level::Scalar, 1, 512);

@@ -37,7 +37,9 @@ fn said(engine: &ryz_engine::Engine, batch: usize, lookup: usize) -> Vec<(Vec<u3
             .map(|prompt| {
                 let (sender, received) = channel();
                 let reply = Box::new(move |logits| drop(sender.send(logits)));
-                let handle = engine.logits(prompt.clone(), false, reply).expect("a job");
+                let handle = engine
+                    .logits(prompt.clone(), false, 0, reply)
+                    .expect("a job");
                 (handle, received)
             })
             .collect();

@@ -304,7 +304,7 @@ fn an_engines_policy_holds_for_all_that_it_computes() {
             ..config()
         };
         let engine = load(BITNET, &config);
-        let score = wait(|reply| engine.score(text.clone(), window, reply)).expect("a score");
+        let score = wait(|reply| engine.score(text.clone(), window, 0, reply)).expect("a score");
         settled(&engine);
         (score.tokens, score.sum_nll.to_bits())
     };
@@ -325,9 +325,9 @@ fn an_engines_policy_holds_for_all_that_it_computes() {
         },
     );
     let long = tokens(2 * engine.model_info().context_length);
-    let logits = wait(|reply| engine.logits(long.clone(), false, reply)).expect("logits");
+    let logits = wait(|reply| engine.logits(long.clone(), false, 0, reply)).expect("logits");
     assert_eq!(logits.rows, 1);
-    let embedding = wait(|reply| engine.embed(long.clone(), true, reply)).expect("a vector");
+    let embedding = wait(|reply| engine.embed(long.clone(), true, 0, reply)).expect("a vector");
     assert!(embedding.iter().all(|x| x.is_finite()));
     // A request's own policy comes first.
     let refused = engine.generate(evicting(Eviction::None, long.len(), 1), Box::new(|_| {}));

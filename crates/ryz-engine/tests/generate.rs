@@ -214,7 +214,7 @@ fn logprobs_come_one_a_token_and_sum_to_the_score() {
     }
     let all: Vec<u32> = prompt.iter().chain(&out.tokens).copied().collect();
     let score = |tokens: &[u32]| {
-        wait(|r| engine.score(tokens.to_vec(), None, r))
+        wait(|r| engine.score(tokens.to_vec(), None, 0, r))
             .unwrap()
             .sum_nll
     };

@@ -97,7 +97,7 @@ fn preemption_changes_no_token() {
 fn jobs_run_beside_generations_and_survive_preemption() {
     let tokens: Vec<u32> = (0..100).map(|i| i * 3 % 400).collect();
     let quiet = load(BITNET, &config());
-    let want = wait(|r| quiet.score(tokens.clone(), Some(50), r)).unwrap();
+    let want = wait(|r| quiet.score(tokens.clone(), Some(50), 0, r)).unwrap();
     let tight = EngineConfig {
         context_length: Some(112),
         kv_tokens: Some(160),
@@ -105,7 +105,7 @@ fn jobs_run_beside_generations_and_survive_preemption() {
     };
     let engine = load(BITNET, &tight);
     let running: Vec<Running> = requests().into_iter().map(|r| start(&engine, r)).collect();
-    let got = wait(|r| engine.score(tokens.clone(), Some(50), r)).unwrap();
+    let got = wait(|r| engine.score(tokens.clone(), Some(50), 0, r)).unwrap();
     assert_eq!(
         (got.tokens, got.sum_nll.to_bits()),
         (want.tokens, want.sum_nll.to_bits())
@@ -243,7 +243,12 @@ fn dispose_ends_everything_and_may_be_called_twice() {
         .collect();
     let (sender, result) = channel();
     let job = engine
-        .logits(vec![1; 100], true, Box::new(move |r| drop(sender.send(r))))
+        .logits(
+            vec![1; 100],
+            true,
+            0,
+            Box::new(move |r| drop(sender.send(r))),
+        )
         .unwrap();
     engine.dispose();
     engine.dispose();

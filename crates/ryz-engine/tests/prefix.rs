@@ -20,7 +20,7 @@ fn tokens(count: usize) -> Vec<u32> {
 /// What a question's logits are, to the last bit, and what it computed.
 fn logits(engine: &Engine, tokens: &[u32]) -> (Vec<u32>, u64) {
     let before = engine.stats().prompt_tokens;
-    let logits = wait(|r| engine.logits(tokens.to_vec(), false, r)).expect("logits");
+    let logits = wait(|r| engine.logits(tokens.to_vec(), false, 0, r)).expect("logits");
     settled(engine);
     let bits = logits.data.iter().map(|logit| logit.to_bits());
     (bits.collect(), engine.stats().prompt_tokens - before)
@@ -154,17 +154,17 @@ fn who_wants_all_positions_computes_all() {
     answer(&engine, &tokens(100), 4);
     let quiet = load(BITNET, &without());
     let before = engine.stats();
-    let got = wait(|r| engine.logits(tokens(100), true, r)).expect("logits");
-    let want = wait(|r| quiet.logits(tokens(100), true, r)).expect("logits");
+    let got = wait(|r| engine.logits(tokens(100), true, 0, r)).expect("logits");
+    let want = wait(|r| quiet.logits(tokens(100), true, 0, r)).expect("logits");
     assert!(got == want);
-    let got = wait(|r| engine.score(tokens(100), Some(48), r)).expect("a score");
-    let want = wait(|r| quiet.score(tokens(100), Some(48), r)).expect("a score");
+    let got = wait(|r| engine.score(tokens(100), Some(48), 0, r)).expect("a score");
+    let want = wait(|r| quiet.score(tokens(100), Some(48), 0, r)).expect("a score");
     assert_eq!(
         (got.tokens, got.sum_nll.to_bits()),
         (want.tokens, want.sum_nll.to_bits())
     );
-    let got = wait(|r| engine.embed(tokens(100), true, r)).expect("a vector");
-    let want = wait(|r| quiet.embed(tokens(100), true, r)).expect("a vector");
+    let got = wait(|r| engine.embed(tokens(100), true, 0, r)).expect("a vector");
+    let want = wait(|r| quiet.embed(tokens(100), true, 0, r)).expect("a vector");
     assert!(got == want);
     settled(&engine);
     let after = engine.stats();
@@ -234,7 +234,7 @@ fn what_operators_changed_is_found_by_nobody_and_what_they_did_not_see_neither()
 /// As [`logits`], while others run.
 fn logits_beside(engine: &Engine, tokens: &[u32]) -> (Vec<u32>, u64) {
     let before = engine.stats().prompt_tokens;
-    let logits = wait(|r| engine.logits(tokens.to_vec(), false, r)).expect("logits");
+    let logits = wait(|r| engine.logits(tokens.to_vec(), false, 0, r)).expect("logits");
     until(engine, |stats| stats.running == 1);
     let bits = logits.data.iter().map(|logit| logit.to_bits());
     (bits.collect(), engine.stats().prompt_tokens - before)

@@ -244,6 +244,7 @@ impl NativeEngine {
         &self,
         tokens: Uint32Array,
         all: bool,
+        priority: i32,
         #[napi(ts_arg_type = "(failure: Failure | null, value: Logits | null) => void")]
         done: Function<'_, AnswerArgs<Logits>, ()>,
     ) -> Result<NativeCancel> {
@@ -254,7 +255,7 @@ impl NativeEngine {
             data: Float32Array::new(output.data),
         };
         self.job(&done, convert, move |engine, reply| {
-            engine.logits(tokens, all, reply)
+            engine.logits(tokens, all, priority, reply)
         })
     }
 
@@ -264,6 +265,7 @@ impl NativeEngine {
         &self,
         tokens: Uint32Array,
         normalize: bool,
+        priority: i32,
         #[napi(ts_arg_type = "(failure: Failure | null, value: Float32Array | null) => void")] done: Function<
             '_,
             AnswerArgs<Float32Array>,
@@ -272,7 +274,7 @@ impl NativeEngine {
     ) -> Result<NativeCancel> {
         let tokens = tokens.to_vec();
         self.job(&done, Float32Array::new, move |engine, reply| {
-            engine.embed(tokens, normalize, reply)
+            engine.embed(tokens, normalize, priority, reply)
         })
     }
 
@@ -282,6 +284,7 @@ impl NativeEngine {
         &self,
         tokens: Uint32Array,
         window: u32,
+        priority: i32,
         #[napi(ts_arg_type = "(failure: Failure | null, value: Score | null) => void")]
         done: Function<'_, AnswerArgs<Score>, ()>,
     ) -> Result<NativeCancel> {
@@ -291,7 +294,7 @@ impl NativeEngine {
             sum_nll: output.sum_nll,
         };
         self.job(&done, convert, move |engine, reply| {
-            engine.score(tokens, Some(window as usize), reply)
+            engine.score(tokens, Some(window as usize), priority, reply)
         })
     }
 

@@ -77,7 +77,7 @@ fn engine(path: &Path, activations: Activations) -> Engine {
 fn engine_logits(engine: &Engine, tokens: &[u32]) -> Vec<f32> {
     let (sender, received) = channel();
     let reply = Box::new(move |result| drop(sender.send(result)));
-    let _running = engine.logits(tokens.to_vec(), true, reply).unwrap();
+    let _running = engine.logits(tokens.to_vec(), true, 0, reply).unwrap();
     received.recv().unwrap().unwrap().data
 }
 
@@ -131,7 +131,7 @@ fn a_short_run_lowers_the_loss_and_its_export_generates() {
     // A window of the trainer predicts each of its tokens' successors: 64 of 65 tokens, one shared with the next.
     let window = valid[..65].to_vec();
     let mut part = trainer_loss(&mut trainer, &window);
-    let _running = engine.score(window[..64].to_vec(), None, reply).unwrap();
+    let _running = engine.score(window[..64].to_vec(), None, 0, reply).unwrap();
     let scored = received.recv().unwrap().unwrap();
     part.truncate(63);
     let want: f64 = part.iter().sum();

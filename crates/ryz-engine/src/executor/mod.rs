@@ -24,7 +24,7 @@ use crate::scheduler::{Limits, Scheduled, Scheduler};
 use crate::sequence::{Sequence, SequenceId, Wanted};
 use crate::shared::{Command, Shared};
 use crate::speculation::Draft;
-use crate::submission::{Entry, Submission, Task, Work};
+use crate::submission::{Entry, Submission, Task, Terms, Work};
 
 /// Everything that changes while requests run.
 struct Executor {
@@ -212,11 +212,11 @@ impl Executor {
         let control = Arc::clone(&submission.control);
         let tokens = std::mem::take(&mut submission.tokens);
         let id = control.id;
-        let eviction = submission.eviction;
-        let mut priority = 0;
+        let Terms {
+            eviction, priority, ..
+        } = submission.terms;
         let (task, wanted) = match work {
             Work::Generate(parts) => {
-                priority = parts.priority;
                 let generation =
                     Generation::new(*parts, &tokens, &self.tokenizer, Arc::clone(&control));
                 (Task::Generate(Box::new(generation)), Wanted::Last)

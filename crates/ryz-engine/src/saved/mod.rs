@@ -21,7 +21,7 @@ use crate::jobs::Job;
 use crate::request::{Reply, RequestHandle};
 use crate::sequence::Sequence;
 use crate::shared::Command;
-use crate::submission::Work;
+use crate::submission::{Terms, Work};
 
 pub(crate) use file::{Identity, State};
 
@@ -238,9 +238,14 @@ impl Engine {
             reply: Box::new(move |answer| drop(sender.send(answer))),
         };
         let tokens = whole_blocks(tokens).to_vec();
-        // Whole: what is kept serves requests of every policy, each as far as it sees all.
         let work = Work::Job(Job::State(job));
-        let _request: RequestHandle = self.submit(tokens, work, Eviction::None, 0)?;
+        let terms = Terms {
+            // Whole: what is kept serves requests of every policy, each as far as it sees all.
+            eviction: Eviction::None,
+            priority: 0,
+            credits: 0,
+        };
+        let _request: RequestHandle = self.submit(tokens, work, terms)?;
         received.recv().map_err(|_| EngineError::Disposed)?
     }
 
