@@ -121,7 +121,12 @@ export type {
   SamplingOptions,
   Xtc,
 } from "./src/sampling.js";
-export type { RestoredPrefix, SavedPrefix } from "./src/saved.js";
+export type {
+  RestoreChatSessionOptions,
+  RestoredPrefix,
+  SavedPrefix,
+  SavedPrefixOptions,
+} from "./src/saved.js";
 export type { EngineStats } from "./src/stats.js";
 export { TextStream } from "./src/stream.js";
 export type { ToolCall, ToolDefinition } from "./src/tool-calls.js";

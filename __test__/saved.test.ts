@@ -1,12 +1,12 @@
 /** Prefixes and conversations in files. */
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { BitNetEngine, type EngineConfig, ModelFileError } from "ryzanstein";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { withChatTemplate } from "./gguf-template.js";
 import { fixture } from "./support.js";
 
@@ -96,6 +96,69 @@ describe("a prefix", () => {
   });
 });
 
+describe("a signal", () => {
+  const reason = new Error("not wanted any more");
+  let own: string;
+  beforeAll(() => {
+    own = join(folder, "signals");
+    mkdirSync(own);
+  });
+
+  test("that has been given before keeps the older file, and restores nothing", async () => {
+    const path = join(own, "before");
+    await withEngine(MODEL, {}, async (engine) => {
+      await engine.savePrefix(PROMPT, path);
+      const older = readFileSync(path);
+      engine.clearPrefixCache();
+      const signal = AbortSignal.abort(reason);
+      await expect(engine.savePrefix(PROMPT.slice(0, 64), path, { signal })).rejects.toBe(reason);
+      await expect(engine.restorePrefix(path, { signal })).rejects.toBe(reason);
+      expect(engine.stats().promptTokens).toBe(192);
+      expect(readFileSync(path)).toEqual(older);
+      for (const wrong of [{ signal: 7 }, { signals: signal }] as object[]) {
+        await expect(engine.savePrefix(PROMPT, path, wrong)).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
+        await expect(engine.restorePrefix(path, wrong)).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
+      }
+    });
+    expect(readdirSync(own)).toEqual(["before"]);
+  });
+
+  test("meanwhile leaves no file, and nothing running", async () => {
+    const path = join(own, "before");
+    // One slot, which a generation holds: whoever saves or restores waits behind it.
+    await withEngine(MODEL, { maxSequences: 1 }, async (engine) => {
+      const slow = engine.generate(PROMPT.slice(100), { maxTokens: 100_000, ignoreEos: true, bufferedTokens: 65_536 });
+      await slow.next();
+      const stop = new AbortController();
+      const { signal } = stop;
+      const started = [
+        engine.savePrefix(PROMPT, join(own, "after"), { signal }),
+        engine.restorePrefix(path, { signal }),
+      ];
+      await vi.waitFor(() => expect(engine.stats().waiting).toBe(2));
+      stop.abort(reason);
+      for (const work of started) await expect(work).rejects.toBe(reason);
+      await slow.return();
+      await vi.waitFor(() => expect(engine.stats()).toMatchObject({ running: 0, waiting: 0 }));
+      expect(engine.stats().kvBlocksFree).toBe(engine.stats().kvBlocks);
+      expect(readdirSync(own)).toEqual(["before"]);
+      expect((await engine.restorePrefix(path)).restored).toBe(192);
+    });
+  });
+
+  test("afterwards changes nothing", async () => {
+    const path = join(own, "late");
+    await withEngine(MODEL, {}, async (engine) => {
+      const stop = new AbortController();
+      await engine.savePrefix(PROMPT, path, { signal: stop.signal });
+      const { restored } = await engine.restorePrefix(path, { signal: stop.signal });
+      stop.abort(reason);
+      expect(restored).toBe(192);
+      expect((await engine.restorePrefix(path)).restored).toBe(192);
+    });
+  });
+});
+
 describe("a conversation", () => {
   const TURN = { maxTokens: 10, temperature: 0, ignoreEos: true };
   const options = { systemPrompt: "You are brief, and you always tell the truth about foxes.", defaults: TURN };
@@ -140,6 +203,21 @@ describe("a conversation", () => {
       await turn.return();
       await session.save(path);
       expect((await engine.restoreChatSession(path)).messages).toEqual(session.messages);
+    });
+  });
+
+  test("is neither kept nor restored for who has given up, and goes on", async () => {
+    const path = join(folder, "given-up");
+    await withEngine(model, {}, async (engine) => {
+      const signal = AbortSignal.abort("enough");
+      const session = engine.createChatSession(options);
+      await session.send("What is a fox?").reply();
+      await expect(session.save(path, { signal })).rejects.toBe("enough");
+      expect(readdirSync(folder)).not.toContain("given-up");
+      await session.send("Why?").reply();
+      await session.save(path, { signal: new AbortController().signal });
+      await expect(engine.restoreChatSession(path, { signal })).rejects.toBe("enough");
+      expect((await engine.restoreChatSession(path, { defaults: TURN })).messages).toEqual(session.messages);
     });
   });
 

@@ -4,10 +4,10 @@ import type { ChatMessage, ChatTemplateOptions } from "./chat.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
 import type { Completion, Finish, GenerateOptions, TextDelta, TokenLogprobs } from "./generate-options.js";
 import type { NativeFormat, NativeToolCallFormat } from "./native.js";
-import { chatNote, type SavedPrefix } from "./saved.js";
+import { chatNote, type SavedPrefix, type SavedPrefixOptions, savedPrefixSignal } from "./saved.js";
 import { ASYNC_DISPOSE, gather, type TextStream } from "./stream.js";
 import { checkTools, type ToolCall, ToolCallScanner, type ToolDefinition } from "./tool-calls.js";
-import { OptionReader, textOf } from "./validate.js";
+import { OptionReader, pathOf, textOf } from "./validate.js";
 
 /** Options of `createChatSession`. Every one may be left out. */
 export interface ChatSessionOptions {
@@ -90,7 +90,7 @@ export interface SessionHost {
   stream(tokens: Uint32Array, options: SessionOptions, special: SessionRequest): TextStream;
   checkOptions(options: SessionOptions): void;
   toolCallFormat(): Promise<NativeToolCallFormat | null>;
-  save(tokens: Uint32Array, note: string, path: string | URL): Promise<SavedPrefix>;
+  save(tokens: Uint32Array, note: string, file: string, signal: AbortSignal | undefined): Promise<SavedPrefix>;
   forgot(messages: number): void;
 }
 
@@ -176,14 +176,16 @@ export class ChatSession {
    * Keeps the conversation in a file, with what is computed of it: `engine.restoreChatSession` goes on from there, in any process
    * with the same model, without computing it again. Tools and defaults are not kept.
    */
-  async save(path: string | URL): Promise<SavedPrefix> {
+  async save(path: string | URL, options?: SavedPrefixOptions): Promise<SavedPrefix> {
+    const file = pathOf("path", path);
+    const signal = savedPrefixSignal(options);
     this.#assertIdle();
     this.#busy = true;
     try {
       const format = this.#tools.length > 0 ? await this.#toolFormat() : undefined;
       const nothing = this.messages.length === 0;
       const tokens = nothing ? new Uint32Array() : await this.#prompt(this.#messages, this.#defaults, format);
-      return await this.#host.save(tokens, chatNote(this.#system, this.#messages), path);
+      return await this.#host.save(tokens, chatNote(this.#system, this.#messages), file, signal);
     } finally {
       this.#busy = false;
     }

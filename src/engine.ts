@@ -33,7 +33,14 @@ import type { Profile, ProfilingOptions } from "./profile.js";
 import { cancellable, promised } from "./promised.js";
 import { nativeQuantizer } from "./quantizer.js";
 import { type BlockRanker, type BlockRankerOptions, setBlockRanker } from "./ranker.js";
-import { chatOf, type RestoredPrefix, type SavedPrefix } from "./saved.js";
+import {
+  chatOf,
+  type RestoreChatSessionOptions,
+  type RestoredPrefix,
+  type SavedPrefix,
+  type SavedPrefixOptions,
+  savedPrefixSignal,
+} from "./saved.js";
 import { type EngineStats, engineStats } from "./stats.js";
 import { ASYNC_DISPOSE, type Generation, TextStream } from "./stream.js";
 import { OptionReader, pathOf, promptOf, textOf, tokenIds } from "./validate.js";
@@ -395,10 +402,8 @@ export class BitNetEngine {
           return this.#stream({ request: { ...request, ...special }, signal }, () => tokens);
         },
         checkOptions: checkGenerate,
-        save: (tokens, note, path) => {
-          const file = pathOf("path", path);
-          return this.#call((done) => this.#native.savePrefix(tokens, note, file, done));
-        },
+        save: (tokens, note, file, signal) =>
+          this.#cancellable(signal, (done) => this.#native.savePrefix(tokens, note, file, done)),
         toolCallFormat: () => this.#call((done) => this.#native.toolCallFormat(done)),
         forgot: (messages) => this.#log("warn", "a conversation no longer fits in the context", { messages }),
       },
@@ -412,27 +417,26 @@ export class BitNetEngine {
    *
    * @throws {@link ModelFileError} as `restorePrefix` does, and when the file has no conversation.
    */
-  async restoreChatSession(
-    path: string | URL,
-    options: Omit<ChatSessionOptions, "systemPrompt" | "history"> = {},
-  ): Promise<ChatSession> {
+  async restoreChatSession(path: string | URL, options: RestoreChatSessionOptions = {}): Promise<ChatSession> {
     const file = pathOf("path", path);
-    const { note } = await this.#call<NativeRestoredPrefix>((done) => this.#native.restorePrefix(file, done));
-    const given: ChatSessionOptions = options;
+    const { signal, ...session } = options;
+    const { note } = await this.#restore(file, savedPrefixSignal({ signal }));
+    const given: ChatSessionOptions = session;
     for (const name of ["systemPrompt", "history"] as const) {
       if (given[name] !== undefined) throw new InvalidArgumentError(name, "left out: the file has it", given[name]);
     }
-    return this.createChatSession({ ...options, ...chatOf(file, note) });
+    return this.createChatSession({ ...session, ...chatOf(file, note) });
   }
 
   /**
    * Keeps what is computed of a prompt in a file: the keys and values of its whole blocks of 16 tokens. What is not in the
    * prefix cache is computed first. The file appears when it is complete (docs/kv-cache.md).
    */
-  async savePrefix(prompt: Prompt, path: string | URL): Promise<SavedPrefix> {
+  async savePrefix(prompt: Prompt, path: string | URL, options?: SavedPrefixOptions): Promise<SavedPrefix> {
     const file = pathOf("path", path);
+    const signal = savedPrefixSignal(options);
     const tokens = await this.#tokensOf(prompt);
-    return this.#call((done) => this.#native.savePrefix(tokens, "", file, done));
+    return this.#cancellable(signal, (done) => this.#native.savePrefix(tokens, "", file, done));
   }
 
   /**
@@ -441,11 +445,9 @@ export class BitNetEngine {
    * @throws {@link ModelFileError} when the file is damaged or cut short (`INVALID_FILE`), or of an engine with another model,
    * cache type, value rank or version, whose numbers would be others.
    */
-  async restorePrefix(path: string | URL): Promise<RestoredPrefix> {
+  async restorePrefix(path: string | URL, options?: SavedPrefixOptions): Promise<RestoredPrefix> {
     const file = pathOf("path", path);
-    const { tokens, restored } = await this.#call<NativeRestoredPrefix>((done) =>
-      this.#native.restorePrefix(file, done),
-    );
+    const { tokens, restored } = await this.#restore(file, savedPrefixSignal(options));
     return { tokens, restored };
   }
 
@@ -721,6 +723,10 @@ export class BitNetEngine {
     const tokens = typeof input === "string" ? await this.tokenize(input) : input;
     if (tokens.length === 0) throw new InvalidArgumentError("prompt", "at least one token long", prompt);
     return tokens;
+  }
+
+  #restore(file: string, signal: AbortSignal | undefined): Promise<NativeRestoredPrefix> {
+    return this.#cancellable(signal, (done) => this.#native.restorePrefix(file, done));
   }
 
   async #call<T>(call: (done: NativeCallback<T>) => void): Promise<T> {

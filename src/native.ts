@@ -447,8 +447,8 @@ export interface NativeEngine {
   memoryStats(): NativeMemoryStats;
   stats(): NativeEngineStats;
   clearPrefixCache(): void;
-  savePrefix(tokens: Uint32Array, note: string, path: string, done: NativeCallback<NativeSavedPrefix>): void;
-  restorePrefix(path: string, done: NativeCallback<NativeRestoredPrefix>): void;
+  savePrefix(tokens: Uint32Array, note: string, path: string, done: NativeCallback<NativeSavedPrefix>): NativeCancel;
+  restorePrefix(path: string, done: NativeCallback<NativeRestoredPrefix>): NativeCancel;
   memoryLayout(): string;
   memoryReport(): string;
   compactMemory(done: NativeCallback<NativeCompaction>): void;

@@ -1,7 +1,9 @@
 /** What was computed of a text, kept in a file. */
 
 import type { ChatMessage } from "./chat.js";
+import type { ChatSessionOptions } from "./chat-session.js";
 import { ModelFileError } from "./errors.js";
+import { OptionReader } from "./validate.js";
 
 /** What `savePrefix` wrote. */
 export interface SavedPrefix {
@@ -19,10 +21,33 @@ export interface RestoredPrefix {
   readonly restored: number;
 }
 
+/** Options of `savePrefix`, `restorePrefix` and of a session's `save`. */
+export interface SavedPrefixOptions {
+  /**
+   * Stops the work; the promise rejects with `signal.reason`. Of a file that is being written nothing is left, and an older one
+   * of the same name stays; what was complete by then stays too.
+   * @defaultValue none
+   */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Options of `restoreChatSession`: those of a session, but for what the file has. */
+export interface RestoreChatSessionOptions
+  extends Omit<ChatSessionOptions, "systemPrompt" | "history">,
+    SavedPrefixOptions {}
+
 /** A conversation in a file, beside its prefix. @internal */
 export interface SavedChat {
   readonly systemPrompt?: string;
   readonly history: readonly ChatMessage[];
+}
+
+/** The signal in checked options. @internal */
+export function savedPrefixSignal(options: SavedPrefixOptions | undefined): AbortSignal | undefined {
+  const read = new OptionReader(options, "options");
+  const signal = read.signal();
+  read.done();
+  return signal;
 }
 
 /** A conversation as the note of a file. @internal */

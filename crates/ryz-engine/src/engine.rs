@@ -165,7 +165,8 @@ impl Engine {
         }
     }
 
-    /// Logits after the last token, or after every token with `all`. Dropping the handle cancels.
+    /// Logits after the last token, or after every token with `all`; `priority` as [`GenerateRequest::priority`]. Dropping the
+    /// handle cancels.
     ///
     /// # Errors
     /// As [`Engine::generate`].

@@ -345,14 +345,16 @@ fn what_is_saved_is_whole_and_what_is_longer_than_the_context_is_refused() {
     let engine = load(BITNET, &config);
     let expected = seen(&engine, evicting(SINKS, 300, 40));
     let saved = engine
-        .save_prefix(&tokens(300), b"", &path)
+        .save_prefix(&tokens(300), b"", &path, &GO_ON)
         .expect("it is saved");
     assert_eq!(saved.tokens, 288);
     let long = tokens(2 * engine.model_info().context_length);
-    let refused = engine.save_prefix(&long, b"", &path).expect_err("too long");
+    let refused = engine
+        .save_prefix(&long, b"", &path, &GO_ON)
+        .expect_err("too long");
     assert_eq!(refused.code(), "CONTEXT_OVERFLOW");
     let other = load(BITNET, &config);
-    other.restore_prefix(&path).expect("it is restored");
+    other.restore_prefix(&path, &GO_ON).expect("it is restored");
     settled(&other);
     let before = other.stats().prefix_tokens_reused;
     assert_eq!(seen(&other, evicting(SINKS, 300, 40)), expected);

@@ -5,10 +5,11 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
 use ryz_engine::{
-    Activations, Engine, EngineConfig, EngineError, KvDType, Operator, OperatorCall, Prompt,
+    Activations, Engine, EngineConfig, EngineError, Event, KvDType, Operator, OperatorCall, Prompt,
 };
 use tempfile::TempDir;
 
@@ -32,7 +33,9 @@ fn saved(config: &EngineConfig) -> (TempDir, PathBuf) {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("prefix");
     let engine = load(BITNET, config);
-    let saved = engine.save_prefix(&tokens(100), NOTE, &path).unwrap();
+    let saved = engine
+        .save_prefix(&tokens(100), NOTE, &path, &GO_ON)
+        .unwrap();
     assert_eq!(saved.tokens, 96);
     assert_eq!(saved.bytes, path.metadata().unwrap().len());
     (folder, path)
@@ -40,7 +43,7 @@ fn saved(config: &EngineConfig) -> (TempDir, PathBuf) {
 
 fn refused(path: &Path, model: &str, config: &EngineConfig, what: &str) {
     let engine = load(model, config);
-    let error = engine.restore_prefix(path).unwrap_err();
+    let error = engine.restore_prefix(path, &GO_ON).unwrap_err();
     assert_eq!(error.code(), "INVALID_FILE", "{error}");
     let message = format!("{error:?} {error}");
     assert!(message.contains(what), "{message} does not name {what}");
@@ -65,7 +68,7 @@ fn a_restored_prefix_is_not_computed_and_the_answer_is_the_same() {
             &tokens(110),
         );
         let engine = load(BITNET, &config);
-        let restored = engine.restore_prefix(&path).unwrap();
+        let restored = engine.restore_prefix(&path, &GO_ON).unwrap();
         assert_eq!(restored.tokens, tokens(96));
         assert_eq!((restored.restored, &restored.note[..]), (96, NOTE));
         settled(&engine);
@@ -75,7 +78,7 @@ fn a_restored_prefix_is_not_computed_and_the_answer_is_the_same() {
         let after = engine.stats();
         assert_eq!(after.prompt_tokens - before.prompt_tokens, 14);
         // Again, where it is there already.
-        assert_eq!(engine.restore_prefix(&path).unwrap().restored, 96);
+        assert_eq!(engine.restore_prefix(&path, &GO_ON).unwrap().restored, 96);
         settled(&engine);
         assert_eq!(engine.stats().kv_blocks_kept, after.kv_blocks_kept);
         engine.clear_prefix_cache().unwrap();
@@ -88,9 +91,9 @@ fn what_is_saved_is_what_is_there_or_else_computed() {
     let folder = TempDir::new().unwrap();
     let (a, b) = (folder.path().join("a"), folder.path().join("b"));
     let engine = load(BITNET, &config());
-    engine.save_prefix(&tokens(100), NOTE, &a).unwrap();
+    engine.save_prefix(&tokens(100), NOTE, &a, &GO_ON).unwrap();
     assert_eq!(engine.stats().prompt_tokens, 96);
-    engine.save_prefix(&tokens(97), NOTE, &b).unwrap();
+    engine.save_prefix(&tokens(97), NOTE, &b, &GO_ON).unwrap();
     // All but the last block, whose logits a job waits for.
     assert_eq!(engine.stats().prompt_tokens, 96 + 16);
     // The order of facts in a header is any.
@@ -102,9 +105,9 @@ fn what_is_saved_is_what_is_there_or_else_computed() {
     assert!(data(&a) == data(&b));
     // Less than a block is no more than its note.
     for few in [0, 15] {
-        let saved = engine.save_prefix(&tokens(few), NOTE, &b).unwrap();
+        let saved = engine.save_prefix(&tokens(few), NOTE, &b, &GO_ON).unwrap();
         assert_eq!(saved.tokens, 0);
-        let restored = engine.restore_prefix(&b).unwrap();
+        let restored = engine.restore_prefix(&b, &GO_ON).unwrap();
         assert_eq!((restored.restored, &restored.note[..]), (0, NOTE));
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
@@ -142,7 +145,7 @@ fn a_file_that_was_cut_short_or_altered_anywhere_is_refused() {
     let engine = load(BITNET, &config());
     let refused = |bytes: &[u8], case: String| {
         std::fs::write(&other, bytes).unwrap();
-        let error = engine.restore_prefix(&other).expect_err(&case);
+        let error = engine.restore_prefix(&other, &GO_ON).expect_err(&case);
         assert_eq!(error.code(), "INVALID_FILE", "{case}: {error}");
     };
     let step = whole.len() / 60;
@@ -168,12 +171,12 @@ fn a_file_that_was_cut_short_or_altered_anywhere_is_refused() {
     huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     refused(&huge, "a header without end".to_owned());
     let missing = engine
-        .restore_prefix(&folder.path().join("none"))
+        .restore_prefix(&folder.path().join("none"), &GO_ON)
         .unwrap_err();
     assert_eq!(missing.code(), "FILE_NOT_FOUND");
-    assert!(engine.restore_prefix(folder.path()).is_err());
+    assert!(engine.restore_prefix(folder.path(), &GO_ON).is_err());
     // And the engine is as good as new.
-    assert_eq!(engine.restore_prefix(&path).unwrap().restored, 96);
+    assert_eq!(engine.restore_prefix(&path, &GO_ON).unwrap().restored, 96);
 }
 
 /// The file with other contents and a checksum that is right.
@@ -233,7 +236,7 @@ fn what_this_engine_would_not_compute_is_refused_however_well_it_is_forged() {
         let (_folder, path) = saved(&config());
         forged(&path, change);
         let engine = load(BITNET, &config());
-        let restored = engine.restore_prefix(&path);
+        let restored = engine.restore_prefix(&path, &GO_ON);
         settled(&engine);
         restored
     };
@@ -258,7 +261,7 @@ fn what_this_engine_would_not_compute_is_refused_however_well_it_is_forged() {
         data[len / 6..].fill(0xff);
     });
     let engine = load(BITNET, &config());
-    engine.restore_prefix(&path).unwrap();
+    engine.restore_prefix(&path, &GO_ON).unwrap();
     let output = run(&engine, greedy(Prompt::Tokens(tokens(110)), 5));
     if let Err(error) = output.end {
         assert!(
@@ -285,7 +288,7 @@ fn as_much_is_restored_as_there_is_room_for() {
     let live = start(&engine, request);
     live.next().unwrap();
     // Five of eight blocks are taken.
-    assert_eq!(engine.restore_prefix(&path).unwrap().restored, 48);
+    assert_eq!(engine.restore_prefix(&path, &GO_ON).unwrap().restored, 48);
     live.handle.grant(100);
     assert_eq!(live.collect().tokens.len(), 19);
     settled(&engine);
@@ -313,16 +316,21 @@ fn without_a_prefix_cache_or_with_operators_nothing_is_saved_or_restored() {
         .register_operator("looks", &places, Arc::new(Looks))
         .unwrap();
     for engine in [off, operated] {
-        let error = engine.save_prefix(&tokens(100), NOTE, &other).unwrap_err();
+        let error = engine
+            .save_prefix(&tokens(100), NOTE, &other, &GO_ON)
+            .unwrap_err();
         assert_eq!(error.code(), "INVALID_ARGUMENT");
         assert_eq!(
-            engine.restore_prefix(&path).unwrap_err().code(),
+            engine.restore_prefix(&path, &GO_ON).unwrap_err().code(),
             "INVALID_ARGUMENT"
         );
         assert!(!other.exists());
         settled(&engine);
         engine.dispose();
-        assert_eq!(engine.restore_prefix(&path).unwrap_err().code(), "DISPOSED");
+        assert_eq!(
+            engine.restore_prefix(&path, &GO_ON).unwrap_err().code(),
+            "DISPOSED"
+        );
     }
 }
 
@@ -332,15 +340,92 @@ fn what_cannot_be_written_is_an_error_and_leaves_nothing() {
     let engine = load(BITNET, &config());
     let nowhere = folder.path().join("none").join("prefix");
     let error = engine
-        .save_prefix(&tokens(100), NOTE, &nowhere)
+        .save_prefix(&tokens(100), NOTE, &nowhere, &GO_ON)
         .unwrap_err();
     assert_eq!(error.code(), "IO");
     assert!(error.to_string().contains("prefix"), "{error}");
-    let wrong = engine.save_prefix(&[1_000_000; 20], NOTE, &nowhere);
+    let wrong = engine.save_prefix(&[1_000_000; 20], NOTE, &nowhere, &GO_ON);
     assert_eq!(wrong.unwrap_err().code(), "INVALID_ARGUMENT");
     let long = vec![0; (1 << 24) + 1];
     let error = engine
-        .save_prefix(&tokens(100), &long, &nowhere)
+        .save_prefix(&tokens(100), &long, &nowhere, &GO_ON)
         .unwrap_err();
     assert!(error.to_string().contains("note"), "{error}");
+}
+
+/// Files in a folder.
+fn files(folder: &TempDir) -> usize {
+    std::fs::read_dir(folder.path()).unwrap().count()
+}
+
+#[test]
+fn who_gives_up_before_saves_and_restores_nothing() {
+    let (folder, path) = saved(&config());
+    let before = std::fs::read(&path).unwrap();
+    let engine = load(BITNET, &config());
+    let cancel = AtomicBool::new(true);
+    let error = engine.save_prefix(&tokens(48), NOTE, &path, &cancel);
+    assert_eq!(error.unwrap_err().code(), "ABORTED");
+    let error = engine.restore_prefix(&path, &cancel).unwrap_err();
+    assert_eq!(error.code(), "ABORTED");
+    assert_eq!(engine.stats().kv_blocks_kept, 0);
+    assert_eq!(engine.stats().steps, 0);
+    // The older file is as it was, and alone.
+    assert!(std::fs::read(&path).unwrap() == before);
+    assert_eq!(files(&folder), 1);
+}
+
+#[test]
+fn who_gives_up_meanwhile_leaves_no_file_and_nothing_running() {
+    let (kept, path) = saved(&config());
+    let folder = TempDir::new().unwrap();
+    // Behind a generation that holds the only slot, whoever saves or restores waits.
+    let engine = load(
+        BITNET,
+        &EngineConfig {
+            max_sequences: 1,
+            ..config()
+        },
+    );
+    for restores in [false, true] {
+        let first = start(&engine, greedy(Prompt::Tokens(vec![9; 40]), 100_000));
+        let Some(Event::Delta(_)) = first.next() else {
+            panic!("no delta")
+        };
+        let cancel = AtomicBool::new(false);
+        let error = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| match restores {
+                false => {
+                    let other = folder.path().join("other");
+                    let saved = engine.save_prefix(&tokens(100), NOTE, &other, &cancel);
+                    saved.map(drop).unwrap_err()
+                }
+                true => engine.restore_prefix(&path, &cancel).map(drop).unwrap_err(),
+            });
+            while engine.stats().waiting == 0 {
+                std::thread::yield_now();
+            }
+            cancel.store(true, Ordering::Relaxed);
+            waits.join().unwrap()
+        });
+        assert_eq!(error.code(), "ABORTED");
+        first.handle.cancel();
+        drop(first);
+        settled(&engine);
+    }
+    assert_eq!((files(&folder), files(&kept)), (0, 1));
+    assert_eq!(engine.restore_prefix(&path, &GO_ON).unwrap().restored, 96);
+}
+
+#[test]
+fn who_gives_up_afterwards_finds_the_file_there() {
+    let (folder, path) = saved(&config());
+    let engine = load(BITNET, &config());
+    let cancel = AtomicBool::new(false);
+    engine
+        .save_prefix(&tokens(48), NOTE, &path, &cancel)
+        .unwrap();
+    cancel.store(true, Ordering::Relaxed);
+    assert_eq!(engine.restore_prefix(&path, &GO_ON).unwrap().restored, 48);
+    assert_eq!(files(&folder), 1);
 }

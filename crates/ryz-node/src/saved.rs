@@ -1,6 +1,7 @@
 //! Prefixes in files.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use napi::bindgen_prelude::{Function, Uint32Array};
 use napi::{Env, Result};
@@ -8,7 +9,7 @@ use napi_derive::napi;
 use ryz_engine::Engine;
 
 use crate::answer::{Answer, AnswerArgs, Failure};
-use crate::engine::{NativeEngine, failure};
+use crate::engine::{NativeCancel, NativeEngine, failure};
 use crate::jobs;
 
 /// What was saved.
@@ -43,10 +44,10 @@ impl NativeEngine {
         path: String,
         #[napi(ts_arg_type = "(failure: Failure | null, value: SavedPrefix | null) => void")]
         done: Function<'_, AnswerArgs<SavedPrefix>, ()>,
-    ) -> Result<()> {
+    ) -> Result<NativeCancel> {
         let tokens = tokens.to_vec();
-        self.wait_for(&env, &done, move |engine| {
-            let saved = engine.save_prefix(&tokens, note.as_bytes(), &PathBuf::from(path));
+        self.wait_for(&env, &done, move |engine, cancel| {
+            let saved = engine.save_prefix(&tokens, note.as_bytes(), &PathBuf::from(path), cancel);
             let saved = saved.map_err(|error| failure(&error))?;
             Ok(SavedPrefix {
                 tokens: saved.tokens as f64,
@@ -63,9 +64,9 @@ impl NativeEngine {
         path: String,
         #[napi(ts_arg_type = "(failure: Failure | null, value: RestoredPrefix | null) => void")]
         done: Function<'_, AnswerArgs<RestoredPrefix>, ()>,
-    ) -> Result<()> {
-        self.wait_for(&env, &done, move |engine| {
-            let restored = engine.restore_prefix(&PathBuf::from(&path));
+    ) -> Result<NativeCancel> {
+        self.wait_for(&env, &done, move |engine, cancel| {
+            let restored = engine.restore_prefix(&PathBuf::from(&path), cancel);
             let restored = restored.map_err(|error| failure(&error))?;
             let note = String::from_utf8(restored.note);
             let note = note.map_err(|_| {
@@ -87,17 +88,21 @@ impl NativeEngine {
         &self,
         env: &Env,
         done: &Function<'_, AnswerArgs<T>, ()>,
-        work: impl FnOnce(&Engine) -> std::result::Result<T, Failure> + Send + 'static,
-    ) -> Result<()> {
+        work: impl FnOnce(&Engine, &AtomicBool) -> std::result::Result<T, Failure> + Send + 'static,
+    ) -> Result<NativeCancel> {
         let answer = Answer::new(done)?;
-        match self.slot().get() {
-            Ok(engine) => {
-                jobs::spawn(env, "ryz-state", move |_| {
-                    answer.send_from(|| work(&engine));
-                })?;
+        let engine = match self.slot().get() {
+            Ok(engine) => engine,
+            Err(failure) => {
+                answer.send(Err(failure));
+                return Ok(NativeCancel::new(|| {}));
             }
-            Err(failure) => answer.send(Err(failure)),
-        }
-        Ok(())
+        };
+        let cancelled = jobs::spawn(env, "ryz-state", move |cancelled| {
+            answer.send_from(|| work(&engine, cancelled));
+        })?;
+        Ok(NativeCancel::new(move || {
+            cancelled.store(true, Ordering::Relaxed)
+        }))
     }
 }

@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use ryz_kvcache::BLOCK_TOKENS;
 use ryz_model::ModelError;
@@ -13,12 +14,15 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::check;
 use crate::error::EngineError;
 
 const VERSION: &str = "1";
 const CHECKSUM: &str = "ryzanstein.checksum";
 /// A header names three tensors and six facts.
 const MAX_HEADER: u64 = 1 << 16;
+/// Bytes written before a look whether they are still wanted.
+const PIECE: usize = 8 << 20;
 /// Most bytes of a note.
 const MAX_NOTE: usize = 1 << 24;
 
@@ -97,7 +101,12 @@ pub(crate) fn check_note(bytes: usize) -> Result<(), EngineError> {
 }
 
 /// Writes a state, whole or not at all. Bytes of the file.
-pub(crate) fn write(path: &Path, identity: &Identity, state: &State) -> Result<u64, EngineError> {
+pub(crate) fn write(
+    path: &Path,
+    identity: &Identity,
+    state: &State,
+    cancel: &AtomicBool,
+) -> Result<u64, EngineError> {
     let tokens: Vec<u8> = state.tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
     let blocks = vec![state.tokens.len() / BLOCK_TOKENS, identity.block_bytes];
     let invalid = |source| EngineError::SavedStateFile {
@@ -129,8 +138,12 @@ pub(crate) fn write(path: &Path, identity: &Identity, state: &State) -> Result<u
         _ => Path::new("."),
     };
     let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(&bytes).map_err(failed)?;
+    for piece in bytes.chunks(PIECE) {
+        check(cancel)?;
+        file.write_all(piece).map_err(failed)?;
+    }
     file.as_file().sync_all().map_err(failed)?;
+    check(cancel)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(bytes.len() as u64)
 }
@@ -255,6 +268,7 @@ mod tests {
     use super::*;
 
     const BLOCK_BYTES: usize = 48;
+    static GO_ON: AtomicBool = AtomicBool::new(false);
 
     fn identity() -> Identity {
         Identity {
@@ -282,7 +296,7 @@ mod tests {
     fn written(arena: &Arena) -> (tempfile::TempDir, std::path::PathBuf, Vec<u8>) {
         let folder = tempfile::TempDir::new().unwrap();
         let path = folder.path().join("state");
-        let bytes = write(&path, &identity(), &state(arena, 3)).unwrap();
+        let bytes = write(&path, &identity(), &state(arena, 3), &GO_ON).unwrap();
         let file = std::fs::read(&path).unwrap();
         assert_eq!(bytes, file.len() as u64);
         (folder, path, file)
@@ -360,6 +374,17 @@ mod tests {
             assert_eq!(error.code(), "INVALID_FILE");
             assert!(error.to_string().contains(what), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_not_wanted_any_more_leaves_the_older_one_and_nothing_beside_it() {
+        let arena = Arena::new(ArenaConfig::default());
+        let (folder, path, whole) = written(&arena);
+        let cancel = AtomicBool::new(true);
+        let error = write(&path, &identity(), &state(&arena, 5), &cancel).unwrap_err();
+        assert_eq!(error.code(), "ABORTED");
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

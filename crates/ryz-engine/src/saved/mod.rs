@@ -8,7 +8,9 @@
 mod file;
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Duration;
 
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, PrefixCursor};
 use ryz_tmac::{Buffer, BufferKind};
@@ -24,6 +26,9 @@ use crate::shared::Command;
 use crate::submission::{Terms, Work};
 
 pub(crate) use file::{Identity, State};
+
+/// How often a thread that waits for the engine's looks whether it is to give up.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// What [`Engine::save_prefix`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,16 +149,18 @@ impl Drop for RestoreRequest {
 
 impl Engine {
     /// Saves the keys and values of the whole blocks of 16 that `tokens` begin with, if any, and a note, to a file; what is not in the
-    /// prefix cache is computed first. Waits until it is done. The file appears when it is complete, in place of an older one.
+    /// prefix cache is computed first. Waits until it is done, or `cancel` is set. The file appears when it is complete, in place of an
+    /// older one.
     ///
     /// # Errors
-    /// As [`Engine::logits`]; `IO` when the file cannot be written; `INVALID_ARGUMENT` when the prefix cache is off or there are
+    /// As [`Engine::logits`]; `ABORTED` when `cancel` was set, and then there is no file, or still the older one; `IO` when the file cannot be written; `INVALID_ARGUMENT` when the prefix cache is off or there are
     /// operators.
     pub fn save_prefix(
         &self,
         tokens: &[u32],
         note: &[u8],
         path: &Path,
+        cancel: &AtomicBool,
     ) -> Result<SavedPrefix, EngineError> {
         if tokens.is_empty() {
             self.inner.shared.check_alive()?;
@@ -163,10 +170,10 @@ impl Engine {
         file::check_note(note.len())?;
         let state = State {
             tokens: whole_blocks(tokens).to_vec(),
-            blocks: self.state_of(tokens)?,
+            blocks: self.state_of(tokens, cancel)?,
             note: note.to_vec(),
         };
-        let bytes = file::write(path, &self.identity(), &state)?;
+        let bytes = file::write(path, &self.identity(), &state, cancel)?;
         Ok(SavedPrefix {
             tokens: state.tokens.len(),
             bytes,
@@ -174,12 +181,17 @@ impl Engine {
     }
 
     /// Brings a saved prefix back into the prefix cache, so that requests which begin with it begin behind it. Waits until it is
-    /// done. The file is not trusted: it is checked before it is used, and its first block is computed anew and compared.
+    /// done, or `cancel` is set. The file is not trusted: it is checked before it is used, and its first block is computed anew and
+    /// compared.
     ///
     /// # Errors
-    /// `FILE_NOT_FOUND`, `IO`; `INVALID_FILE` when the file is damaged, cut short, of another version, or of an engine whose
+    /// `FILE_NOT_FOUND`, `IO`; `ABORTED` when `cancel` was set before its blocks were on their way into the cache; `INVALID_FILE` when the file is damaged, cut short, of another version, or of an engine whose
     /// model, cache type, value rank or arithmetic differ; otherwise as [`Engine::save_prefix`].
-    pub fn restore_prefix(&self, path: &Path) -> Result<RestoredPrefix, EngineError> {
+    pub fn restore_prefix(
+        &self,
+        path: &Path,
+        cancel: &AtomicBool,
+    ) -> Result<RestoredPrefix, EngineError> {
         self.inner.shared.check_alive()?;
         let identity = self.identity();
         let context = self.inner.info.context_length;
@@ -194,12 +206,13 @@ impl Engine {
             ));
         }
         if let Some(first) = state.tokens.first_chunk::<BLOCK_TOKENS>() {
-            let computed = self.state_of(first)?;
+            let computed = self.state_of(first, cancel)?;
             if !state.blocks.as_bytes().starts_with(computed.as_bytes()) {
                 let expected = "what this engine computes for its first tokens";
                 return Err(file::wrong(path, "blocks", expected, "something else"));
             }
         }
+        check(cancel)?;
         let State {
             tokens,
             blocks,
@@ -222,7 +235,8 @@ impl Engine {
     }
 
     /// The full blocks of a text, computed where they are not there.
-    fn state_of(&self, tokens: &[u32]) -> Result<Buffer, EngineError> {
+    fn state_of(&self, tokens: &[u32], cancel: &AtomicBool) -> Result<Buffer, EngineError> {
+        check(cancel)?;
         let blocks = tokens.len() / BLOCK_TOKENS;
         let arena = self.inner.arena.labelled("saved keys and values");
         let bytes = blocks * self.inner.cache.address.1;
@@ -246,7 +260,7 @@ impl Engine {
             credits: 0,
         };
         let _request: RequestHandle = self.submit(tokens, work, terms)?;
-        received.recv().map_err(|_| EngineError::Disposed)?
+        answer(&received, cancel)?
     }
 
     fn identity(&self) -> Identity {
@@ -257,6 +271,25 @@ impl Engine {
             value_rank: info.value_rank.to_string(),
             activations: info.activations.to_string(),
             block_bytes: self.inner.cache.address.1,
+        }
+    }
+}
+
+/// Whether to go on.
+fn check(cancel: &AtomicBool) -> Result<(), EngineError> {
+    match cancel.load(Ordering::Relaxed) {
+        true => Err(EngineError::Aborted),
+        false => Ok(()),
+    }
+}
+
+/// What the engine's thread answers, unless it is not wanted any more.
+fn answer<T>(received: &Receiver<T>, cancel: &AtomicBool) -> Result<T, EngineError> {
+    loop {
+        match received.recv_timeout(LOOK) {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) => check(cancel)?,
+            Err(RecvTimeoutError::Disconnected) => return Err(EngineError::Disposed),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,9 @@ use ryz_engine::{
     CalibrateOptions, Delta, Engine, EngineConfig, EngineError, Event, Finish, FinishReason,
     GenerateRequest, Pinning, Prompt, Reply, RequestHandle, SamplingParams,
 };
+
+/// What nobody cancels.
+pub static GO_ON: AtomicBool = AtomicBool::new(false);
 
 pub const BITNET: &str = "b158-v1-tq2_0.gguf";
 pub const BONSAI: &str = "bonsai-v-q2_0-g128.gguf";
