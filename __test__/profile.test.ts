@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { BitNetEngine, defaultModelPath } from "ryzanstein";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { cli, cliJson } from "./support.js";
 
 const MODEL = defaultModelPath() as string;
@@ -28,8 +28,6 @@ describe("profile", () => {
     const recorded = await engine.complete("Once upon a time", options);
     engine.stopProfiling();
     await engine.complete("Not recorded", options);
-    // A step is booked after its last part was delivered.
-    await vi.waitFor(() => expect(engine.profile().tokens.decoded).toBeGreaterThanOrEqual(31));
     expect(recorded.tokenIds).toEqual(plain.tokenIds);
     const { tokens, phases, layers, decode, prefill, bandwidth, memoryHighWaterBytes } = engine.profile();
     expect(tokens).toEqual({ prompt: recorded.usage.promptTokens, decoded: 31 });

@@ -120,7 +120,8 @@ impl Generation {
         self.speculation.verified(proposed, accepted);
     }
 
-    /// Chooses the next token from `logits`, delivers its text, and says whether the generation has ended.
+    /// Chooses the next token from `logits`, delivers its text, and says how the generation has ended, if it has: its last
+    /// event is left to the caller ([`Generation::finish`], [`Generation::fail`]).
     pub fn advance(
         &mut self,
         sequence: &mut Sequence,
@@ -128,7 +129,7 @@ impl Generation {
         scratch: &mut Candidates,
         context_length: usize,
         clock: &mut PhaseClock,
-    ) -> bool {
+    ) -> Option<Result<FinishReason, EngineError>> {
         let allowed = self.guide.as_mut().map(Guide::allowed).transpose();
         let sampled = allowed.and_then(|allowed| {
             let history = &sequence.tokens;
@@ -136,10 +137,7 @@ impl Generation {
         });
         let sampled = match sampled {
             Ok(sampled) => sampled,
-            Err(error) => {
-                self.fail(error);
-                return true;
-            }
+            Err(error) => return Some(Err(error)),
         };
         clock.lap(Phase::Sample, None);
         let now = Instant::now();
@@ -147,8 +145,8 @@ impl Generation {
         self.last_token = Some(now);
         if self.end_tokens.binary_search(&sampled.token).is_ok() {
             let whole = self.guide.as_mut().is_none_or(Guide::is_whole);
-            self.finish(stopped(whole));
-            return true;
+            self.flush(clock);
+            return Some(Ok(stopped(whole)));
         }
         // At once, so that the next mask is computed while this token is delivered and the forward pass runs.
         let complete = match &mut self.guide {
@@ -171,10 +169,7 @@ impl Generation {
         }
         let complete = match complete {
             Ok(complete) => complete,
-            Err(error) => {
-                self.fail(error);
-                return true;
-            }
+            Err(error) => return Some(Err(error)),
         };
         let reason = if assembled.stopped {
             stopped(self.guide.as_ref().is_none_or(Guide::is_whole_text))
@@ -185,21 +180,12 @@ impl Generation {
         {
             FinishReason::Length
         } else {
-            return false;
+            return None;
         };
         if !assembled.stopped {
-            self.flush();
+            self.flush(clock);
         }
-        self.deliver_finish(reason);
-        true
-    }
-
-    /// Ends it: what is still held back is delivered, unless it was cancelled.
-    pub fn finish(&mut self, reason: FinishReason) {
-        if reason != FinishReason::Abort {
-            self.flush();
-        }
-        self.deliver_finish(reason);
+        Some(Ok(reason))
     }
 
     /// Ends it with an error.
@@ -207,14 +193,17 @@ impl Generation {
         self.sink.deliver(Event::Failed(error));
     }
 
-    fn flush(&mut self) {
+    /// Delivers what is still held back.
+    fn flush(&mut self, clock: &mut PhaseClock) {
         let rest = self.stream.finish();
         if let Some(delta) = self.assembler.finish(&rest) {
             self.sink.deliver(Event::Delta(delta));
+            clock.lap(Phase::Deliver, None);
         }
     }
 
-    fn deliver_finish(&mut self, reason: FinishReason) {
+    /// Ends it.
+    pub fn finish(&mut self, reason: FinishReason) {
         let finish = Finish {
             reason,
             usage: self.usage,

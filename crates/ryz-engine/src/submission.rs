@@ -96,6 +96,24 @@ pub(crate) enum Task {
     Job(Job),
 }
 
+/// A request that has ended, and whose consumer is to be told.
+pub(crate) struct End {
+    task: Task,
+    /// Of a job that is done: any reason.
+    how: Result<FinishReason, EngineError>,
+}
+
+impl End {
+    pub fn tell(self) {
+        match (self.task, self.how) {
+            (Task::Generate(mut generation), Ok(reason)) => generation.finish(reason),
+            (Task::Generate(mut generation), Err(error)) => generation.fail(error),
+            (Task::Job(job), Ok(_)) => job.finish(),
+            (Task::Job(job), Err(error)) => job.fail(error),
+        }
+    }
+}
+
 /// A request of the engine thread.
 pub(crate) struct Entry {
     pub control: Arc<Control>,
@@ -125,20 +143,20 @@ impl Entry {
         }
     }
 
-    pub fn fail(mut self, error: EngineError, shared: &Shared) {
+    pub fn end(mut self, how: Result<FinishReason, EngineError>, shared: &Shared) -> End {
         self.leave(shared);
-        match self.task {
-            Task::Generate(mut generation) => generation.fail(error),
-            Task::Job(job) => job.fail(error),
+        End {
+            task: self.task,
+            how,
         }
     }
 
     /// A generation ends as aborted; a job has no other way than an error.
-    pub fn abort(mut self, shared: &Shared) {
-        self.leave(shared);
-        match self.task {
-            Task::Generate(mut generation) => generation.finish(FinishReason::Abort),
-            Task::Job(job) => job.fail(EngineError::Aborted),
-        }
+    pub fn abort(self, shared: &Shared) -> End {
+        let how = match self.task {
+            Task::Generate(_) => Ok(FinishReason::Abort),
+            Task::Job(_) => Err(EngineError::Aborted),
+        };
+        self.end(how, shared)
     }
 }

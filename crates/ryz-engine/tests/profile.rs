@@ -2,11 +2,11 @@
 
 mod common;
 
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use common::*;
-use ryz_engine::{Operation, ProfileObserver, Prompt};
+use ryz_engine::{Event, Operation, ProfileObserver, Prompt};
 
 /// Counts the operations of each step it hears of.
 #[derive(Default)]
@@ -18,22 +18,12 @@ impl ProfileObserver for Steps {
     }
 }
 
-/// A step is booked after its last event was delivered: waits until it is.
-fn booked(is_booked: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_booked() {
-        assert!(Instant::now() < deadline, "the step was never booked");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
 #[test]
 fn an_observer_hears_of_every_operation_of_the_steps_it_asked_for() {
     let engine = load(BITNET, &config());
     let steps = Arc::new(Steps::default());
     engine.set_profile_observer(Some(steps.clone()), 1).unwrap();
     run(&engine, greedy(prompt(), 9));
-    booked(|| steps.0.lock().unwrap().len() >= 9);
     let all = std::mem::take(&mut *steps.0.lock().unwrap());
     assert_eq!(all.len(), 9);
     let layers = engine.model_info().layers;
@@ -58,7 +48,6 @@ fn an_observer_hears_of_every_operation_of_the_steps_it_asked_for() {
     // Every third step, from the first on.
     engine.set_profile_observer(Some(steps.clone()), 3).unwrap();
     run(&engine, greedy(prompt(), 9));
-    booked(|| steps.0.lock().unwrap().len() >= 3);
     engine.set_profile_observer(None, 1).unwrap();
     run(&engine, greedy(prompt(), 3));
     assert_eq!(steps.0.lock().unwrap().len(), 3);
@@ -86,7 +75,6 @@ fn a_profile_accounts_for_every_token_and_changes_none() {
     assert_eq!(run(&engine, greedy(prompt(), 20)).tokens, want);
     engine.stop_profiling();
     run(&engine, greedy(prompt(), 20));
-    booked(|| engine.profile().tokens.decoded >= 19);
 
     let profile = engine.profile();
     let prompt_tokens = PROMPT.len() as u64;
@@ -132,6 +120,44 @@ fn a_profile_accounts_for_every_token_and_changes_none() {
     let events = trace["traceEvents"].as_array().unwrap();
     let heads = events.iter().filter(|e| e["name"] == "head").count();
     assert_eq!(heads, 20, "one for each step");
+}
+
+/// Asked in the very call that says so: nobody can be sooner.
+#[test]
+fn who_hears_of_an_end_finds_its_steps_in_the_profile_and_its_blocks_free() {
+    let engine = load(BITNET, &config());
+    engine.start_profiling(0);
+    let (sender, heard) = channel();
+    let asked = engine.clone();
+    let sink = move |event| {
+        if let Event::Finish(_) = event {
+            sender
+                .send((asked.profile().tokens, asked.stats()))
+                .unwrap();
+        }
+    };
+    let _generation = engine.generate(greedy(prompt(), 6), Box::new(sink));
+    let (tokens, stats) = heard.recv().unwrap();
+    assert_eq!((tokens.prompt, tokens.decoded), (5, 5));
+    assert_eq!(stats.kv_blocks_free, stats.kv_blocks);
+    assert_eq!(
+        (stats.running, stats.waiting, stats.generated_tokens),
+        (0, 0, 6)
+    );
+    // And of a job.
+    let (sender, heard) = channel();
+    let asked = engine.clone();
+    let reply = move |_| {
+        sender
+            .send((asked.profile().tokens, asked.stats()))
+            .unwrap()
+    };
+    let _job = engine
+        .score(PROMPT.to_vec(), None, 0, Box::new(reply))
+        .unwrap();
+    let (tokens, stats) = heard.recv().unwrap();
+    assert_eq!(tokens.prompt, 10);
+    assert_eq!(stats.kv_blocks_free, stats.kv_blocks);
 }
 
 #[test]

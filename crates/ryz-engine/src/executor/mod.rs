@@ -3,7 +3,7 @@
 mod recording;
 mod step;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ use crate::scheduler::{Limits, Scheduled, Scheduler};
 use crate::sequence::{Sequence, SequenceId, Wanted};
 use crate::shared::{Command, Shared};
 use crate::speculation::Draft;
-use crate::submission::{Entry, Submission, Task, Terms, Work};
+use crate::submission::{End, Entry, Submission, Task, Terms, Work};
 
 /// Everything that changes while requests run.
 struct Executor {
@@ -48,6 +48,8 @@ struct Core {
     candidates: Candidates,
     step: Vec<Scheduled>,
     ended: Vec<SequenceId>,
+    /// Who is to be told of an end, once the step is in the profile.
+    untold: VecDeque<End>,
     /// Requests that operators or the ranker of blocks failed for.
     failed: Vec<(SequenceId, EngineError)>,
     limits: Limits,
@@ -83,11 +85,12 @@ pub(crate) fn run(parts: ExecutorParts, commands: &Receiver<Command>) {
     let error = || EngineError::Panicked {
         message: Arc::clone(&message),
     };
-    for (_, entry) in executor.core.entries.drain() {
+    let core = &mut executor.core;
+    let live = core.entries.drain();
+    let live = live.map(|(_, entry)| entry.end(Err(error()), &executor.shared));
+    for end in core.untold.drain(..).chain(live) {
         // A consumer that panicked may do so again.
-        drop(catch_unwind(AssertUnwindSafe(|| {
-            entry.fail(error(), &executor.shared)
-        })));
+        drop(catch_unwind(AssertUnwindSafe(|| end.tell())));
     }
     while let Ok(command) = commands.recv() {
         match command {
@@ -127,6 +130,7 @@ impl Executor {
             candidates: Candidates::new(parts.model.config().vocab_size),
             step: Vec::new(),
             ended: Vec::new(),
+            untold: VecDeque::new(),
             failed: Vec::new(),
             limits: parts.limits,
             compact_above: parts.compact_above,
@@ -154,6 +158,7 @@ impl Executor {
                 return;
             }
             idle = !self.step();
+            self.tell();
             self.compact_if_fragmented();
             self.publish();
         }
@@ -283,8 +288,19 @@ impl Executor {
         for id in core.ended.drain(..) {
             core.scheduler.remove(id, &mut core.pool);
             if let Some(entry) = core.entries.remove(&id) {
-                entry.abort(&self.shared);
+                core.untold.push_back(entry.abort(&self.shared));
             }
+        }
+    }
+
+    /// Tells the consumers of requests that have ended, each out of the queue first: it may panic. Who hears of an end finds the
+    /// step in the profile and the blocks given back in the counters.
+    fn tell(&mut self) {
+        if !self.core.untold.is_empty() {
+            self.publish();
+        }
+        while let Some(end) = self.core.untold.pop_front() {
+            end.tell();
         }
     }
 
@@ -292,7 +308,7 @@ impl Executor {
     fn end_all(&mut self) {
         for (id, entry) in self.core.entries.drain() {
             self.core.scheduler.remove(id, &mut self.core.pool);
-            entry.fail(EngineError::Disposed, &self.shared);
+            entry.end(Err(EngineError::Disposed), &self.shared).tell();
         }
         self.publish();
     }

@@ -12,12 +12,13 @@ use super::Executor;
 use crate::error::EngineError;
 use crate::jobs::{Progress, Rows};
 use crate::operators::{Registered, StepOperators};
+use crate::request::FinishReason;
 use crate::sequence::{Sequence, SequenceId};
 use crate::speculation::Wish;
 use crate::submission::{Entry, Task};
 
 impl Executor {
-    /// One step. `false` when there was nothing to compute.
+    /// One step; who ended is told behind it. `false` when there was nothing to compute.
     pub(super) fn step(&mut self) -> bool {
         let now = Instant::now();
         let mut recorded = self.record(now);
@@ -34,6 +35,8 @@ impl Executor {
         if operators.is_empty() {
             self.propose();
         }
+        // Of ends that the step has nothing to do with.
+        self.tell();
         let core = &mut self.core;
         core.scheduler.schedule(&mut core.pool, now, &mut core.step);
         if core.step.is_empty() {
@@ -237,36 +240,32 @@ impl Executor {
             if entry.control.cancelled.load(Ordering::SeqCst) {
                 continue; // ends at the next step
             }
-            match &mut entry.task {
+            let end = match &mut entry.task {
                 Task::Generate(generation) if count > 0 => {
                     let mut accepted = 0;
                     let longest = sequence.longest(self.context_length);
-                    loop {
+                    let end = loop {
                         counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
                         let row = logits.row(row + accepted);
                         let scratch = &mut core.candidates;
-                        if generation.advance(sequence, row, scratch, longest, clock) {
-                            core.ended.push(scheduled.id);
-                            break;
-                        }
-                        if proposed.get(accepted) != sequence.tokens.last() {
-                            break;
+                        let end = generation.advance(sequence, row, scratch, longest, clock);
+                        if end.is_some() || proposed.get(accepted) != sequence.tokens.last() {
+                            break end;
                         }
                         accepted += 1;
                         sequence.cached += 1;
-                    }
+                    };
                     counters.proposed(proposed.len(), accepted);
                     generation.verified(proposed.len(), accepted);
                     if accepted > 0 && core.sharing.is_on() {
                         sequence.share(&mut core.pool);
                     }
-                    if core.ended.last() == Some(&scheduled.id) {
-                        core.entries.remove(&scheduled.id);
-                    } else if !proposed.is_empty() {
+                    if end.is_none() && !proposed.is_empty() {
                         sequence.forget_ahead(&mut core.pool);
                     }
+                    end
                 }
-                Task::Generate(_) => {}
+                Task::Generate(_) => None,
                 Task::Job(job) => {
                     let rows = Rows {
                         first: row,
@@ -274,20 +273,20 @@ impl Executor {
                         position: sequence.cached - count,
                     };
                     match job.advance(sequence, logits, hidden, rows, &self.cache) {
-                        Progress::More => {}
-                        Progress::Restart(tokens) => sequence.restart(tokens, &mut core.pool),
-                        Progress::Done => {
-                            core.ended.push(scheduled.id);
-                            if let Some(Entry {
-                                task: Task::Job(job),
-                                ..
-                            }) = core.entries.remove(&scheduled.id)
-                            {
-                                job.finish();
-                            }
+                        Progress::More => None,
+                        Progress::Restart(tokens) => {
+                            sequence.restart(tokens, &mut core.pool);
+                            None
                         }
+                        Progress::Done => Some(Ok(FinishReason::Stop)),
                     }
                 }
+            };
+            if let Some(end) = end {
+                core.ended.push(scheduled.id);
+                let entry = core.entries.remove(&scheduled.id);
+                let end = entry.map(|entry| entry.end(end, &self.shared));
+                core.untold.extend(end);
             }
         }
         for id in core.ended.drain(..) {
@@ -301,7 +300,7 @@ impl Executor {
         for (id, error) in core.failed.drain(..) {
             core.scheduler.remove(id, &mut core.pool);
             if let Some(entry) = core.entries.remove(&id) {
-                entry.fail(error, &self.shared);
+                core.untold.push_back(entry.end(Err(error), &self.shared));
             }
         }
     }
@@ -323,7 +322,8 @@ impl Executor {
         for &id in ids {
             core.scheduler.remove(id, &mut core.pool);
             if let Some(entry) = core.entries.remove(&id) {
-                entry.fail(EngineError::Model(Arc::clone(&error)), &self.shared);
+                let error = EngineError::Model(Arc::clone(&error));
+                core.untold.push_back(entry.end(Err(error), &self.shared));
             }
         }
     }
