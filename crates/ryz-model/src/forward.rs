@@ -371,13 +371,9 @@ impl Pass<'_> {
         };
         let rows = self.token_rows();
         let mut values = self.state.gate.rows_mut(rows.clone());
-        let (mut count, mut zeros) = (0, 0);
         for row in 0..rows.len() {
-            let row = values.row_mut(row);
-            count += row.len();
-            zeros += row.iter().filter(|&&value| value == 0.0).count();
+            activity[index].add(values.row_mut(row));
         }
-        activity[index].add(count as u64, zeros as u64);
     }
 
     /// Zeros among the int8 forms of the same.
