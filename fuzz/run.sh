@@ -1,11 +1,11 @@
 #!/bin/sh
 # fuzz/run.sh [SECONDS=600] [TARGET…]: runs each fuzz target for so long, from seeds made of the repository's fixtures.
-# Needs cargo-fuzz (cargo install cargo-fuzz). A crash ends it with the input's path, under fuzz/artifacts.
+# Those of state are written by the target itself. Needs cargo-fuzz (cargo install cargo-fuzz). A crash ends it with the input's path, under fuzz/artifacts.
 set -eu
 cd "$(dirname "$0")/.."
 seconds="${1:-600}"
 [ $# -gt 0 ] && shift
-targets="${*:-gguf safetensors tokenizer template}"
+targets="${*:-gguf safetensors tokenizer template state}"
 export RUSTC_BOOTSTRAP=1
 
 seed() { # TARGET FILE...

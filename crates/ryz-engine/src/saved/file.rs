@@ -21,6 +21,9 @@ const VERSION: &str = "1";
 const CHECKSUM: &str = "ryzanstein.checksum";
 /// A header names three tensors and six facts.
 const MAX_HEADER: u64 = 1 << 16;
+/// Whether a fuzzer was built, as cargo-fuzz says.
+#[allow(unexpected_cfgs)]
+const FUZZING: bool = cfg!(fuzzing);
 /// Bytes written before a look whether they are still wanted.
 const PIECE: usize = 8 << 20;
 /// Most bytes of a note.
@@ -224,7 +227,8 @@ pub(crate) fn read(
             .map_err(failed)?,
     };
     let (got, computed) = (fact(CHECKSUM), identity.checksum(&state));
-    if got != Some(&computed) {
+    // A fuzzer finds no checksum, and a forger computes one.
+    if got != Some(&computed) && !FUZZING {
         let got = got.map_or("none", String::as_str);
         return Err(wrong(path, "checksum", computed, got));
     }
