@@ -34,22 +34,7 @@ export {
   type TernaryType,
 } from "./src/convert.js";
 export { defaultModelPath } from "./src/default-model.js";
-export {
-  BitNetEngine,
-  type ChatOptions,
-  type DetokenizeOptions,
-  type DraftModel,
-  type EmbedOptions,
-  type Logits,
-  type LogitsOptions,
-  type ModelInfo,
-  type Perplexity,
-  type PerplexityOptions,
-  type Prompt,
-  type TokenizeOptions,
-  type TunedMatrix,
-  type Tuning,
-} from "./src/engine.js";
+export { BitNetEngine, type ChatOptions, type Prompt } from "./src/engine.js";
 export { type ErrorCode, InvalidArgumentError, ModelFileError, PlatformError, RyzansteinError } from "./src/errors.js";
 export type { AttentionSinks, Eviction, HeavyHitters, Ranked, SlidingWindow } from "./src/eviction.js";
 export type {
@@ -102,6 +87,7 @@ export {
   type MemoryStats,
   setMemoryPolicy,
 } from "./src/memory.js";
+export type { DraftModel, ModelInfo, QuantizationLoss, TunedMatrix, Tuning } from "./src/model-info.js";
 export { executeOnNode } from "./src/node-scope.js";
 export type {
   LatencySummary,
@@ -113,6 +99,15 @@ export type {
 } from "./src/profile.js";
 export { type BuiltInQuantizer, type QuantizedTensor, type Quantizer, setQuantizer } from "./src/quantizer.js";
 export type { BlockRanker, BlockRankerOptions, RankedBlock } from "./src/ranker.js";
+export type {
+  DetokenizeOptions,
+  EmbedOptions,
+  Logits,
+  LogitsOptions,
+  Perplexity,
+  PerplexityOptions,
+  TokenizeOptions,
+} from "./src/readings.js";
 export type {
   Dry,
   DynamicTemperature,

@@ -3,7 +3,7 @@
 import { settleAll } from "./batch.js";
 import { type ChatMessage, type ChatTemplateOptions, templateInput } from "./chat.js";
 import { ChatSession, type ChatSessionOptions } from "./chat-session.js";
-import { type Activations, checkConfig, type EngineConfig, type KvType, type Level } from "./config.js";
+import { checkConfig, type EngineConfig } from "./config.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
 import { longestUnder } from "./eviction.js";
 import {
@@ -14,9 +14,11 @@ import {
   registerOperator,
   setProfiler,
 } from "./extensions.js";
-import { type Completion, checkGenerate, type GenerateOptions, PRIORITIES } from "./generate-options.js";
+import { type Completion, checkGenerate, type GenerateOptions } from "./generate-options.js";
+import { ProgressReporter } from "./load-progress.js";
 import type { Log } from "./logger.js";
 import { type Compaction, type MemoryLayout, type MemoryStats, nativeMemoryPolicy } from "./memory.js";
+import type { ModelInfo } from "./model-info.js";
 import {
   type NativeCallback,
   type NativeCancel,
@@ -24,7 +26,6 @@ import {
   type NativeEngine,
   type NativeEviction,
   type NativeLogits,
-  type NativeProgress,
   type NativeRestoredPrefix,
   type NativeScore,
   native,
@@ -33,6 +34,18 @@ import type { Profile, ProfilingOptions } from "./profile.js";
 import { cancellable, promised } from "./promised.js";
 import { nativeQuantizer } from "./quantizer.js";
 import { type BlockRanker, type BlockRankerOptions, setBlockRanker } from "./ranker.js";
+import {
+  checkEmbed,
+  checkLogits,
+  checkPerplexity,
+  type DetokenizeOptions,
+  type EmbedOptions,
+  type Logits,
+  type LogitsOptions,
+  type Perplexity,
+  type PerplexityOptions,
+  type TokenizeOptions,
+} from "./readings.js";
 import {
   chatOf,
   type RestoreChatSessionOptions,
@@ -47,214 +60,6 @@ import { OptionReader, pathOf, promptOf, textOf, tokenIds } from "./validate.js"
 
 /** Text, or token ids that are taken as they are. */
 export type Prompt = string | readonly number[] | Uint32Array;
-
-/** What was loaded, and how it will run. */
-export interface ModelInfo {
-  readonly path: string;
-  /** The architecture's name in the model file, for example `bitnet-b1.58`. */
-  readonly architecture: string;
-  /** The model's own name, if its file has one. */
-  readonly name?: string;
-  readonly parameters: number;
-  readonly layers: number;
-  readonly hiddenSize: number;
-  readonly intermediateSize: number;
-  readonly attentionHeads: number;
-  readonly keyValueHeads: number;
-  readonly vocabularySize: number;
-  /** The longest context the model was made for. */
-  readonly trainedContextLength: number;
-  /** The longest context it was loaded with. */
-  readonly contextLength: number;
-  /** Tokens that the key-value cache holds for all requests together. */
-  readonly kvTokens: number;
-  /** How many requests are computed together. */
-  readonly maxSequences: number;
-  readonly activations: Activations;
-  readonly kv: KvType;
-  /** Dimensions that the cache keeps of each value: all channels, unless `valueRank` says otherwise. */
-  readonly valueRank: number;
-  readonly level: Level;
-  readonly threads: number;
-  /** The memory nodes whose cores the threads are bound to; empty where the system places them. */
-  readonly nodes: readonly number[];
-  /**
-   * Where the weights lie: `local`, each row on the node whose threads read it; `interleaved` over all nodes; `any`, where
-   * that is left to the system, as on every machine with one memory node.
-   */
-  readonly weightPlacement: "local" | "interleaved" | "any";
-  /** The kernels in use, for example `i8_t2_i32_gemm_8x128_avx2`. */
-  readonly kernels: readonly string[];
-  /** Bytes of weights in memory. */
-  readonly packedBytes: number;
-  /** Bytes of weights that one generated token reads. */
-  readonly weightBytesPerToken: number;
-  /** What float weights lost when they were made ternary on load; empty where none were. */
-  readonly quantized: readonly QuantizationLoss[];
-  /** How the ways in which weights are streamed were chosen. */
-  readonly tuning: Tuning;
-  /** The draft model, where one was loaded beside. */
-  readonly draft?: DraftModel;
-  readonly hasChatTemplate: boolean;
-  readonly bosToken?: number;
-  readonly eosToken?: number;
-}
-
-/** A draft model that was loaded beside (docs/speculation.md). */
-export interface DraftModel {
-  readonly path: string;
-  /** Bytes of weights in memory. */
-  readonly packedBytes: number;
-  /** Bytes of weights that one of its tokens reads. */
-  readonly weightBytesPerToken: number;
-  /** Bytes of its cache. */
-  readonly kvBytes: number;
-}
-
-/** How the ways in which weights are streamed were chosen (docs/tuning.md). */
-export interface Tuning {
-  /**
-   * `measured` during this load, `remembered` from an earlier one, or `fixed`: given, or with nothing to choose, as where all
-   * matrices fit caches.
-   */
-  readonly source: "fixed" | "measured" | "remembered";
-  /** How long it took. */
-  readonly ms: number;
-  /** What was chosen for each kind of matrix; empty where nothing was. */
-  readonly matrices: readonly TunedMatrix[];
-}
-
-/** What was chosen for the matrices of one kernel and shape. */
-export interface TunedMatrix {
-  /** One of `ModelInfo.kernels`. */
-  readonly kernel: string;
-  /** Outputs. */
-  readonly rows: number;
-  /** Inputs. */
-  readonly cols: number;
-  /** How many cache lines ahead its weights are asked for. */
-  readonly prefetch: number;
-}
-
-/** What making a tensor ternary cost. */
-export interface QuantizationLoss {
-  readonly name: string;
-  /** Mean of (weight − weight in use)². */
-  readonly mse: number;
-  /** Cosine of the angle between both. */
-  readonly cosine: number;
-  readonly maxAbs: number;
-  /** Share of weights that are 0 now. */
-  readonly zeroFraction: number;
-}
-
-/** How text is turned into tokens. */
-export interface TokenizeOptions {
-  /**
-   * Whether the tokens that the model wants around every text (such as BOS) are added.
-   * @defaultValue `true`
-   */
-  readonly addSpecial?: boolean | undefined;
-  /**
-   * Whether special tokens written in the text become those tokens.
-   * @defaultValue `false`
-   */
-  readonly parseSpecial?: boolean | undefined;
-}
-
-/** How tokens are turned into text. */
-export interface DetokenizeOptions {
-  /**
-   * Whether special tokens are left out.
-   * @defaultValue `true`
-   */
-  readonly skipSpecial?: boolean | undefined;
-}
-
-/** Options of `logits`. */
-export interface LogitsOptions {
-  /**
-   * Whether every position is returned, not the last alone.
-   * @defaultValue `false`
-   */
-  readonly all?: boolean | undefined;
-  /**
-   * Work with more is computed first and, where slots or the cache are short, instead of that with less, as `priority` of a
-   * generation says. From -1000 to 1000.
-   * @defaultValue 0
-   */
-  readonly priority?: number | undefined;
-  /**
-   * Stops the work; the promise rejects with `signal.reason`.
-   * @defaultValue none
-   */
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** Logits of one or more positions: a matrix of `rows` × `columns`, row after row. */
-export interface Logits {
-  /** The token ids that were computed. */
-  readonly tokens: Uint32Array;
-  readonly rows: number;
-  /** The vocabulary size. */
-  readonly columns: number;
-  /** `rows * columns` numbers. */
-  readonly data: Float32Array;
-}
-
-/** Options of `embed`. */
-export interface EmbedOptions {
-  /**
-   * Whether the vector is scaled to length 1.
-   * @defaultValue `true`
-   */
-  readonly normalize?: boolean | undefined;
-  /**
-   * Work with more is computed first and, where slots or the cache are short, instead of that with less, as `priority` of a
-   * generation says. From -1000 to 1000.
-   * @defaultValue 0
-   */
-  readonly priority?: number | undefined;
-  /**
-   * Stops the work; the promise rejects with `signal.reason`.
-   * @defaultValue none
-   */
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** The longest window of `perplexity`, where a policy goes on past the context. */
-const LONGEST_WINDOW = 0x7fff_ffff;
-
-/** Options of `perplexity`. */
-export interface PerplexityOptions {
-  /**
-   * Tokens in a window, at most the context, unless the engine's `eviction` goes on past it. Windows follow one another without
-   * overlap, each on a fresh cache.
-   * @defaultValue the engine's context length, at most 2048
-   */
-  readonly window?: number | undefined;
-  /**
-   * Work with more is computed first and, where slots or the cache are short, instead of that with less, as `priority` of a
-   * generation says. From -1000 to 1000.
-   * @defaultValue 0
-   */
-  readonly priority?: number | undefined;
-  /**
-   * Stops the work; the promise rejects with `signal.reason`.
-   * @defaultValue none
-   */
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** How well a model predicts a text. */
-export interface Perplexity {
-  /** How many tokens were scored: all but the first of each window. */
-  readonly tokens: number;
-  /** The mean of −ln p(token) over the scored tokens. */
-  readonly meanNll: number;
-  /** `exp(meanNll)` */
-  readonly perplexity: number;
-}
 
 /** Options of `chat`. */
 export interface ChatOptions extends Omit<GenerateOptions, "parseSpecial">, ChatTemplateOptions {}
@@ -484,11 +289,7 @@ export class BitNetEngine {
 
   /** The logits after the prompt's last token, or after each of its tokens. */
   async logits(prompt: Prompt, options?: LogitsOptions): Promise<Logits> {
-    const read = new OptionReader(options, "options");
-    const all = read.boolean("all") ?? false;
-    const priority = read.integer("priority", PRIORITIES) ?? 0;
-    const signal = read.signal();
-    read.done();
+    const { all, priority, signal } = checkLogits(options);
     const tokens = await this.#tokensOf(prompt);
     const result = await this.#cancellable<NativeLogits>(signal, (done) =>
       this.#native.logits(tokens, all, priority, done),
@@ -498,24 +299,16 @@ export class BitNetEngine {
 
   /** The hidden state after the prompt's last token, after the final norm: a vector for comparing texts. */
   async embed(prompt: Prompt, options?: EmbedOptions): Promise<Float32Array> {
-    const read = new OptionReader(options, "options");
-    const normalize = read.boolean("normalize") ?? true;
-    const priority = read.integer("priority", PRIORITIES) ?? 0;
-    const signal = read.signal();
-    read.done();
+    const { normalize, priority, signal } = checkEmbed(options);
     const tokens = await this.#tokensOf(prompt);
     return this.#cancellable(signal, (done) => this.#native.embed(tokens, normalize, priority, done));
   }
 
   /** How well the model predicts a text, in consecutive windows. */
   async perplexity(prompt: Prompt, options?: PerplexityOptions): Promise<Perplexity> {
-    const read = new OptionReader(options, "options");
     const { contextLength } = this.modelInfo;
-    const max = Math.min(longestUnder(this.#eviction, contextLength), LONGEST_WINDOW);
-    const window = read.integer("window", { min: 2, max }) ?? Math.min(contextLength, 2048);
-    const priority = read.integer("priority", PRIORITIES) ?? 0;
-    const signal = read.signal();
-    read.done();
+    const longest = longestUnder(this.#eviction, contextLength);
+    const { window, priority, signal } = checkPerplexity(options, contextLength, longest);
     const tokens = await this.#tokensOf(prompt);
     if (tokens.length < 2) throw new InvalidArgumentError("prompt", "at least two tokens long", tokens.length);
     const score = await this.#cancellable<NativeScore>(signal, (done) =>
@@ -746,35 +539,4 @@ export class BitNetEngine {
 
 function disposedError(): RyzansteinError {
   return new RyzansteinError("DISPOSED", "the engine has been disposed of");
-}
-
-/** Passes progress on, and stops the load when the callback throws. */
-class ProgressReporter {
-  readonly signal: AbortSignal;
-  readonly #fault = new AbortController();
-  readonly #outer: AbortSignal | undefined;
-  readonly #onProgress: NonNullable<EngineConfig["onProgress"]>;
-
-  constructor(onProgress: NonNullable<EngineConfig["onProgress"]>, signal: AbortSignal | undefined) {
-    this.#onProgress = onProgress;
-    this.signal = this.#fault.signal;
-    this.#outer = signal;
-    if (signal?.aborted) this.#pass();
-    signal?.addEventListener("abort", this.#pass);
-  }
-
-  readonly #pass = (): void => this.#fault.abort(this.#outer?.reason);
-
-  close(): void {
-    this.#outer?.removeEventListener("abort", this.#pass);
-  }
-
-  report({ loadedBytes, totalBytes }: NativeProgress): void {
-    if (this.signal.aborted) return;
-    try {
-      this.#onProgress({ loadedBytes, totalBytes, fraction: totalBytes > 0 ? loadedBytes / totalBytes : 1 });
-    } catch (error) {
-      this.#fault.abort(error);
-    }
-  }
 }

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import type { Logits } from "../engine.js";
+import type { Logits } from "../readings.js";
 import { addRunOptions, exactlyOne, type RunFlags, wholeNumbers } from "./options.js";
 import { interruptible, printJson, withEngine } from "./run.js";
 import { print, table } from "./terminal.js";

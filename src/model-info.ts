@@ -1,0 +1,103 @@
+/** What a loaded model is. */
+
+import type { Activations, KvType, Level } from "./config.js";
+
+/** What was loaded, and how it will run. */
+export interface ModelInfo {
+  readonly path: string;
+  /** The architecture's name in the model file, for example `bitnet-b1.58`. */
+  readonly architecture: string;
+  /** The model's own name, if its file has one. */
+  readonly name?: string;
+  readonly parameters: number;
+  readonly layers: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly attentionHeads: number;
+  readonly keyValueHeads: number;
+  readonly vocabularySize: number;
+  /** The longest context the model was made for. */
+  readonly trainedContextLength: number;
+  /** The longest context it was loaded with. */
+  readonly contextLength: number;
+  /** Tokens that the key-value cache holds for all requests together. */
+  readonly kvTokens: number;
+  /** How many requests are computed together. */
+  readonly maxSequences: number;
+  readonly activations: Activations;
+  readonly kv: KvType;
+  /** Dimensions that the cache keeps of each value: all channels, unless `valueRank` says otherwise. */
+  readonly valueRank: number;
+  readonly level: Level;
+  readonly threads: number;
+  /** The memory nodes whose cores the threads are bound to; empty where the system places them. */
+  readonly nodes: readonly number[];
+  /**
+   * Where the weights lie: `local`, each row on the node whose threads read it; `interleaved` over all nodes; `any`, where
+   * that is left to the system, as on every machine with one memory node.
+   */
+  readonly weightPlacement: "local" | "interleaved" | "any";
+  /** The kernels in use, for example `i8_t2_i32_gemm_8x128_avx2`. */
+  readonly kernels: readonly string[];
+  /** Bytes of weights in memory. */
+  readonly packedBytes: number;
+  /** Bytes of weights that one generated token reads. */
+  readonly weightBytesPerToken: number;
+  /** What float weights lost when they were made ternary on load; empty where none were. */
+  readonly quantized: readonly QuantizationLoss[];
+  /** How the ways in which weights are streamed were chosen. */
+  readonly tuning: Tuning;
+  /** The draft model, where one was loaded beside. */
+  readonly draft?: DraftModel;
+  readonly hasChatTemplate: boolean;
+  readonly bosToken?: number;
+  readonly eosToken?: number;
+}
+
+/** A draft model that was loaded beside (docs/speculation.md). */
+export interface DraftModel {
+  readonly path: string;
+  /** Bytes of weights in memory. */
+  readonly packedBytes: number;
+  /** Bytes of weights that one of its tokens reads. */
+  readonly weightBytesPerToken: number;
+  /** Bytes of its cache. */
+  readonly kvBytes: number;
+}
+
+/** How the ways in which weights are streamed were chosen (docs/tuning.md). */
+export interface Tuning {
+  /**
+   * `measured` during this load, `remembered` from an earlier one, or `fixed`: given, or with nothing to choose, as where all
+   * matrices fit caches.
+   */
+  readonly source: "fixed" | "measured" | "remembered";
+  /** How long it took. */
+  readonly ms: number;
+  /** What was chosen for each kind of matrix; empty where nothing was. */
+  readonly matrices: readonly TunedMatrix[];
+}
+
+/** What was chosen for the matrices of one kernel and shape. */
+export interface TunedMatrix {
+  /** One of `ModelInfo.kernels`. */
+  readonly kernel: string;
+  /** Outputs. */
+  readonly rows: number;
+  /** Inputs. */
+  readonly cols: number;
+  /** How many cache lines ahead its weights are asked for. */
+  readonly prefetch: number;
+}
+
+/** What making a tensor ternary cost. */
+export interface QuantizationLoss {
+  readonly name: string;
+  /** Mean of (weight − weight in use)². */
+  readonly mse: number;
+  /** Cosine of the angle between both. */
+  readonly cosine: number;
+  readonly maxAbs: number;
+  /** Share of weights that are 0 now. */
+  readonly zeroFraction: number;
+}
