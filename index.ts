@@ -35,7 +35,14 @@ export {
 } from "./src/convert.js";
 export { defaultModelPath } from "./src/default-model.js";
 export { BitNetEngine, type ChatOptions, type Prompt } from "./src/engine.js";
-export { type ErrorCode, InvalidArgumentError, ModelFileError, PlatformError, RyzansteinError } from "./src/errors.js";
+export {
+  type ErrorCode,
+  InvalidArgumentError,
+  ModelFileError,
+  PlatformError,
+  QueueFullError,
+  RyzansteinError,
+} from "./src/errors.js";
 export type { AttentionSinks, Eviction, HeavyHitters, Ranked, SlidingWindow } from "./src/eviction.js";
 export type {
   Operator,

@@ -1,7 +1,7 @@
 /** Many prompts at once: in order, as alone, and one that fails costs the others nothing. */
 
-import { BitNetEngine, type Completion, type EngineConfig, type LogFields } from "ryzanstein";
-import { expect, test } from "vitest";
+import { BitNetEngine, type Completion, type EngineConfig, type LogFields, QueueFullError } from "ryzanstein";
+import { expect, test, vi } from "vitest";
 import { fixture } from "./support.js";
 
 const MODEL = fixture("b158-v1-tq2_0.gguf");
@@ -104,5 +104,20 @@ test("prompts that begin alike are computed once", async () => {
     );
     expect(results.every(({ status }) => status === "fulfilled")).toBe(true);
     expect(engine.stats().promptTokens).toBeLessThan(2 * 161 + 6 * 17);
+  });
+});
+
+test("one more than may wait is refused by type, and those who wait are answered", async () => {
+  await withEngine({ maxSequences: 1, maxQueue: 2 }, async (engine) => {
+    const slow = engine.generate(PROMPTS[0] as number[], { ...GREEDY, maxTokens: 1_000, bufferedTokens: 65_536 });
+    await slow.next();
+    const waiting = [engine.complete("The fox", GREEDY), engine.embed("The fox")];
+    await vi.waitFor(() => expect(engine.stats().waiting).toBe(2));
+    const refused = await engine.complete("The fox", GREEDY).catch((error: unknown) => error);
+    expect(QueueFullError.isInstance(refused)).toBe(true);
+    expect(refused).toMatchObject({ code: "QUEUE_FULL", name: "QueueFullError" });
+    await expect(engine.logits("The fox")).rejects.toBeInstanceOf(QueueFullError);
+    await slow.return();
+    await Promise.all(waiting);
   });
 });

@@ -1,5 +1,5 @@
 import { createRequire } from "node:module";
-import { InvalidArgumentError, ModelFileError, RyzansteinError } from "ryzanstein";
+import { InvalidArgumentError, ModelFileError, QueueFullError, RyzansteinError } from "ryzanstein";
 import { describe, expect, test } from "vitest";
 
 const required = createRequire(import.meta.url)("ryzanstein") as typeof import("ryzanstein");
@@ -30,6 +30,8 @@ describe("errors", () => {
     expect(InvalidArgumentError.isInstance(argument)).toBe(true);
     expect(ModelFileError.isInstance(argument)).toBe(false);
     expect(ModelFileError.isInstance(file)).toBe(true);
+    expect(QueueFullError.isInstance(new required.QueueFullError("full"))).toBe(true);
+    expect(QueueFullError.isInstance(new RyzansteinError("QUEUE_FULL", "full"))).toBe(false);
     for (const other of [new Error("x"), null, undefined, "INTERNAL", { code: "INTERNAL" }]) {
       expect(RyzansteinError.isInstance(other)).toBe(false);
     }

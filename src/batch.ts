@@ -1,7 +1,7 @@
 /** Many prompts at once, as many as an engine takes. */
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { RyzansteinError } from "./errors.js";
+import { QueueFullError } from "./errors.js";
 
 /** Milliseconds between two tries to get a place in a queue that others have filled: at first, and at most. */
 const WAIT = { first: 1, most: 20 };
@@ -59,5 +59,5 @@ async function settle<T>(signal: AbortSignal, work: () => Promise<T>): Promise<P
 
 /** Whether an error says that there is no place in the queue now. @internal */
 export function isQueueFull(error: unknown): boolean {
-  return RyzansteinError.isInstance(error) && error.code === "QUEUE_FULL";
+  return QueueFullError.isInstance(error);
 }

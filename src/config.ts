@@ -128,7 +128,7 @@ export interface EngineConfig {
    */
   readonly maxSequences?: number | undefined;
   /**
-   * How many requests may wait for their turn; one more fails with `QUEUE_FULL`.
+   * How many requests may wait for their turn; one more fails with a `QueueFullError`.
    * @defaultValue 128
    */
   readonly maxQueue?: number | undefined;

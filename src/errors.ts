@@ -120,6 +120,20 @@ export class ModelFileError extends RyzansteinError {
   }
 }
 
+/** As many requests wait as the engine's `maxQueue` allows (`QUEUE_FULL`): try again when one has ended. */
+export class QueueFullError extends RyzansteinError {
+  /** @internal */
+  readonly [KIND_MARK] = "queue";
+
+  constructor(message: string) {
+    super("QUEUE_FULL", message);
+  }
+
+  static override isInstance(value: unknown): value is QueueFullError {
+    return hasMark(value, KIND_MARK, "queue");
+  }
+}
+
 /** The native addon does not exist for this platform, or does not load here (`PLATFORM_UNSUPPORTED`). */
 export class PlatformError extends RyzansteinError {
   /** @internal */
@@ -162,5 +176,6 @@ const FILE_CODES: ReadonlySet<string> = new Set([
 /** Makes the error class for a failure that the native side reported. @internal */
 export function errorFrom(failure: { readonly code: string; readonly message: string }): RyzansteinError {
   const code = failure.code as ErrorCode;
+  if (code === "QUEUE_FULL") return new QueueFullError(failure.message);
   return FILE_CODES.has(code) ? new ModelFileError(code, failure.message) : new RyzansteinError(code, failure.message);
 }
