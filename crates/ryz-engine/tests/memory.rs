@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use common::*;
 use ryz_engine::{
     Compaction, Engine, EngineConfig, Event, GenerateRequest, KvDType, MemoryLayout, Prompt,
+    SamplingParams,
 };
 
 const CREDITS: u32 = 5;
@@ -191,4 +192,29 @@ fn the_layout_lists_what_was_loaded() {
     assert!(layout.regions.iter().any(|region| of_cache(&region)));
     let json: serde_json::Value = serde_json::from_str(&layout.to_json()).unwrap();
     assert_eq!(json["paged"][0]["capacity"], cache.capacity);
+}
+
+#[test]
+fn every_large_buffer_is_taken_while_the_engine_is_loaded() {
+    let engine = load(BITNET, &config());
+    let before = engine.memory_stats();
+    let mut sampled = greedy(text("The fox saw"), 30);
+    sampled.sampling = SamplingParams::default();
+    let running = [
+        start(&engine, greedy(Prompt::Tokens((0..300).collect()), 40)),
+        start(
+            &engine,
+            GenerateRequest {
+                prompt_lookup: 8,
+                ..greedy(text("a b a b a b"), 40)
+            },
+        ),
+        start(&engine, sampled),
+    ];
+    wait(|r| engine.score((0..90).collect(), Some(40), 0, r)).unwrap();
+    running.into_iter().for_each(|r| drop(r.collect()));
+    settled(&engine);
+    let after = engine.memory_stats();
+    assert_eq!(after.allocations, before.allocations);
+    assert_eq!((after.in_use, after.mapped), (before.in_use, before.mapped));
 }
