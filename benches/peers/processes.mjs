@@ -72,12 +72,13 @@ export function nodeDriver(name, ...args) {
   return new Driver(process.execPath, ["--expose-gc", script, ...args]);
 }
 
-/** Runs `work` with a busy process on each core. */
-export async function withBusyCores(work) {
+/** Runs `work` with a busy process on each of the last `cores` cores: all, unless told otherwise. */
+export async function withBusyCores(work, cores = availableParallelism()) {
   const pins = spawnSync("taskset", ["--version"]).status === 0;
   const node = [process.execPath, "-e", "for (;;);"];
-  const busy = Array.from({ length: availableParallelism() }, (_, core) => {
-    const [command, ...args] = pins ? ["taskset", "-c", String(core), ...node] : node;
+  const busy = Array.from({ length: cores }, (_, index) => {
+    const core = String(availableParallelism() - 1 - index);
+    const [command, ...args] = pins ? ["taskset", "-c", core, ...node] : node;
     return spawn(command, args, { stdio: "ignore" });
   });
   for (const { pid } of busy) children.add(pid);

@@ -4,7 +4,7 @@ import { dense, oneThread, random, small, sparse } from "./decode.mjs";
 import { memory, time } from "./load.mjs";
 import { api, nodeLlama, start } from "./node.mjs";
 import { prompt, ternaryBonsai } from "./prefill.mjs";
-import { busy, context } from "./strain.mjs";
+import { busy, context, stolen } from "./strain.mjs";
 import { streams } from "./streams.mjs";
 
 export const rows = [
@@ -16,6 +16,7 @@ export const rows = [
   ternaryBonsai,
   small,
   busy,
+  stolen,
   api,
   nodeLlama,
   start,

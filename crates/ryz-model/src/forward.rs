@@ -30,7 +30,7 @@ use ryz_kernels::{
     ActivationView, BatchLayout, Line, Linear, ROW_TILE, SparseTernary, TILE_TOKENS,
 };
 use ryz_kvcache::{BLOCK_TOKENS, KvCache, MAX_QUERIES, StepBlocks, StepRows, Visible};
-use ryz_numa::{Lease, PartitionedSlice, Poisoned, Worker, WriteGuard};
+use ryz_numa::{Chunks, ElasticWorker, Lease, Leave, PartitionedSlice, WriteGuard};
 use ryz_profile::{Phase, PhaseClock};
 
 use crate::{
@@ -48,19 +48,12 @@ const AHEAD_LINES: usize = 2048;
 /// The most tokens of a step for each of which rows of `up` are listed; more read all rows once.
 const LISTED_TOKENS: usize = 3;
 
-/// Why a worker leaves the pass early.
-enum Stop {
-    /// Another worker panicked.
-    Poisoned,
-    /// The caller cancelled.
-    Cancelled,
-}
-
-impl From<Poisoned> for Stop {
-    fn from(_: Poisoned) -> Self {
-        Self::Poisoned
-    }
-}
+/// Chunks of a matrix that a worker claims have at least so many bytes, of which a few KiB are waited for at the beginning;
+const LEAST_BYTES: usize = 64 << 10;
+/// and of dense weights, whose products prepare the token's activations each time, more.
+const LEAST_DENSE_BYTES: usize = 1 << 20;
+/// None has more, so that a worker whose core is taken can stop in time.
+const MOST_BYTES: usize = 1 << 20;
 
 impl Model {
     /// Computes one step: writes the keys and values of all new tokens to `cache`, and the logits that the batch asks
@@ -165,9 +158,9 @@ impl Step<'_> {
     /// Computes some stages in one parallel region.
     fn region(&self, stages: Range<usize>) -> Result<(), ModelError> {
         let cancelled = AtomicBool::new(false);
-        self.lease.run(|worker| {
+        self.lease.run_elastic(|worker| {
             let (state, cancelled) = (self.state, &cancelled);
-            let clock = (worker.index() == 0).then(|| state.clock.lock());
+            let clock = worker.leads().then(|| state.clock.lock());
             let clock =
                 clock.map(|clock| RefCell::new(clock.unwrap_or_else(PoisonError::into_inner)));
             let pass = Pass {
@@ -246,37 +239,41 @@ fn step_blocks<'a>(sequence: &BatchSequence<'a>) -> StepBlocks<'a> {
 /// One worker's view of a step.
 struct Pass<'a> {
     model: &'a Model,
-    worker: &'a Worker<'a>,
+    worker: &'a ElasticWorker<'a>,
     batch: &'a [BatchSequence<'a>],
     plan: &'a Plan,
     state: &'a Shared<'a>,
     cache: &'a KvCache,
     cancel: &'a AtomicBool,
-    /// What the first worker saw of `cancel`.
+    /// Whether a worker saw `cancel`.
     cancelled: &'a AtomicBool,
     /// The first worker's, while it records.
     clock: Option<RefCell<MutexGuard<'a, PhaseClock>>>,
 }
 
 impl Pass<'_> {
-    fn run(&self, stages: Range<usize>) -> Result<(), Stop> {
+    fn run(&self, stages: Range<usize>) -> Result<(), Leave> {
         self.lap(Phase::Dispatch, None);
         let layers = &self.model.weights.layers;
         for stage in stages {
             match stage_point(stage, layers.len()) {
                 HookPoint::Embedding => {
-                    self.embed();
+                    self.tokens(|rows| self.embed(rows))?;
                     self.lap(Phase::Embed, None);
+                    self.barrier(None)?;
                 }
                 HookPoint::Attention(index) => self.attention_block(index, &layers[index])?,
                 HookPoint::FeedForward(index) => self.feed_forward_block(index, &layers[index])?,
                 HookPoint::FinalNorm => {
-                    self.normalize_outputs();
+                    let outputs = self.plan.outputs.len();
+                    self.worker.share(outputs, Chunks::of(1), |outputs| {
+                        self.normalize_outputs(outputs)
+                    })?;
                     self.lap(Phase::Norm, None);
                     self.barrier(None)?;
                 }
                 HookPoint::Logits => {
-                    self.project_logits();
+                    self.project_logits()?;
                     self.lap(Phase::Head, None);
                 }
             }
@@ -285,60 +282,55 @@ impl Pass<'_> {
     }
 
     /// projected = Wo · attention of the layer.
-    fn attention_block(&self, index: usize, layer: &LayerWeights) -> Result<(), Stop> {
+    fn attention_block(&self, index: usize, layer: &LayerWeights) -> Result<(), Leave> {
         let state = self.state;
         let qkv = [&layer.query, &layer.key, &layer.value];
-        self.normalize(index, index > 0, &layer.attn_norm, &qkv);
+        self.tokens(|rows| self.normalize(index, index > 0, &layer.attn_norm, &qkv, rows))?;
         self.barrier(Some(index))?;
         for (projection, out) in qkv
             .into_iter()
             .zip([&state.query, &state.key, &state.value])
         {
-            self.project(projection, &state.normed, out);
+            self.project(projection, &state.normed, out)?;
         }
         self.lap(Phase::Qkv, Some(index));
         self.barrier(Some(index))?;
-        self.rotate_and_store(index, layer);
+        self.tokens(|rows| self.rotate_and_store(index, layer, rows))?;
         self.lap(Phase::Rope, Some(index));
         self.barrier(Some(index))?;
         self.prefetch_output(layer);
-        self.attend(index);
+        self.attend(index)?;
         self.lap(Phase::Attention, Some(index));
         self.barrier(Some(index))?;
         if let Some(statistics) = state.statistics {
-            self.observe(index, statistics);
+            self.observe(index, statistics)?;
             self.barrier(Some(index))?;
         }
-        self.prepare(
-            index,
-            &state.heads,
-            layer.attn_sub_norm.as_deref(),
-            &layer.output,
-        );
+        let norm = layer.attn_sub_norm.as_deref();
+        self.tokens(|rows| self.prepare(index, &state.heads, norm, &layer.output, rows))?;
         self.barrier(Some(index))?;
-        self.project(&layer.output, &state.heads, &state.projected);
+        self.project(&layer.output, &state.heads, &state.projected)?;
         self.lap(Phase::Output, Some(index));
         self.barrier(Some(index))
     }
 
     /// projected = Wdown · gated network of the layer.
-    fn feed_forward_block(&self, index: usize, layer: &LayerWeights) -> Result<(), Stop> {
+    fn feed_forward_block(&self, index: usize, layer: &LayerWeights) -> Result<(), Leave> {
         let state = self.state;
-        self.normalize(index, true, &layer.ffn_norm, &[&layer.gate, &layer.up]);
+        let read = [&layer.gate, &layer.up];
+        self.tokens(|rows| self.normalize(index, true, &layer.ffn_norm, &read, rows))?;
         self.barrier(Some(index))?;
-        self.gate_up(index, layer);
+        self.gate_up(index, layer)?;
         self.lap(Phase::GateUp, Some(index));
         self.barrier(Some(index))?;
-        self.count_zeros(index);
-        self.prepare(
-            index,
-            &state.gate,
-            layer.ffn_sub_norm.as_deref(),
-            &layer.down,
-        );
-        self.count_quantized_zeros(index, &layer.down);
+        let norm = layer.ffn_sub_norm.as_deref();
+        self.tokens(|rows| {
+            self.count_zeros(index, rows.clone());
+            self.prepare(index, &state.gate, norm, &layer.down, rows.clone());
+            self.count_quantized_zeros(index, &layer.down, rows);
+        })?;
         self.barrier(Some(index))?;
-        self.project(&layer.down, &state.gate, &state.projected);
+        self.project(&layer.down, &state.gate, &state.projected)?;
         self.lap(Phase::Down, Some(index));
         self.barrier_or_cancelled(index)
     }
@@ -351,7 +343,7 @@ impl Pass<'_> {
         }
     }
 
-    fn barrier(&self, layer: Option<usize>) -> Result<(), Stop> {
+    fn barrier(&self, layer: Option<usize>) -> Result<(), Leave> {
         self.worker.barrier()?;
         self.lap(Phase::Barrier, layer);
         Ok(())
@@ -364,12 +356,11 @@ impl Pass<'_> {
         weight.prefetch_rows(rows, AHEAD_LINES);
     }
 
-    /// Zeros among this worker's rows of what gate and up gave.
-    fn count_zeros(&self, index: usize) {
+    /// Zeros among some rows of what gate and up gave.
+    fn count_zeros(&self, index: usize, rows: Range<usize>) {
         let Some(activity) = self.state.activity else {
             return;
         };
-        let rows = self.token_rows();
         let mut values = self.state.gate.rows_mut(rows.clone());
         for row in 0..rows.len() {
             activity[index].add(values.row_mut(row));
@@ -377,11 +368,10 @@ impl Pass<'_> {
     }
 
     /// Zeros among the int8 forms of the same.
-    fn count_quantized_zeros(&self, index: usize, down: &Projection) {
+    fn count_quantized_zeros(&self, index: usize, down: &Projection, rows: Range<usize>) {
         let Some(activity) = self.state.activity else {
             return;
         };
-        let rows = self.token_rows();
         for form in self.state.forms_of(&[down]) {
             let mut quantized = form.rows.rows_mut(rows.clone());
             let zeros: usize = (0..rows.len())
@@ -398,24 +388,19 @@ impl Pass<'_> {
         self.lap(Phase::Quantize, Some(index));
     }
 
-    /// A barrier at which all workers learn alike whether the caller has cancelled: the first one looks before it, and
-    /// does not look again before all have read what it saw.
-    fn barrier_or_cancelled(&self, index: usize) -> Result<(), Stop> {
-        if self.worker.index() == 0 {
-            self.cancelled
-                .store(self.cancel.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+    /// A barrier, after which the caller may have cancelled: who sees it stops all.
+    fn barrier_or_cancelled(&self, index: usize) -> Result<(), Leave> {
         self.barrier(Some(index))?;
-        if self.cancelled.load(Ordering::Relaxed) {
-            Err(Stop::Cancelled)
-        } else {
-            Ok(())
+        if self.cancel.load(Ordering::Relaxed) {
+            self.cancelled.store(true, Ordering::Relaxed);
+            self.worker.stop();
+            return Err(Leave);
         }
+        Ok(())
     }
 
     /// residual = embedding\[token\], and the angles of the token's position and of its way back to the first ones.
-    fn embed(&self) {
-        let rows = self.token_rows();
+    fn embed(&self, rows: Range<usize>) {
         let mut residual = self.state.residual.rows_mut(rows.clone());
         let mut angles = self.state.angles.rows_mut(rows.clone());
         for (row, token) in self.plan.rows[rows].iter().enumerate() {
@@ -442,12 +427,15 @@ impl Pass<'_> {
 
     /// residual += projected (when there is something to add); normed = norm(residual), in every form that
     /// `projections` read.
-    fn normalize(&self, layer: usize, add: bool, weight: &[f32], projections: &[&Projection]) {
+    fn normalize(
+        &self,
+        layer: usize,
+        add: bool,
+        weight: &[f32],
+        projections: &[&Projection],
+        rows: Range<usize>,
+    ) {
         let kernels = self.model.kernels;
-        let rows = self.token_rows();
-        if rows.is_empty() {
-            return;
-        }
         {
             let mut residual = self.state.residual.rows_mut(rows.clone());
             let mut normed = self.state.normed.rows_mut(rows.clone());
@@ -471,11 +459,8 @@ impl Pass<'_> {
         values: &PartitionedSlice<'_, f32>,
         norm: Option<&[f32]>,
         projection: &Projection,
+        rows: Range<usize>,
     ) {
-        let rows = self.token_rows();
-        if rows.is_empty() {
-            return;
-        }
         if let Some(weight) = norm {
             let mut values = values.rows_mut(rows.clone());
             for index in 0..rows.len() {
@@ -489,17 +474,39 @@ impl Pass<'_> {
         self.quantize(layer, values, rows, &[projection]);
     }
 
-    /// This worker's tokens: whole tiles where batches are interleaved.
-    fn token_rows(&self) -> Range<usize> {
+    /// Shares the tokens out, in whole tiles where batches are interleaved.
+    fn tokens(&self, work: impl FnMut(Range<usize>)) -> Result<(), Leave> {
         let tokens = self.plan.rows.len();
         let granule = match self.model.kernels.batch() {
             BatchLayout::Tiles if tokens >= TILE_TOKENS => TILE_TOKENS,
             _ => 1,
         };
-        self.worker.split(tokens, granule)
+        self.worker.share(tokens, Chunks::of(granule), work)
     }
 
-    /// Quantises this worker's rows of `values` in the forms that `projections` read.
+    /// Shares the rows of matrices out that are read together.
+    fn rows(
+        &self,
+        weights: &[&Linear],
+        granule: usize,
+        work: impl FnMut(Range<usize>),
+    ) -> Result<(), Leave> {
+        let rows = weights[0].rows();
+        let bytes: usize = weights.iter().map(|weight| weight.packed_bytes()).sum();
+        let of_bytes = |bytes_of_chunk: usize| bytes_of_chunk * rows / bytes.max(1);
+        let least = match weights[0].is_ternary() {
+            true => LEAST_BYTES,
+            false => LEAST_DENSE_BYTES,
+        };
+        let chunks = Chunks {
+            granule,
+            least: of_bytes(least),
+            most: of_bytes(MOST_BYTES),
+        };
+        self.worker.share(rows, chunks, work)
+    }
+
+    /// Quantises some rows of `values` in the forms that `projections` read.
     fn quantize(
         &self,
         layer: usize,
@@ -537,19 +544,21 @@ impl Pass<'_> {
         self.lap(Phase::Quantize, Some(layer));
     }
 
-    /// out = scale · W·input + bias, this worker's rows of W.
+    /// out = scale · W·input + bias.
     fn project(
         &self,
         projection: &Projection,
         input: &PartitionedSlice<'_, f32>,
         out: &PartitionedSlice<'_, f32>,
-    ) {
+    ) -> Result<(), Leave> {
         let weight = &projection.weight;
-        let rows = self.worker.split(weight.rows(), weight.row_granule());
-        let mut out = out.rect_mut(0..self.plan.rows.len(), rows.clone());
-        self.multiply(projection, input, rows, &mut out);
+        self.rows(&[weight], weight.row_granule(), |rows| {
+            let mut out = out.rect_mut(0..self.plan.rows.len(), rows.clone());
+            self.multiply(projection, input, rows, &mut out);
+        })
     }
 
+    /// Some rows of the product; `out` is of them.
     fn multiply(
         &self,
         projection: &Projection,
@@ -557,9 +566,6 @@ impl Pass<'_> {
         rows: Range<usize>,
         out: &mut WriteGuard<'_, f32>,
     ) {
-        if rows.is_empty() {
-            return;
-        }
         let input = self.state.input_of(projection, input);
         let mut scratch = self.scratch();
         let scratch = match &mut scratch {
@@ -601,10 +607,9 @@ impl Pass<'_> {
     }
 
     /// Norms of q and k heads where the model has them, rotation, and the new keys and values into the cache.
-    fn rotate_and_store(&self, index: usize, layer: &LayerWeights) {
+    fn rotate_and_store(&self, index: usize, layer: &LayerWeights, mut rows: Range<usize>) {
         let (config, kernels) = (&self.model.config, self.model.kernels);
         let whole = self.cache.writes_whole_blocks();
-        let mut rows = self.token_rows();
         if whole {
             rows = self.plan.block_start(rows.start)..self.plan.block_start(rows.end);
         }
@@ -668,21 +673,25 @@ impl Pass<'_> {
     }
 
     /// Gives the attention outputs of all tokens to those who look, each head by one worker, in order.
-    fn observe(&self, index: usize, statistics: &AttentionStatistics) {
+    fn observe(&self, index: usize, statistics: &AttentionStatistics) -> Result<(), Leave> {
         let config = &self.model.config;
-        let heads = self.state.heads.read();
         let columns =
             config.num_attention_heads / config.num_key_value_heads * config.value_head_dim;
-        for kv_head in self.worker.split(config.num_key_value_heads, 1) {
-            let first = kv_head * columns;
-            statistics.add(index, kv_head, heads.view(), first..first + columns);
-        }
+        let one = Chunks::of(1);
+        self.worker
+            .share(config.num_key_value_heads, one, |kv_heads| {
+                let heads = self.state.heads.read();
+                for kv_head in kv_heads {
+                    let first = kv_head * columns;
+                    statistics.add(index, kv_head, heads.view(), first..first + columns);
+                }
+            })
     }
 
-    /// heads = attention of each query head over its sequence's positions up to its own. Heads of tokens are taken
-    /// from a queue, because late tokens cost more than early ones; those that share keys and values are taken together
+    /// heads = attention of each query head over its sequence's positions up to its own. Chunks are small, because late
+    /// tokens cost more than early ones; heads that share keys and values are taken together
     /// as far as that leaves the threads equally busy.
-    fn attend(&self, index: usize) {
+    fn attend(&self, index: usize) -> Result<(), Leave> {
         let config = &self.model.config;
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let (key_dim, value_dim) = (config.key_head_dim, self.model.stored_value_dim());
@@ -705,18 +714,21 @@ impl Pass<'_> {
         };
         let tiles = group.div_ceil(tile);
         let items = rows * kv_heads * tiles;
-        let granule = (items / (threads * 8)).clamp(1, kv_heads * tiles);
-        let (queries, keys, values) = (
-            self.state.query.read(),
-            self.state.key.read(),
-            self.state.value.read(),
-        );
-        let angles = self.state.angles.read();
+        let chunks = Chunks {
+            most: kv_heads * tiles,
+            ..Chunks::of(1)
+        };
         // Stays empty where no window has sinks.
         let mut turned = Vec::new();
-        let cached = self.cache.reader();
-        while let Some(chunk) = self.state.queues[index].next(items, granule) {
-            for item in chunk.range() {
+        self.worker.share(items, chunks, |items| {
+            let (queries, keys, values) = (
+                self.state.query.read(),
+                self.state.key.read(),
+                self.state.value.read(),
+            );
+            let angles = self.state.angles.read();
+            let cached = self.cache.reader();
+            for item in items {
                 let (row, part) = (item / (kv_heads * tiles), item % (kv_heads * tiles));
                 let (kv_head, part) = (part / tiles, part % tiles);
                 let first = kv_head * group + part * tile;
@@ -772,13 +784,20 @@ impl Pass<'_> {
                     projection.expand(kernels, index, kv_head, outputs, heads.row_mut(0));
                 }
             }
-        }
+        })
     }
 
-    /// gate = act(Wgate·normed) · (Wup·normed), this worker's rows of both.
-    fn gate_up(&self, index: usize, layer: &LayerWeights) {
+    /// gate = act(Wgate·normed) · (Wup·normed).
+    fn gate_up(&self, index: usize, layer: &LayerWeights) -> Result<(), Leave> {
+        let weights = [&layer.gate.weight, &layer.up.weight];
+        self.rows(&weights, ROW_TILE, |rows| {
+            self.gate_up_rows(index, layer, rows);
+        })
+    }
+
+    /// Some rows of both.
+    fn gate_up_rows(&self, index: usize, layer: &LayerWeights, rows: Range<usize>) {
         let tokens = self.plan.rows.len();
-        let rows = self.worker.split(layer.gate.weight.rows(), ROW_TILE);
         let mut gate = self.state.gate.rect_mut(0..tokens, rows.clone());
         let mut up = self.state.up.rect_mut(0..tokens, rows.clone());
         self.multiply(&layer.gate, &self.state.normed, rows.clone(), &mut gate);
@@ -832,9 +851,8 @@ impl Pass<'_> {
     }
 
     /// hidden = norm(residual + projected), the rows that give logits.
-    fn normalize_outputs(&self) {
+    fn normalize_outputs(&self, outputs: Range<usize>) {
         let kernels = self.model.kernels;
-        let outputs = self.worker.split(self.plan.outputs.len(), 1);
         let mut hidden = self.state.hidden.rows_mut(outputs.clone());
         let (residual, projected) = (self.state.residual.read(), self.state.projected.read());
         for (index, &row) in self.plan.outputs[outputs].iter().enumerate() {
@@ -849,28 +867,22 @@ impl Pass<'_> {
         }
     }
 
-    /// logits = Whead·hidden, this worker's rows of the head.
-    fn project_logits(&self) {
-        let head = self.model.weights.head();
-        let rows = self.worker.split(head.rows(), ROW_TILE);
-        if rows.is_empty() || self.plan.outputs.is_empty() {
-            return;
+    /// logits = Whead·hidden.
+    fn project_logits(&self) -> Result<(), Leave> {
+        let (head, outputs) = (self.model.weights.head(), self.plan.outputs.len());
+        if outputs == 0 {
+            return Ok(());
         }
-        let hidden = self.state.hidden.read();
-        let mut scratch = self.scratch();
-        let scratch = match &mut scratch {
-            Some(scratch) => scratch.row_mut(0),
-            None => &mut [],
-        };
-        let mut logits = self
-            .state
-            .logits
-            .rect_mut(0..self.plan.outputs.len(), rows.clone());
-        head.matmul(
-            rows,
-            ActivationView::F32(hidden.view()),
-            scratch,
-            logits.view(),
-        );
+        self.rows(&[head], ROW_TILE, |rows| {
+            let hidden = self.state.hidden.read();
+            let mut scratch = self.scratch();
+            let scratch = match &mut scratch {
+                Some(scratch) => scratch.row_mut(0),
+                None => &mut [],
+            };
+            let mut logits = self.state.logits.rect_mut(0..outputs, rows.clone());
+            let hidden = ActivationView::F32(hidden.view());
+            head.matmul(rows, hidden, scratch, logits.view());
+        })
     }
 }

@@ -10,7 +10,7 @@ use ryz_kernels::{
     ActivationView, BatchLayout, ByteLine, Line, QuantizedLayout, QuantizedRows, QuantizedTiles,
     TILE_TOKENS, TileShape,
 };
-use ryz_numa::{PartitionedSlice, ReadGuard, WorkQueue};
+use ryz_numa::{PartitionedSlice, ReadGuard};
 use ryz_profile::{LayerActivity, PhaseClock};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MatRef};
 
@@ -26,8 +26,6 @@ pub struct RunState {
     max_tokens: usize,
     max_outputs: usize,
     plan: Plan,
-    /// One for each layer's attention.
-    queues: Vec<WorkQueue>,
     buffers: Buffers,
     /// (worker, lines)
     scratch: AlignedVec<Line>,
@@ -260,14 +258,10 @@ impl RunState {
         let scratch = arena
             .labelled("scratch of products")
             .allocate_slice(lines, BufferKind::Scratch)?;
-        let queues = (0..config.num_hidden_layers)
-            .map(|_| WorkQueue::new())
-            .collect();
         Ok(Self {
             max_tokens,
             max_outputs,
             plan: Plan::default(),
-            queues,
             buffers,
             scratch,
             scratch_lines,
@@ -336,7 +330,6 @@ impl RunState {
         limits: BatchLimits,
     ) -> Result<(&Plan, Shared<'_>), ModelError> {
         self.plan.fill(batch, limits)?;
-        self.queues.iter().for_each(WorkQueue::reset);
         let (tokens, outputs) = (self.plan.rows.len(), self.plan.outputs.len());
         let recording = self.clock().is_recording();
         let buffers = &mut self.buffers;
@@ -344,7 +337,10 @@ impl RunState {
             0 => None,
             lines => Some(PartitionedSlice::new(&mut self.scratch, lines)),
         };
+        let mut forms = (buffers.quantized.iter_mut()).map(|scratch| scratch.share(tokens));
         let shared = Shared {
+            quantized: std::array::from_fn(|_| forms.next()),
+            more_quantized: forms.collect(),
             angles: buffers.angles.share(tokens),
             residual: buffers.residual.share(tokens),
             normed: buffers.normed.share(tokens),
@@ -357,13 +353,7 @@ impl RunState {
             projected: buffers.projected.share(tokens),
             hidden: buffers.hidden.share(outputs),
             logits: buffers.logits.share(outputs),
-            quantized: buffers
-                .quantized
-                .iter_mut()
-                .map(|scratch| scratch.share(tokens))
-                .collect(),
             scratch,
-            queues: &self.queues,
             activity: recording.then_some(&*self.activity),
             clock: &self.clock,
             statistics: self.statistics.as_deref(),
@@ -395,6 +385,9 @@ impl QuantizedScratch {
     }
 }
 
+/// Forms of quantised inputs that a step shares without an allocation: one for each input of the usual models.
+const INLINE_FORMS: usize = 4;
+
 /// The buffers of one step; see [`Buffers`] for their shapes.
 pub(crate) struct Shared<'a> {
     pub angles: PartitionedSlice<'a, f32>,
@@ -409,10 +402,10 @@ pub(crate) struct Shared<'a> {
     pub projected: PartitionedSlice<'a, f32>,
     pub hidden: PartitionedSlice<'a, f32>,
     pub logits: PartitionedSlice<'a, f32>,
-    quantized: Vec<SharedQuantized<'a>>,
+    quantized: [Option<SharedQuantized<'a>>; INLINE_FORMS],
+    more_quantized: Vec<SharedQuantized<'a>>,
     /// (worker): for products that need it, where there are any.
     pub scratch: Option<PartitionedSlice<'a, Line>>,
-    pub queues: &'a [WorkQueue],
     /// While the clock records.
     pub activity: Option<&'a [ActivityCounter]>,
     /// The first worker's.
@@ -438,7 +431,11 @@ impl<'a> Shared<'a> {
     ) -> impl Iterator<Item = &SharedQuantized<'a>> {
         let read =
             |form: &&SharedQuantized<'a>| projections.iter().any(|p| p.form == Some(form.layout));
-        self.quantized.iter().filter(read)
+        self.forms().filter(read)
+    }
+
+    fn forms(&self) -> impl Iterator<Item = &SharedQuantized<'a>> {
+        self.quantized.iter().flatten().chain(&self.more_quantized)
     }
 
     /// What `projection` reads of an input that is `values` in f32.
@@ -449,7 +446,7 @@ impl<'a> Shared<'a> {
     ) -> Input<'s> {
         let form = projection
             .form
-            .and_then(|form| self.quantized.iter().find(|scratch| scratch.layout == form));
+            .and_then(|form| self.forms().find(|scratch| scratch.layout == form));
         match form {
             // Dense weights read rows.
             Some(form) if projection.weight.is_ternary() => Input::Quantized {

@@ -1,12 +1,11 @@
 //! A barrier that spins a bounded time, then parks, and that no one waits at for a worker that will not come.
 
 use std::{
-    sync::{
-        Condvar, Mutex, PoisonError,
-        atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst},
-    },
-    time::{Duration, Instant},
+    sync::atomic::{AtomicU8, AtomicUsize, Ordering::SeqCst},
+    time::Duration,
 };
+
+use crate::parking::{Apart, Parking};
 
 /// The region ends early: return from it. A worker panicked, one stopped the region, or one left it while others wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,14 +18,6 @@ const LEFT: u8 = 2;
 /// Someone returned from the region while others waited.
 const UNEVEN: u8 = 4;
 
-/// Looks between two readings of the clock.
-const LOOKS: u32 = 64;
-
-/// A value on cache lines of its own (two, which processors fetch together).
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Apart<T>(T);
-
 /// Where `count` workers meet.
 ///
 /// One counter of arrivals is all there is: the `k`-th meeting is over when it reaches `k · count`. It is never reset, so
@@ -35,26 +26,19 @@ struct Apart<T>(T);
 #[derive(Debug)]
 pub(crate) struct Barrier {
     count: usize,
-    /// How long a waiter spins before it parks.
-    spin: Duration,
     arrivals: Apart<AtomicUsize>,
     /// [`STOPPED`], [`LEFT`], [`UNEVEN`].
     state: AtomicU8,
-    parked: AtomicUsize,
-    lock: Mutex<()>,
-    wake: Condvar,
+    parking: Parking,
 }
 
 impl Barrier {
     pub fn new(count: usize, spin: Duration) -> Self {
         Self {
             count,
-            spin,
             arrivals: Apart::default(),
             state: AtomicU8::new(0),
-            parked: AtomicUsize::new(0),
-            lock: Mutex::new(()),
-            wake: Condvar::new(),
+            parking: Parking::new(spin),
         }
     }
 
@@ -70,12 +54,10 @@ impl Barrier {
         let mine = self.arrivals.0.fetch_add(1, SeqCst) + 1;
         let all = mine.next_multiple_of(self.count);
         if mine == all {
-            self.wake_parked();
+            self.parking.wake();
             return Ok(());
         }
-        if !self.spin(all) {
-            self.park(all);
-        }
+        self.parking.wait(|| self.released(all));
         if self.is_deserted(all) {
             self.end(STOPPED | UNEVEN);
         }
@@ -105,7 +87,7 @@ impl Barrier {
 
     fn end(&self, state: u8) {
         self.state.fetch_or(state, SeqCst);
-        self.wake_parked();
+        self.parking.wake();
     }
 
     fn have_met(&self, all: usize) -> bool {
@@ -121,44 +103,5 @@ impl Barrier {
     fn is_deserted(&self, all: usize) -> bool {
         let state = self.state.load(SeqCst);
         state & LEFT != 0 && state & STOPPED == 0 && !self.have_met(all)
-    }
-
-    fn spin(&self, all: usize) -> bool {
-        if self.spin.is_zero() {
-            return self.released(all);
-        }
-        let mut since = None;
-        loop {
-            for _ in 0..LOOKS {
-                if self.released(all) {
-                    return true;
-                }
-                std::hint::spin_loop();
-            }
-            // A pause takes 10 to 150 cycles, by processor: the bound is a time, not a number of looks.
-            if since.get_or_insert_with(Instant::now).elapsed() >= self.spin {
-                return false;
-            }
-        }
-    }
-
-    fn park(&self, all: usize) {
-        let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        // Counted before the last look: whoever releases either sees the count or is seen here.
-        self.parked.fetch_add(1, SeqCst);
-        while !self.released(all) {
-            guard = self
-                .wake
-                .wait(guard)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        self.parked.fetch_sub(1, SeqCst);
-    }
-
-    fn wake_parked(&self) {
-        if self.parked.load(SeqCst) > 0 {
-            let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            self.wake.notify_all();
-        }
     }
 }

@@ -4,6 +4,8 @@
 //! function, takes its share of the work by its index, and meets the others at [`Worker::barrier`]. Scratch is shared
 //! through [`PartitionedSlice`], which hands out disjoint parts and checks that they are.
 //!
+//! In a [`Lease::run_elastic`] no worker is waited for: phases are over when their work is done, and whoever is there does it.
+//!
 //! ```
 //! use ryz_numa::{Lease, PartitionedSlice, Pinning};
 //!
@@ -25,16 +27,21 @@ mod barrier;
 mod budget;
 mod cgroup;
 mod claims;
+mod crew;
+mod elastic;
 mod error;
+mod parking;
 mod partition;
 mod placement;
 mod pool;
+mod timeslice;
 mod topology;
 mod work;
 mod worker;
 
 pub use barrier::Poisoned;
 pub use budget::{CpuBudget, default_threads};
+pub use elastic::{Chunks, ElasticWorker, Leave};
 pub use error::{RegionError, TopologyError};
 pub use partition::{PartitionedSlice, ReadGuard, WriteGuard};
 pub use placement::{LeaseOptions, Numa, Pinning, Placement, Spot};

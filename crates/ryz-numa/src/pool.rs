@@ -11,8 +11,10 @@ use std::{
 use rayon::ThreadPool;
 
 use crate::{
-    CpuBudget, LeaseOptions, Numa, Pinning, Placement, RegionError, Topology, Worker,
+    CpuBudget, ElasticWorker, LeaseOptions, Numa, Pinning, Placement, RegionError, Topology,
+    Worker,
     barrier::Barrier,
+    crew::Crew,
     error::panic_message,
     placement::{check_node, default_threads, place},
     work::split,
@@ -48,6 +50,8 @@ struct Team {
     pools: Vec<(Arc<Pool>, Range<usize>)>,
     placement: Placement,
     spin: Duration,
+    /// What elastic regions share.
+    crew: Arc<Crew>,
     memory: Memory,
 }
 
@@ -258,6 +262,49 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// Runs `region` on the workers that come, and returns when all work is done and they have left: an *elastic* region. Every
+    /// worker goes through the same phases and claims parts of them ([`ElasticWorker::share`]); one that comes late, or
+    /// whose core is taken, finds its share done by others. So no one is waited for, but for who holds a chunk.
+    ///
+    /// A worker whose core the system is about to take leaves in time, and `region` is called on it anew: it finds all
+    /// claimed that was done meanwhile. So `region` must do nothing but by [`ElasticWorker::share`] that may not be done
+    /// several times or never.
+    ///
+    /// It costs one rayon broadcast (with rayon's few small allocations); with one thread, a call.
+    ///
+    /// # Errors
+    /// [`RegionError::WorkerPanicked`], [`RegionError::Nested`]: as [`Lease::run`].
+    pub fn run_elastic(
+        &self,
+        region: impl Fn(&ElasticWorker<'_>) + Sync,
+    ) -> Result<(), RegionError> {
+        let Some(team) = &self.team else {
+            return catch_unwind(AssertUnwindSafe(|| region(&ElasticWorker::alone()))).map_err(
+                |payload| RegionError::WorkerPanicked {
+                    worker: 0,
+                    message: panic_message(&*payload),
+                },
+            );
+        };
+        if rayon::current_thread_index().is_some() {
+            return Err(RegionError::Nested);
+        }
+        hold(&team.pools, || {
+            team.crew.run(&region, |number| team.call(number))
+        })
+    }
+}
+
+/// Runs `then` with the gates of all pools held.
+fn hold<R>(pools: &[(Arc<Pool>, Range<usize>)], then: impl FnOnce() -> R) -> R {
+    let Some(((pool, _), others)) = pools.split_first() else {
+        return then();
+    };
+    let _gate = pool.gate.lock().unwrap_or_else(PoisonError::into_inner);
+    hold(others, then)
+}
+
 /// Runs `task` on a thread of the memory node `node`, and returns what it returns: what it allocates and touches first
 /// then lies there. As many tasks run at a time as the node has cores; a region of an engine that leased the same threads
 /// waits for them.
@@ -362,6 +409,16 @@ fn broadcast(pools: &[(Arc<Pool>, Range<usize>)], enter: &(impl Fn(usize) + Sync
 }
 
 impl Team {
+    /// Has all threads work in an elastic region, those that are busy when they can.
+    fn call(&self, region: u64) {
+        for (pool, workers) in &self.pools {
+            let (crew, workers) = (Arc::clone(&self.crew), workers.clone());
+            pool.threads.spawn_broadcast(move |context| {
+                crew.work(region, workers.start + context.index(), workers.clone());
+            });
+        }
+    }
+
     /// Starts the threads, but for the pools that there are already.
     fn start(
         threads: usize,
@@ -417,6 +474,7 @@ impl Team {
             pools,
             placement,
             spin,
+            crew: Arc::new(Crew::new(threads, spin)),
             memory,
         })
     }

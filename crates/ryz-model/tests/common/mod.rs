@@ -83,7 +83,6 @@ pub struct Runner {
 
 impl Runner {
     pub fn load(path: &Path, setup: Setup) -> Self {
-        let arena = Arena::new(ArenaConfig::default());
         let lease = match setup.machine {
             None => Lease::new(setup.threads, Pinning::Off).unwrap(),
             Some(machine) => {
@@ -96,6 +95,12 @@ impl Runner {
                 lease
             }
         };
+        Self::load_on(path, setup, lease)
+    }
+
+    /// [`Runner::load`] with threads that were leased.
+    pub fn load_on(path: &Path, setup: Setup, lease: Lease) -> Self {
+        let arena = Arena::new(ArenaConfig::default());
         let source = ModelSource::open(path).unwrap();
         let kernels = Kernels::new(setup.level)
             .unwrap()
@@ -164,6 +169,23 @@ impl Runner {
             logits.extend((0..rows.rows()).map(|row| rows.row(row).to_vec()));
         }
         logits
+    }
+
+    /// Decodes one token; `start` tokens are cached.
+    pub fn decode(&mut self, token: u32, start: usize) {
+        let batch = [BatchSequence {
+            tokens: &[token],
+            start,
+            block_table: &self.blocks,
+            window: self.window,
+            mass: None,
+            outputs: Outputs::Last,
+        }];
+        let (state, cache) = (&mut self.state, &mut self.cache);
+        let cancel = AtomicBool::new(false);
+        self.model
+            .forward(&self.lease, state, cache, &batch, &cancel)
+            .unwrap();
     }
 
     /// Has the phases of the next steps recorded.
