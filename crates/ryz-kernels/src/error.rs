@@ -70,6 +70,14 @@ pub enum KernelError {
         /// What was asked for.
         got: String,
     },
+    /// A packing was asked for by a name that is none.
+    #[error("packing: expected one of {expected}, got {got:?}")]
+    UnknownPacking {
+        /// The names.
+        expected: &'static str,
+        /// What was asked for.
+        got: String,
+    },
     /// A level was forced that this machine does not have.
     #[error("level: expected one that this machine has (up to {expected}), got {got}")]
     UnsupportedLevel {
@@ -103,6 +111,7 @@ impl KernelError {
             }
             Self::UnknownLevel { .. }
             | Self::UnknownBatchLayout { .. }
+            | Self::UnknownPacking { .. }
             | Self::UnsupportedLevel { .. } => "INVALID_ARGUMENT",
             Self::SelfTest { .. } => "KERNEL_REFUSED",
         }

@@ -60,7 +60,9 @@ pub use options::{BatchLayout, KernelOptions};
 pub use self_test::self_test;
 pub use sparse::{LineOrder, SparseTernary};
 pub use table::Kernels;
-pub use ternary::{Line, MAX_COLS, PackChunk, PackedTernary, ROW_TILE, ScaleLayout, TernaryPacker};
+pub use ternary::{
+    Line, MAX_COLS, PackChunk, PackedTernary, Packing, ROW_TILE, ScaleLayout, TernaryPacker,
+};
 pub use tiles::{QuantizedTiles, TILE_TOKENS, TileShape, TiledActivations};
 pub use vector::{
     BLOCK as KV_BLOCK, Int4Block, KvBlock, MAX_QUERIES, RunningSoftmax, Tile, VALUE_GROUP,

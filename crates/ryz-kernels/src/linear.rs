@@ -5,13 +5,14 @@ use std::ops::Range;
 use ryz_tmac::MatMut;
 
 use crate::{
-    ActivationView, DenseWeight, Kernels, Line, LineOrder, PackedTernary, ROW_TILE, SparseTernary,
+    ActivationView, DenseWeight, Kernels, Line, LineOrder, PackedTernary, Packing, ROW_TILE,
+    SparseTernary,
 };
 
 /// A linear layer's weights.
 #[derive(Debug)]
 pub enum Linear {
-    /// 2 bits a weight.
+    /// 2 bits a weight, or 1.6.
     Ternary(PackedTernary),
     /// 2 bits a weight, in rows or columns that can be left out.
     Sparse(SparseTernary),
@@ -97,6 +98,31 @@ impl Linear {
             Self::Ternary(weights) => weights.packed_bytes(),
             Self::Sparse(weights) => weights.packed_bytes(),
             Self::Dense(weights) => weights.packed_bytes(),
+        }
+    }
+
+    /// What [`Linear::packed_bytes`] are where ternary weights are in 2 bits.
+    pub fn two_bit_bytes(&self) -> usize {
+        match self {
+            Self::Ternary(weights) => weights.two_bit_bytes(),
+            Self::Sparse(_) | Self::Dense(_) => self.packed_bytes(),
+        }
+    }
+
+    /// How densely its weights are packed; `None` for dense ones.
+    pub fn packing(&self) -> Option<Packing> {
+        match self {
+            Self::Ternary(weights) => Some(weights.packing()),
+            Self::Sparse(_) => Some(Packing::TwoBits),
+            Self::Dense(_) => None,
+        }
+    }
+
+    /// Packs its weights anew where they are, if they can be packed so ([`PackedTernary::repack`]); matrices that leave rows or
+    /// columns out stay in 2 bits.
+    pub fn repack(&mut self, packing: Packing) {
+        if let Self::Ternary(weights) = self {
+            weights.repack(packing);
         }
     }
 

@@ -5,7 +5,7 @@ use ryz_tmac::{Arena, ArenaConfig, BufferKind, MatMut, MatRef};
 
 use crate::{
     ActivationView, BatchLayout, DenseWeight, KernelError, Kernels, Level, Line, LineOrder,
-    PackedTernary, QuantizedActivations, QuantizedLayout, SparseTernary, TILE_TOKENS,
+    PackedTernary, Packing, QuantizedActivations, QuantizedLayout, SparseTernary, TILE_TOKENS,
     TiledActivations,
 };
 
@@ -93,6 +93,7 @@ pub fn self_test(kernels: Kernels) -> Result<(), KernelError> {
             )?;
         }
     }
+    base3(kernels, reference, &arena, &mut random)?;
     sparse(kernels, reference, &arena, &mut random)?;
     for dtype in DType::ALL.into_iter().filter(|dtype| !dtype.is_ternary()) {
         let bytes = blocks(dtype, &mut random);
@@ -111,6 +112,55 @@ pub fn self_test(kernels: Kernels) -> Result<(), KernelError> {
                 || format!("{dtype}, {tokens} tokens"),
                 |out| tested.matmul(0..ROWS, x, &mut scratch(), out),
                 |out| expected.matmul(0..ROWS, x, &mut scratch(), out),
+                tokens,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Products with weights in 1.6 bits, against the reference's in 2: one token, and what is unpacked for several.
+fn base3(
+    kernels: Kernels,
+    reference: Kernels,
+    arena: &Arena,
+    random: &mut Random,
+) -> Result<(), KernelError> {
+    let x: Vec<f32> = (0..2 * COLS).map(|_| random.float() * 4.0).collect();
+    for (dtype, group) in [
+        (DType::I2S, None),
+        (DType::Q2_0G64, Some(64)),
+        (DType::Q2_0G128, None),
+        (DType::TQ1_0, Some(128)),
+    ] {
+        let mut bytes = blocks(dtype, random);
+        for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+            // Scales lie in front of the codes that may be 3.
+            if let DType::Q2_0G64 | DType::Q2_0G128 = dtype {
+                (block[2..].iter_mut()).for_each(|byte| *byte &= !((*byte & 0xaa) >> 1 & *byte));
+            }
+        }
+        let Ok(view) = TensorView::with_scale("self-test", dtype, ROWS, COLS, &bytes, 1.0) else {
+            unreachable!("the bytes are as many as the shape needs")
+        };
+        let mut tested = PackedTernary::pack(&view, kernels, arena)?;
+        let expected = PackedTernary::pack(&view, reference, arena)?;
+        assert!(tested.repack(Packing::Base3), "no code is 3");
+        let layout = match group {
+            None => QuantizedLayout::per_token(COLS),
+            Some(group) => QuantizedLayout::per_group(COLS, group),
+        };
+        let mut rows = QuantizedActivations::new(layout, 2, arena)?;
+        for (token, x) in x.chunks_exact(COLS).enumerate() {
+            reference.quantize_row(layout, x, rows.row_mut(token));
+        }
+        for tokens in [1, 2] {
+            let x = ActivationView::I8(rows.rows(tokens));
+            compare(
+                tested.kernel_name(true),
+                || format!("{dtype} in 1.6 bits, {group:?}, {tokens} tokens"),
+                |out| tested.matmul(0..ROWS, x, out),
+                |out| expected.matmul(0..ROWS, x, out),
                 tokens,
             )?;
         }

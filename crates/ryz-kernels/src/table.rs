@@ -10,13 +10,13 @@ use crate::{
     ActivationView, BatchLayout, DenseWeight, KernelError, KernelOptions, Level, Line, LineOrder,
     QuantizedRows, QuantizedTiles, TileShape, dense, simd,
     sparse::{self, SparseTernary},
-    ternary::{self, TernaryView},
+    ternary::{self, TernaryView, base3::Base3View},
     vector,
 };
 use ryz_tmac::PrefetchManager;
 
 /// A row: a kernel's name (inputs_output_op_tile_isa) and the kernel.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct KernelRow<F> {
     pub name: &'static str,
     kernel: F,
@@ -24,6 +24,9 @@ pub(crate) struct KernelRow<F> {
 
 type TernaryI8 = unsafe fn(TernaryView<'_>, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
 type TernaryTiles = unsafe fn(TernaryView<'_>, Range<usize>, QuantizedTiles<'_>, MatMut<'_, f32>);
+type Base3Gemv = unsafe fn(Base3View<'_>, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
+type Base3Pack = unsafe fn(&[Line], &mut [Line]);
+type Base3Unpack = unsafe fn(&[Line], &mut [Line], PrefetchManager);
 type TernaryF32 = unsafe fn(TernaryView<'_>, Range<usize>, MatRef<'_, f32>, MatMut<'_, f32>);
 type Dense = unsafe fn(&DenseWeight, Range<usize>, ActivationView<'_>, MatMut<'_, f32>);
 type SparseRows = unsafe fn(&SparseTernary, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
@@ -37,7 +40,7 @@ type Fixed =
 type Decode = unsafe fn(DType, &[u8], &mut [f32]);
 
 /// The kernels of one level.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct KernelSet {
     pub level: Level,
     pub vector: &'static vector::VectorKernels,
@@ -47,6 +50,10 @@ pub(crate) struct KernelSet {
     /// Which of the two batches take when nothing was chosen: the faster one where it was measured (`docs/tmac.md`).
     batch: BatchLayout,
     pub ternary_f32: KernelRow<TernaryF32>,
+    /// One token with weights in 1.6 bits.
+    pub base3: KernelRow<Base3Gemv>,
+    base3_pack: Base3Pack,
+    base3_unpack: Base3Unpack,
     pub sparse_rows: KernelRow<SparseRows>,
     /// The same kernel, for some rows.
     sparse_listed: SparseListed,
@@ -143,12 +150,13 @@ impl Kernels {
     }
 
     /// The names of its kernels of products.
-    pub fn names(self) -> [&'static str; 8] {
+    pub fn names(self) -> [&'static str; 9] {
         let set = self.set;
         [
             set.ternary_i8.name,
             set.ternary_tiles.name,
             set.ternary_f32.name,
+            set.base3.name,
             set.sparse_rows.name,
             set.sparse_columns.name,
             set.dense.name,
@@ -188,6 +196,33 @@ impl Kernels {
                 unsafe { (self.set.ternary_f32.kernel)(weights, rows, x, out) }
             }
         }
+    }
+
+    /// Of one token. Shapes are the caller's to check.
+    pub(crate) fn base3_gemv(
+        self,
+        weights: Base3View<'_>,
+        rows: Range<usize>,
+        x: QuantizedRows<'_>,
+        out: MatMut<'_, f32>,
+    ) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.base3.kernel)(weights, rows, x, out) }
+    }
+
+    pub(crate) fn base3_pack(self, two_bits: &[Line], packed: &mut [Line]) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.base3_pack)(two_bits, packed) }
+    }
+
+    pub(crate) fn base3_unpack(
+        self,
+        packed: &[Line],
+        two_bits: &mut [Line],
+        prefetch: PrefetchManager,
+    ) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.base3_unpack)(packed, two_bits, prefetch) }
     }
 
     pub(crate) fn sparse_rows(
@@ -288,6 +323,8 @@ fn set_of(level: Level) -> &'static KernelSet {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => &AVX512,
         #[cfg(target_arch = "x86_64")]
+        Level::Avx512Vnni if is_x86_feature_detected!("avx512vbmi") => &AVX512_VBMI,
+        #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni => &AVX512_VNNI,
         #[cfg(not(target_arch = "x86_64"))]
         _ => &SCALAR,
@@ -330,6 +367,26 @@ macro_rules! kernel_set {
                 out: MatMut<'_, f32>,
             ) {
                 ternary::float::matmul($simd, weights, rows, x, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn base3(
+                weights: Base3View<'_>,
+                rows: Range<usize>,
+                x: QuantizedRows<'_>,
+                out: MatMut<'_, f32>,
+            ) {
+                ternary::base3::gemv($codes, weights, rows, x, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn base3_pack(two_bits: &[Line], packed: &mut [Line]) {
+                ternary::base3::pack_tile(two_bits, packed);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn base3_unpack(packed: &[Line], two_bits: &mut [Line], prefetch: PrefetchManager) {
+                ternary::base3::unpack_tile(packed, two_bits, prefetch);
             }
 
             $(#[target_feature(enable = $features)])?
@@ -416,6 +473,9 @@ macro_rules! kernel_set {
                 tile_shape: TileShape::$shape,
                 batch: BatchLayout::$batch,
                 ternary_f32: KernelRow { name: concat!("f32_t2_f32_gemm_4x16_", $isa), kernel: ternary_f32 },
+                base3: KernelRow { name: concat!("i8_b3_i32_gemv_16x320_", $isa), kernel: base3 },
+                base3_pack,
+                base3_unpack,
                 sparse_rows: KernelRow { name: concat!("i8_t2_i32_gemv_1x256_", $isa), kernel: sparse_rows },
                 sparse_listed,
                 sparse_columns: KernelRow { name: concat!("i8_t2_i32_gemv_256x1_", $isa), kernel: sparse_columns },
@@ -497,4 +557,46 @@ kernel_set! {
     }),
     i8("16x16"),
     tiles(Quads, "t16x4"), batch(Rows)
+}
+
+/// [`AVX512_VNNI`], where codes in base 3 are looked up.
+#[cfg(target_arch = "x86_64")]
+static AVX512_VBMI: KernelSet = {
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,avx2,fma,f16c"
+    )]
+    fn base3(
+        weights: Base3View<'_>,
+        rows: Range<usize>,
+        x: QuantizedRows<'_>,
+        out: MatMut<'_, f32>,
+    ) {
+        // SAFETY: the function has the features that the token stands for.
+        let codes = unsafe { ternary::base3::avx512::Avx512VbmiCodes::assume() };
+        ternary::base3::gemv(codes, weights, rows, x, out);
+    }
+
+    KernelSet {
+        base3: KernelRow {
+            name: "i8_b3_i32_gemv_16x320_vbmi_avx512vnni",
+            kernel: base3,
+        },
+        ..AVX512_VNNI
+    }
+};
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+
+    /// The set of processors without VBMI is tested on those with it as well.
+    #[test]
+    fn avx512_vnni_without_vbmi_passes() {
+        let level = Level::Avx512Vnni;
+        if level.supported() {
+            let kernels = Kernels::of_set(&AVX512_VNNI);
+            assert_eq!(kernels.set.base3.name, "i8_b3_i32_gemv_16x320_avx512vnni");
+            assert!(crate::self_test(kernels).is_ok());
+        }
+    }
 }

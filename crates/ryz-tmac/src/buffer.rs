@@ -145,6 +145,16 @@ impl<T: Pod> AlignedVec<T> {
         &self.buffer
     }
 
+    /// Makes the elements of a range zeroes, as [`Buffer::discard`] does; how many bytes the system took.
+    ///
+    /// # Panics
+    /// When there is no such range.
+    pub fn discard(&mut self, range: Range<usize>) -> usize {
+        assert!(range.end <= self.len, "elements {range:?} of {}", self.len);
+        let size = size_of::<T>();
+        self.buffer.discard(range.start * size..range.end * size)
+    }
+
     /// The elements and the zeroes past them that may be read; see [`Buffer::padded_bytes`].
     pub fn padded(&self) -> &[T] {
         let bytes = self.buffer.padded_bytes();

@@ -85,7 +85,7 @@ impl<'a> Fold<'a> {
     }
 
     #[inline(always)]
-    fn add_unit<S: Simd>(
+    pub(super) fn add_unit<S: Simd>(
         &self,
         s: S,
         y: S::F,
@@ -106,7 +106,13 @@ impl<'a> Fold<'a> {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(&self, s: S, y: S::F, tile: usize, row: &QuantizedRow<'_>) -> S::F {
+    pub(super) fn finish<S: Simd>(
+        &self,
+        s: S,
+        y: S::F,
+        tile: usize,
+        row: &QuantizedRow<'_>,
+    ) -> S::F {
         let y = match self.scales {
             Scales::PerTensor(scale) => s.mul(y, s.splat(*scale)),
             Scales::PerRow(scales) => s.mul(y, s.load(&scales.as_chunks().0[tile])),
@@ -121,7 +127,7 @@ impl<'a> Fold<'a> {
 
 /// Stores a tile's results of one token: those of its rows that are in `rows`, which starts on a tile.
 #[inline(always)]
-fn store<S: Simd>(s: S, y: S::F, tile: usize, rows: &Range<usize>, out: &mut [f32]) {
+pub(super) fn store<S: Simd>(s: S, y: S::F, tile: usize, rows: &Range<usize>, out: &mut [f32]) {
     let out = &mut out[tile * ROW_TILE - rows.start..];
     if let Some(out) = out.first_chunk_mut() {
         s.store(y, out);

@@ -1,4 +1,5 @@
-//! Ternary weights in 2 bits: their packed form and the products with it.
+//! Ternary weights in 2 bits: their packed form and the products with it. 1.6 bits, which they can be laid out in anew, are those of
+//! [`base3`].
 //!
 //! ```text
 //! y = W·x,  W[r][c] = s·t,  t = code − 1 in {−1, 0, +1} (code 3, where a type has it, is +2)
@@ -27,10 +28,12 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod base3;
 pub(crate) mod code_dot;
 pub(crate) mod float;
 pub(crate) mod integer;
 mod pack;
+mod packing;
 mod reference;
 mod scales;
 pub(crate) mod tiles;
@@ -42,6 +45,7 @@ use bytemuck::{Pod, Zeroable};
 use ryz_tmac::{MatMut, PrefetchManager, Stored};
 
 pub use pack::{PackChunk, TernaryPacker};
+pub use packing::Packing;
 pub use scales::ScaleLayout;
 pub(crate) use scales::Scales;
 
@@ -52,6 +56,7 @@ pub(crate) use {
 };
 
 use crate::{ActivationView, BatchLayout, Kernels, activations::UNIT};
+use base3::Base3View;
 
 /// Rows of a tile.
 pub const ROW_TILE: usize = 16;
@@ -82,14 +87,15 @@ impl Line {
     }
 }
 
-/// A ternary matrix, packed for the kernels: (rows, cols) of 2-bit codes, with scales.
+/// A ternary matrix, packed for the kernels: (rows, cols) of codes, with scales.
 #[derive(Debug)]
 pub struct PackedTernary {
     rows: usize,
     cols: usize,
     /// The greatest code: 3 when some weight is +2, which takes a row of kernels proved for it.
     max_code: u8,
-    /// (tiles, lines of a tile)
+    packing: Packing,
+    /// (tiles, lines of a tile); in 1.6 bits the lines past them are not used.
     lines: Stored<Line>,
     scales: Scales,
     kernels: Kernels,
@@ -123,7 +129,10 @@ pub(crate) struct Parts {
 }
 
 impl PackedTernary {
+    /// # Panics
+    /// When it is not in 2 bits.
     pub(crate) fn into_parts(self) -> Parts {
+        assert_eq!(self.packing, Packing::TwoBits, "packing of lines");
         Parts {
             lines: self.lines,
             scales: self.scales,
@@ -136,6 +145,7 @@ impl PackedTernary {
             rows,
             cols,
             max_code,
+            packing: Packing::TwoBits,
             lines: parts.lines,
             scales: parts.scales,
             kernels: parts.kernels,
@@ -169,6 +179,11 @@ impl PackedTernary {
 
     /// Bytes of codes and scales that one product reads.
     pub fn packed_bytes(&self) -> usize {
+        size_of_val(self.stored()) + self.scales.bytes()
+    }
+
+    /// What [`PackedTernary::packed_bytes`] are in 2 bits.
+    pub fn two_bit_bytes(&self) -> usize {
         size_of_val::<[Line]>(&self.lines) + self.scales.bytes()
     }
 
@@ -183,24 +198,50 @@ impl PackedTernary {
 
     /// The kernel of products with int8 (`true`) or f32 activations.
     pub fn kernel_name(&self, int8: bool) -> &'static str {
+        self.kernel_name_in(self.packing, int8)
+    }
+
+    /// The same, if it were packed so.
+    pub fn kernel_name_in(&self, packing: Packing, int8: bool) -> &'static str {
         let set = self.kernels.set();
-        if int8 {
-            set.ternary_i8.name
-        } else {
-            set.ternary_f32.name
+        match (int8, packing) {
+            (false, _) => set.ternary_f32.name,
+            (true, Packing::TwoBits) => set.ternary_i8.name,
+            (true, Packing::Base3) => set.base3.name,
         }
     }
 
+    /// Lines of a tile in 2 bits.
     pub(crate) fn lines_per_tile(&self) -> usize {
         self.cols.div_ceil(UNIT) * UNIT_LINES
     }
 
-    fn tile(&self, tile: usize) -> &[Line] {
-        self.view().tile(tile)
+    /// Lines of a tile as it is packed.
+    fn stored_lines_per_tile(&self) -> usize {
+        match self.packing {
+            Packing::TwoBits => self.lines_per_tile(),
+            Packing::Base3 => base3::stored_lines(self.cols),
+        }
     }
 
-    /// What kernels read.
+    /// The lines that hold codes.
+    fn stored(&self) -> &[Line] {
+        &self.lines[..self.rows.div_ceil(ROW_TILE) * self.stored_lines_per_tile()]
+    }
+
+    /// What kernels of 1.6 bits read.
+    fn base3_view(&self) -> Base3View<'_> {
+        Base3View {
+            lines: self.stored(),
+            cols: self.cols,
+            scales: &self.scales,
+            prefetch: self.prefetch(),
+        }
+    }
+
+    /// What kernels of 2 bits read.
     pub(crate) fn view(&self) -> TernaryView<'_> {
+        debug_assert_eq!(self.packing, Packing::TwoBits);
         TernaryView {
             lines: &self.lines,
             first_tile: 0,
@@ -224,7 +265,7 @@ impl PackedTernary {
         if self.prefetch() == PrefetchManager::OFF {
             return;
         }
-        let of_tile = self.lines_per_tile();
+        let of_tile = self.stored_lines_per_tile();
         let tiles = rows.start / ROW_TILE..rows.end.div_ceil(ROW_TILE);
         PrefetchManager::first(
             &self.lines[tiles.start * of_tile..tiles.end * of_tile],
@@ -252,7 +293,10 @@ impl PackedTernary {
         assert_eq!(x.cols(), self.cols, "columns of activations");
         assert_eq!(out.rows(), x.tokens(), "rows of the output");
         assert_eq!(out.cols(), rows.len(), "columns of the output");
-        self.kernels.ternary_matmul(self.view(), rows, x, out);
+        match self.packing {
+            Packing::TwoBits => self.kernels.ternary_matmul(self.view(), rows, x, out),
+            Packing::Base3 => base3::matmul(self.kernels, self.base3_view(), rows, x, out),
+        }
     }
 
     /// Decodes one row exactly.
@@ -263,14 +307,12 @@ impl PackedTernary {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(out.len(), self.cols, "length of a decoded row");
         let (tile, row) = (row / ROW_TILE, row % ROW_TILE);
-        for (index, (line, out)) in self
-            .tile(tile)
-            .iter()
-            .zip(out.chunks_mut(LINE_COLS))
-            .enumerate()
-        {
+        for (index, out) in out.chunks_mut(LINE_COLS).enumerate() {
             let scale = self.scales.at(tile, row, index * LINE_COLS);
-            let word = line.word(row);
+            let word = match self.packing {
+                Packing::TwoBits => self.view().tile(tile)[index].word(row),
+                Packing::Base3 => self.base3_view().word(tile, row, index),
+            };
             for (c, out) in out.iter_mut().enumerate() {
                 let code = word >> (8 * (c % 4) + 2 * (c / 4)) & 3;
                 *out = (code as f32 - 1.0) * scale;

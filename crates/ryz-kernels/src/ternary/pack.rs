@@ -9,7 +9,9 @@ use half::f16;
 use ryz_format::{DType, TensorView};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MappedSlice, Stored};
 
-use super::{LINE_COLS, Line, MAX_COLS, PackedTernary, ROW_TILE, Scales, UNIT_LINES, words};
+use super::{
+    LINE_COLS, Line, MAX_COLS, PackedTernary, Packing, ROW_TILE, Scales, UNIT_LINES, words,
+};
 use crate::{KernelError, Kernels, activations::UNIT};
 
 /// A ternary matrix that is being packed, piece by piece and by several threads.
@@ -292,6 +294,7 @@ impl TernaryPacker {
             rows: self.rows,
             cols: self.cols,
             max_code: if self.found.code_3.into_inner() { 3 } else { 2 },
+            packing: Packing::TwoBits,
             lines: self.lines,
             scales,
             kernels: self.kernels,
