@@ -20,6 +20,7 @@ export type {
   Level,
   LoadProgress,
   Numa,
+  Packing,
   ThreadPinning,
 } from "./src/config.js";
 export {

@@ -42,6 +42,8 @@ function checkTuning(path: string): void {
     expect(shapes).toEqual(expect.arrayContaining(["2560x2560", "6912x2560", "2560x6912"]));
     const distances = measured.matrices.map(({ prefetch }) => prefetch);
     expect([0, 16, 32, 64, 128, 256]).toEqual(expect.arrayContaining(distances));
+    const packings = measured.matrices.map(({ packing }) => packing);
+    expect(["2-bit", "1.6-bit"]).toEqual(expect.arrayContaining(packings));
 
     const [file = ""] = readdirSync(join(cache, "tuning"));
     const kept = join(cache, "tuning", file);
@@ -59,6 +61,13 @@ function checkTuning(path: string): void {
       const { source, matrices, logits } = load(path, cache, fixed);
       expect({ source, matrices }).toEqual({ source: "fixed", matrices: [] });
       expect(logits).toBe(measured.logits);
+    }
+    for (const packing of ["2-bit", "1.6-bit"]) {
+      const given = load(path, cache, { packing });
+      // What leaves zeroes out is in 2 bits always.
+      const free = given.matrices.filter(({ kernel }) => !/_gemv_(1x256|256x1)_/.test(kernel));
+      expect(free.map((matrix) => matrix.packing)).toEqual(free.map(() => packing));
+      expect(given.logits).toBe(measured.logits);
     }
     expect(remembered.logits).toBe(measured.logits);
   } finally {

@@ -136,6 +136,7 @@ describe("engine options", () => {
     ["level", ["sse2", 2, null]],
     ["activations", ["int4", 8]],
     ["kv", ["int3", null]],
+    ["packing", ["1.58-bit", 2, null]],
     ["valueRank", [0, 1.5, "half"]],
     ["draftModel", [1, "", null]],
     ["calibration", [1, ""]],
@@ -153,7 +154,8 @@ describe("engine options", () => {
 
   test("leave out what was left out", () => {
     expect(checkConfig({ threads: 2, kv: "int8" }).native).toEqual({ threads: 2, kv: "int8" });
-    expect(checkConfig({ threads: "auto", numa: "off" }).native).toEqual({ numa: "off" });
+    expect(checkConfig({ threads: "auto", numa: "off", packing: "auto" }).native).toEqual({ numa: "off" });
+    expect(checkConfig({ packing: "1.6-bit" }).native).toEqual({ packing: "1.6-bit" });
   });
 });
 

@@ -29,6 +29,10 @@ export const ACTIVATIONS: readonly Activations[] = ["int8", "int8-group", "f32"]
 export type BatchLayout = "rows" | "tiles";
 export const BATCH_LAYOUTS: readonly BatchLayout[] = ["rows", "tiles"];
 
+/** How densely ternary weights are packed in memory: four or five of them a byte. */
+export type Packing = "2-bit" | "1.6-bit";
+export const PACKINGS: readonly (Packing | "auto")[] = ["auto", "2-bit", "1.6-bit"];
+
 /** The number type of cached keys and values. */
 export type KvType = "f32" | "f16" | "int8" | "int4";
 export const KV_TYPES: readonly KvType[] = ["f32", "f16", "int8", "int4"];
@@ -71,12 +75,20 @@ export interface EngineConfig {
    */
   readonly batchLayout?: BatchLayout | undefined;
   /**
+   * How densely ternary weights are packed in memory: `1.6-bit` reads a fifth less of it and computes more. `auto` takes what
+   * `autoTune` finds to be faster for each shape of matrix, 2 bits where nothing is measured. Matrices that hold +2, are read in
+   * place, have fewer than 320 or more than 32,768 columns, or leave zeroes out (`sparsity`) stay in 2 bits. Both give the same
+   * logits, bit for bit (docs/tuning.md).
+   * @defaultValue `auto`
+   */
+  readonly packing?: Packing | "auto" | undefined;
+  /**
    * How many cache lines of 64 bytes ahead streams of weights are asked for, up to 16,384; 0 for not at all. It changes speed only.
    * @defaultValue what `autoTune` finds for each shape of matrix, else 64
    */
   readonly prefetch?: number | undefined;
   /**
-   * Whether it is measured how far ahead the weights of large matrices are best asked for. Where a model meets a machine for the
+   * Whether it is measured how the weights of large matrices are best packed, and how far ahead they are best asked for. Where a model meets a machine for the
    * first time this takes up to a quarter of a second of loading; then it is remembered in the user's cache folder, or in
    * `RYZANSTEIN_CACHE` where that environment variable is set. It changes speed only (docs/tuning.md).
    * @defaultValue `true`
@@ -242,6 +254,7 @@ export function checkConfig(config: unknown): CheckedConfig {
   const givenPolicy = read.any("memoryPolicy");
   const policy = givenPolicy === undefined ? currentMemoryPolicy() : checkMemoryPolicy("memoryPolicy", givenPolicy);
   const calibration = read.any("calibration");
+  const packing = read.choice("packing", PACKINGS);
   const draftModel = read.any("draftModel");
   const native = defined<NativeEngineConfig>({
     ...memoryPolicySettings(policy),
@@ -255,6 +268,7 @@ export function checkConfig(config: unknown): CheckedConfig {
     threads: read.integerOr("threads", "auto", { min: 1, max: 1024 }),
     level: read.choice("level", LEVELS),
     batchLayout: read.choice("batchLayout", BATCH_LAYOUTS),
+    packing: packing === "auto" ? undefined : packing,
     prefetch: read.integer("prefetch", { min: 0, max: 16_384 }),
     autoTune: read.boolean("autoTune"),
     activations: read.choice("activations", ACTIVATIONS),

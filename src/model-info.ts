@@ -1,6 +1,6 @@
 /** What a loaded model is. */
 
-import type { Activations, KvType, Level } from "./config.js";
+import type { Activations, KvType, Level, Packing } from "./config.js";
 
 /** What was loaded, and how it will run. */
 export interface ModelInfo {
@@ -39,6 +39,8 @@ export interface ModelInfo {
   readonly weightPlacement: "local" | "interleaved" | "any";
   /** The kernels in use, for example `i8_t2_i32_gemm_8x128_avx2`. */
   readonly kernels: readonly string[];
+  /** How densely its ternary weights are packed; both where shapes of matrices differ, none where no weights are ternary. */
+  readonly packings: readonly Packing[];
   /** Bytes of weights in memory. */
   readonly packedBytes: number;
   /** Bytes of weights that one generated token reads. */
@@ -80,12 +82,14 @@ export interface Tuning {
 
 /** What was chosen for the matrices of one kernel and shape. */
 export interface TunedMatrix {
-  /** One of `ModelInfo.kernels`. */
+  /** The kernel of one token's products, one of `ModelInfo.kernels`. */
   readonly kernel: string;
   /** Outputs. */
   readonly rows: number;
   /** Inputs. */
   readonly cols: number;
+  /** How densely they are packed. */
+  readonly packing: Packing;
   /** How many cache lines ahead its weights are asked for. */
   readonly prefetch: number;
 }

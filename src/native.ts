@@ -19,6 +19,7 @@ export interface NativeEngineConfig {
   threads?: number;
   level?: string;
   batchLayout?: string;
+  packing?: string;
   prefetch?: number;
   autoTune?: boolean;
   activations?: string;
@@ -175,6 +176,7 @@ export interface NativeModelInfo {
   nodes: number[];
   weightPlacement: string;
   kernels: string[];
+  packings: string[];
   packedBytes: number;
   weightBytesPerToken: number;
   quantized: NativeQuantizedTensor[];
@@ -195,7 +197,7 @@ export interface NativeDraftModel {
 export interface NativeTuning {
   source: string;
   ms: number;
-  matrices: { kernel: string; rows: number; cols: number; prefetch: number }[];
+  matrices: { kernel: string; rows: number; cols: number; packing: string; prefetch: number }[];
 }
 
 export interface NativeQuantizedTensor {

@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
-import { ACTIVATIONS, BATCH_LAYOUTS, type EngineConfig, KV_TYPES, LEVELS, NUMA, PINNING } from "../config.js";
+import { ACTIVATIONS, BATCH_LAYOUTS, type EngineConfig, KV_TYPES, LEVELS, NUMA, PACKINGS, PINNING } from "../config.js";
 import { defaultModelPath } from "../default-model.js";
 import type { Eviction } from "../eviction.js";
 import type { GenerateOptions } from "../generate-options.js";
@@ -58,6 +58,7 @@ export interface RunFlags extends ModelFlags {
   readonly node?: number;
   readonly level?: EngineConfig["level"];
   readonly batchLayout?: EngineConfig["batchLayout"];
+  readonly packing?: EngineConfig["packing"];
   readonly prefetch?: number;
   readonly autoTune?: boolean;
   readonly activations?: EngineConfig["activations"];
@@ -136,12 +137,15 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
         ...BATCH_LAYOUTS,
       ]),
     )
+    .addOption(
+      new Option("--packing <bits>", "how densely ternary weights are packed (default: auto)").choices([...PACKINGS]),
+    )
     .option(
       "--prefetch <n>",
       "cache lines ahead that weights are asked for; 0 for none (default: measured)",
       wholeNumber(0),
     )
-    .option("--no-auto-tune", "do not measure how far ahead weights are best asked for")
+    .option("--no-auto-tune", "do not measure how weights are best packed and asked for")
     .addOption(
       new Option("--activations <type>", "how inputs of ternary layers are quantised (default: the model's)").choices([
         ...ACTIVATIONS,
@@ -257,10 +261,20 @@ function logitBias(text: string, before: Record<number, number> = {}): Record<nu
 
 export function engineConfig(flags: RunFlags): EngineConfig {
   const { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, ctx } = flags;
-  const { valueRank, calibration, draftModel, batchLayout, prefetch, autoTune, prefixCache, eviction, sparsity } =
-    flags;
+  const {
+    valueRank,
+    calibration,
+    draftModel,
+    batchLayout,
+    packing,
+    prefetch,
+    autoTune,
+    prefixCache,
+    eviction,
+    sparsity,
+  } = flags;
   const cache = { kv, valueRank, calibration, draftModel, prefixCache, eviction, contextLength: ctx };
-  const weights = { hugePages, mapWeights, sparsity, batchLayout, prefetch, autoTune, activations };
+  const weights = { hugePages, mapWeights, sparsity, batchLayout, packing, prefetch, autoTune, activations };
   return { threads, pinning, numa, node, level, ...weights, ...cache };
 }
 

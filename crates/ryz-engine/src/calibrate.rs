@@ -188,6 +188,7 @@ impl<'a> Run<'a> {
             quantizer: config.quantizer.clone(),
             map_weights: config.map_weights,
             sparsity: config.sparsity,
+            packing: config.packing.unwrap_or_default(),
         };
         let begun = CalibrateProgress { done: 0, total: 1 };
         let model = Model::load(source, &options, &arena, &lease, &mut |_| progress(begun))?;

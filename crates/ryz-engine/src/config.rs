@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ryz_kernels::{BatchLayout, KernelOptions, Kernels, Level};
+use ryz_kernels::{BatchLayout, KernelOptions, Kernels, Level, Packing};
 use ryz_kvcache::KvDType;
 use ryz_model::Activations;
 use ryz_model::SharedQuantizer;
@@ -22,6 +22,9 @@ pub struct EngineConfig {
     /// How int8 activations of many tokens lie while ternary weights multiply them: row by row, or in tiles of 32 tokens;
     /// default what was measured to be faster for the level. Both give the same logits.
     pub batch_layout: Option<BatchLayout>,
+    /// How densely ternary weights are packed, where they can be; default what `auto_tune` finds for each kind of matrix, else 2
+    /// bits. Memory is planned for 2 bits; both give the same logits.
+    pub packing: Option<Packing>,
     /// How many cache lines ahead streams of weights are asked for, up to [`PrefetchManager::MAX_LINES`]; 0 for not at all;
     /// default what `auto_tune` finds, else [`PrefetchManager::DEFAULT_LINES`].
     pub prefetch: Option<usize>,
@@ -88,6 +91,7 @@ impl Default for EngineConfig {
             threads: None,
             level: None,
             batch_layout: None,
+            packing: None,
             prefetch: None,
             auto_tune: true,
             activations: None,

@@ -66,7 +66,7 @@ pub use stop::StopMatcher;
 pub use task::{Completion, Task};
 pub use tuning::{TunedMatrix, Tuning, TuningSource};
 
-pub use ryz_kernels::{BatchLayout, Level};
+pub use ryz_kernels::{BatchLayout, Level, Packing};
 pub use ryz_kvcache::KvDType;
 pub use ryz_model::{
     Activations, HookPoint, LoadProgress, Quantized, QuantizedTensor, Quantizer, SharedQuantizer,

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use ryz_kernels::Level;
+use ryz_kernels::{Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
     Activations, Calibration, LoadOptions, LoadProgress, Model, ModelConfig, ModelSource,
@@ -92,6 +92,8 @@ pub struct ModelInfo {
     pub memory: &'static str,
     /// The kernels in use.
     pub kernels: Vec<String>,
+    /// The packings of the ternary matrices.
+    pub packings: Vec<Packing>,
     /// Bytes of the packed weights.
     pub packed_bytes: usize,
     /// Bytes of weights that one decoded token reads.
@@ -152,6 +154,7 @@ impl Engine {
             quantizer: config.quantizer.clone(),
             map_weights: config.map_weights,
             sparsity: config.sparsity,
+            packing: config.packing.unwrap_or_default(),
         };
         let mut model = Model::load(&source, &options, &arena, &lease, progress)?;
         if let Some(rank) = config.value_rank {
@@ -214,6 +217,7 @@ impl Engine {
                 .into_iter()
                 .map(|name| name.to_string())
                 .collect(),
+            packings: model.packings(),
             packed_bytes: model.packed_bytes(),
             weight_bytes_per_token: model.weight_bytes_per_token(),
             has_chat_template: chat.is_some(),

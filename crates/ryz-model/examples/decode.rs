@@ -1,7 +1,7 @@
 //! Times prefill and decode of a model without an engine around it: what the forward pass alone costs.
 //!
 //! ```text
-//! cargo run --release -p ryz-model --example decode -- MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS] [dense]
+//! cargo run --release -p ryz-model --example decode -- MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS] [dense|sparse] [2-bit|1.6-bit]
 //! ```
 
 use std::{
@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use ryz_kernels::{Kernels, Level};
+use ryz_kernels::{Kernels, Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{BatchSequence, LoadOptions, Model, ModelSource, Outputs, RunState};
 use ryz_numa::{Lease, Pinning};
@@ -25,7 +25,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         |index: usize, default: &str| arguments.get(index).cloned().unwrap_or(default.to_owned());
     let path = arguments
         .first()
-        .ok_or("usage: decode MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS] [dense]")?;
+        .ok_or(
+            "usage: decode MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS] [dense|sparse] [2-bit|1.6-bit]",
+        )?;
     let threads: usize = argument(1, "2").parse()?;
     let level: Level = argument(2, Level::detect().name()).parse()?;
     let (prompt, steps): (usize, usize) = (argument(3, "128").parse()?, argument(4, "32").parse()?);
@@ -37,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let options = LoadOptions {
         kernels: Kernels::new(level)?,
         sparsity: argument(5, "") != "dense",
+        packing: argument(6, Packing::default().name()).parse()?,
         ..LoadOptions::default()
     };
     let model = Model::load(&source, &options, &arena, &lease, &mut |_| {

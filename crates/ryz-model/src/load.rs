@@ -13,7 +13,7 @@ use ryz_format::{
     DType, HiddenAct, ModelConfig, SharedQuantizer, TensorError, TensorInfo, TensorRole,
     WeightScales,
 };
-use ryz_kernels::{Activation, Kernels, Linear, SparseTernary};
+use ryz_kernels::{Activation, Kernels, Linear, Packing, SparseTernary};
 use ryz_numa::{Lease, WorkQueue};
 use ryz_tmac::{Arena, BufferKind, MappedFile};
 
@@ -43,6 +43,9 @@ pub struct LoadOptions {
     /// Whether products of a feed-forward network with a squared ReLU leave out what is multiplied with 0; default true.
     /// Results are the same bits.
     pub sparsity: bool,
+    /// How densely ternary weights are packed, where they can be; default 2 bits. [`Model::repack`] changes it. Results are the
+    /// same bits.
+    pub packing: Packing,
 }
 
 impl Default for LoadOptions {
@@ -53,6 +56,7 @@ impl Default for LoadOptions {
             quantizer: None,
             map_weights: false,
             sparsity: true,
+            packing: Packing::default(),
         }
     }
 }
@@ -127,6 +131,7 @@ impl Model {
             },
             reserved: Arc::default(),
             sparsity: Sparsity::new(options.sparsity, &config, activations, lease.threads()),
+            packing: options.packing,
             scratch_lines: AtomicUsize::new(0),
         };
         loader.reserve(lease)?;
@@ -219,15 +224,34 @@ impl Model {
     /// Bytes of matrices that one decoded token reads: all but the embedding, of which it reads one row (unless the
     /// embedding is the head too), and the projections of compressed values.
     pub fn weight_bytes_per_token(&self) -> usize {
+        self.bytes_per_token(Linear::packed_bytes)
+    }
+
+    /// What [`Model::weight_bytes_per_token`] is where ternary weights are in 2 bits: a measure of a token's cost that depends on no
+    /// measurement.
+    pub fn two_bit_bytes_per_token(&self) -> usize {
+        self.bytes_per_token(Linear::two_bit_bytes)
+    }
+
+    fn bytes_per_token(&self, bytes: fn(&Linear) -> usize) -> usize {
         let embedding = &self.weights.embedding;
-        let row = embedding.packed_bytes() / embedding.rows().max(1);
+        let row = bytes(embedding) / embedding.rows().max(1);
         let not_read = if self.weights.head.is_some() {
-            embedding.packed_bytes() - row
+            bytes(embedding) - row
         } else {
             0
         };
         let projection = self.value_projection.as_ref();
-        self.packed_bytes() - not_read + projection.map_or(0, ValueProjection::bytes)
+        let all: usize = self.weights.linears().map(bytes).sum();
+        all - not_read + projection.map_or(0, ValueProjection::bytes)
+    }
+
+    /// The packings of its ternary matrices, each once.
+    pub fn packings(&self) -> Vec<Packing> {
+        let mut used: Vec<Packing> = self.weights.linears().filter_map(Linear::packing).collect();
+        used.sort_by_key(|packing| packing.name());
+        used.dedup();
+        used
     }
 
     /// Names of the kernel rows in use, each once.
@@ -265,6 +289,7 @@ pub(crate) struct Loader<'a> {
     /// Memory on the nodes whose threads will read it; on most machines there is one node, and nothing here.
     pub reserved: Arc<Reservations>,
     pub sparsity: Sparsity,
+    packing: Packing,
     /// The most that a matrix which leaves something out needs.
     scratch_lines: AtomicUsize,
 }
@@ -406,10 +431,11 @@ impl Loader<'_> {
         Ok(read.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Lays a matrix out so that products leave out what they can, where that is wanted and can be.
-    fn in_order(&self, matrix: Matrix, tensor: &TensorInfo) -> Result<Matrix, ModelError> {
+    /// Lays a matrix out so that products leave out what they can, where that is wanted and can be, or packs it as is wanted.
+    fn in_order(&self, mut matrix: Matrix, tensor: &TensorInfo) -> Result<Matrix, ModelError> {
         let (dtype, rows, cols) = (matrix.dtype, tensor.rows, tensor.cols);
         let Some(order) = self.sparsity.order(&tensor.name, dtype, rows, cols) else {
+            matrix.linear.repack(self.packing);
             return Ok(matrix);
         };
         let lines = Sparsity::scratch_lines(order, rows, cols);
@@ -423,10 +449,9 @@ impl Loader<'_> {
             path: self.source.file_of(tensor).path().to_owned(),
             source,
         })?;
-        Ok(Matrix {
-            linear: ordered.map_or_else(Linear::Ternary, Linear::Sparse),
-            ..matrix
-        })
+        let mut linear = ordered.map_or_else(Linear::Ternary, Linear::Sparse);
+        linear.repack(self.packing);
+        Ok(Matrix { linear, ..matrix })
     }
 
     /// The same for one tensor, whose name its memory is listed under.

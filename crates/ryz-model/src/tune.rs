@@ -3,10 +3,14 @@
 //! A product with one token is timed on the model's own matrices, by the threads that will compute with it, and over more
 //! bytes than caches hold: what is found is true of decoding. Nothing here changes a result.
 
-use std::time::{Duration, Instant};
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
-use ryz_kernels::{ActivationView, Line, Linear, QuantizedActivations};
-use ryz_numa::{Lease, PartitionedSlice};
+use ryz_kernels::{ActivationView, Line, Linear, Packing, QuantizedActivations};
+use ryz_numa::{Lease, PartitionedSlice, WorkQueue};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, MatRef, PrefetchManager};
 
 use crate::{Model, ModelError, weights::LayerWeights};
@@ -14,8 +18,10 @@ use crate::{Model, ModelError, weights::LayerWeights};
 /// Matrices of a model that are multiplied alike: by one kernel, of one shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatrixKind {
-    /// The kernel's name.
+    /// The kernel's name, in 2 bits.
     pub kernel: &'static str,
+    /// Its name in 1.6 bits; `None` where the matrices stay in 2.
+    pub base3_kernel: Option<&'static str>,
     /// Outputs.
     pub rows: usize,
     /// Inputs.
@@ -30,7 +36,9 @@ pub struct ProductTimer {
     matrices: Vec<(usize, usize)>,
     /// Products of one measurement.
     products: usize,
-    /// Which matrix comes next.
+    /// Those of the matrices that are multiplied.
+    window: Range<usize>,
+    /// Which of them comes next.
     next: usize,
     input: TimedInput,
     /// (rows)
@@ -38,6 +46,16 @@ pub struct ProductTimer {
     /// (worker, lines)
     scratch: AlignedVec<Line>,
     scratch_lines: usize,
+}
+
+impl MatrixKind {
+    /// The kernel's name in a packing.
+    pub fn kernel_in(&self, packing: Packing) -> Option<&'static str> {
+        match packing {
+            Packing::TwoBits => Some(self.kernel),
+            Packing::Base3 => self.base3_kernel,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -50,6 +68,29 @@ impl ProductTimer {
     /// What it times.
     pub fn kind(&self) -> &MatrixKind {
         &self.kind
+    }
+
+    /// How many matrices there are.
+    pub fn matrices(&self) -> usize {
+        self.matrices.len()
+    }
+
+    /// How many products one measurement makes.
+    pub fn products(&self) -> usize {
+        self.products
+    }
+
+    /// Has measurements go through some of the matrices only, by turns.
+    ///
+    /// # Panics
+    /// When there are none, or not as many.
+    pub fn restrict(&mut self, matrices: Range<usize>) {
+        let all = self.matrices.len();
+        assert!(
+            !matrices.is_empty() && matrices.end <= all,
+            "matrices {matrices:?} of {all}"
+        );
+        (self.window, self.next) = (matrices, 0);
     }
 }
 
@@ -107,6 +148,7 @@ impl Model {
                     BufferKind::Scratch,
                 )?,
                 scratch_lines,
+                window: 0..matrices.len(),
                 next: 0,
                 input,
                 matrices,
@@ -138,7 +180,8 @@ impl Model {
             0 => None,
             lines => Some(PartitionedSlice::new(&mut timer.scratch, lines)),
         };
-        let of_turn = (timer.matrices.iter().cycle())
+        let of_window = &timer.matrices[timer.window.clone()];
+        let of_turn = (of_window.iter().cycle())
             .skip(timer.next)
             .take(timer.products);
         let started = Instant::now();
@@ -162,8 +205,42 @@ impl Model {
             }
         })?;
         let time = started.elapsed();
-        timer.next = (timer.next + timer.products) % timer.matrices.len();
+        timer.next = (timer.next + timer.products) % timer.window.len();
         Ok(time)
+    }
+
+    /// Packs some matrices of one kind, in the order of the model, on the threads of `lease`.
+    ///
+    /// # Errors
+    /// [`ModelError::Region`].
+    pub fn repack(
+        &mut self,
+        lease: &Lease,
+        kind: &MatrixKind,
+        matrices: Range<usize>,
+        packing: Packing,
+    ) -> Result<(), ModelError> {
+        let layers = self.weights.layers.iter_mut();
+        let of_kind = layers
+            .flat_map(LayerWeights::projections_mut)
+            .filter(|projection| {
+                kind_of(&projection.weight, projection.form.is_some()).as_ref() == Some(kind)
+            });
+        let some: Vec<Mutex<&mut Linear>> = of_kind
+            .skip(matrices.start)
+            .take(matrices.len())
+            .map(|projection| Mutex::new(&mut projection.weight))
+            .collect();
+        let queue = WorkQueue::new();
+        lease.run(|_| {
+            while let Some(chunk) = queue.next(some.len(), 1) {
+                for weight in &some[chunk.range()] {
+                    let mut weight = weight.lock().unwrap_or_else(PoisonError::into_inner);
+                    weight.repack(packing);
+                }
+            }
+        })?;
+        Ok(())
     }
 
     /// Changes how far ahead the weights of one kind are asked for.
@@ -185,8 +262,18 @@ impl Model {
 
 /// The kind of a matrix whose kernels read ahead.
 fn kind_of(weight: &Linear, int8: bool) -> Option<MatrixKind> {
-    weight.is_ternary().then(|| MatrixKind {
-        kernel: weight.kernel_name(int8),
+    let (kernel, base3_kernel) = match weight {
+        Linear::Dense(_) => return None,
+        Linear::Sparse(weights) => (weights.kernel_name(int8), None),
+        Linear::Ternary(weights) => {
+            let name = |packing| weights.kernel_name_in(packing, int8);
+            let base3 = weights.fits_base3().then(|| name(Packing::Base3));
+            (name(Packing::TwoBits), base3)
+        }
+    };
+    Some(MatrixKind {
+        kernel,
+        base3_kernel,
         rows: weight.rows(),
         cols: weight.cols(),
     })

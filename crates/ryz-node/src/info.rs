@@ -51,6 +51,8 @@ pub struct ModelInfo {
     pub weight_placement: String,
     /// Kernels in use.
     pub kernels: Vec<String>,
+    /// The packings of the ternary matrices.
+    pub packings: Vec<String>,
     /// Bytes of weights in memory.
     pub packed_bytes: f64,
     /// Bytes of weights that a decoded token reads.
@@ -96,6 +98,9 @@ impl ModelInfo {
             nodes: info.nodes.iter().map(|&node| node as u32).collect(),
             weight_placement: info.memory.to_owned(),
             kernels: info.kernels.clone(),
+            packings: (info.packings.iter())
+                .map(|packing| packing.name().to_owned())
+                .collect(),
             packed_bytes: info.packed_bytes as f64,
             weight_bytes_per_token: info.weight_bytes_per_token as f64,
             quantized: info.quantized.iter().map(QuantizedTensor::of).collect(),
@@ -138,6 +143,8 @@ pub struct TunedMatrix {
     pub rows: u32,
     /// Inputs.
     pub cols: u32,
+    /// How densely they are packed.
+    pub packing: String,
     /// Cache lines ahead.
     pub prefetch: u32,
 }
@@ -148,6 +155,7 @@ impl TunedMatrix {
             kernel: matrix.kernel.clone(),
             rows: matrix.rows as u32,
             cols: matrix.cols as u32,
+            packing: matrix.packing.clone(),
             prefetch: matrix.prefetch as u32,
         }
     }

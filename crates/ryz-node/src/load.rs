@@ -12,7 +12,7 @@ use napi::threadsafe_function::{
 };
 use napi::{Env, Result, Status};
 use napi_derive::napi;
-use ryz_engine::{BatchLayout, Engine, EngineConfig, Level, LoadProgress};
+use ryz_engine::{BatchLayout, Engine, EngineConfig, Level, LoadProgress, Packing};
 
 use crate::answer::{Failure, catching};
 use crate::engine::{NativeCancel, NativeEngine, Slot, failure};
@@ -68,6 +68,8 @@ pub struct Config {
     pub eviction: Option<EvictionPolicy>,
     /// How activations of a batch lie.
     pub batch_layout: Option<String>,
+    /// How densely ternary weights are packed, where it is not to be measured.
+    pub packing: Option<String>,
     /// Cache lines ahead.
     pub prefetch: Option<u32>,
     /// Whether it is measured how weights are streamed best.
@@ -215,6 +217,9 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
     let batch_layout = config
         .batch_layout
         .map(|name| BatchLayout::from_str(&name).map_err(|_| unknown("batchLayout", &name)));
+    let packing = config
+        .packing
+        .map(|name| Packing::from_str(&name).map_err(|_| unknown("packing", &name)));
     let activations = config
         .activations
         .map(|name| named("activations", &ACTIVATIONS, &name));
@@ -233,6 +238,7 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         threads: config.threads.map(size),
         level: level.transpose()?,
         batch_layout: batch_layout.transpose()?,
+        packing: packing.transpose()?,
         prefetch: config.prefetch.map(size),
         auto_tune: config.auto_tune.unwrap_or(defaults.auto_tune),
         activations: activations.transpose()?,

@@ -94,6 +94,7 @@ impl Draft {
             quantizer: None,
             map_weights: config.map_weights,
             sparsity: config.sparsity,
+            packing: config.packing.unwrap_or_default(),
         };
         let mut model = Model::load(&source, &options, arena, lease, progress)?;
         tuning::tune(&mut model, config, lease, arena)?;
@@ -331,7 +332,7 @@ pub(crate) fn draft_cache(
 /// What a token of a draft model costs, over one of the model's own: by the bytes of weights that they read, and what a pass
 /// costs besides.
 pub(crate) fn cost(draft: &Model, main: &Model) -> f32 {
-    let cost = |model: &Model| (model.weight_bytes_per_token() + PASS_BYTES) as f32;
+    let cost = |model: &Model| (model.two_bit_bytes_per_token() + PASS_BYTES) as f32;
     cost(draft) / cost(main)
 }
 

@@ -1,16 +1,17 @@
 //! Choosing how weights are streamed on this machine, while a model is loaded.
 //!
-//! For each kind of ternary matrix ([`ryz_model::MatrixKind`]) that is too large for caches, products are timed at some
-//! distances of [`PrefetchManager`] ([`choose`]); what was chosen is kept in a file of the user's cache folder
-//! ([`remember`]), so that a model is measured once for a processor, a number of threads and a version. No choice changes a
-//! result.
+//! For each kind of ternary matrix ([`ryz_model::MatrixKind`]) that is too large for caches, products are timed in both
+//! packings, on some matrices in each, and then at some distances of [`PrefetchManager`] ([`choose`]); what was chosen is kept
+//! in a file of the user's cache folder ([`remember`]), so that a model is measured once for a processor, a number of threads
+//! and a version. No choice changes a result, or takes memory: codes are packed anew where they are.
 
 mod choose;
 mod remember;
 
 use std::time::{Duration, Instant};
 
-use ryz_model::{MatrixKind, Model};
+use ryz_kernels::Packing;
+use ryz_model::{MatrixKind, Model, ProductTimer};
 use ryz_numa::{Lease, Topology};
 use ryz_tmac::{Arena, PrefetchManager};
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,10 @@ use remember::{Key, Store};
 const LEAST_BYTES: usize = 8 << 20;
 /// What one measurement reads at least.
 const BYTES_AT_ONCE: usize = 32 << 20;
-/// How long measuring takes, all kinds together.
-const BUDGET: Duration = Duration::from_millis(250);
+/// How long measuring packings takes, all kinds together.
+const PACKING_BUDGET: Duration = Duration::from_millis(100);
+/// How long measuring distances takes.
+const BUDGET: Duration = Duration::from_millis(150);
 
 /// How the ways in which weights are streamed were chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,28 +66,37 @@ impl TuningSource {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TunedMatrix {
-    /// The kernel.
+    /// The kernel of one token's products, in this packing.
     pub kernel: String,
     /// Outputs.
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
+    /// How densely they are packed: [`Packing::name`].
+    pub packing: String,
     /// Cache lines that are asked for ahead; 0 for none.
     pub prefetch: usize,
 }
 
 impl TunedMatrix {
-    fn new(kind: &MatrixKind, prefetch: usize) -> Self {
+    fn new(kind: &MatrixKind, packing: Packing, prefetch: usize) -> Self {
         Self {
-            kernel: kind.kernel.to_owned(),
+            kernel: kind.kernel_in(packing).unwrap_or(kind.kernel).to_owned(),
             rows: kind.rows,
             cols: kind.cols,
+            packing: packing.name().to_owned(),
             prefetch,
         }
     }
 
+    /// Its packing; `None` where that is no name of one.
+    fn packing(&self) -> Option<Packing> {
+        self.packing.parse().ok()
+    }
+
     fn is_of(&self, kind: &MatrixKind) -> bool {
-        (self.kernel.as_str(), self.rows, self.cols) == (kind.kernel, kind.rows, kind.cols)
+        let kernel = self.packing().and_then(|packing| kind.kernel_in(packing));
+        kernel == Some(self.kernel.as_str()) && (self.rows, self.cols) == (kind.rows, kind.cols)
     }
 }
 
@@ -121,6 +133,7 @@ pub(crate) fn tune(
         processor: Topology::detect().map_or_else(|_| String::new(), |machine| machine.processor()),
         level: model.kernels().level().name().to_owned(),
         threads: lease.threads(),
+        packing: config.packing.map_or("auto", Packing::name).to_owned(),
     };
     let mut known = (store.as_ref()).map_or_else(Vec::new, |store| store.read(&key));
     let kinds: Vec<MatrixKind> = timers.iter().map(|timer| timer.kind().clone()).collect();
@@ -130,18 +143,22 @@ pub(crate) fn tune(
         tuning.source = TuningSource::Remembered;
     } else {
         tuning.source = TuningSource::Measured;
+        let packings = match config.packing {
+            Some(packing) => timers.iter().map(|timer| given(packing, timer)).collect(),
+            None => packings(model, lease, &mut timers)?,
+        };
         let share = BUDGET / u32::try_from(timers.len()).unwrap_or(u32::MAX);
-        for timer in &mut timers {
+        for (timer, packing) in timers.iter_mut().zip(packings) {
             let kind = timer.kind().clone();
             let deadline = Instant::now() + share;
-            let prefetch = choose::choose(|lines| {
+            let prefetch = choose::distance(|lines| {
                 if Instant::now() >= deadline {
                     return Ok(None);
                 }
                 model.set_prefetch(&kind, PrefetchManager::new(lines));
                 model.time_products(lease, timer).map(Some)
             })?;
-            known.push(TunedMatrix::new(&kind, prefetch));
+            known.push(TunedMatrix::new(&kind, packing, prefetch));
         }
         if let Some(store) = &store {
             store.write(&key, &known);
@@ -149,6 +166,9 @@ pub(crate) fn tune(
     }
     for kind in kinds {
         if let Some(matrix) = known.iter().find(|matrix| matrix.is_of(&kind)) {
+            if let Some(packing) = matrix.packing() {
+                model.repack(lease, &kind, 0..usize::MAX, packing)?;
+            }
             model.set_prefetch(&kind, PrefetchManager::new(matrix.prefetch));
             tuning.matrices.push(matrix.clone());
         }
@@ -158,4 +178,54 @@ pub(crate) fn tune(
     }
     tuning.time = started.elapsed();
     Ok(tuning)
+}
+
+/// The packing that was asked for, where the matrices can be packed so.
+fn given(packing: Packing, timer: &ProductTimer) -> Packing {
+    match timer.kind().kernel_in(packing) {
+        Some(_) => packing,
+        None => Packing::TwoBits,
+    }
+}
+
+/// Measures the packing of each timer's kind: some matrices are packed in 1.6 bits and compared with as many others. All matrices
+/// of a kind are packed as was chosen in the end.
+///
+/// # Errors
+/// [`EngineError::Model`] when a worker panicked.
+fn packings(
+    model: &mut Model,
+    lease: &Lease,
+    timers: &mut [ProductTimer],
+) -> Result<Vec<Packing>, EngineError> {
+    let deadline = Instant::now() + PACKING_BUDGET;
+    let mut packings = vec![Packing::TwoBits; timers.len()];
+    // Which timers, and how many matrices in each packing.
+    let mut trials = Vec::new();
+    for (index, timer) in timers.iter().enumerate() {
+        let side = timer.products().min(timer.matrices() / 2);
+        if side > 0 && timer.kind().base3_kernel.is_some() {
+            model.repack(lease, timer.kind(), 0..side, Packing::Base3)?;
+            trials.push((index, side));
+        }
+    }
+    let chosen = choose::packings(trials.len(), |trial, packing| {
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        let (index, side) = trials[trial];
+        let timer = &mut timers[index];
+        timer.restrict(match packing {
+            Packing::Base3 => 0..side,
+            Packing::TwoBits => side..2 * side,
+        });
+        model.time_products(lease, timer).map(Some)
+    })?;
+    for ((index, _), packing) in trials.into_iter().zip(chosen) {
+        let timer = &mut timers[index];
+        model.repack(lease, timer.kind(), 0..timer.matrices(), packing)?;
+        timer.restrict(0..timer.matrices());
+        packings[index] = packing;
+    }
+    Ok(packings)
 }

@@ -1,5 +1,5 @@
-//! Choices in the user's cache folder: a small JSON file for each processor, instruction set, number of threads and
-//! version. What cannot be read, or is not as it was written, is as if it were not there; what cannot be written is
+//! Choices in the user's cache folder: a small JSON file for each processor, instruction set, number of threads, wish for a
+//! packing and version. What cannot be read, or is not as it was written, is as if it were not there; what cannot be written is
 //! measured again the next time.
 
 use std::fs;
@@ -29,6 +29,8 @@ pub(super) struct Key {
     pub processor: String,
     pub level: String,
     pub threads: usize,
+    /// What was asked for: a packing, or `auto`.
+    pub packing: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -70,7 +72,9 @@ impl Store {
             return None;
         }
         let file: File = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        let valid = |matrix: &TunedMatrix| matrix.prefetch <= PrefetchManager::MAX_LINES;
+        let valid = |matrix: &TunedMatrix| {
+            matrix.prefetch <= PrefetchManager::MAX_LINES && matrix.packing().is_some()
+        };
         (file.key == *key && file.matrices.iter().all(valid)).then_some(file.matrices)
     }
 
@@ -98,14 +102,18 @@ impl Store {
             processor,
             level,
             threads,
+            packing,
         } = key;
-        let hash = xxh3_64(format!("{version}\n{processor}\n{level}\n{threads}").as_bytes());
+        let text = format!("{version}\n{processor}\n{level}\n{threads}\n{packing}");
+        let hash = xxh3_64(text.as_bytes());
         self.0.join(format!("{hash:016x}.json"))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ryz_kernels::Packing;
+
     use super::*;
 
     fn key(threads: usize) -> Key {
@@ -114,6 +122,7 @@ mod tests {
             processor: "a processor".to_owned(),
             level: "scalar".to_owned(),
             threads,
+            packing: "auto".to_owned(),
         }
     }
 
@@ -122,6 +131,7 @@ mod tests {
             kernel: "kernel".to_owned(),
             rows,
             cols: 2560,
+            packing: Packing::Base3.name().to_owned(),
             prefetch: 128,
         }
     }
@@ -158,7 +168,9 @@ mod tests {
         let whole = fs::read_to_string(&path).unwrap();
         let far = whole.replace("128", &(PrefetchManager::MAX_LINES + 1).to_string());
         let negative = whole.replace("128", "-1");
-        for text in ["", "[]", "{", &whole[..whole.len() / 2], &far, &negative] {
+        let other = whole.replace("1.6-bit", "1.58-bit");
+        let half = &whole[..whole.len() / 2];
+        for text in ["", "[]", "{", half, &far, &negative, &other] {
             fs::write(&path, text).unwrap();
             assert_eq!(store.read(&key), [], "{text}");
         }

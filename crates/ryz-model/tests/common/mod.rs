@@ -9,7 +9,7 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
-use ryz_kernels::{KernelOptions, Kernels, Level};
+use ryz_kernels::{KernelOptions, Kernels, Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType, Window};
 use ryz_model::{Activations, BatchSequence, LoadOptions, Model, ModelSource, Outputs, RunState};
 use ryz_numa::{Lease, LeaseOptions, Pinning, Topology};
@@ -51,6 +51,7 @@ pub struct Setup {
     pub machine: Option<&'static str>,
     /// Whether products leave zeroes out.
     pub sparsity: bool,
+    pub packing: Packing,
 }
 
 impl Setup {
@@ -64,6 +65,7 @@ impl Setup {
             chunk: 512,
             machine: None,
             sparsity: true,
+            packing: Packing::TwoBits,
         }
     }
 }
@@ -73,7 +75,7 @@ pub struct Runner {
     pub model: Model,
     /// What its sequence sees.
     pub window: Option<Window>,
-    lease: Lease,
+    pub lease: Lease,
     state: RunState,
     cache: KvCache,
     pool: BlockPool,
@@ -109,6 +111,7 @@ impl Runner {
             kernels,
             activations: Some(setup.activations),
             sparsity: setup.sparsity,
+            packing: setup.packing,
             ..LoadOptions::default()
         };
         let model = Model::load(&source, &options, &arena, &lease, &mut |_| {
