@@ -149,6 +149,63 @@ fn near_f64(x: &[f32], weights: &[f32], divisor: f32, got: f32, what: &str) {
     );
 }
 
+/// Panels and strips: more columns and rows than either, with as many tokens as share them, each as if it were alone.
+#[test]
+fn a_batch_in_fixed_point_is_its_tokens_alone() {
+    let mut random = seed("dense: a_batch_in_fixed_point_is_its_tokens_alone");
+    for kernels in levels().into_iter().chain([scalar()]) {
+        for dtype in [DType::Q4K, DType::Q6K] {
+            let (rows, cols) = (35, 256 * (1 + random.below(21)));
+            let bytes = dense_blocks(&mut random, dtype, rows, cols);
+            let weights = dense(dtype, rows, cols, &bytes, kernels).unwrap();
+            for tokens in [2, 3, 7, 16, 19] {
+                let x = random.floats(tokens * cols);
+                let together = product(&weights, f32_view(&x, cols));
+                let alone = x.chunks_exact(cols);
+                let alone: Vec<f32> = alone
+                    .flat_map(|x| product(&weights, f32_view(x, cols)))
+                    .collect();
+                assert_same(&together, &alone, || {
+                    format!(
+                        "{dtype} {rows}×{cols}, {tokens} tokens, {}",
+                        kernels.level()
+                    )
+                });
+            }
+        }
+    }
+}
+
+/// The widest sums that the bounds of the module allow: the greatest codes of either sign, and activations that are all the
+/// greatest.
+#[test]
+fn the_greatest_fixed_point_sums_fit() {
+    for kernels in levels().into_iter().chain([scalar()]) {
+        for (dtype, codes) in [(DType::Q4K, 16..144), (DType::Q6K, 0..192)] {
+            for code in [0, 0xff] {
+                let cols = 512;
+                let mut bytes = vec![1; dtype.row_bytes(cols).unwrap()];
+                let at: &[usize] = if dtype == DType::Q6K { &[208] } else { &[0, 2] };
+                for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+                    block[codes.clone()].fill(code);
+                    for &at in at {
+                        block[at..at + 2].copy_from_slice(&half_bits(1.0));
+                    }
+                }
+                let weights = dense(dtype, 1, cols, &bytes, kernels).unwrap();
+                let mut decoded = vec![0.0; cols];
+                let view = TensorView::new("w", dtype, 1, cols, &bytes).unwrap();
+                view.decode_row(0, &mut decoded);
+                for x in [1.0, -1.0] {
+                    let x = vec![x; cols];
+                    let y = product(&weights, f32_view(&x, cols));
+                    near_f64(&x, &decoded, 1.0, y[0], &format!("{dtype}, codes {code}"));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_named() {
     let error = dense(DType::Q8_0, 2, 40, &[0; 68], scalar()).unwrap_err();

@@ -1,6 +1,6 @@
 //! Fixed-point products in 256-bit registers, two for a group.
 //!
-//! `maddubs` adds two products into int16: 63·128·2 = 16,128 fits.
+//! `maddubs` adds two products into int16, and N of it are added there: 63·128·2·2 and 15·128·2·4 are below 2^15.
 
 use std::arch::x86_64::*;
 
@@ -25,13 +25,27 @@ fn load<T: bytemuck::Pod>(bytes: &[T; GROUP / 2]) -> __m256i {
     unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
 }
 
+/// Two sixteens, of which the second may be anywhere.
+#[inline(always)]
+fn sixteens_of(low: &[u8; 16], high: &[u8; 16]) -> __m256i {
+    // SAFETY: references to 16 bytes each, read unaligned; callers hold a token, so the CPU has AVX.
+    unsafe { _mm256_loadu2_m128i(high.as_ptr().cast(), low.as_ptr().cast()) }
+}
+
 /// What both tokens do alike.
 macro_rules! in_256_bits {
     () => {
         type C = [__m256i; 2];
+        type X = [__m256i; 2];
 
         #[inline(always)]
         fn codes(self, bytes: &[u8; GROUP]) -> [__m256i; 2] {
+            let (halves, _) = bytes.as_chunks();
+            [load(&halves[0]), load(&halves[1])]
+        }
+
+        #[inline(always)]
+        fn activations(self, bytes: &[i8; GROUP]) -> [__m256i; 2] {
             let (halves, _) = bytes.as_chunks();
             [load(&halves[0]), load(&halves[1])]
         }
@@ -70,19 +84,56 @@ macro_rules! in_256_bits {
         }
 
         #[inline(always)]
-        fn times_256(self, sums: [__m256i; 2]) -> [__m256i; 2] {
+        fn times_256_and(self, upper: [__m256i; 2], low: [__m256i; 2]) -> [__m256i; 2] {
             [
-                isa!(_mm256_slli_epi32::<8>(sums[0])),
-                isa!(_mm256_slli_epi32::<8>(sums[1])),
+                isa!(_mm256_add_epi32(_mm256_slli_epi32::<8>(upper[0]), low[0])),
+                isa!(_mm256_add_epi32(_mm256_slli_epi32::<8>(upper[1]), low[1])),
             ]
         }
 
         #[inline(always)]
-        fn fours(self, table: &[f32; LANES], at: [usize; 4]) -> [__m256; 2] {
-            let [a, b, c, d] = at.map(|at| table[at]);
+        fn interleave(self, a: [__m256i; 2], b: [__m256i; 2]) -> [[__m256i; 2]; 2] {
             [
-                isa!(_mm256_set_m128(_mm_set1_ps(b), _mm_set1_ps(a))),
-                isa!(_mm256_set_m128(_mm_set1_ps(d), _mm_set1_ps(c))),
+                [
+                    isa!(_mm256_unpacklo_epi64(a[0], b[0])),
+                    isa!(_mm256_unpacklo_epi64(a[1], b[1])),
+                ],
+                [
+                    isa!(_mm256_unpackhi_epi64(a[0], b[0])),
+                    isa!(_mm256_unpackhi_epi64(a[1], b[1])),
+                ],
+            ]
+        }
+
+        #[inline(always)]
+        fn nibbles(self, bytes: &[u8; 2 * GROUP]) -> [[__m256i; 2]; 4] {
+            let (sixteens, _) = bytes.as_chunks::<16>();
+            let mask = isa!(_mm256_set1_epi8(15));
+            let mut out = [[mask; 2]; 4];
+            for (half, out) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                // Stretches 0 and 2, and 1 and 3.
+                let even = sixteens_of(&sixteens[half], &sixteens[4 + half]);
+                let odd = sixteens_of(&sixteens[2 + half], &sixteens[6 + half]);
+                let eights = [
+                    isa!(_mm256_unpacklo_epi64(even, odd)),
+                    isa!(_mm256_unpackhi_epi64(even, odd)),
+                ];
+                for (out, eights) in out.iter_mut().zip(eights) {
+                    out[0] = isa!(_mm256_and_si256(eights, mask));
+                    out[1] = isa!(_mm256_and_si256(_mm256_srli_epi16::<4>(eights), mask));
+                }
+            }
+            out
+        }
+
+        #[inline(always)]
+        fn twos(self, table: [__m256; 2], at: [usize; LANES / 2]) -> [__m256; 2] {
+            let [a, b, c, d, e, f, g, h] = at.map(|at| at as i32);
+            let low = isa!(_mm256_setr_epi32(a, a, b, b, c, c, d, d));
+            let high = isa!(_mm256_setr_epi32(e, e, f, f, g, g, h, h));
+            [
+                isa!(_mm256_permutevar8x32_ps(table[0], low)),
+                isa!(_mm256_permutevar8x32_ps(table[1], high)),
             ]
         }
     };
@@ -92,15 +143,18 @@ impl FixedDot for Avx2Codes {
     in_256_bits!();
 
     #[inline(always)]
-    fn add_products(
+    fn add_products<const N: usize>(
         self,
         mut sums: [__m256i; 2],
-        codes: [__m256i; 2],
-        x: &[i8; GROUP],
+        codes: [[__m256i; 2]; N],
+        x: [[__m256i; 2]; N],
     ) -> [__m256i; 2] {
-        let (halves, _) = x.as_chunks();
         for half in 0..2 {
-            let pairs = isa!(_mm256_maddubs_epi16(codes[half], load(&halves[half])));
+            let mut pairs = isa!(_mm256_maddubs_epi16(codes[0][half], x[0][half]));
+            for (codes, x) in codes.iter().zip(x).skip(1) {
+                let more = isa!(_mm256_maddubs_epi16(codes[half], x[half]));
+                pairs = isa!(_mm256_add_epi16(pairs, more));
+            }
             let fours = isa!(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
             sums[half] = isa!(_mm256_add_epi32(sums[half], fours));
         }
@@ -112,16 +166,16 @@ impl FixedDot for AvxVnniCodes {
     in_256_bits!();
 
     #[inline(always)]
-    fn add_products(
+    fn add_products<const N: usize>(
         self,
         mut sums: [__m256i; 2],
-        codes: [__m256i; 2],
-        x: &[i8; GROUP],
+        codes: [[__m256i; 2]; N],
+        x: [[__m256i; 2]; N],
     ) -> [__m256i; 2] {
-        let (halves, _) = x.as_chunks();
-        for half in 0..2 {
-            let x = load(&halves[half]);
-            sums[half] = isa!(_mm256_dpbusd_avx_epi32(sums[half], codes[half], x));
+        for (codes, x) in codes.iter().zip(x) {
+            for half in 0..2 {
+                sums[half] = isa!(_mm256_dpbusd_avx_epi32(sums[half], codes[half], x[half]));
+            }
         }
         sums
     }

@@ -1,6 +1,6 @@
 //! Fixed-point products in 512-bit registers.
 //!
-//! `maddubs` adds two products into int16: 63·128·2 = 16,128 fits.
+//! `maddubs` adds two products into int16, and N of it are added there: 63·128·2·2 and 15·128·2·4 are below 2^15.
 
 use std::arch::x86_64::*;
 
@@ -35,9 +35,15 @@ fn load_half(bytes: &[u8; GROUP / 2]) -> __m256i {
 macro_rules! in_512_bits {
     () => {
         type C = __m512i;
+        type X = __m512i;
 
         #[inline(always)]
         fn codes(self, bytes: &[u8; GROUP]) -> __m512i {
+            load(bytes)
+        }
+
+        #[inline(always)]
+        fn activations(self, bytes: &[i8; GROUP]) -> __m512i {
             load(bytes)
         }
 
@@ -65,18 +71,57 @@ macro_rules! in_512_bits {
         }
 
         #[inline(always)]
-        fn times_256(self, sums: __m512i) -> __m512i {
-            isa!(_mm512_slli_epi32::<8>(sums))
+        fn times_256_and(self, upper: __m512i, low: __m512i) -> __m512i {
+            isa!(_mm512_add_epi32(_mm512_slli_epi32::<8>(upper), low))
         }
 
         #[inline(always)]
-        fn fours(self, table: &[f32; LANES], at: [usize; 4]) -> __m512 {
-            let [a, b, c, d] = at.map(|at| at as i32);
-            let index = isa!(_mm512_set_epi32(
-                d, d, d, d, c, c, c, c, b, b, b, b, a, a, a, a
+        fn interleave(self, a: __m512i, b: __m512i) -> [__m512i; 2] {
+            [
+                isa!(_mm512_unpacklo_epi64(a, b)),
+                isa!(_mm512_unpackhi_epi64(a, b)),
+            ]
+        }
+
+        #[inline(always)]
+        fn nibbles(self, bytes: &[u8; 2 * GROUP]) -> [__m512i; 4] {
+            let (halves, _) = bytes.as_chunks();
+            let (a, b) = (load(&halves[0]), load(&halves[1]));
+            let shifts = isa!(_mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
+            let mut out = [a; 4];
+            for (j, out) in (0..).zip(&mut out) {
+                let index = isa!(_mm512_add_epi64(
+                    _mm512_setr_epi64(0, 4, 8, 12, 0, 4, 8, 12),
+                    _mm512_set1_epi64(j)
+                ));
+                let eights = isa!(_mm512_permutex2var_epi64(a, index, b));
+                let shifted = isa!(_mm512_srlv_epi64(eights, shifts));
+                *out = isa!(_mm512_and_si512(shifted, _mm512_set1_epi8(15)));
+            }
+            out
+        }
+
+        #[inline(always)]
+        fn twos(self, table: __m512, at: [usize; LANES / 2]) -> __m512 {
+            let [a, b, c, d, e, f, g, h] = at.map(|at| at as i32);
+            let index = isa!(_mm512_setr_epi32(
+                a,
+                a,
+                b,
+                b,
+                c,
+                c,
+                d,
+                d,
+                8 + e,
+                8 + e,
+                8 + f,
+                8 + f,
+                8 + g,
+                8 + g,
+                8 + h,
+                8 + h
             ));
-            // SAFETY: a reference to 64 bytes, read unaligned.
-            let table = unsafe { _mm512_loadu_ps(table.as_ptr()) };
             isa!(_mm512_permutexvar_ps(index, table))
         }
     };
@@ -86,8 +131,16 @@ impl FixedDot for Avx512VnniCodes {
     in_512_bits!();
 
     #[inline(always)]
-    fn add_products(self, sums: __m512i, codes: __m512i, x: &[i8; GROUP]) -> __m512i {
-        isa!(_mm512_dpbusd_epi32(sums, codes, load(x)))
+    fn add_products<const N: usize>(
+        self,
+        mut sums: __m512i,
+        codes: [__m512i; N],
+        x: [__m512i; N],
+    ) -> __m512i {
+        for (codes, x) in codes.into_iter().zip(x) {
+            sums = isa!(_mm512_dpbusd_epi32(sums, codes, x));
+        }
+        sums
     }
 }
 
@@ -95,8 +148,17 @@ impl FixedDot for Avx512Codes {
     in_512_bits!();
 
     #[inline(always)]
-    fn add_products(self, sums: __m512i, codes: __m512i, x: &[i8; GROUP]) -> __m512i {
-        let pairs = isa!(_mm512_maddubs_epi16(codes, load(x)));
+    fn add_products<const N: usize>(
+        self,
+        sums: __m512i,
+        codes: [__m512i; N],
+        x: [__m512i; N],
+    ) -> __m512i {
+        let mut pairs = isa!(_mm512_maddubs_epi16(codes[0], x[0]));
+        for (&codes, x) in codes.iter().zip(x).skip(1) {
+            let more = isa!(_mm512_maddubs_epi16(codes, x));
+            pairs = isa!(_mm512_add_epi16(pairs, more));
+        }
         let fours = isa!(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
         isa!(_mm512_add_epi32(sums, fours))
     }

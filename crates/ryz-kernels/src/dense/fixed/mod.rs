@@ -5,26 +5,31 @@
 //!
 //! ```text
 //! s = 8,355,000 / max(max|x|, 1e−30)         X = round(x·s), ties to even = 2^16·h + 2^8·m + l,  h, m, l in −128 … 127
-//! D = Σ_4 code·X = 2^8·(2^8·Σ code·h + Σ code·m) + Σ code·l                    (int32; of 4 weights, a lane)
-//! Q4_K:  y = (Σ f32(D)·(d·sc) − Σ f32(ΣX of the sub-block)·(dmin·m)) · (1/s)
-//! Q6_K:  y = (Σ f32(D − 32·Σ_4 X)·(d·sc)) · (1/s)
+//! D = Σ code·X = 2^8·(2^8·Σ code·h + Σ code·m) + Σ code·l      (int32; of weights of one sub-block, a lane)
+//! Q4_K:  y = Σ (f32(D)·(d·sc) − f32(ΣX of the sub-block)·(dmin·m)) · (1/s)         D of 16 weights
+//! Q6_K:  y = Σ f32(D − 32·ΣX)·(d·sc) · (1/s)                                       D of 8 weights
 //! ```
 //!
-//! Outer sums are fused multiply-adds in sixteen lanes, blocks and groups of 64 weights ascending, lanes added by the fixed
-//! tree. Rounding x to 2^−24 of the largest is what rounding to f32 would do to that one; a row that has an infinity or NaN
-//! gives NaN.
+//! Outer sums are fused multiply-adds in sixteen lanes, blocks ascending, in a block the minima first or the two D of a lane in
+//! order; lanes are added by the fixed tree. Rounding x to 2^−24 of the largest is what rounding to f32 would do to that one; a
+//! row that has an infinity or NaN gives NaN.
 //!
-//! Bounds: |X| ≤ 8,355,001, whose bytes are in range. Q4_K: |D| ≤ 15·4·8,355,001 < 2^29. Q6_K: code·X sums to at most
-//! 63·4·8,355,001 = 2.105e9 < 2^31.
+//! Bounds: |X| ≤ 8,355,001, whose bytes are in range. Q4_K: |D| ≤ 15·16·8,355,001 = 2.005e9 < 2^31. Q6_K: |D − 32·ΣX| ≤
+//! 32·8·8,355,001 = 2.139e9 < 2^31; D itself may wrap, which the subtraction undoes.
 //!
-//! **Order.** Two stretches of 32 weights whose codes are in neighbouring or like-placed bytes are a group, so that nothing is
-//! moved when codes are taken apart: Q4_K weights 64k… and 64k + 64…, Q6_K weights 32k… and 128 + 32k….
+//! **Order.** As many weights of a sub-block meet in a lane as int32 holds, because what comes after the products of bytes costs
+//! as much as they do. So a block's 256 weights lie in four groups of 64 whose like-placed bytes belong to one sub-block: of the
+//! four in Q4_K, of the first two and of the last two in Q6_K ([`types`]). Eight weights stay together.
+//!
+//! **Panels.** Activations of several tokens are larger than a first-level cache. A panel of columns whose activations fit in a
+//! part of it is multiplied with the rows of a strip before the next panel; a block is taken apart once for all its tokens.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod reference;
+mod types;
 
 use std::ops::Range;
 
@@ -32,12 +37,8 @@ use bytemuck::{Pod, Zeroable};
 use ryz_format::DType;
 use ryz_tmac::{LINE, MatMut};
 
-use super::{
-    DenseWeight,
-    blocks::{bytes, half},
-    k_quants::words,
-    matmul::Row,
-};
+use self::types::{FixedType, Q4K, Q6K};
+use super::{DenseWeight, matmul::Row};
 use crate::{
     ActivationView, Line,
     simd::{LANES, Simd},
@@ -50,8 +51,10 @@ const BLOCK: usize = 256;
 const GROUP: usize = 64;
 /// Tokens whose fixed-point forms are made at a time; weights are read once for as many.
 const TOKENS: usize = 16;
-/// Those that share a block that is taken apart.
-const TOGETHER: usize = 4;
+/// Rows that a panel is multiplied with.
+const STRIP: usize = 16;
+/// Bytes of the activations of a panel, of a first-level cache of 32 KiB or more.
+const PANEL_BYTES: usize = 16 << 10;
 /// What the greatest activation becomes: its bytes, and those of one more, are in range.
 const GREATEST: f32 = 8_355_000.0;
 
@@ -59,152 +62,50 @@ const GREATEST: f32 = 8_355_000.0;
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct FixedBlock {
-    /// (group, h m l, weight): the bytes of X.
+    /// (group, h m l, place): the bytes of X.
     bytes: [[[i8; GROUP]; 3]; 4],
-    /// What does not depend on codes: (group, lane) −32·Σ_4 X for Q6_K; for Q4_K the first line is ΣX of the 8 sub-blocks, as
-    /// the bits of f32, and zeroes.
-    rest: [[i32; LANES]; 4],
+    /// What does not depend on codes: for Q6_K −32·ΣX of each D; for Q4_K −ΣX of the 8 sub-blocks, as the bits of f32, and
+    /// zeroes.
+    rest: [[i32; LANES]; 2],
 }
 
 const _: () = assert!(size_of::<FixedBlock>().is_multiple_of(LINE));
 
 /// What an instruction set gives to fixed-point products.
 pub(crate) trait FixedDot: CodeDot {
-    /// 64 bytes.
+    /// 64 codes.
     type C: Copy;
+    /// 64 bytes of activations.
+    type X: Copy;
 
     fn codes(self, bytes: &[u8; GROUP]) -> Self::C;
+    fn activations(self, bytes: &[i8; GROUP]) -> Self::X;
     /// 32 bytes and 32 others.
     fn join(self, low: &[u8; GROUP / 2], high: &[u8; GROUP / 2]) -> Self::C;
-    /// (byte >> N) & mask, which has none of the N upper bits.
+    /// (byte >> N) & mask; what comes in from above is for the mask to take away.
     fn right<const N: u32>(self, codes: Self::C, mask: u8) -> Self::C;
     /// (byte << N) & mask, which has none of the N lower bits.
     fn left<const N: u32>(self, codes: Self::C, mask: u8) -> Self::C;
     fn or(self, a: Self::C, b: Self::C) -> Self::C;
-    /// Σ_4 code·x added to each lane.
-    fn add_products(
+    /// The even eights of bytes of `a` and `b` in turn, and the odd ones.
+    fn interleave(self, a: Self::C, b: Self::C) -> [Self::C; 2];
+    /// Of each of four stretches of 32 bytes the eight bytes `j`, for each j: their low halves, then their high ones.
+    fn nibbles(self, bytes: &[u8; 2 * GROUP]) -> [Self::C; 4];
+    /// Σ code·x added to each lane: of four bytes of each of N groups. N·code·128 is below 2^14.
+    fn add_products<const N: usize>(
         self,
         sums: <Self::S as Simd>::I,
-        codes: Self::C,
-        x: &[i8; GROUP],
+        codes: [Self::C; N],
+        x: [Self::X; N],
     ) -> <Self::S as Simd>::I;
-    /// 256 times each lane.
-    fn times_256(self, sums: <Self::S as Simd>::I) -> <Self::S as Simd>::I;
-    /// Lane l is `table[at[l / 4]]`.
-    fn fours(self, table: &[f32; LANES], at: [usize; 4]) -> <Self::S as Simd>::F;
-}
-
-/// A type whose blocks are multiplied so.
-trait FixedType {
-    const BYTES: usize;
-    /// Weights of which a block's second half of a group starts after the first.
-    const APART: usize;
-    /// Whether what does not depend on codes is an integer of each lane; else it is multiplied with minima.
-    const OFFSETS: bool;
-
-    /// The weight that a group starts with.
-    fn start(group: usize) -> usize;
-    /// Codes of the four groups.
-    fn codes<K: FixedDot>(k: K, block: &[u8]) -> [K::C; 4];
-    /// Scales of the sub-blocks, and minima.
-    fn scales<K: FixedDot>(k: K, block: &[u8]) -> ([f32; LANES], [f32; LANES]);
-    /// Which scales the fours of lanes of a group have.
-    fn places(group: usize) -> [usize; 4];
-}
-
-struct Q4K;
-
-impl FixedType for Q4K {
-    const BYTES: usize = 144;
-    const APART: usize = 64;
-    const OFFSETS: bool = false;
-
-    #[inline(always)]
-    fn start(group: usize) -> usize {
-        128 * (group / 2) + 32 * (group % 2)
-    }
-
-    #[inline(always)]
-    fn codes<K: FixedDot>(k: K, block: &[u8]) -> [K::C; 4] {
-        let (stretches, _) = bytes::<128>(block, 16).as_chunks::<GROUP>();
-        let (a, b) = (k.codes(&stretches[0]), k.codes(&stretches[1]));
-        [
-            k.right::<0>(a, 15),
-            k.right::<4>(a, 15),
-            k.right::<0>(b, 15),
-            k.right::<4>(b, 15),
-        ]
-    }
-
-    #[inline(always)]
-    fn scales<K: FixedDot>(k: K, block: &[u8]) -> ([f32; LANES], [f32; LANES]) {
-        let s = k.simd();
-        let [a, b, c] = words(block, 4);
-        let six = |word: u32| word & 0x3f3f_3f3f;
-        let above =
-            |nibbles: u32, word: u32| nibbles & 0x0f0f_0f0f | (word >> 6 & 0x0303_0303) << 4;
-        let scaled = |words: [u32; 2], factor: f32| {
-            let integers: [i8; 8] = bytemuck::cast(words.map(u32::to_le));
-            let mut sixteen = [0; LANES];
-            sixteen[..8].copy_from_slice(&integers);
-            let mut out = [0.0; LANES];
-            s.store(s.mul(s.splat(factor), s.load_i8(&sixteen)), &mut out);
-            out
-        };
-        (
-            scaled([six(a), above(c, a)], half(s, block, 0)),
-            scaled([six(b), above(c >> 4, b)], half(s, block, 2)),
-        )
-    }
-
-    #[inline(always)]
-    fn places(group: usize) -> [usize; 4] {
-        let first = 4 * (group / 2) + group % 2;
-        [first, first, first + 2, first + 2]
-    }
-}
-
-struct Q6K;
-
-impl FixedType for Q6K {
-    const BYTES: usize = 210;
-    const APART: usize = 128;
-    const OFFSETS: bool = true;
-
-    #[inline(always)]
-    fn start(group: usize) -> usize {
-        32 * group
-    }
-
-    #[inline(always)]
-    fn codes<K: FixedDot>(k: K, block: &[u8]) -> [K::C; 4] {
-        let (low, _) = bytes::<128>(block, 0).as_chunks::<32>();
-        let (a, b) = (k.join(&low[0], &low[2]), k.join(&low[1], &low[3]));
-        let high = k.codes(bytes(block, 128));
-        [
-            k.or(k.right::<0>(a, 15), k.left::<4>(high, 0x30)),
-            k.or(k.right::<0>(b, 15), k.left::<2>(high, 0x30)),
-            k.or(k.right::<4>(a, 15), k.right::<0>(high, 0x30)),
-            k.or(k.right::<4>(b, 15), k.right::<2>(high, 0x30)),
-        ]
-    }
-
-    #[inline(always)]
-    fn scales<K: FixedDot>(k: K, block: &[u8]) -> ([f32; LANES], [f32; LANES]) {
-        let s = k.simd();
-        let integers: &[i8; LANES] = bytemuck::cast_ref(bytes::<16>(block, 192));
-        let mut scales = [0.0; LANES];
-        s.store(
-            s.mul(s.splat(half(s, block, 208)), s.load_i8(integers)),
-            &mut scales,
-        );
-        (scales, [0.0; LANES])
-    }
-
-    #[inline(always)]
-    fn places(group: usize) -> [usize; 4] {
-        [2 * group, 2 * group + 1, 8 + 2 * group, 9 + 2 * group]
-    }
+    /// 256 times each lane of `upper` and `low`, wrapping.
+    fn times_256_and(
+        self,
+        upper: <Self::S as Simd>::I,
+        low: <Self::S as Simd>::I,
+    ) -> <Self::S as Simd>::I;
+    /// Lanes 2p and 2p + 1 are lane `at[p]` of the eight of `table` that they are in.
+    fn twos(self, table: <Self::S as Simd>::F, at: [usize; LANES / 2]) -> <Self::S as Simd>::F;
 }
 
 /// Whether blocks of `dtype` are multiplied in fixed point.
@@ -248,138 +149,173 @@ fn typed<K: FixedDot, B: FixedType>(
     for first in (0..x.tokens()).step_by(TOKENS) {
         let tokens = TOKENS.min(x.tokens() - first);
         let mut factors = [0.0; TOKENS];
-        for (token, fixed) in fixed.chunks_exact_mut(blocks).take(tokens).enumerate() {
+        for (token, factor) in factors.iter_mut().enumerate().take(tokens) {
             let row = Row::new(&x, first + token);
             // Of integers the product is divided by their scale as well.
-            factors[token] = row.finish(1.0 / fix::<K, B>(k, &row, fixed));
+            *factor = row.finish(1.0 / fix::<K, B>(k, &row, &mut fixed[token..], blocks, tokens));
         }
-        for row in rows.clone() {
-            let mut token = 0;
-            while token < tokens {
-                let many = if token + TOGETHER <= tokens {
-                    TOGETHER
-                } else {
-                    1
-                };
-                let fixed = &fixed[token * blocks..][..many * blocks];
-                let mut y = [0.0; TOGETHER];
-                if many == TOGETHER {
-                    y = row_of::<K, B, TOGETHER>(k, weights, row, fixed);
-                } else {
-                    [y[0]] = row_of::<K, B, 1>(k, weights, row, fixed);
+        // (block, token)
+        let fixed = &fixed[..blocks * tokens];
+        if tokens == 1 {
+            let out = out.row_mut(first);
+            for (row, y) in rows.clone().zip(out.iter_mut()) {
+                *y = one::<K, B>(k, weights, row, fixed) * factors[0];
+            }
+            continue;
+        }
+        for start in rows.clone().step_by(STRIP) {
+            let strip = start..rows.end.min(start + STRIP);
+            // (row, token)
+            let mut sums = [[0.0; LANES]; STRIP * TOKENS];
+            let sums = &mut sums[..strip.len() * tokens];
+            strip_of::<K, B>(k, weights, strip, fixed, tokens, sums);
+            for (row, sums) in sums.chunks_exact(tokens).enumerate() {
+                for (token, (sums, factor)) in sums.iter().zip(factors).enumerate() {
+                    let y = k.simd().sum(k.simd().load(sums)) * factor;
+                    out.row_mut(first + token)[start - rows.start + row] = y;
                 }
-                for (t, y) in y.into_iter().take(many).enumerate() {
-                    out.row_mut(first + token + t)[row - rows.start] = y * factors[token + t];
-                }
-                token += many;
             }
         }
     }
 }
 
-/// Makes the fixed-point form of a row: its s.
+/// Makes the fixed-point form of a row: every `stride`th of `fixed`. Returns its s.
 #[inline(always)]
-fn fix<K: FixedDot, B: FixedType>(k: K, row: &Row<'_>, fixed: &mut [FixedBlock]) -> f32 {
+fn fix<K: FixedDot, B: FixedType>(
+    k: K,
+    row: &Row<'_>,
+    fixed: &mut [FixedBlock],
+    blocks: usize,
+    stride: usize,
+) -> f32 {
     let s = k.simd();
-    let sixteens = fixed.len() * (BLOCK / LANES);
     let mut greatest = s.splat_i(0);
-    for sixteen in 0..sixteens {
+    for sixteen in 0..blocks * (BLOCK / LANES) {
         greatest = s.max_i(greatest, s.magnitude_bits(row.load(s, sixteen)));
     }
     let greatest = f32::from_bits(s.greatest_i(greatest) as u32);
     if !greatest.is_finite() {
-        fixed.fill(FixedBlock::zeroed());
+        for index in 0..blocks {
+            fixed[index * stride] = FixedBlock::zeroed();
+        }
         return f32::NAN;
     }
     let scale = GREATEST / greatest.max(1e-30);
-    for (index, block) in fixed.iter_mut().enumerate() {
-        let mut sums = [0i32; LANES];
-        for group in 0..4 {
-            for part in 0..GROUP / LANES {
-                // Two sixteens of each half of the group.
-                let weight = B::start(group) + B::APART * (part / 2) + LANES * (part % 2);
-                let sixteen = (index * BLOCK + weight) / LANES;
-                let mut lanes = [0.0; LANES];
-                s.store(s.mul(row.load(s, sixteen), s.splat(scale)), &mut lanes);
-                let mut numbers = [0i32; LANES];
-                for (number, lane) in numbers.iter_mut().zip(lanes) {
-                    *number = lane.round_ties_even() as i32;
-                }
-                let [high, middle, low] = &mut block.bytes[group];
-                let place = LANES * part..LANES * (part + 1);
-                let bytes = high[place.clone()]
-                    .iter_mut()
-                    .zip(&mut middle[place.clone()]);
-                let bytes = bytes.zip(&mut low[place]);
-                for (((high, middle), low), &number) in bytes.zip(&numbers) {
-                    *low = number as i8;
-                    let rest = (number - i32::from(*low)) >> 8;
-                    *middle = rest as i8;
-                    *high = ((rest - i32::from(*middle)) >> 8) as i8;
-                }
-                if B::OFFSETS {
-                    let offsets = &mut block.rest[group][4 * part..4 * part + 4];
-                    for (offset, four) in offsets.iter_mut().zip(numbers.as_chunks::<4>().0) {
-                        *offset = -32 * four.iter().sum::<i32>();
-                    }
-                } else {
-                    // Below 2^28.
-                    sums[weight / 32] += numbers.iter().sum::<i32>();
+    for index in 0..blocks {
+        let block = &mut fixed[index * stride];
+        let mut fours = [0; BLOCK / 4];
+        for sixteen in 0..BLOCK / LANES {
+            let mut lanes = [0.0; LANES];
+            let x = row.load(s, index * (BLOCK / LANES) + sixteen);
+            s.store(s.mul(x, s.splat(scale)), &mut lanes);
+            let numbers = lanes.map(|lane| lane.round_ties_even() as i32);
+            // h, m, l
+            let mut digits = [[0i8; LANES]; 3];
+            for (lane, &number) in numbers.iter().enumerate() {
+                let low = number as i8;
+                let upper = (number - i32::from(low)) >> 8;
+                let middle = upper as i8;
+                digits[2][lane] = low;
+                digits[1][lane] = middle;
+                digits[0][lane] = ((upper - i32::from(middle)) >> 8) as i8;
+            }
+            for half in 0..2 {
+                let (group, place) = B::place(2 * sixteen + half);
+                for (bytes, digits) in block.bytes[group].iter_mut().zip(&digits) {
+                    bytes[8 * place..][..8].copy_from_slice(&digits[8 * half..][..8]);
                 }
             }
+            for (four, numbers) in numbers.as_chunks::<4>().0.iter().enumerate() {
+                fours[4 * sixteen + four] = numbers.iter().sum();
+            }
         }
-        if !B::OFFSETS {
-            block.rest[0] = sums.map(|sum| (sum as f32).to_bits() as i32);
-        }
+        block.rest = B::rest(&fours);
     }
     scale
 }
 
-/// One row with T tokens, whose fixed-point forms follow one another; not yet divided by s.
+/// One row with one token; not yet divided by s.
 #[inline(always)]
-fn row_of<K: FixedDot, B: FixedType, const T: usize>(
+fn one<K: FixedDot, B: FixedType>(
     k: K,
     weights: &DenseWeight,
     row: usize,
     fixed: &[FixedBlock],
-) -> [f32; T] {
+) -> f32 {
     let s = k.simd();
-    let row = weights.row(row);
-    let blocks = row.len() / B::BYTES;
     let prefetch = weights.prefetch();
-    let mut sums = [s.splat(0.0); T];
-    let mut minima = [s.splat(0.0); T];
-    for (index, block) in row.chunks_exact(B::BYTES).enumerate() {
+    let mut sums = [s.splat(0.0)];
+    for (block, x) in weights.row(row).chunks_exact(B::BYTES).zip(fixed) {
         for byte in block.iter().step_by(LINE) {
             prefetch.ahead(byte);
         }
-        let codes = B::codes(k, block);
-        let (scales, of_minima) = B::scales(k, block);
-        for t in 0..T {
-            let x = &fixed[t * blocks + index];
-            for group in 0..4 {
-                let [high, middle, low] = &x.bytes[group];
-                let d = k.add_products(s.splat_i(0), codes[group], high);
-                let d = k.add_products(k.times_256(d), codes[group], middle);
-                let mut d = k.add_products(k.times_256(d), codes[group], low);
-                if B::OFFSETS {
-                    d = s.add_i(d, s.load_i(&x.rest[group]));
-                }
-                let scale = k.fours(&scales, B::places(group));
-                sums[t] = s.fma(s.to_f32(d), scale, sums[t]);
-            }
-            if !B::OFFSETS {
-                let of_blocks: &[f32; LANES] = bytemuck::cast_ref(&x.rest[0]);
-                minima[t] = s.fma(s.load(of_blocks), s.load(&of_minima), minima[t]);
+        B::add(k, &[B::take(k, block)], x, &mut sums);
+    }
+    s.sum(sums[0])
+}
+
+/// The rows of a strip with several tokens, panel by panel, added to `sums`.
+#[inline(always)]
+fn strip_of<K: FixedDot, B: FixedType>(
+    k: K,
+    weights: &DenseWeight,
+    strip: Range<usize>,
+    fixed: &[FixedBlock],
+    tokens: usize,
+    sums: &mut [[f32; LANES]],
+) {
+    let blocks = fixed.len() / tokens;
+    let panel = (PANEL_BYTES / (tokens * size_of::<FixedBlock>())).max(1);
+    // Two rows share what is read of activations, where registers hold the codes of both.
+    let together = if K::S::WIDE { 2 } else { 1 };
+    for start in (0..blocks).step_by(panel) {
+        let columns = start * B::BYTES..blocks.min(start + panel) * B::BYTES;
+        let x = &fixed[start * tokens..];
+        let rows = strip.clone().step_by(together);
+        for (row, sums) in rows.zip(sums.chunks_mut(together * tokens)) {
+            let next = row + 1;
+            if together == 2 && next < strip.end {
+                let rows = [row, next].map(|row| &weights.row(row)[columns.clone()]);
+                panel_of::<K, B, 2>(k, weights, rows, x, tokens, sums);
+            } else {
+                let row = &weights.row(row)[columns.clone()];
+                panel_of::<K, B, 1>(k, weights, [row], x, tokens, sums);
             }
         }
     }
-    let mut y = [0.0; T];
-    for t in 0..T {
-        y[t] = s.sum(sums[t]);
-        if !B::OFFSETS {
-            y[t] -= s.sum(minima[t]);
+}
+
+/// Some blocks of R rows with several tokens: their sums are (row, token), activations (block, token).
+#[inline(always)]
+fn panel_of<K: FixedDot, B: FixedType, const R: usize>(
+    k: K,
+    weights: &DenseWeight,
+    rows: [&[u8]; R],
+    x: &[FixedBlock],
+    tokens: usize,
+    sums: &mut [[f32; LANES]],
+) {
+    let s = k.simd();
+    let prefetch = weights.prefetch();
+    let next_strip = STRIP * weights.row(0).len();
+    let blocks = rows[0].len() / B::BYTES;
+    for (index, x) in x.chunks_exact(tokens).enumerate().take(blocks) {
+        let mut taken = [B::take(k, &rows[0][index * B::BYTES..][..B::BYTES]); R];
+        prefetch.rows(&rows[0][index * B::BYTES..][..B::BYTES], next_strip);
+        for r in 1..R {
+            let block = &rows[r][index * B::BYTES..][..B::BYTES];
+            prefetch.rows(block, next_strip);
+            taken[r] = B::take(k, block);
+        }
+        for (token, x) in x.iter().enumerate() {
+            let mut lanes = [s.splat(0.0); R];
+            for r in 0..R {
+                lanes[r] = s.load(&sums[r * tokens + token]);
+            }
+            B::add(k, &taken, x, &mut lanes);
+            for r in 0..R {
+                s.store(lanes[r], &mut sums[r * tokens + token]);
+            }
         }
     }
-    y
 }

@@ -5,9 +5,15 @@ use crate::{simd::LANES, ternary::ScalarCodes};
 
 impl FixedDot for ScalarCodes {
     type C = [u8; GROUP];
+    type X = [i8; GROUP];
 
     #[inline(always)]
     fn codes(self, bytes: &[u8; GROUP]) -> [u8; GROUP] {
+        *bytes
+    }
+
+    #[inline(always)]
+    fn activations(self, bytes: &[i8; GROUP]) -> [i8; GROUP] {
         *bytes
     }
 
@@ -36,32 +42,54 @@ impl FixedDot for ScalarCodes {
     }
 
     #[inline(always)]
-    fn add_products(
+    fn interleave(self, a: [u8; GROUP], b: [u8; GROUP]) -> [[u8; GROUP]; 2] {
+        let mut out = [[0; GROUP]; 2];
+        for (half, out) in out.iter_mut().enumerate() {
+            for (place, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                let from = if place % 2 == 0 { &a } else { &b };
+                *out = from.as_chunks().0[place / 2 * 2 + half];
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn nibbles(self, bytes: &[u8; 2 * GROUP]) -> [[u8; GROUP]; 4] {
+        let mut out = [[0; GROUP]; 4];
+        for (place, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
+            let (stretch, j) = (place / 4, place % 4);
+            let eights = out[j].as_chunks_mut().0;
+            eights[stretch] = eight.map(|byte| byte & 15);
+            eights[4 + stretch] = eight.map(|byte| byte >> 4);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn add_products<const N: usize>(
         self,
         mut sums: [i32; LANES],
-        codes: [u8; GROUP],
-        x: &[i8; GROUP],
+        codes: [[u8; GROUP]; N],
+        x: [[i8; GROUP]; N],
     ) -> [i32; LANES] {
-        let products = codes.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0);
-        for (sum, (codes, x)) in sums.iter_mut().zip(products) {
-            for (&code, &x) in codes.iter().zip(x) {
-                *sum += i32::from(code) * i32::from(x);
+        for (codes, x) in codes.iter().zip(x) {
+            let products = codes.as_chunks::<4>().0.iter().zip(x.as_chunks::<4>().0);
+            for (sum, (codes, x)) in sums.iter_mut().zip(products) {
+                for (&code, &x) in codes.iter().zip(x) {
+                    *sum += i32::from(code) * i32::from(x);
+                }
             }
         }
         sums
     }
 
     #[inline(always)]
-    fn times_256(self, sums: [i32; LANES]) -> [i32; LANES] {
-        sums.map(|sum| sum << 8)
+    fn times_256_and(self, upper: [i32; LANES], low: [i32; LANES]) -> [i32; LANES] {
+        std::array::from_fn(|lane| (upper[lane] << 8).wrapping_add(low[lane]))
     }
 
     #[inline(always)]
-    fn fours(self, table: &[f32; LANES], at: [usize; 4]) -> [f32; LANES] {
-        let mut lanes = [0.0; LANES];
-        for (lanes, at) in lanes.as_chunks_mut::<4>().0.iter_mut().zip(at) {
-            *lanes = [table[at]; 4];
-        }
-        lanes
+    fn twos(self, table: [f32; LANES], at: [usize; LANES / 2]) -> [f32; LANES] {
+        std::array::from_fn(|lane| table[lane / 8 * 8 + at[lane / 2]])
     }
 }
