@@ -5,6 +5,9 @@
 //! second, to be compared with `read/96MiB`. Prefill's throughput is multiply-accumulates a second.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)] // helpers of tests, too
 
+#[path = "products/heads.rs"]
+mod heads;
+
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -51,10 +54,12 @@ fn blocks(dtype: DType, rows: usize, cols: usize, seed: u64, vary: bool) -> Vec<
     let halves: &[usize] = match dtype {
         DType::TQ2_0 => &[64],
         DType::Q6K => &[208],
-        DType::Q4K => &[0, 2],
+        DType::Q4K | DType::Q5K => &[0, 2],
+        DType::Q3K => &[108],
+        DType::Q2K => &[80, 82],
         DType::Q2_0G64 | DType::Q2_0G128 | DType::Q8_0 => &[0],
         DType::F16 => &[0],
-        DType::BF16 => &[],
+        DType::BF16 | DType::F32 => &[],
         _ => unreachable!("not benched"),
     };
     for (index, block) in bytes.chunks_exact_mut(dtype.block_bytes()).enumerate() {
@@ -72,8 +77,11 @@ fn blocks(dtype: DType, rows: usize, cols: usize, seed: u64, vary: bool) -> Vec<
             };
             block[at..at + 2].copy_from_slice(&half.to_le_bytes());
         }
-        if dtype == DType::BF16 {
-            block[1] = block[1] & 0x80 | 0x3c;
+        // Floats of a modest exponent.
+        match dtype {
+            DType::BF16 => block[1] = block[1] & 0x80 | 0x3c,
+            DType::F32 => block[3] = block[3] & 0x80 | 0x3c,
+            _ => {}
         }
     }
     bytes
@@ -364,6 +372,6 @@ criterion_group! {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = read_bandwidth, decode, prefill, sparse
+    targets = read_bandwidth, decode, heads::heads, prefill, sparse
 }
 criterion_main!(benches);
