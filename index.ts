@@ -16,6 +16,7 @@ export type {
   Activations,
   BatchLayout,
   EngineConfig,
+  HeadType,
   KvType,
   Level,
   LoadProgress,

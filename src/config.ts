@@ -25,6 +25,10 @@ export const LEVELS: readonly Level[] = ["scalar", "avx2", "avxvnni", "avx512", 
 export type Activations = "int8" | "int8-group" | "f32";
 export const ACTIVATIONS: readonly Activations[] = ["int8", "int8-group", "f32"];
 
+/** What the output matrix is multiplied as. */
+export type HeadType = "file" | "q8" | "q4";
+export const HEAD_TYPES: readonly HeadType[] = ["file", "q8", "q4"];
+
 /** How int8 activations of many tokens lie. */
 export type BatchLayout = "rows" | "tiles";
 export const BATCH_LAYOUTS: readonly BatchLayout[] = ["rows", "tiles"];
@@ -174,6 +178,13 @@ export interface EngineConfig {
    */
   readonly sparsity?: boolean | undefined;
   /**
+   * What the output matrix (the head) is multiplied as: `file` as the file has it, `q8` and `q4` with its weights rounded to 8 and
+   * 4 bits while the model loads, where that is fewer than the file has. A token reads less then, and its logits are not quite the
+   * file's: `ryzanstein perplexity --head q4` prints what that costs (docs/head.md).
+   * @defaultValue `file`
+   */
+  readonly head?: HeadType | undefined;
+  /**
    * Fragmentation of the key-value cache (which part of its blocks up to the last one in use is free, 0 to 1) above which its
    * blocks are moved together when a request ends; 1 is never.
    * @defaultValue 0.5
@@ -262,6 +273,7 @@ export function checkConfig(config: unknown): CheckedConfig {
     hugePages: read.choice("hugePages", HUGE_PAGES),
     mapWeights: read.boolean("mapWeights"),
     sparsity: read.boolean("sparsity"),
+    head: read.choice("head", HEAD_TYPES),
     compactAbove: read.number("compactAbove", { min: 0, max: 1 }),
     prefixCache: read.boolean("prefixCache"),
     eviction: checkEviction(read.any("eviction")),

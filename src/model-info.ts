@@ -1,6 +1,6 @@
 /** What a loaded model is. */
 
-import type { Activations, KvType, Level, Packing } from "./config.js";
+import type { Activations, HeadType, KvType, Level, Packing } from "./config.js";
 
 /** What was loaded, and how it will run. */
 export interface ModelInfo {
@@ -28,6 +28,8 @@ export interface ModelInfo {
   readonly kv: KvType;
   /** Dimensions that the cache keeps of each value: all channels, unless `valueRank` says otherwise. */
   readonly valueRank: number;
+  /** What the output matrix is multiplied as: `file` also where what `head` asked for is no smaller. */
+  readonly head: HeadType;
   readonly level: Level;
   readonly threads: number;
   /** The memory nodes whose cores the threads are bound to; empty where the system places them. */

@@ -37,6 +37,7 @@ export interface NativeEngineConfig {
   memoryPolicyLimit?: number;
   mapWeights?: boolean;
   sparsity?: boolean;
+  head?: string;
   compactAbove?: number;
   prefixCache?: boolean;
   eviction?: NativeEviction;
@@ -171,6 +172,7 @@ export interface NativeModelInfo {
   activations: string;
   kv: string;
   valueRank: number;
+  head: string;
   level: string;
   threads: number;
   nodes: number[];

@@ -2,7 +2,17 @@
 
 import { readFileSync } from "node:fs";
 import { type Command, InvalidArgumentError as InvalidOption, Option } from "commander";
-import { ACTIVATIONS, BATCH_LAYOUTS, type EngineConfig, KV_TYPES, LEVELS, NUMA, PACKINGS, PINNING } from "../config.js";
+import {
+  ACTIVATIONS,
+  BATCH_LAYOUTS,
+  type EngineConfig,
+  HEAD_TYPES,
+  KV_TYPES,
+  LEVELS,
+  NUMA,
+  PACKINGS,
+  PINNING,
+} from "../config.js";
 import { defaultModelPath } from "../default-model.js";
 import type { Eviction } from "../eviction.js";
 import type { GenerateOptions } from "../generate-options.js";
@@ -55,6 +65,7 @@ export interface RunFlags extends ModelFlags {
   readonly hugePages?: EngineConfig["hugePages"];
   readonly mapWeights?: boolean;
   readonly sparsity?: boolean;
+  readonly head?: EngineConfig["head"];
   readonly node?: number;
   readonly level?: EngineConfig["level"];
   readonly batchLayout?: EngineConfig["batchLayout"];
@@ -131,6 +142,9 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
     )
     .option("--map-weights", "read prepacked and dense weights in place in the mapped file")
     .option("--no-sparsity", "read weights that are multiplied with 0 as well")
+    .addOption(
+      new Option("--head <type>", "what the output matrix is multiplied as (default: file)").choices([...HEAD_TYPES]),
+    )
     .addOption(new Option("--level <name>", "instruction set (default: the best there is)").choices([...LEVELS]))
     .addOption(
       new Option("--batch-layout <how>", "activations of many tokens (default: the faster)").choices([
@@ -272,9 +286,10 @@ export function engineConfig(flags: RunFlags): EngineConfig {
     prefixCache,
     eviction,
     sparsity,
+    head,
   } = flags;
   const cache = { kv, valueRank, calibration, draftModel, prefixCache, eviction, contextLength: ctx };
-  const weights = { hugePages, mapWeights, sparsity, batchLayout, packing, prefetch, autoTune, activations };
+  const weights = { hugePages, mapWeights, sparsity, head, batchLayout, packing, prefetch, autoTune, activations };
   return { threads, pinning, numa, node, level, ...weights, ...cache };
 }
 

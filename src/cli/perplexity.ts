@@ -25,16 +25,32 @@ async function perplexity(flags: Flags): Promise<void> {
   exactlyOne(["--file", flags.file], ["--tokens", flags.tokens]);
   const input = flags.tokens ?? readText(flags.file as string);
   const window = flags.tokens?.length ?? flags.ctx ?? (await defaultWindow(flags.model));
-  await interruptible((signal) =>
-    withEngine({ ...flags, ctx: Math.max(window, 16) }, signal, async (engine) => {
-      const result = await engine.perplexity(input, { window: Math.max(window, 2), signal });
-      if (flags.json) await printJson(result);
-      else {
-        const { tokens, meanNll } = result;
-        await print(`perplexity ${result.perplexity.toFixed(4)} (mean nll ${meanNll.toFixed(5)}, ${tokens} tokens)\n`);
-      }
-    }),
-  );
+  const ctx = Math.max(window, 16);
+  await interruptible(async (signal) => {
+    const measure = (changed: Partial<Flags>) =>
+      withEngine({ ...flags, ctx, ...changed }, signal, async (engine) => ({
+        ...(await engine.perplexity(input, { window: Math.max(window, 2), signal })),
+        head: engine.modelInfo.head,
+      }));
+    const { head, ...result } = await measure({});
+    // What fewer bits cost is measured against the file's own head.
+    const ofFile = head === "file" ? undefined : (await measure({ head: "file", profile: false })).meanNll;
+    if (flags.json) {
+      await printJson(ofFile === undefined ? result : { ...result, head, meanNllOfFileHead: ofFile });
+      return;
+    }
+    const { tokens, meanNll } = result;
+    await print(`perplexity ${result.perplexity.toFixed(4)} (mean nll ${meanNll.toFixed(5)}, ${tokens} tokens)\n`);
+    if (ofFile !== undefined) await print(`${costOf(head, meanNll, ofFile)}\n`);
+    else if (flags.head !== undefined && flags.head !== "file")
+      await print(`head ${flags.head}: the file's head has no more bits and stays\n`);
+  });
+}
+
+/** What a head of fewer bits costs. */
+function costOf(head: string, meanNll: number, ofFile: number): string {
+  const percent = (meanNll / ofFile - 1) * 100;
+  return `head ${head}: mean nll ${percent < 0 ? "" : "+"}${percent.toFixed(3)} % over the file's own head (${ofFile.toFixed(5)})`;
 }
 
 async function defaultWindow(model: string): Promise<number> {

@@ -7,8 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use ryz_kvcache::{BlockId, BlockPool, KvCache};
 use ryz_model::{
-    AttentionStatistics, BatchSequence, Calibration, LoadOptions, Model, ModelSource, Outputs,
-    RunState,
+    AttentionStatistics, BatchSequence, Calibration, Model, ModelSource, Outputs, RunState,
 };
 use ryz_numa::Lease;
 use ryz_tmac::Arena;
@@ -182,14 +181,7 @@ impl<'a> Run<'a> {
     ) -> Result<Self, EngineError> {
         let lease = Lease::with(config.lease())?;
         let arena = arena(config);
-        let options = LoadOptions {
-            kernels: config.kernels()?,
-            activations: config.activations,
-            quantizer: config.quantizer.clone(),
-            map_weights: config.map_weights,
-            sparsity: config.sparsity,
-            packing: config.packing.unwrap_or_default(),
-        };
+        let options = config.load_options()?;
         let begun = CalibrateProgress { done: 0, total: 1 };
         let model = Model::load(source, &options, &arena, &lease, &mut |_| progress(begun))?;
         let limits = limits(config, model.config().vocab_size);

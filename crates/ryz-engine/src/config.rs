@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use ryz_kernels::{BatchLayout, KernelOptions, Kernels, Level, Packing};
 use ryz_kvcache::KvDType;
-use ryz_model::Activations;
-use ryz_model::SharedQuantizer;
+use ryz_model::{Activations, HeadType, LoadOptions, SharedQuantizer};
 use ryz_numa::{LeaseOptions, Numa, Pinning};
 use ryz_tmac::{HugePages, PrefetchManager, SharedPolicy};
 
@@ -71,6 +70,9 @@ pub struct EngineConfig {
     pub map_weights: bool,
     /// Whether what a squared ReLU makes 0 is left out of the products that follow; default true. Tokens are the same.
     pub sparsity: bool,
+    /// What the output matrix is multiplied as; default what the file has. Fewer bits are read faster and cost likelihood
+    /// (`docs/head.md`).
+    pub head: HeadType,
     /// What makes float projections ternary while they are loaded; default nothing, but for master weights, which absmean
     /// makes ternary as their training did.
     pub quantizer: Option<SharedQuantizer>,
@@ -112,6 +114,7 @@ impl Default for EngineConfig {
             memory_policy: None,
             map_weights: false,
             sparsity: true,
+            head: HeadType::File,
             quantizer: None,
             pinning: Pinning::default(),
             numa: Numa::default(),
@@ -164,6 +167,29 @@ impl EngineConfig {
                 .prefetch
                 .map_or(PrefetchManager::default(), PrefetchManager::new),
         }))
+    }
+
+    /// How the model is read, by options that are valid.
+    pub(crate) fn load_options(&self) -> Result<LoadOptions, EngineError> {
+        Ok(LoadOptions {
+            kernels: self.kernels()?,
+            activations: self.activations,
+            quantizer: self.quantizer.clone(),
+            map_weights: self.map_weights,
+            sparsity: self.sparsity,
+            packing: self.packing.unwrap_or_default(),
+            head: self.head,
+        })
+    }
+
+    /// The same for a draft model, which is used as its file has it.
+    pub(crate) fn draft_load_options(&self) -> Result<LoadOptions, EngineError> {
+        Ok(LoadOptions {
+            activations: None,
+            quantizer: None,
+            head: HeadType::File,
+            ..self.load_options()?
+        })
     }
 
     /// What threads the engine needs, and where.

@@ -60,9 +60,7 @@ impl Engine {
         let limits = limits(config, model.vocab_size);
         let need = MemoryEstimate::of(
             &source,
-            config.activations,
-            config.kernels()?.batch(),
-            config.sparsity,
+            &config.load_options()?,
             config.lease().threads()?,
             limits.prefill_chunk + limits.max_sequences,
             limits.score_chunk + limits.max_sequences,
@@ -103,9 +101,7 @@ fn draft_memory(path: &Path, config: &EngineConfig, blocks: usize) -> Result<usi
     let limits = limits(config, model.vocab_size);
     let need = MemoryEstimate::of(
         &source,
-        None,
-        config.kernels()?.batch(),
-        config.sparsity,
+        &config.draft_load_options()?,
         config.lease().threads()?,
         limits.prefill_chunk + limits.max_sequences,
         limits.max_sequences,

@@ -69,7 +69,8 @@ pub use tuning::{TunedMatrix, Tuning, TuningSource};
 pub use ryz_kernels::{BatchLayout, Level, Packing};
 pub use ryz_kvcache::KvDType;
 pub use ryz_model::{
-    Activations, HookPoint, LoadProgress, Quantized, QuantizedTensor, Quantizer, SharedQuantizer,
+    Activations, HeadType, HookPoint, LoadProgress, Quantized, QuantizedTensor, Quantizer,
+    SharedQuantizer,
 };
 pub use ryz_numa::{Numa, Pinning};
 pub use ryz_profile::{Operation, Phase, Snapshot, SpanId};

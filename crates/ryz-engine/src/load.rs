@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ryz_kernels::{Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
-    Activations, Calibration, LoadOptions, LoadProgress, Model, ModelConfig, ModelSource,
+    Activations, Calibration, HeadType, LoadProgress, Model, ModelConfig, ModelSource,
     QuantizedTensor, RunState, SourceKind,
 };
 use ryz_numa::{Lease, Placement};
@@ -81,6 +81,8 @@ pub struct ModelInfo {
     pub kv_bytes: usize,
     /// How inputs of ternary layers are quantised.
     pub activations: Activations,
+    /// What the output matrix is multiplied as: the file's own type also where the one asked for is no smaller.
+    pub head: HeadType,
     /// The instruction set in use.
     pub level: Level,
     /// Threads that compute.
@@ -148,14 +150,7 @@ impl Engine {
         let kernels = config.kernels()?;
         let lease = Lease::with(config.lease())?;
         let arena = arena(config);
-        let options = LoadOptions {
-            kernels,
-            activations: config.activations,
-            quantizer: config.quantizer.clone(),
-            map_weights: config.map_weights,
-            sparsity: config.sparsity,
-            packing: config.packing.unwrap_or_default(),
-        };
+        let options = config.load_options()?;
         let mut model = Model::load(&source, &options, &arena, &lease, progress)?;
         if let Some(rank) = config.value_rank {
             let given = config.calibration.clone();
@@ -208,6 +203,7 @@ impl Engine {
             value_rank: cache.config().value_dim,
             kv_bytes: cache.bytes(),
             activations: model.activations(),
+            head: model.head(),
             level: kernels.level(),
             threads: lease.threads(),
             nodes: nodes(&lease),

@@ -1,5 +1,7 @@
 //! Encoders, the inverse of [`crate::decode`] for the types that are written: ternary codes and plain numbers to blocks.
 
+mod four_bits;
+
 use half::{bf16, f16};
 
 use crate::DType;
@@ -68,8 +70,9 @@ pub fn encode_ternary(dtype: DType, codes: &[u8], scales: &[f32], out: &mut Vec<
     }
 }
 
-/// Encodes floats as `F32`, `F16` or `BF16` (round to nearest, ties to even), or `Q8_0` as ggml's reference does
-/// (d = max|w| / 127 rounded to fp16, q = w·(1/d) with the unrounded d, halves away from zero), and appends them.
+/// Encodes floats as `F32`, `F16` or `BF16` (round to nearest, ties to even), as `Q8_0` and `Q4_0` as ggml's reference does
+/// (of the former d = max|w| / 127 rounded to fp16, q = w·(1/d) with the unrounded d, halves away from zero), or as `Q4_K`, and
+/// appends them.
 ///
 /// # Panics
 ///
@@ -80,13 +83,7 @@ pub fn encode_floats(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
         DType::F16 => out.extend(values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes())),
         DType::BF16 => out.extend(values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes())),
         DType::Q8_0 => {
-            let (blocks, rest) = values.as_chunks::<32>();
-            assert!(
-                rest.is_empty(),
-                "{} values are no whole blocks of {dtype}",
-                values.len()
-            );
-            for block in blocks {
+            for block in whole::<32>(dtype, values) {
                 let d = block.iter().fold(0f32, |max, v| max.max(v.abs())) / 127.0;
                 let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
                 out.extend(f16::from_f32(d).to_le_bytes());
@@ -97,8 +94,24 @@ pub fn encode_floats(dtype: DType, values: &[f32], out: &mut Vec<u8>) {
                 );
             }
         }
+        DType::Q4_0 => whole(dtype, values)
+            .iter()
+            .for_each(|block| four_bits::q4_0(block, out)),
+        DType::Q4K => whole(dtype, values)
+            .iter()
+            .for_each(|block| four_bits::q4_k(block, out)),
         _ => panic!("{dtype} is not written from floats"),
     }
+}
+
+fn whole<const N: usize>(dtype: DType, values: &[f32]) -> &[[f32; N]] {
+    let (blocks, rest) = values.as_chunks();
+    assert!(
+        rest.is_empty(),
+        "{} values are no whole blocks of {dtype}",
+        values.len()
+    );
+    blocks
 }
 
 /// Makes float weights ternary as BitNet's absmean rule does (arXiv 2402.17764, and transformers' `online` mode):

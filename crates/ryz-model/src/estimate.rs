@@ -3,12 +3,13 @@
 use std::cmp::Reverse;
 
 use ryz_format::{DType, ModelConfig, TensorInfo, TensorRole};
-use ryz_kernels::{BatchLayout, DenseWeight, SparseTernary, TernaryPacker};
+use ryz_kernels::{DenseWeight, SparseTernary, TernaryPacker};
 use ryz_tmac::LINE;
 
 use crate::{
-    Activations, ModelError, ModelSource,
+    Activations, LoadOptions, ModelError, ModelSource,
     compression::{ValueProjection, check_rank},
+    head::Requantized,
     load::is_master,
     rope::RopeAngles,
     run_state::scratch_bytes,
@@ -37,27 +38,29 @@ impl MemoryEstimate {
         Ok(ValueProjection::bytes_for(config, rank))
     }
 
-    /// Of a model whose batches lie as `batch` says and which leaves zeroes out if `sparsity` says so, that `threads` threads
-    /// load, for steps of `max_tokens` tokens and `max_outputs` rows of logits.
+    /// Of a model that `threads` threads load with `options`, for steps of `max_tokens` tokens and `max_outputs` rows of logits.
     pub fn of(
         source: &ModelSource,
-        activations: Option<Activations>,
-        batch: BatchLayout,
-        sparsity: bool,
+        options: &LoadOptions,
         threads: usize,
         max_tokens: usize,
         max_outputs: usize,
     ) -> Self {
         let config = source.config();
+        let activations = options.activations;
         let activations = activations.unwrap_or(Activations::default_for(config.architecture));
         let angles = RopeAngles::new(&config.rope, config.rope_dim, None);
-        let sparsity = Sparsity::new(sparsity, config, activations, threads);
+        let sparsity = Sparsity::new(options.sparsity, config, activations, threads);
+        let head = Requantized::of(options.head, config, |name| source.tensor(name));
         let mut scratch_lines = 0;
         let (mut weights, mut staging, mut forms) = (0usize, Vec::new(), Vec::new());
         for expected in config.expected_tensors() {
             let Some(tensor) = source.tensor(&expected.name) else {
                 continue;
             };
+            if head.is_some_and(|head| head.replaces(&tensor.name)) {
+                continue;
+            }
             let master = is_master(config, expected.role);
             let (kept, mut staged) = match expected.role {
                 TensorRole::Vector => (
@@ -89,18 +92,26 @@ impl MemoryEstimate {
         }
         staging.sort_unstable();
         let staging = staging.iter().take(threads);
+        let mut staging = staging.fold(0usize, |sum, bytes| sum.saturating_add(bytes.0));
+        if let Some(head) = head {
+            // Made when all others are there.
+            weights = weights.saturating_add(head.bytes().next_multiple_of(LINE));
+            let lines = DenseWeight::scratch_lines_of(head.dtype, head.tensor.cols);
+            scratch_lines = scratch_lines.max(lines);
+            staging = staging.max(head.staged().next_multiple_of(LINE) * threads);
+        }
         Self {
             weights,
             scratch: scratch_bytes(
                 config,
                 angles.table_len(),
                 &forms,
-                batch,
+                options.kernels.batch(),
                 max_tokens,
                 max_outputs,
             )
             .saturating_add(scratch_lines.saturating_mul(LINE).saturating_mul(threads)),
-            staging: staging.fold(0, |sum, bytes| sum.saturating_add(bytes.0)),
+            staging,
         }
     }
 }

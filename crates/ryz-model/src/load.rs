@@ -20,6 +20,7 @@ use ryz_tmac::{Arena, BufferKind, MappedFile};
 use crate::{
     Activations, Calibration, ModelError, ModelSource,
     compression::ValueProjection,
+    head::{HeadType, OUTPUT, Requantized},
     place::{Reservations, Reserved},
     rope::RopeAngles,
     sparsity::Sparsity,
@@ -46,6 +47,8 @@ pub struct LoadOptions {
     /// How densely ternary weights are packed, where they can be; default 2 bits. [`Model::repack`] changes it. Results are the
     /// same bits.
     pub packing: Packing,
+    /// What the output matrix is multiplied as; default what the file has. Fewer bits are read faster and change the logits.
+    pub head: HeadType,
 }
 
 impl Default for LoadOptions {
@@ -57,6 +60,7 @@ impl Default for LoadOptions {
             map_weights: false,
             sparsity: true,
             packing: Packing::default(),
+            head: HeadType::File,
         }
     }
 }
@@ -94,6 +98,7 @@ pub struct Model {
     /// Values are stored through it.
     pub(crate) value_projection: Option<ValueProjection>,
     activations: Activations,
+    head: HeadType,
     quantized: Vec<QuantizedTensor>,
     /// Threads that run it at the most.
     pub(crate) threads: usize,
@@ -129,6 +134,7 @@ impl Model {
                 true => source.map_files(arena)?,
                 false => Vec::new(),
             },
+            head: Requantized::of(options.head, &config, |name| source.tensor(name)),
             reserved: Arc::default(),
             sparsity: Sparsity::new(options.sparsity, &config, activations, lease.threads()),
             packing: options.packing,
@@ -136,7 +142,11 @@ impl Model {
         };
         loader.reserve(lease)?;
         let linears = loader.linears(lease, progress)?;
-        let (weights, quantized) = loader.assemble(&config, activations, linears)?;
+        let head = match loader.head {
+            Some(head) => Some(loader.requantize(head, lease)?),
+            None => None,
+        };
+        let (weights, quantized) = loader.assemble(&config, activations, linears, head)?;
         let factors = loader.vector("rope_freqs.weight")?;
         let of_products = weights.linears().map(Linear::scratch_lines).max();
         let scratch_lines = of_products
@@ -153,6 +163,7 @@ impl Model {
             kernels: options.kernels,
             weights,
             activations,
+            head: loader.head.map_or(HeadType::File, |_| options.head),
             quantized,
             threads: lease.threads(),
             scratch_lines,
@@ -168,6 +179,11 @@ impl Model {
     /// How inputs of projections are quantised.
     pub fn activations(&self) -> Activations {
         self.activations
+    }
+
+    /// What the output matrix is multiplied as: the file's own type also where another that was asked for is no smaller.
+    pub fn head(&self) -> HeadType {
+        self.head
     }
 
     /// Has values stored in `rank` dimensions from now on ([`Model::stored_value_dim`]), by a calibration of this model.
@@ -286,6 +302,8 @@ pub(crate) struct Loader<'a> {
     pub quantizer: Option<&'a SharedQuantizer>,
     /// The model's files, where they are read in place.
     pub maps: Vec<Arc<MappedFile>>,
+    /// What is made of the head.
+    pub head: Option<Requantized<'a>>,
     /// Memory on the nodes whose threads will read it; on most machines there is one node, and nothing here.
     pub reserved: Arc<Reservations>,
     pub sparsity: Sparsity,
@@ -321,6 +339,7 @@ impl Loader<'_> {
             };
             let matrix = match expected.role {
                 TensorRole::Vector => continue,
+                _ if self.replaced(&tensor.name) => continue,
                 // Of what type these will be is the quantiser's to say.
                 role if self.makes_ternary(tensor, role) && self.quantizer.is_some() => continue,
                 role if is_master(config, role) => {
@@ -335,6 +354,11 @@ impl Loader<'_> {
                 }
             };
             reserved.push((tensor.name.clone(), tensor.rows, matrix));
+        }
+        if let Some(head) = &self.head {
+            let blocks = self.arena.allocate(head.bytes(), BufferKind::Weights)?;
+            let rows = head.tensor.rows;
+            reserved.push((OUTPUT.to_owned(), rows, Reserved::Dense(blocks)));
         }
         self.reserved = Arc::new(Reservations::place(lease, reserved)?);
         Ok(())
@@ -357,7 +381,9 @@ impl Loader<'_> {
         };
         let matrices = named(|role| role != TensorRole::Vector);
         let projections = named(|role| role == TensorRole::Linear);
-        let wanted = |tensor: &TensorInfo| matrices.contains(tensor.name.as_str());
+        let wanted = |tensor: &TensorInfo| {
+            matrices.contains(tensor.name.as_str()) && !self.replaced(&tensor.name)
+        };
         let role = |tensor: &TensorInfo| match projections.contains(tensor.name.as_str()) {
             true => TensorRole::Linear,
             false => TensorRole::Embedding,
@@ -431,6 +457,11 @@ impl Loader<'_> {
         Ok(read.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether a tensor is read only to make another of it.
+    fn replaced(&self, name: &str) -> bool {
+        self.head.as_ref().is_some_and(|head| head.replaces(name))
+    }
+
     /// Lays a matrix out so that products leave out what they can, where that is wanted and can be, or packs it as is wanted.
     fn in_order(&self, mut matrix: Matrix, tensor: &TensorInfo) -> Result<Matrix, ModelError> {
         let (dtype, rows, cols) = (matrix.dtype, tensor.rows, tensor.cols);
@@ -475,6 +506,7 @@ impl Loader<'_> {
         config: &ModelConfig,
         activations: Activations,
         mut matrices: Matrices,
+        head: Option<Linear>,
     ) -> Result<(Weights, Vec<QuantizedTensor>), ModelError> {
         let read = matrices.iter_mut().flatten();
         let quantized = read.filter_map(|matrix| matrix.quantized.take()).collect();
@@ -548,11 +580,11 @@ impl Loader<'_> {
             });
         }
         let embedding = matrix("token_embd.weight").linear;
-        let head = if config.tie_word_embeddings {
-            None
-        } else {
-            Some(matrix("output.weight").linear)
+        let of_file = || match config.tie_word_embeddings {
+            true => None,
+            false => Some(matrix(OUTPUT).linear),
         };
+        let head = head.or_else(of_file);
         let weights = Weights {
             embedding,
             layers,
@@ -563,6 +595,6 @@ impl Loader<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -14,7 +14,7 @@ pub(crate) struct Weights {
     pub layers: Vec<LayerWeights>,
     /// (hidden)
     pub output_norm: AlignedVec<f32>,
-    /// (vocab, hidden); `None` when the embedding is the head too.
+    /// (vocab, hidden); `None` when the embedding, as the file has it, is the head too.
     pub head: Option<Linear>,
 }
 

@@ -40,6 +40,7 @@ fn logits_do_not_depend_on_level_threads_nodes_or_chunks() {
                         chunk: 64,
                         machine: None,
                         sparsity: true,
+                        ..Setup::exact(activations)
                     };
                     let expected = Runner::load(&file, base).logits(&prompt);
                     let others = supported()

@@ -4,7 +4,7 @@
 use std::ops::ControlFlow;
 
 use ryz_kernels::Kernels;
-use ryz_model::{Activations, LoadOptions, MemoryEstimate, Model, ModelSource, RunState};
+use ryz_model::{Activations, HeadType, LoadOptions, MemoryEstimate, Model, ModelSource, RunState};
 use ryz_numa::{Lease, Pinning};
 use ryz_tmac::{Arena, ArenaConfig, BufferKind};
 
@@ -26,30 +26,24 @@ fn the_estimate_holds_for_every_reference_model() {
                 continue;
             }
             let source = ModelSource::open(&path).unwrap();
-            for activations in Activations::ALL {
+            let heads = [HeadType::Q8, HeadType::Q4].map(|head| (Activations::Int8, head));
+            let own = Activations::ALL.map(|activations| (activations, HeadType::File));
+            for (activations, head) in own.into_iter().chain(heads) {
                 let (threads, tokens, outputs) = (2, 37, 5);
-                let batch = Kernels::default().batch();
                 let arena = Arena::new(ArenaConfig::default());
                 let lease = Lease::new(threads, Pinning::Off).unwrap();
                 let options = LoadOptions {
                     kernels: Kernels::default(),
                     activations: Some(activations),
+                    head,
                     ..LoadOptions::default()
                 };
                 let mut go_on = |_| ControlFlow::Continue(());
                 let model = Model::load(&source, &options, &arena, &lease, &mut go_on).unwrap();
                 let loaded = arena.stats();
                 let _state = RunState::new(&model, &arena, tokens, outputs).unwrap();
-                let need = MemoryEstimate::of(
-                    &source,
-                    Some(activations),
-                    batch,
-                    true,
-                    threads,
-                    tokens,
-                    outputs,
-                );
-                let name = format!("{} {activations}", path.display());
+                let need = MemoryEstimate::of(&source, &options, threads, tokens, outputs);
+                let name = format!("{} {activations}, head {head}", path.display());
                 assert_eq!(
                     need.scratch,
                     arena.stats().of(BufferKind::Scratch),

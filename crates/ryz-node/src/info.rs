@@ -1,7 +1,7 @@
 //! What an engine says about itself.
 
 use napi_derive::napi;
-use ryz_engine::{Activations, Engine, KvDType, Numa, Pinning};
+use ryz_engine::{Activations, Engine, HeadType, KvDType, Numa, Pinning};
 use ryz_tmac::BufferKind;
 
 /// What was loaded, and how it runs.
@@ -41,6 +41,8 @@ pub struct ModelInfo {
     pub kv: String,
     /// Dimensions that the cache keeps of each value.
     pub value_rank: u32,
+    /// What the output matrix is multiplied as.
+    pub head: String,
     /// Instruction set.
     pub level: String,
     /// Computing threads.
@@ -93,6 +95,7 @@ impl ModelInfo {
             activations: activations_name(info.activations).to_owned(),
             kv: kv_name(info.kv).to_owned(),
             value_rank: info.value_rank as u32,
+            head: info.head.name().to_owned(),
             level: info.level.to_string(),
             threads: info.threads as u32,
             nodes: info.nodes.iter().map(|&node| node as u32).collect(),
@@ -225,6 +228,13 @@ pub const KV_TYPES: [(&str, KvDType); 4] = [
     ("f16", KvDType::F16),
     ("int8", KvDType::Int8),
     ("int4", KvDType::Int4),
+];
+
+/// Names of what the output matrix is multiplied as.
+pub const HEAD_TYPES: [(&str, HeadType); 3] = [
+    ("file", HeadType::File),
+    ("q8", HeadType::Q8),
+    ("q4", HeadType::Q4),
 ];
 
 /// Names of what threads are bound to.

@@ -11,8 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use ryz_kvcache::{BlockId, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
-    BatchSequence, LoadOptions, LoadProgress, Model, ModelConfig, ModelError, ModelSource, Outputs,
-    RunState,
+    BatchSequence, LoadProgress, Model, ModelConfig, ModelError, ModelSource, Outputs, RunState,
 };
 use ryz_numa::Lease;
 use ryz_tmac::Arena;
@@ -88,14 +87,7 @@ impl Draft {
         let (main_tokenizer, main_vocab) = main;
         let vocab = main_vocab.min(source.config().vocab_size);
         same_tokens(main_tokenizer, &tokenizer(&source)?, vocab)?;
-        let options = LoadOptions {
-            kernels: config.kernels()?,
-            activations: None,
-            quantizer: None,
-            map_weights: config.map_weights,
-            sparsity: config.sparsity,
-            packing: config.packing.unwrap_or_default(),
-        };
+        let options = config.draft_load_options()?;
         let mut model = Model::load(&source, &options, arena, lease, progress)?;
         tuning::tune(&mut model, config, lease, arena)?;
         let limits = limits(config, source.config().vocab_size);

@@ -11,7 +11,9 @@ use std::{
 
 use ryz_kernels::{KernelOptions, Kernels, Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType, Window};
-use ryz_model::{Activations, BatchSequence, LoadOptions, Model, ModelSource, Outputs, RunState};
+use ryz_model::{
+    Activations, BatchSequence, HeadType, LoadOptions, Model, ModelSource, Outputs, RunState,
+};
 use ryz_numa::{Lease, LeaseOptions, Pinning, Topology};
 use ryz_profile::LayerActivity;
 use ryz_tmac::{Arena, ArenaConfig};
@@ -52,6 +54,8 @@ pub struct Setup {
     /// Whether products leave zeroes out.
     pub sparsity: bool,
     pub packing: Packing,
+    /// What the output matrix is multiplied as.
+    pub head: HeadType,
 }
 
 impl Setup {
@@ -66,6 +70,7 @@ impl Setup {
             machine: None,
             sparsity: true,
             packing: Packing::TwoBits,
+            head: HeadType::File,
         }
     }
 }
@@ -112,6 +117,7 @@ impl Runner {
             activations: Some(setup.activations),
             sparsity: setup.sparsity,
             packing: setup.packing,
+            head: setup.head,
             ..LoadOptions::default()
         };
         let model = Model::load(&source, &options, &arena, &lease, &mut |_| {

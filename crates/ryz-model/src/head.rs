@@ -1,0 +1,188 @@
+//! The output matrix in fewer bits than the file has it in, for those who ask.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+};
+
+use ryz_format::{DType, ModelConfig, TensorInfo, decode, encode};
+use ryz_kernels::{DenseWeight, Linear};
+use ryz_numa::Lease;
+use ryz_tmac::BufferKind;
+
+use crate::{
+    ModelError,
+    load::{Loader, lock},
+    place::Reserved,
+    tensor::stage_rows,
+};
+
+/// The output matrix, where it is not the embedding too.
+pub(crate) const OUTPUT: &str = "output.weight";
+
+/// What the output matrix (the head) is multiplied as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HeadType {
+    /// The file's own type: the logits are the file's.
+    #[default]
+    File,
+    /// Q8_0, made while the model is loaded.
+    Q8,
+    /// Q4_K, made while the model is loaded; Q4_0 where rows are not whole blocks of 256.
+    Q4,
+}
+
+impl HeadType {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::File, Self::Q8, Self::Q4];
+
+    /// The name in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
+        }
+    }
+
+    /// The type that a head which the file has as `file` is re-quantised to; `None` where it stays: where nobody asked, or
+    /// where it has no more bits than that already.
+    fn requantized(self, file: DType, cols: usize) -> Option<DType> {
+        let wanted = match self {
+            Self::File => return None,
+            Self::Q8 => DType::Q8_0,
+            Self::Q4 if cols.is_multiple_of(DType::Q4K.block_values()) => DType::Q4K,
+            Self::Q4 => DType::Q4_0,
+        };
+        (wanted.row_bytes(cols)? < file.row_bytes(cols)?).then_some(wanted)
+    }
+}
+
+impl fmt::Display for HeadType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A head that is made from the file's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Requantized<'a> {
+    /// What the file has.
+    pub tensor: &'a TensorInfo,
+    pub dtype: DType,
+    /// Whether the file's is kept as well, for the embedding.
+    pub tied: bool,
+}
+
+impl<'a> Requantized<'a> {
+    /// What `head` makes of the model's head, if anything.
+    pub fn of(
+        head: HeadType,
+        config: &ModelConfig,
+        tensor: impl FnOnce(&str) -> Option<&'a TensorInfo>,
+    ) -> Option<Self> {
+        let tied = config.tie_word_embeddings;
+        let tensor = tensor(if tied { "token_embd.weight" } else { OUTPUT })?;
+        let dtype = head.requantized(tensor.dtype, tensor.cols)?;
+        Some(Self {
+            tensor,
+            dtype,
+            tied,
+        })
+    }
+
+    /// Whether it takes the place of the file's tensor `name`, which is then not read for itself.
+    pub fn replaces(&self, name: &str) -> bool {
+        !self.tied && self.tensor.name == name
+    }
+
+    /// Bytes that it keeps.
+    pub fn bytes(&self) -> usize {
+        let row = self.dtype.row_bytes(self.tensor.cols);
+        row.unwrap_or(0).saturating_mul(self.tensor.rows)
+    }
+
+    /// Bytes that each thread reads the file through.
+    pub fn staged(&self) -> usize {
+        let row = self.tensor.dtype.row_bytes(self.tensor.cols).unwrap_or(0);
+        stage_rows(self.tensor.rows, row) * row
+    }
+}
+
+impl Loader<'_> {
+    /// Makes the head of the file's, piece by piece on the threads of `lease`.
+    pub fn requantize(&self, head: Requantized<'_>, lease: &Lease) -> Result<Linear, ModelError> {
+        let Requantized { tensor, dtype, .. } = head;
+        let arena = self.arena.labelled(OUTPUT);
+        let file = self.source.file_of(tensor);
+        let (rows, cols) = (tensor.rows, tensor.cols);
+        let (row_bytes, made_bytes) = (tensor.bytes as usize / rows, head.bytes() / rows);
+        let mut blocks = match self.reserved.take(OUTPUT) {
+            Some(Reserved::Dense(blocks)) => blocks,
+            _ => arena.allocate(head.bytes(), BufferKind::Weights)?,
+        };
+        let piece_rows = head.staged() / row_bytes;
+        let pieces = blocks.as_bytes_mut().chunks_mut(piece_rows * made_bytes);
+        let pieces = Mutex::new(pieces.enumerate());
+        let failed = Mutex::new(None);
+        let make = || -> Result<(), ModelError> {
+            let mut staged = arena.allocate(head.staged(), BufferKind::Staging)?;
+            let (mut weights, mut encoded) = (vec![0.0; cols], Vec::with_capacity(made_bytes));
+            loop {
+                let next = lock(&pieces).next();
+                let Some((index, made)) = next.filter(|_| lock(&failed).is_none()) else {
+                    return Ok(());
+                };
+                let staged = &mut staged.as_bytes_mut()[..made.len() / made_bytes * row_bytes];
+                let start = index * piece_rows * row_bytes;
+                file.read_at(tensor.offset + start as u64, staged)?;
+                let rows = made.chunks_exact_mut(made_bytes);
+                for (made, row) in rows.zip(staged.chunks_exact(row_bytes)) {
+                    decode::decode_row(tensor.dtype, row, &mut weights);
+                    encoded.clear();
+                    encode::encode_floats(dtype, &weights, &mut encoded);
+                    made.copy_from_slice(&encoded);
+                }
+            }
+        };
+        lease.run(|_| {
+            if let Err(error) = make() {
+                lock(&failed).get_or_insert(error);
+            }
+        })?;
+        let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let weight = DenseWeight::new(OUTPUT, dtype, rows, cols, blocks, self.kernels);
+        weight
+            .map(Linear::Dense)
+            .map_err(|source| ModelError::Tensor {
+                path: file.path().to_owned(),
+                source,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_never_made_larger() {
+        let made = |head: HeadType, file, cols| head.requantized(file, cols);
+        for file in DType::ALL {
+            assert_eq!(made(HeadType::File, file, 512), None);
+        }
+        assert_eq!(made(HeadType::Q8, DType::F16, 512), Some(DType::Q8_0));
+        assert_eq!(made(HeadType::Q8, DType::Q8_0, 512), None);
+        assert_eq!(made(HeadType::Q8, DType::Q6K, 512), None);
+        assert_eq!(made(HeadType::Q4, DType::Q6K, 512), Some(DType::Q4K));
+        assert_eq!(made(HeadType::Q4, DType::BF16, 576), Some(DType::Q4_0));
+        assert_eq!(made(HeadType::Q4, DType::Q4K, 512), None);
+        assert_eq!(made(HeadType::Q4, DType::Q2_0G128, 512), None);
+        // No blocks fit: it stays.
+        assert_eq!(made(HeadType::Q4, DType::F32, 40), None);
+    }
+}
