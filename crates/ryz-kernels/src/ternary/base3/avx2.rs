@@ -52,7 +52,7 @@ pub(super) const fn pairs(step: usize) -> [u8; 16] {
     let mut table = [0; 16];
     let mut p = 0;
     while p < 9 {
-        table[step * p % 16] = (p % 3 | (p / 3) << 2) as u8;
+        table[step * p % 16] = ((p % 3) | ((p / 3) << 2)) as u8;
         p += 1;
     }
     table
@@ -104,7 +104,13 @@ impl Base3Dot for AvxVnniCodes {
         x: &BlockValues,
         prefetch: PrefetchManager,
     ) -> [[__m256i; 2]; BLOCK_UNITS] {
-        let powers = [1, 3, 9, 27, 81].map(|p| isa!(_mm256_set1_epi8(p)));
+        let powers = [
+            isa!(_mm256_set1_epi8(1)),
+            isa!(_mm256_set1_epi8(3)),
+            isa!(_mm256_set1_epi8(9)),
+            isa!(_mm256_set1_epi8(27)),
+            isa!(_mm256_set1_epi8(81)),
+        ];
         let mut total = [[isa!(_mm256_setzero_si256()); 2]; BLOCK_UNITS];
         // A half after the other: the sums of both do not fit the registers.
         for half in 0..2 {
@@ -210,8 +216,11 @@ mod tests {
             assert_eq!(below_43 % 27, number % 27);
             assert!(below_43 < 43);
             let p = number / 27;
-            assert_eq!(usize::from(pairs(27)[27 * p % 16]), p % 3 | p / 3 << 2);
-            assert_eq!(usize::from(pairs(1)[p]), p % 3 | p / 3 << 2);
+            assert_eq!(
+                usize::from(pairs(27)[27 * p % 16]),
+                (p % 3) | ((p / 3) << 2)
+            );
+            assert_eq!(usize::from(pairs(1)[p]), (p % 3) | ((p / 3) << 2));
         }
     }
 }

@@ -26,7 +26,7 @@ const FOURS: [Line; 2] = {
     let mut table = [Line([0; 64]); 2];
     let mut n = 0;
     while n < 81 {
-        let codes = n % 3 | n / 3 % 3 << 2 | n / 9 % 3 << 4 | n / 27 << 6;
+        let codes = (n % 3) | ((n / 3 % 3) << 2) | ((n / 9 % 3) << 4) | ((n / 27) << 6);
         table[n / 64].0[n % 64] = codes as u8;
         n += 1;
     }
@@ -134,7 +134,13 @@ impl Base3Dot for Avx512VnniCodes {
         x: &BlockValues,
         prefetch: PrefetchManager,
     ) -> [__m512i; BLOCK_UNITS] {
-        let powers = [1, 3, 9, 27, 81].map(|p| isa!(_mm512_set1_epi8(p)));
+        let powers = [
+            isa!(_mm512_set1_epi8(1)),
+            isa!(_mm512_set1_epi8(3)),
+            isa!(_mm512_set1_epi8(9)),
+            isa!(_mm512_set1_epi8(27)),
+            isa!(_mm512_set1_epi8(81)),
+        ];
         let mut sums = [isa!(_mm512_setzero_si512()); BLOCK_UNITS];
         for (j, line) in block.iter().enumerate() {
             prefetch.ahead(line);
