@@ -228,15 +228,15 @@ test("perplexity scores all but the first token of each window", async () => {
 });
 
 test("perplexity says what a head of fewer bits costs", async () => {
-  const args = ["perplexity", "-m", MODEL, "--tokens", golden("b158-v1").nll.ids.join(","), "--head", "q8"];
+  const args = ["perplexity", "-m", MODEL, "--tokens", golden("b158-v1").nll.ids.join(","), "--head", "q4"];
   const { code, value } = await cliJson(args);
   expect(code).toBe(0);
-  expect(value).toEqual({ tokens: number, meanNll: number, perplexity: number, head: "q8", meanNllOfFileHead: number });
+  expect(value).toEqual({ tokens: number, meanNll: number, perplexity: number, head: "q4", meanNllOfFileHead: number });
   const ofFile = value["meanNllOfFileHead"] as number;
   expect(value["meanNll"]).not.toBe(ofFile);
-  expect(Math.abs((value["meanNll"] as number) / ofFile - 1)).toBeLessThan(0.02);
+  expect(Math.abs((value["meanNll"] as number) / ofFile - 1)).toBeLessThan(0.1);
   const { stdout } = await cli(args);
-  expect(stdout).toMatch(/^head q8: mean nll [+-]\d+\.\d{3} % over the file's own head \(\d+\.\d{5}\)$/m);
+  expect(stdout).toMatch(/^head q4: mean nll [+-]\d+\.\d{3} % over the file's own head \(\d+\.\d{5}\)$/m);
 });
 
 test("inspect prints architecture, tensors and sizes", async () => {

@@ -144,8 +144,9 @@ fn typed<K: FixedDot, B: FixedType>(
     mut out: MatMut<'_, f32>,
 ) {
     let blocks = weights.cols() / BLOCK;
-    let fixed: &mut [FixedBlock] = bytemuck::cast_slice_mut(scratch);
-    let fixed = &mut fixed[..TOKENS * blocks];
+    // Room for other products may be longer, and no whole number of blocks.
+    let lines = scratch_lines(weights.cols());
+    let fixed: &mut [FixedBlock] = bytemuck::cast_slice_mut(&mut scratch[..lines]);
     for first in (0..x.tokens()).step_by(TOKENS) {
         let tokens = TOKENS.min(x.tokens() - first);
         let mut factors = [0.0; TOKENS];
