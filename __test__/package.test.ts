@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import * as imported from "ryzanstein";
 import { beforeAll, describe, expect, test } from "vitest";
-import { type Ended, fixture, root, runProgram } from "./support.js";
+import { type Ended, root, runProgram } from "./support.js";
 
 test("import and require give the same things", () => {
   const required = createRequire(import.meta.url)("ryzanstein") as typeof imported;
@@ -90,7 +90,8 @@ describe("the packed tarball, installed in an empty folder without a compiler", 
       env: { PATH: bin },
     });
     expect(installed.code, installed.stderr).toBe(0);
-    copyFileSync(fixture("b158-v1-tq2_0.gguf"), join(project, "model.gguf"));
+    // It says something; one of random weights ends at once now and then.
+    copyFileSync(join(root, "models", "tales-6m", "model.gguf"), join(project, "model.gguf"));
   }, 120_000);
 
   test("holds what it needs and no sources", () => {
