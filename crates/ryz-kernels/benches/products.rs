@@ -1,4 +1,4 @@
-//! Every row of the kernel table on the shapes of BitNet b1.58 2B-4T, decode and prefill, beside the machine's read
+//! Every row of the kernel table on the shapes of real models, decode and prefill, beside the machine's read
 //! bandwidth. Each product is checked against the reference before it is timed and again afterwards.
 //!
 //! Decode walks a set of matrices larger than the last-level cache, as a model does: throughput is bytes of weights a
@@ -13,13 +13,23 @@ use std::{hint::black_box, time::Duration};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ryz_format::{DType, TensorView};
 use ryz_kernels::{
-    ActivationView, DenseWeight, Kernels, Level, Line, LineOrder, Linear, PackedTernary,
+    ActivationView, DenseWeight, Kernels, Level, Line, LineOrder, Linear, PackedTernary, Packing,
     QuantizedActivations, QuantizedLayout, SparseTernary,
 };
 use ryz_tmac::{Arena, ArenaConfig, BufferKind, MatMut, MatRef};
 
-/// Rows × columns of the projections.
-const SHAPES: [(usize, usize); 3] = [(2560, 2560), (6912, 2560), (2560, 6912)];
+/// Rows × columns of projections: of BitNet b1.58 2B-4T, Ternary Bonsai 1.7B and 8B, and the model of the package.
+const SHAPES: [(usize, usize); 9] = [
+    (2560, 2560),
+    (6912, 2560),
+    (2560, 6912),
+    (6144, 2048),
+    (2048, 6144),
+    (12288, 4096),
+    (4096, 12288),
+    (768, 256),
+    (256, 768),
+];
 /// Bytes of weights that decode walks: far more than caches hold.
 const STREAMED: usize = 96 << 20;
 
@@ -207,29 +217,77 @@ fn read_bandwidth(c: &mut Criterion) {
     group.finish();
 }
 
-/// The cases: type, whether its scales vary, and activations (none: f32).
-type Case = (&'static str, DType, bool, Option<Option<usize>>);
+/// The shapes on which a type is measured: dense projections on one model's, dense heads in a file of their own.
+fn shapes(dtype: DType) -> &'static [(usize, usize)] {
+    if dtype.is_ternary() {
+        &SHAPES
+    } else {
+        &SHAPES[..3]
+    }
+}
 
-const CASES: [Case; 10] = [
-    ("t2_tensor_i8", DType::TQ2_0, false, Some(None)),
-    ("t2_g128_i8", DType::Q2_0G128, true, Some(None)),
-    ("t2_g128_i8g128", DType::Q2_0G128, true, Some(Some(128))),
-    ("t2_g64_i8g64", DType::Q2_0G64, true, Some(Some(64))),
-    ("t2_tensor_f32", DType::TQ2_0, false, None),
-    ("q8_0_f32", DType::Q8_0, true, None),
-    ("q6_k_f32", DType::Q6K, true, None),
-    ("q4_k_f32", DType::Q4K, true, None),
-    ("f16_f32", DType::F16, false, None),
-    ("bf16_f32", DType::BF16, false, None),
+/// The cases: type, whether its scales vary, packing, and activations (none: f32).
+type Case = (&'static str, DType, bool, Packing, Option<Option<usize>>);
+
+const CASES: [Case; 12] = [
+    (
+        "t2_tensor_i8",
+        DType::TQ2_0,
+        false,
+        Packing::TwoBits,
+        Some(None),
+    ),
+    (
+        "t1.6_tensor_i8",
+        DType::TQ2_0,
+        false,
+        Packing::Base3,
+        Some(None),
+    ),
+    (
+        "t2_g128_i8",
+        DType::Q2_0G128,
+        true,
+        Packing::TwoBits,
+        Some(None),
+    ),
+    (
+        "t2_g128_i8g128",
+        DType::Q2_0G128,
+        true,
+        Packing::TwoBits,
+        Some(Some(128)),
+    ),
+    (
+        "t1.6_g128_i8g128",
+        DType::Q2_0G128,
+        true,
+        Packing::Base3,
+        Some(Some(128)),
+    ),
+    (
+        "t2_g64_i8g64",
+        DType::Q2_0G64,
+        true,
+        Packing::TwoBits,
+        Some(Some(64)),
+    ),
+    ("t2_tensor_f32", DType::TQ2_0, false, Packing::TwoBits, None),
+    ("q8_0_f32", DType::Q8_0, true, Packing::TwoBits, None),
+    ("q6_k_f32", DType::Q6K, true, Packing::TwoBits, None),
+    ("q4_k_f32", DType::Q4K, true, Packing::TwoBits, None),
+    ("f16_f32", DType::F16, false, Packing::TwoBits, None),
+    ("bf16_f32", DType::BF16, false, Packing::TwoBits, None),
 ];
 
 fn decode(c: &mut Criterion) {
     let arena = Arena::new(ArenaConfig::default());
-    for (case, dtype, vary, activation) in CASES {
-        for (rows, cols) in SHAPES {
+    for (case, dtype, vary, packing, activation) in CASES {
+        for &(rows, cols) in shapes(dtype) {
             let mut group = c.benchmark_group(format!("decode/{case}/{rows}x{cols}"));
             let scalar = Kernels::new(Level::Scalar).expect("here");
-            let reference = linear(&arena, dtype, rows, cols, 1, vary, scalar);
+            let mut reference = linear(&arena, dtype, rows, cols, 1, vary, scalar);
+            reference.repack(packing);
             let count = STREAMED.div_ceil(reference.packed_bytes());
             // Packed at the first measurement, so that those that are filtered out cost nothing.
             let mut model = Vec::new();
@@ -240,9 +298,11 @@ fn decode(c: &mut Criterion) {
                 group.throughput(Throughput::Bytes((count * reference.packed_bytes()) as u64));
                 group.bench_function(BenchmarkId::from_parameter(kernels.level()), |b| {
                     if model.is_empty() {
-                        model.extend(
-                            (0..count).map(|_| linear(&arena, dtype, rows, cols, 1, vary, scalar)),
-                        );
+                        model.extend((0..count).map(|_| {
+                            let mut weights = linear(&arena, dtype, rows, cols, 1, vary, scalar);
+                            weights.repack(packing);
+                            weights
+                        }));
                     }
                     model
                         .iter_mut()
@@ -270,13 +330,14 @@ fn decode(c: &mut Criterion) {
 fn prefill(c: &mut Criterion) {
     const TOKENS: usize = 128;
     let arena = Arena::new(ArenaConfig::default());
-    for (case, dtype, vary, activation) in CASES {
-        for (rows, cols) in SHAPES {
+    for (case, dtype, vary, packing, activation) in CASES {
+        for &(rows, cols) in shapes(dtype) {
             let mut group = c.benchmark_group(format!("prefill{TOKENS}/{case}/{rows}x{cols}"));
             group.throughput(Throughput::Elements((rows * cols * TOKENS) as u64));
             for kernels in levels() {
                 group.bench_function(BenchmarkId::from_parameter(kernels.level()), |b| {
-                    let weights = linear(&arena, dtype, rows, cols, 1, vary, kernels);
+                    let mut weights = linear(&arena, dtype, rows, cols, 1, vary, kernels);
+                    weights.repack(packing);
                     let mut reference = linear(&arena, dtype, rows, cols, 1, vary, kernels);
                     reference.set_kernels(Kernels::new(Level::Scalar).expect("here"));
                     let input = Input::new(&arena, kernels, TOKENS, cols, activation);
