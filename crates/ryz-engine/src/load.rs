@@ -381,7 +381,8 @@ fn start(
     };
     let engine = Engine::new(inner);
     engine.adopt(frontend::spawn("ryz-engine", move || {
-        executor::run(parts, &received)
+        executor::run(parts, &received);
+        ryz_tmac::trim_heap();
     })?);
     engine.adopt(frontend::spawn("ryz-tokenize", move || {
         frontend::run(

@@ -48,6 +48,7 @@ pub use placement::{HugePages, NodePlacement, NodeSet};
 pub use policy::{BuiltInPolicy, MemoryPolicy, MemoryRequest, PlacementWish, SharedPolicy};
 pub use prefetch::PrefetchManager;
 pub use stored::{MappedSlice, Stored};
+pub use system::trim_heap;
 
 /// Bytes of a cache line, to which every buffer is aligned and padded.
 pub const LINE: usize = 64;
