@@ -74,7 +74,7 @@ impl<'a> ColumnLines<'a> {
         &self.lines[column as usize * self.run]
     }
 
-    /// Asks for a column's line.
+    /// Asks for a column's line, unless prefetching is off.
     #[inline(always)]
     pub fn ask(&self, column: u32) {
         if let Some(line) = self.lines.get(column as usize * self.run) {

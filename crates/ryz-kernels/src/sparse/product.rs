@@ -106,7 +106,7 @@ fn some_rows<K: SparseDot, const T: usize>(
     T
 }
 
-/// All rows of `rows`, of one token: four at a time, for which its activations are read once.
+/// All rows of `rows`, of one token: the sums of four are added up at once.
 #[inline(always)]
 fn rows_of_one<K: SparseDot>(
     k: K,
@@ -229,14 +229,8 @@ pub(crate) fn columns<K: SparseDot>(
                 let listed = &indices[list.clone()];
                 // Whole fours; the last of them may reach into the next columns.
                 let (fours, _) = listed[done[token]..].as_chunks::<4>();
-                let some = 4 * fours.partition_point(|four| (four[0] as usize) < end);
-                let some = done[token]
-                    ..done[token]
-                        + if end >= cols {
-                            listed.len() - done[token]
-                        } else {
-                            some
-                        };
+                let count = 4 * fours.partition_point(|four| (four[0] as usize) < end);
+                let some = done[token]..done[token] + count;
                 let active = ActiveColumns {
                     columns: &listed[some.clone()],
                     values: &values[list][some.clone()],
@@ -276,17 +270,14 @@ fn run_of_columns<K: SparseDot>(
     active: ActiveColumns<'_>,
     sums: &mut [i32],
 ) {
-    let (code_3, prefetch) = (weights.max_code() == 3, weights.prefetch());
-    let ahead = |from: usize| match prefetch.lines() {
-        0 => &[],
-        _ => {
-            &active.columns[from.min(active.columns.len())..]
-                [..COLUMNS.min(active.columns.len().saturating_sub(from))]
-        }
+    let code_3 = weights.max_code() == 3;
+    let columns_of = |chunk: usize| {
+        let mut chunks = active.columns.chunks(COLUMNS);
+        chunks.nth(chunk).unwrap_or_default()
     };
     for block in run.clone() {
         let lines = weights.column_lines(block);
-        ahead(0).iter().for_each(|&column| lines.ask(column));
+        columns_of(0).iter().for_each(|&column| lines.ask(column));
     }
     let chunks = active
         .columns
@@ -294,7 +285,7 @@ fn run_of_columns<K: SparseDot>(
         .zip(active.values.chunks(COLUMNS));
     for (chunk, (columns, values)) in chunks.enumerate() {
         let active = ActiveColumns { columns, values };
-        let next = ahead((chunk + 1) * COLUMNS);
+        let next = columns_of(chunk + 1);
         for (block, sums) in run.clone().zip(sums.as_chunks_mut::<LINE_CODES>().0) {
             k.add_columns(weights.column_lines(block), active, code_3, next, sums);
         }
