@@ -5,8 +5,8 @@ use std::ops::Range;
 use ryz_tmac::MatMut;
 
 use crate::{
-    ActivationView, DenseWeight, Kernels, Line, LineOrder, PackedTernary, Packing, ROW_TILE,
-    SparseTernary,
+    ActivationView, DenseWeight, Kernels, Line, LineOrder, PackedTernary, Packing, Prepared,
+    ROW_TILE, SparseTernary,
 };
 
 /// A linear layer's weights.
@@ -148,10 +148,25 @@ impl Linear {
         scratch: &mut [Line],
         out: MatMut<'_, f32>,
     ) {
+        self.matmul_prepared(rows, x, scratch, &mut Prepared::default(), out);
+    }
+
+    /// [`Linear::matmul`], in pieces: see [`DenseWeight::matmul_prepared`].
+    ///
+    /// # Panics
+    /// As [`Linear::matmul`].
+    pub fn matmul_prepared(
+        &self,
+        rows: Range<usize>,
+        x: ActivationView<'_>,
+        scratch: &mut [Line],
+        prepared: &mut Prepared,
+        out: MatMut<'_, f32>,
+    ) {
         match self {
             Self::Ternary(weights) => weights.matmul(rows, x, out),
             Self::Sparse(weights) => weights.matmul(rows, x, scratch, out),
-            Self::Dense(weights) => weights.matmul(rows, x, scratch, out),
+            Self::Dense(weights) => weights.matmul_prepared(rows, x, scratch, prepared, out),
         }
     }
 

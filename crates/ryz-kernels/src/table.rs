@@ -8,7 +8,7 @@ use ryz_tmac::{MatMut, MatRef};
 
 use crate::{
     ActivationView, BatchLayout, DenseWeight, KernelError, KernelOptions, Level, Line, LineOrder,
-    QuantizedRows, QuantizedTiles, TileShape, dense, simd,
+    Prepared, QuantizedRows, QuantizedTiles, TileShape, dense, simd,
     sparse::{self, SparseTernary},
     ternary::{self, TernaryView, base3::Base3View},
     vector,
@@ -35,8 +35,14 @@ type SparseColumns =
     unsafe fn(&SparseTernary, Range<usize>, QuantizedRows<'_>, &mut [Line], MatMut<'_, f32>);
 type FromTiles = unsafe fn(LineOrder, usize, &[Line], &mut [Line]);
 type ToTiles = unsafe fn(LineOrder, usize, usize, &[Line], &mut [Line], PrefetchManager);
-type Fixed =
-    unsafe fn(&DenseWeight, Range<usize>, ActivationView<'_>, &mut [Line], MatMut<'_, f32>);
+type Fixed = unsafe fn(
+    &DenseWeight,
+    Range<usize>,
+    ActivationView<'_>,
+    &mut [Line],
+    &mut Prepared,
+    MatMut<'_, f32>,
+);
 type Decode = unsafe fn(DType, &[u8], &mut [f32]);
 
 /// The kernels of one level.
@@ -301,10 +307,11 @@ impl Kernels {
         rows: Range<usize>,
         x: ActivationView<'_>,
         scratch: &mut [Line],
+        prepared: &mut Prepared,
         out: MatMut<'_, f32>,
     ) {
         // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
-        unsafe { (self.set.fixed.kernel)(weights, rows, x, scratch, out) }
+        unsafe { (self.set.fixed.kernel)(weights, rows, x, scratch, prepared, out) }
     }
 
     pub(crate) fn dense_decode(self, dtype: DType, bytes: &[u8], out: &mut [f32]) {
@@ -455,9 +462,10 @@ macro_rules! kernel_set {
                 rows: Range<usize>,
                 x: ActivationView<'_>,
                 scratch: &mut [Line],
+                prepared: &mut Prepared,
                 out: MatMut<'_, f32>,
             ) {
-                dense::fixed::matmul($codes, weights, rows, x, scratch, out);
+                dense::fixed::matmul($codes, weights, rows, x, scratch, prepared, out);
             }
 
             $(#[target_feature(enable = $features)])?

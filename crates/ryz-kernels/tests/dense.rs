@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use ryz_format::{DType, TensorView};
 use ryz_kernels::{
-    ActivationView, DenseWeight, KernelError, Kernels, Line, Linear, QuantizedLayout,
+    ActivationView, DenseWeight, KernelError, Kernels, Line, Linear, Prepared, QuantizedLayout,
 };
 use ryz_tmac::{BufferKind, MatMut};
 
@@ -140,7 +140,7 @@ fn near_f64(x: &[f32], weights: &[f32], divisor: f32, got: f32, what: &str) {
     let greatest = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
     let of_rounding: f64 = weights.iter().map(|w| f64::from(w.abs())).sum::<f64>();
     let of_sums: f64 = x.iter().zip(weights).map(|pair| product(pair).abs()).sum();
-    // 2^-24 each, and the minima that are taken off what codes gave: those are not larger than the weights' range.
+    // 2^-23 each at most, and the minima that are taken off what codes gave: those are not larger than the weights' range.
     let scale = (f64::from(greatest) * of_rounding + of_sums) / f64::from(divisor.abs());
     let error = (f64::from(got) - exact).abs();
     assert!(
@@ -171,6 +171,41 @@ fn a_batch_in_fixed_point_is_its_tokens_alone() {
                         kernels.level()
                     )
                 });
+            }
+        }
+    }
+}
+
+/// What a product has made of its activations serves the next rows, and is not taken for another number of tokens.
+#[test]
+fn pieces_of_a_product_share_what_was_made_of_activations() {
+    let mut random = seed("dense: pieces_of_a_product_share_what_was_made_of_activations");
+    for kernels in levels().into_iter().chain([scalar()]) {
+        for dtype in [DType::Q4K, DType::Q6K, DType::Q8_0] {
+            let (rows, cols) = (40, 512);
+            let bytes = dense_blocks(&mut random, dtype, rows, cols);
+            let weights = dense(dtype, rows, cols, &bytes, kernels).unwrap();
+            let mut scratch = vec![Line([0; 64]); weights.scratch_lines()];
+            let mut prepared = Prepared::default();
+            for tokens in [1, 3, 16, 19] {
+                let x = random.floats(tokens * cols);
+                let whole = product(&weights, f32_view(&x, cols));
+                for range in [0..16, 16..32, 32..rows] {
+                    let mut part = vec![0.0; tokens * range.len()];
+                    weights.matmul_prepared(
+                        range.clone(),
+                        f32_view(&x, cols),
+                        &mut scratch,
+                        &mut prepared,
+                        MatMut::from_slice(&mut part, range.len()),
+                    );
+                    for (token, part) in part.chunks_exact(range.len()).enumerate() {
+                        let whole = &whole[token * rows..][range.clone()];
+                        assert_same(part, whole, || {
+                            format!("{dtype}, {tokens} tokens, {range:?}, {}", kernels.level())
+                        });
+                    }
+                }
             }
         }
     }

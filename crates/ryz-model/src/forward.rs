@@ -27,7 +27,7 @@ use std::{
 
 use ryz_format::RopeStyle;
 use ryz_kernels::{
-    ActivationView, BatchLayout, Line, Linear, ROW_TILE, SparseTernary, TILE_TOKENS,
+    ActivationView, BatchLayout, Line, Linear, Prepared, ROW_TILE, SparseTernary, TILE_TOKENS,
 };
 use ryz_kvcache::{BLOCK_TOKENS, KvCache, MAX_QUERIES, StepBlocks, StepRows, Visible};
 use ryz_numa::{Chunks, ElasticWorker, Lease, Leave, PartitionedSlice, WriteGuard};
@@ -873,6 +873,7 @@ impl Pass<'_> {
         if outputs == 0 {
             return Ok(());
         }
+        let mut prepared = Prepared::default();
         self.rows(&[head], ROW_TILE, |rows| {
             let hidden = self.state.hidden.read();
             let mut scratch = self.scratch();
@@ -882,7 +883,7 @@ impl Pass<'_> {
             };
             let mut logits = self.state.logits.rect_mut(0..outputs, rows.clone());
             let hidden = ActivationView::F32(hidden.view());
-            head.matmul(rows, hidden, scratch, logits.view());
+            head.matmul_prepared(rows, hidden, scratch, &mut prepared, logits.view());
         })
     }
 }

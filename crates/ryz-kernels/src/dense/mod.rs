@@ -18,6 +18,7 @@ use std::ops::Range;
 use ryz_format::DType;
 use ryz_tmac::{MatMut, PrefetchManager, Stored};
 
+pub use self::fixed::Prepared;
 use crate::{ActivationView, KernelError, Kernels, Line};
 
 /// A dense matrix (rows, cols) as the file has it.
@@ -143,6 +144,22 @@ impl DenseWeight {
         scratch: &mut [Line],
         out: MatMut<'_, f32>,
     ) {
+        self.matmul_prepared(rows, x, scratch, &mut Prepared::default(), out);
+    }
+
+    /// [`DenseWeight::matmul`], in pieces: what is made of the activations is made once for products with several ranges of rows.
+    /// `prepared` begins as the default, and it, `x` and `scratch` stay the same from piece to piece.
+    ///
+    /// # Panics
+    /// As [`DenseWeight::matmul`].
+    pub fn matmul_prepared(
+        &self,
+        rows: Range<usize>,
+        x: ActivationView<'_>,
+        scratch: &mut [Line],
+        prepared: &mut Prepared,
+        out: MatMut<'_, f32>,
+    ) {
         assert!(
             rows.start <= rows.end && rows.end <= self.rows,
             "rows {rows:?} of {}",
@@ -152,7 +169,7 @@ impl DenseWeight {
         assert_eq!(out.rows(), x.tokens(), "rows of the output");
         assert_eq!(out.cols(), rows.len(), "columns of the output");
         match fixed::is_fixed(self.dtype) {
-            true => self.kernels.fixed_matmul(self, rows, x, scratch, out),
+            true => (self.kernels).fixed_matmul(self, rows, x, scratch, prepared, out),
             false => self.kernels.dense_matmul(self, rows, x, out),
         }
     }

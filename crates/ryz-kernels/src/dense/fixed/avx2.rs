@@ -92,7 +92,21 @@ macro_rules! in_256_bits {
         }
 
         #[inline(always)]
-        fn interleave(self, a: [__m256i; 2], b: [__m256i; 2]) -> [[__m256i; 2]; 2] {
+        fn interleave_fours(self, a: [__m256i; 2], b: [__m256i; 2]) -> [[__m256i; 2]; 2] {
+            [
+                [
+                    isa!(_mm256_unpacklo_epi32(a[0], b[0])),
+                    isa!(_mm256_unpacklo_epi32(a[1], b[1])),
+                ],
+                [
+                    isa!(_mm256_unpackhi_epi32(a[0], b[0])),
+                    isa!(_mm256_unpackhi_epi32(a[1], b[1])),
+                ],
+            ]
+        }
+
+        #[inline(always)]
+        fn interleave_eights(self, a: [__m256i; 2], b: [__m256i; 2]) -> [[__m256i; 2]; 2] {
             [
                 [
                     isa!(_mm256_unpacklo_epi64(a[0], b[0])),
@@ -127,20 +141,26 @@ macro_rules! in_256_bits {
         }
 
         #[inline(always)]
-        fn twos(self, table: [__m256; 2], at: [usize; LANES / 2]) -> [__m256; 2] {
-            let [a, b, c, d, e, f, g, h] = at.map(|at| at as i32);
-            let low = isa!(_mm256_setr_epi32(a, a, b, b, c, c, d, d));
-            let high = isa!(_mm256_setr_epi32(e, e, f, f, g, g, h, h));
-            [
-                isa!(_mm256_permutevar8x32_ps(table[0], low)),
-                isa!(_mm256_permutevar8x32_ps(table[1], high)),
-            ]
+        fn permute_eights(self, table: [__m256; 2], at: [usize; LANES]) -> [__m256; 2] {
+            let mut out = table;
+            for (out, at) in out.iter_mut().zip(at.as_chunks::<8>().0) {
+                let mut index = [0; 8];
+                for lane in 0..8 {
+                    index[lane] = at[lane] as i32;
+                }
+                // SAFETY: an array of 32 bytes, read unaligned; callers hold a token, so the CPU has AVX.
+                let index = unsafe { _mm256_loadu_si256(index.as_ptr().cast()) };
+                *out = isa!(_mm256_permutevar8x32_ps(*out, index));
+            }
+            out
         }
     };
 }
 
 impl FixedDot for Avx2Codes {
     in_256_bits!();
+
+    const IN_INT32: bool = false;
 
     #[inline(always)]
     fn add_products<const N: usize>(
@@ -164,6 +184,8 @@ impl FixedDot for Avx2Codes {
 
 impl FixedDot for AvxVnniCodes {
     in_256_bits!();
+
+    const IN_INT32: bool = true;
 
     #[inline(always)]
     fn add_products<const N: usize>(

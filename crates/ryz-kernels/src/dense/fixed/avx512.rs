@@ -76,7 +76,15 @@ macro_rules! in_512_bits {
         }
 
         #[inline(always)]
-        fn interleave(self, a: __m512i, b: __m512i) -> [__m512i; 2] {
+        fn interleave_fours(self, a: __m512i, b: __m512i) -> [__m512i; 2] {
+            [
+                isa!(_mm512_unpacklo_epi32(a, b)),
+                isa!(_mm512_unpackhi_epi32(a, b)),
+            ]
+        }
+
+        #[inline(always)]
+        fn interleave_eights(self, a: __m512i, b: __m512i) -> [__m512i; 2] {
             [
                 isa!(_mm512_unpacklo_epi64(a, b)),
                 isa!(_mm512_unpackhi_epi64(a, b)),
@@ -102,26 +110,13 @@ macro_rules! in_512_bits {
         }
 
         #[inline(always)]
-        fn twos(self, table: __m512, at: [usize; LANES / 2]) -> __m512 {
-            let [a, b, c, d, e, f, g, h] = at.map(|at| at as i32);
-            let index = isa!(_mm512_setr_epi32(
-                a,
-                a,
-                b,
-                b,
-                c,
-                c,
-                d,
-                d,
-                8 + e,
-                8 + e,
-                8 + f,
-                8 + f,
-                8 + g,
-                8 + g,
-                8 + h,
-                8 + h
-            ));
+        fn permute_eights(self, table: __m512, at: [usize; LANES]) -> __m512 {
+            let mut index = [0; LANES];
+            for lane in 0..LANES {
+                index[lane] = (lane / 8 * 8 + at[lane]) as i32;
+            }
+            // SAFETY: an array of 64 bytes, read unaligned; callers hold a token, so the CPU has AVX-512 F.
+            let index = unsafe { _mm512_loadu_si512(index.as_ptr().cast()) };
             isa!(_mm512_permutexvar_ps(index, table))
         }
     };
@@ -129,6 +124,8 @@ macro_rules! in_512_bits {
 
 impl FixedDot for Avx512VnniCodes {
     in_512_bits!();
+
+    const IN_INT32: bool = true;
 
     #[inline(always)]
     fn add_products<const N: usize>(
@@ -146,6 +143,8 @@ impl FixedDot for Avx512VnniCodes {
 
 impl FixedDot for Avx512Codes {
     in_512_bits!();
+
+    const IN_INT32: bool = false;
 
     #[inline(always)]
     fn add_products<const N: usize>(

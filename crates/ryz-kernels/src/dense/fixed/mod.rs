@@ -1,25 +1,26 @@
 //! Products of Q4_K and Q6_K blocks in integers: the heads that models come with.
 //!
-//! Activations become fixed-point numbers of 24 bits, in three signed bytes, so that codes of four and six bits multiply
-//! them by the instructions for bytes, exactly:
+//! Activations become fixed-point numbers in three signed bytes, of 24 bits (Q4_K) or 23 (Q6_K), so that codes of four and six
+//! bits multiply them by the instructions for bytes, exactly:
 //!
 //! ```text
-//! s = 8,355,000 / max(max|x|, 1e−30)         X = round(x·s), ties to even = 2^16·h + 2^8·m + l,  h, m, l in −128 … 127
-//! D = Σ code·X = 2^8·(2^8·Σ code·h + Σ code·m) + Σ code·l      (int32; of weights of one sub-block, a lane)
-//! Q4_K:  y = Σ (f32(D)·(d·sc) − f32(ΣX of the sub-block)·(dmin·m)) · (1/s)         D of 16 weights
-//! Q6_K:  y = Σ f32(D − 32·ΣX)·(d·sc) · (1/s)                                       D of 8 weights
+//! s = G / max(max|x|, 1e−30)                 G = 8,355,000 (Q4_K), 4,190,000 (Q6_K)
+//! X = round(x·s), ties to even = 2^16·h + 2^8·m + l,  h, m, l in −128 … 127
+//! D = Σ code·X = 2^8·(2^8·Σ code·h + Σ code·m) + Σ code·l      (int32; of 16 weights of one sub-block, a lane)
+//! Q4_K:  y = Σ (f32(D)·(d·sc) − f32(ΣX of the sub-block)·(dmin·m)) · (1/s)
+//! Q6_K:  y = Σ f32(D − 32·ΣX)·(d·sc) · (1/s)
 //! ```
 //!
-//! Outer sums are fused multiply-adds in sixteen lanes, blocks ascending, in a block the minima first or the two D of a lane in
-//! order; lanes are added by the fixed tree. Rounding x to 2^−24 of the largest is what rounding to f32 would do to that one; a
-//! row that has an infinity or NaN gives NaN.
+//! Outer sums are fused multiply-adds in sixteen lanes, blocks ascending, in a block the minima first; lanes are added by the
+//! fixed tree. Rounding x to 2^−24 or 2^−23 of the largest is what one addition of f32 would do to it; a row that has an infinity
+//! or NaN gives NaN.
 //!
-//! Bounds: |X| ≤ 8,355,001, whose bytes are in range. Q4_K: |D| ≤ 15·16·8,355,001 = 2.005e9 < 2^31. Q6_K: |D − 32·ΣX| ≤
-//! 32·8·8,355,001 = 2.139e9 < 2^31; D itself may wrap, which the subtraction undoes.
+//! Bounds: |X| ≤ G + 1, whose bytes are in range. Q4_K: |D| ≤ 15·16·8,355,001 = 2.005e9 < 2^31. Q6_K: |D − 32·ΣX| ≤
+//! 32·16·4,190,001 = 2.145e9 < 2^31; D itself may wrap, which the subtraction undoes.
 //!
 //! **Order.** As many weights of a sub-block meet in a lane as int32 holds, because what comes after the products of bytes costs
-//! as much as they do. So a block's 256 weights lie in four groups of 64 whose like-placed bytes belong to one sub-block: of the
-//! four in Q4_K, of the first two and of the last two in Q6_K ([`types`]). Eight weights stay together.
+//! as much as they do. So a block's 256 weights lie in four groups of 64, whose like-placed fours of bytes belong to one sub-block
+//! ([`types`]).
 //!
 //! **Panels.** Activations of several tokens are larger than a first-level cache. A panel of columns whose activations fit in a
 //! part of it is multiplied with the rows of a strip before the next panel; a block is taken apart once for all its tokens.
@@ -55,21 +56,29 @@ const TOKENS: usize = 16;
 const STRIP: usize = 16;
 /// Bytes of the activations of a panel, of a first-level cache of 32 KiB or more.
 const PANEL_BYTES: usize = 16 << 10;
-/// What the greatest activation becomes: its bytes, and those of one more, are in range.
-const GREATEST: f32 = 8_355_000.0;
 
 /// Activations of a block of weights.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct FixedBlock {
-    /// (group, h m l, place): the bytes of X.
-    bytes: [[[i8; GROUP]; 3]; 4],
+    /// (h m l, group, place): the bytes of X.
+    bytes: [[[i8; GROUP]; 4]; 3],
     /// What does not depend on codes: for Q6_K −32·ΣX of each D; for Q4_K −ΣX of the 8 sub-blocks, as the bits of f32, and
     /// zeroes.
-    rest: [[i32; LANES]; 2],
+    rest: [i32; LANES],
 }
 
 const _: () = assert!(size_of::<FixedBlock>().is_multiple_of(LINE));
+
+/// What a product has made of its activations and left in scratch memory. The next product of the same activations with rows of
+/// the same matrix finds it there, if it is given this and the same scratch, which nothing else has used.
+#[derive(Clone, Debug, Default)]
+pub struct Prepared {
+    /// Tokens whose fixed-point forms are there; 0 for none.
+    tokens: usize,
+    /// What their products are multiplied with.
+    factors: [f32; TOKENS],
+}
 
 /// What an instruction set gives to fixed-point products.
 pub(crate) trait FixedDot: CodeDot {
@@ -77,6 +86,9 @@ pub(crate) trait FixedDot: CodeDot {
     type C: Copy;
     /// 64 bytes of activations.
     type X: Copy;
+
+    /// Whether products are added in int32 at once, so that nothing is saved by adding several groups together.
+    const IN_INT32: bool;
 
     fn codes(self, bytes: &[u8; GROUP]) -> Self::C;
     fn activations(self, bytes: &[i8; GROUP]) -> Self::X;
@@ -87,8 +99,10 @@ pub(crate) trait FixedDot: CodeDot {
     /// (byte << N) & mask, which has none of the N lower bits.
     fn left<const N: u32>(self, codes: Self::C, mask: u8) -> Self::C;
     fn or(self, a: Self::C, b: Self::C) -> Self::C;
+    /// Fours of bytes of `a` and `b` in turn: those of the first half of each sixteen, and those of the second.
+    fn interleave_fours(self, a: Self::C, b: Self::C) -> [Self::C; 2];
     /// The even eights of bytes of `a` and `b` in turn, and the odd ones.
-    fn interleave(self, a: Self::C, b: Self::C) -> [Self::C; 2];
+    fn interleave_eights(self, a: Self::C, b: Self::C) -> [Self::C; 2];
     /// Of each of four stretches of 32 bytes the eight bytes `j`, for each j: their low halves, then their high ones.
     fn nibbles(self, bytes: &[u8; 2 * GROUP]) -> [Self::C; 4];
     /// Σ code·x added to each lane: of four bytes of each of N groups. N·code·128 is below 2^14.
@@ -104,8 +118,12 @@ pub(crate) trait FixedDot: CodeDot {
         upper: <Self::S as Simd>::I,
         low: <Self::S as Simd>::I,
     ) -> <Self::S as Simd>::I;
-    /// Lanes 2p and 2p + 1 are lane `at[p]` of the eight of `table` that they are in.
-    fn twos(self, table: <Self::S as Simd>::F, at: [usize; LANES / 2]) -> <Self::S as Simd>::F;
+    /// Each lane is lane `at` of the eight of `table` that it is in.
+    fn permute_eights(
+        self,
+        table: <Self::S as Simd>::F,
+        at: [usize; LANES],
+    ) -> <Self::S as Simd>::F;
 }
 
 /// Whether blocks of `dtype` are multiplied in fixed point.
@@ -125,11 +143,12 @@ pub(crate) fn matmul<K: FixedDot>(
     rows: Range<usize>,
     x: ActivationView<'_>,
     scratch: &mut [Line],
+    prepared: &mut Prepared,
     out: MatMut<'_, f32>,
 ) {
     match weights.dtype() {
-        DType::Q4K => typed::<K, Q4K>(k, weights, rows, x, scratch, out),
-        DType::Q6K => typed::<K, Q6K>(k, weights, rows, x, scratch, out),
+        DType::Q4K => typed::<K, Q4K>(k, weights, rows, x, scratch, prepared, out),
+        DType::Q6K => typed::<K, Q6K>(k, weights, rows, x, scratch, prepared, out),
         other => unreachable!("{other} is not multiplied in fixed point"),
     }
 }
@@ -141,6 +160,7 @@ fn typed<K: FixedDot, B: FixedType>(
     rows: Range<usize>,
     x: ActivationView<'_>,
     scratch: &mut [Line],
+    prepared: &mut Prepared,
     mut out: MatMut<'_, f32>,
 ) {
     let blocks = weights.cols() / BLOCK;
@@ -149,12 +169,17 @@ fn typed<K: FixedDot, B: FixedType>(
     let fixed: &mut [FixedBlock] = bytemuck::cast_slice_mut(&mut scratch[..lines]);
     for first in (0..x.tokens()).step_by(TOKENS) {
         let tokens = TOKENS.min(x.tokens() - first);
-        let mut factors = [0.0; TOKENS];
-        for (token, factor) in factors.iter_mut().enumerate().take(tokens) {
-            let row = Row::new(&x, first + token);
-            // Of integers the product is divided by their scale as well.
-            *factor = row.finish(1.0 / fix::<K, B>(k, &row, &mut fixed[token..], blocks, tokens));
+        if prepared.tokens != x.tokens() {
+            for (token, factor) in prepared.factors.iter_mut().enumerate().take(tokens) {
+                let row = Row::new(&x, first + token);
+                let scale = fix::<K, B>(k, &row, &mut fixed[token..], blocks, tokens);
+                // Of integers the product is divided by their scale as well.
+                *factor = row.finish(1.0 / scale);
+            }
+            // All of them, or nothing that lasts.
+            prepared.tokens = if x.tokens() <= TOKENS { tokens } else { 0 };
         }
+        let factors = prepared.factors;
         // (block, token)
         let fixed = &fixed[..blocks * tokens];
         if tokens == 1 {
@@ -201,7 +226,7 @@ fn fix<K: FixedDot, B: FixedType>(
         }
         return f32::NAN;
     }
-    let scale = GREATEST / greatest.max(1e-30);
+    let scale = B::GREATEST / greatest.max(1e-30);
     for index in 0..blocks {
         let block = &mut fixed[index * stride];
         let mut fours = [0; BLOCK / 4];
@@ -220,10 +245,10 @@ fn fix<K: FixedDot, B: FixedType>(
                 digits[1][lane] = middle;
                 digits[0][lane] = ((upper - i32::from(middle)) >> 8) as i8;
             }
-            for half in 0..2 {
-                let (group, place) = B::place(2 * sixteen + half);
-                for (bytes, digits) in block.bytes[group].iter_mut().zip(&digits) {
-                    bytes[8 * place..][..8].copy_from_slice(&digits[8 * half..][..8]);
+            for four in 0..LANES / 4 {
+                let (group, lane) = B::place(4 * sixteen + four);
+                for (bytes, digits) in block.bytes.iter_mut().zip(&digits) {
+                    bytes[group][4 * lane..][..4].copy_from_slice(&digits[4 * four..][..4]);
                 }
             }
             for (four, numbers) in numbers.as_chunks::<4>().0.iter().enumerate() {

@@ -7,6 +7,8 @@ impl FixedDot for ScalarCodes {
     type C = [u8; GROUP];
     type X = [i8; GROUP];
 
+    const IN_INT32: bool = true;
+
     #[inline(always)]
     fn codes(self, bytes: &[u8; GROUP]) -> [u8; GROUP] {
         *bytes
@@ -42,15 +44,13 @@ impl FixedDot for ScalarCodes {
     }
 
     #[inline(always)]
-    fn interleave(self, a: [u8; GROUP], b: [u8; GROUP]) -> [[u8; GROUP]; 2] {
-        let mut out = [[0; GROUP]; 2];
-        for (half, out) in out.iter_mut().enumerate() {
-            for (place, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let from = if place % 2 == 0 { &a } else { &b };
-                *out = from.as_chunks().0[place / 2 * 2 + half];
-            }
-        }
-        out
+    fn interleave_fours(self, a: [u8; GROUP], b: [u8; GROUP]) -> [[u8; GROUP]; 2] {
+        interleave::<4>(&a, &b)
+    }
+
+    #[inline(always)]
+    fn interleave_eights(self, a: [u8; GROUP], b: [u8; GROUP]) -> [[u8; GROUP]; 2] {
+        interleave::<8>(&a, &b)
     }
 
     #[inline(always)]
@@ -89,7 +89,25 @@ impl FixedDot for ScalarCodes {
     }
 
     #[inline(always)]
-    fn twos(self, table: [f32; LANES], at: [usize; LANES / 2]) -> [f32; LANES] {
-        std::array::from_fn(|lane| table[lane / 8 * 8 + at[lane / 2]])
+    fn permute_eights(self, table: [f32; LANES], at: [usize; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|lane| table[lane / 8 * 8 + at[lane]])
     }
+}
+
+/// Pieces of N bytes of `a` and `b` in turn: of the first half of each sixteen, and of the second.
+fn interleave<const N: usize>(a: &[u8; GROUP], b: &[u8; GROUP]) -> [[u8; GROUP]; 2] {
+    let mut out = [[0; GROUP]; 2];
+    for (half, out) in out.iter_mut().enumerate() {
+        let sixteens = a.as_chunks::<16>().0.iter().zip(b.as_chunks::<16>().0);
+        for (out, (a, b)) in out.as_chunks_mut::<16>().0.iter_mut().zip(sixteens) {
+            let pieces = a[8 * half..][..8]
+                .chunks(N)
+                .zip(b[8 * half..][..8].chunks(N));
+            for (out, (a, b)) in out.chunks_mut(2 * N).zip(pieces) {
+                out[..N].copy_from_slice(a);
+                out[N..].copy_from_slice(b);
+            }
+        }
+    }
+    out
 }

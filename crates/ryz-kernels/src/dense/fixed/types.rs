@@ -18,7 +18,7 @@ pub(super) struct Taken<K: FixedDot> {
     /// Of the four groups.
     codes: [K::C; 4],
     /// Of each lane of a sum.
-    scales: [<K::S as Simd>::F; 2],
+    scales: <K::S as Simd>::F,
     /// Of the sub-blocks.
     minima: <K::S as Simd>::F,
 }
@@ -27,11 +27,14 @@ pub(super) struct Taken<K: FixedDot> {
 pub(super) trait FixedType {
     const BYTES: usize;
 
-    /// The group of the eight weights `eight` of a block, and which of its eights they are.
-    fn place(eight: usize) -> (usize, usize);
+    /// What the greatest activation becomes: its bytes, and those of one more, are in range, and so are the sums.
+    const GREATEST: f32;
+
+    /// The group of the four weights `four` of a block, and the lane in which they meet.
+    fn place(four: usize) -> (usize, usize);
 
     /// What does not depend on codes.
-    fn rest(fours: &Fours) -> [[i32; LANES]; 2];
+    fn rest(fours: &Fours) -> [i32; LANES];
 
     fn take<K: FixedDot>(k: K, block: &[u8]) -> Taken<K>;
 
@@ -44,34 +47,40 @@ pub(super) trait FixedType {
     );
 }
 
-/// Σ code·X of N groups from group `first` on, and `low`, for each of R rows.
+/// Σ code·X of each lane, and `low`, for each of R rows. N groups of products fit in int16 together.
 #[inline(always)]
 fn products<K: FixedDot, const N: usize, const R: usize>(
     k: K,
     weights: &[Taken<K>; R],
     x: &FixedBlock,
-    first: usize,
     low: <K::S as Simd>::I,
 ) -> [<K::S as Simd>::I; R] {
-    let zero = k.simd().splat_i(0);
-    let mut sums = [zero; R];
+    let s = k.simd();
+    let zero = s.splat_i(0);
+    let mut all = [zero; R];
     for digit in 0..3 {
-        let mut lines = [k.activations(&x.bytes[first][digit]); N];
-        for group in 1..N {
-            lines[group] = k.activations(&x.bytes[first + group][digit]);
+        let mut lines = [k.activations(&x.bytes[digit][0]); 4];
+        for group in 1..4 {
+            lines[group] = k.activations(&x.bytes[digit][group]);
         }
         for row in 0..R {
-            let mut codes = [weights[row].codes[first]; N];
-            codes.copy_from_slice(&weights[row].codes[first..first + N]);
-            // Three chains that do not wait for each other.
-            let of_digit = k.add_products(if digit == 2 { low } else { zero }, codes, lines);
-            sums[row] = match digit {
+            let codes = &weights[row].codes;
+            let low = if digit == 2 { low } else { zero };
+            let of_digit = if N == 4 && !K::IN_INT32 {
+                k.add_products(low, *codes, lines)
+            } else {
+                // Two chains, which do not wait for each other.
+                let first = k.add_products(low, [codes[0], codes[1]], [lines[0], lines[1]]);
+                let second = k.add_products(zero, [codes[2], codes[3]], [lines[2], lines[3]]);
+                s.add_i(first, second)
+            };
+            all[row] = match digit {
                 0 => of_digit,
-                _ => k.times_256_and(sums[row], of_digit),
+                _ => k.times_256_and(all[row], of_digit),
             };
         }
     }
-    sums
+    all
 }
 
 pub(super) struct Q4K;
@@ -79,20 +88,22 @@ pub(super) struct Q4K;
 impl FixedType for Q4K {
     const BYTES: usize = 144;
 
+    const GREATEST: f32 = 8_355_000.0;
+
     #[inline(always)]
-    fn place(eight: usize) -> (usize, usize) {
-        let (sub_block, part) = (eight / 4, eight % 4);
-        (part, 4 * (sub_block % 2) + sub_block / 2)
+    fn place(four: usize) -> (usize, usize) {
+        let (sub_block, part, last) = (four / 8, four / 2 % 4, four % 2);
+        (part, 8 * (sub_block % 2) + sub_block / 2 * 2 + last)
     }
 
     #[inline(always)]
-    fn rest(fours: &Fours) -> [[i32; LANES]; 2] {
+    fn rest(fours: &Fours) -> [i32; LANES] {
         let mut lanes = [0; LANES];
         for (lane, fours) in lanes.iter_mut().zip(fours.as_chunks::<8>().0) {
             // Below 2^28.
             *lane = (-fours.iter().sum::<i32>() as f32).to_bits() as i32;
         }
-        [lanes, [0; LANES]]
+        lanes
     }
 
     #[inline(always)]
@@ -108,10 +119,9 @@ impl FixedType for Q4K {
         let [low, high] = minima.map(u32::to_le);
         let minima: [i8; LANES] = bytemuck::cast([low, high, 0, 0]);
         let scales = s.mul(s.splat(half(s, block, 0)), s.load_i8(&scales));
-        let even_and_odd = k.twos(scales, [0, 2, 4, 6, 1, 3, 5, 7]);
         Taken {
             codes: k.nibbles(bytes(block, 16)),
-            scales: [even_and_odd; 2],
+            scales: k.permute_eights(scales, [0, 0, 2, 2, 4, 4, 6, 6, 1, 1, 3, 3, 5, 5, 7, 7]),
             minima: s.mul(s.splat(half(s, block, 2)), s.load_i8(&minima)),
         }
     }
@@ -124,12 +134,12 @@ impl FixedType for Q4K {
         sums: &mut [<K::S as Simd>::F; R],
     ) {
         let s = k.simd();
-        let of_codes = products::<K, 4, R>(k, weights, x, 0, s.splat_i(0));
-        let rest = s.load(bytemuck::cast_ref(&x.rest[0]));
+        let of_codes = products::<K, 4, R>(k, weights, x, s.splat_i(0));
+        let rest = s.load(bytemuck::cast_ref(&x.rest));
         for row in 0..R {
             let Taken { scales, minima, .. } = weights[row];
             sums[row] = s.fma(rest, minima, sums[row]);
-            sums[row] = s.fma(s.to_f32(of_codes[row]), scales[0], sums[row]);
+            sums[row] = s.fma(s.to_f32(of_codes[row]), scales, sums[row]);
         }
     }
 }
@@ -139,23 +149,20 @@ pub(super) struct Q6K;
 impl FixedType for Q6K {
     const BYTES: usize = 210;
 
+    const GREATEST: f32 = 4_190_000.0;
+
     #[inline(always)]
-    fn place(eight: usize) -> (usize, usize) {
-        let (sub_block, part) = (eight / 2, eight % 2);
+    fn place(four: usize) -> (usize, usize) {
+        let (sub_block, word) = (four / 4, four % 4);
         let (half, quarter, stretch) = (sub_block / 8, sub_block / 2 % 4, sub_block % 2);
-        (
-            2 * (quarter / 2) + part,
-            4 * half + 2 * stretch + quarter % 2,
-        )
+        (word, 8 * half + 4 * stretch + quarter)
     }
 
     #[inline(always)]
-    fn rest(fours: &Fours) -> [[i32; LANES]; 2] {
-        let mut lanes = [[0; LANES]; 2];
-        for (eight, &[a, b]) in fours.as_chunks::<2>().0.iter().enumerate() {
-            let (group, place) = Self::place(eight);
-            lanes[group / 2][2 * place] -= 32 * a;
-            lanes[group / 2][2 * place + 1] -= 32 * b;
+    fn rest(fours: &Fours) -> [i32; LANES] {
+        let mut lanes = [0; LANES];
+        for (four, sum) in fours.iter().enumerate() {
+            lanes[Self::place(four).1] -= 32 * sum;
         }
         lanes
     }
@@ -163,23 +170,26 @@ impl FixedType for Q6K {
     #[inline(always)]
     fn take<K: FixedDot>(k: K, block: &[u8]) -> Taken<K> {
         let s = k.simd();
+        // Quarters 0 and 2, and 1 and 3, of both halves; their upper bits.
         let (low, _) = bytes::<128>(block, 0).as_chunks::<32>();
-        let low = k.interleave(k.join(&low[0], &low[2]), k.join(&low[1], &low[3]));
+        let low = k.interleave_fours(k.join(&low[0], &low[2]), k.join(&low[1], &low[3]));
         let high = k.codes(bytes(block, 128));
-        let high = k.interleave(high, k.right::<2>(high, 0xff));
+        let high = k.interleave_fours(high, k.right::<2>(high, 0xff));
+        // (words 0 and 1, words 2 and 3) of quarters 0 and 1, and of 2 and 3.
+        let mut even = low;
+        let mut odd = low;
+        for words in 0..2 {
+            let (low, high) = (low[words], high[words]);
+            even[words] = k.or(k.right::<0>(low, 15), k.left::<4>(high, 0x30));
+            odd[words] = k.or(k.right::<4>(low, 15), k.right::<0>(high, 0x30));
+        }
+        let [a, b] = k.interleave_eights(even[0], odd[0]);
+        let [c, d] = k.interleave_eights(even[1], odd[1]);
         let integers: &[i8; LANES] = bytemuck::cast_ref(bytes::<16>(block, 192));
         let scales = s.mul(s.splat(half(s, block, 208)), s.load_i8(integers));
         Taken {
-            codes: [
-                k.or(k.right::<0>(low[0], 15), k.left::<4>(high[0], 0x30)),
-                k.or(k.right::<0>(low[1], 15), k.left::<4>(high[1], 0x30)),
-                k.or(k.right::<4>(low[0], 15), k.right::<0>(high[0], 0x30)),
-                k.or(k.right::<4>(low[1], 15), k.right::<0>(high[1], 0x30)),
-            ],
-            scales: [
-                k.twos(scales, [0, 2, 1, 3, 0, 2, 1, 3]),
-                k.twos(scales, [4, 6, 5, 7, 4, 6, 5, 7]),
-            ],
+            codes: [a, b, c, d],
+            scales: k.permute_eights(scales, [0, 2, 4, 6, 1, 3, 5, 7, 0, 2, 4, 6, 1, 3, 5, 7]),
             minima: s.splat(0.0),
         }
     }
@@ -192,16 +202,9 @@ impl FixedType for Q6K {
         sums: &mut [<K::S as Simd>::F; R],
     ) {
         let s = k.simd();
-        for part in 0..2 {
-            let rest = s.load_i(&x.rest[part]);
-            let of_codes = products::<K, 2, R>(k, weights, x, 2 * part, rest);
-            for row in 0..R {
-                sums[row] = s.fma(
-                    s.to_f32(of_codes[row]),
-                    weights[row].scales[part],
-                    sums[row],
-                );
-            }
+        let of_codes = products::<K, 2, R>(k, weights, x, s.load_i(&x.rest));
+        for row in 0..R {
+            sums[row] = s.fma(s.to_f32(of_codes[row]), weights[row].scales, sums[row]);
         }
     }
 }
