@@ -94,6 +94,11 @@ export interface TunedMatrix {
   readonly packing: Packing;
   /** How many cache lines ahead its weights are asked for. */
   readonly prefetch: number;
+  /**
+   * Where rows can be left out (docs/sparsity.md): the share of a thread's rows up to which those that count are listed; where more
+   * count for a token in a layer, all are read.
+   */
+  readonly listedShare?: number;
 }
 
 /** What making a tensor ternary cost. */

@@ -199,7 +199,14 @@ export interface NativeDraftModel {
 export interface NativeTuning {
   source: string;
   ms: number;
-  matrices: { kernel: string; rows: number; cols: number; packing: string; prefetch: number }[];
+  matrices: {
+    kernel: string;
+    rows: number;
+    cols: number;
+    packing: string;
+    prefetch: number;
+    listedShare?: number;
+  }[];
 }
 
 export interface NativeQuantizedTensor {

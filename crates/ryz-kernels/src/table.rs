@@ -24,7 +24,7 @@ pub(crate) struct KernelRow<F> {
 
 type TernaryI8 = unsafe fn(TernaryView<'_>, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
 type TernaryTiles = unsafe fn(TernaryView<'_>, Range<usize>, QuantizedTiles<'_>, MatMut<'_, f32>);
-type Base3Gemv = unsafe fn(Base3View<'_>, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
+type Base3Gemm = unsafe fn(Base3View<'_>, Range<usize>, QuantizedRows<'_>, MatMut<'_, f32>);
 type Base3Pack = unsafe fn(&[Line], &mut [Line]);
 type Base3Unpack = unsafe fn(&[Line], &mut [Line], PrefetchManager);
 type TernaryF32 = unsafe fn(TernaryView<'_>, Range<usize>, MatRef<'_, f32>, MatMut<'_, f32>);
@@ -57,7 +57,9 @@ pub(crate) struct KernelSet {
     batch: BatchLayout,
     pub ternary_f32: KernelRow<TernaryF32>,
     /// One token with weights in 1.6 bits.
-    pub base3: KernelRow<Base3Gemv>,
+    pub base3: KernelRow<Base3Gemm>,
+    /// The most tokens of its products.
+    pub base3_tokens: usize,
     base3_pack: Base3Pack,
     base3_unpack: Base3Unpack,
     pub sparse_rows: KernelRow<SparseRows>,
@@ -205,7 +207,7 @@ impl Kernels {
     }
 
     /// Of one token. Shapes are the caller's to check.
-    pub(crate) fn base3_gemv(
+    pub(crate) fn base3_gemm(
         self,
         weights: Base3View<'_>,
         rows: Range<usize>,
@@ -343,7 +345,7 @@ macro_rules! kernel_set {
     (
         $set:ident, $level:ident, $isa:literal, $vector:ident,
         features($($features:literal)?), simd($simd:expr), codes($codes:expr), i8($tile:literal),
-        tiles($shape:ident, $tokens:literal), batch($batch:ident)
+        tiles($shape:ident, $tokens:literal), batch($batch:ident), base3($base3:expr)
     ) => {
         static $set: KernelSet = {
             $(#[target_feature(enable = $features)])?
@@ -383,7 +385,7 @@ macro_rules! kernel_set {
                 x: QuantizedRows<'_>,
                 out: MatMut<'_, f32>,
             ) {
-                ternary::base3::gemv($codes, weights, rows, x, out);
+                ternary::base3::gemm($codes, weights, rows, x, out);
             }
 
             $(#[target_feature(enable = $features)])?
@@ -481,7 +483,8 @@ macro_rules! kernel_set {
                 tile_shape: TileShape::$shape,
                 batch: BatchLayout::$batch,
                 ternary_f32: KernelRow { name: concat!("f32_t2_f32_gemm_4x16_", $isa), kernel: ternary_f32 },
-                base3: KernelRow { name: concat!("i8_b3_i32_gemv_16x320_", $isa), kernel: base3 },
+                base3: KernelRow { name: concat!("i8_b3_i32_gemm_16x320_", $isa), kernel: base3 },
+                base3_tokens: $base3,
                 base3_pack,
                 base3_unpack,
                 sparse_rows: KernelRow { name: concat!("i8_t2_i32_gemv_1x256_", $isa), kernel: sparse_rows },
@@ -500,7 +503,8 @@ macro_rules! kernel_set {
 kernel_set! {
     SCALAR, Scalar, "scalar", SCALAR,
     features(), simd(simd::Scalar), codes(ternary::ScalarCodes), i8("16x16"),
-    tiles(Quads, "t16x4"), batch(Rows)
+    tiles(Quads, "t16x4"), batch(Rows),
+    base3(<ternary::ScalarCodes as ternary::base3::Base3Dot>::TOKENS)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -516,7 +520,8 @@ kernel_set! {
         unsafe { ternary::Avx2Codes::assume() }
     }),
     i8("16x16"),
-    tiles(Pairs, "t32x2"), batch(Rows)
+    tiles(Pairs, "t32x2"), batch(Rows),
+    base3(<ternary::Avx2Codes as ternary::base3::Base3Dot>::TOKENS)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -532,7 +537,8 @@ kernel_set! {
         unsafe { ternary::AvxVnniCodes::assume() }
     }),
     i8("16x16"),
-    tiles(Quads, "t16x4"), batch(Rows)
+    tiles(Quads, "t16x4"), batch(Rows),
+    base3(<ternary::AvxVnniCodes as ternary::base3::Base3Dot>::TOKENS)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -548,7 +554,8 @@ kernel_set! {
         unsafe { ternary::Avx512Codes::assume() }
     }),
     i8("16x16"),
-    tiles(Pairs, "t32x2"), batch(Rows)
+    tiles(Pairs, "t32x2"), batch(Rows),
+    base3(<ternary::Avx512Codes as ternary::base3::Base3Dot>::TOKENS)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -564,7 +571,8 @@ kernel_set! {
         unsafe { ternary::Avx512VnniCodes::assume() }
     }),
     i8("16x16"),
-    tiles(Quads, "t16x4"), batch(Rows)
+    tiles(Quads, "t16x4"), batch(Rows),
+    base3(<ternary::Avx512VnniCodes as ternary::base3::Base3Dot>::TOKENS)
 }
 
 /// [`AVX512_VNNI`], where codes in base 3 are looked up.
@@ -581,12 +589,12 @@ static AVX512_VBMI: KernelSet = {
     ) {
         // SAFETY: the function has the features that the token stands for.
         let codes = unsafe { ternary::base3::avx512::Avx512VbmiCodes::assume() };
-        ternary::base3::gemv(codes, weights, rows, x, out);
+        ternary::base3::gemm(codes, weights, rows, x, out);
     }
 
     KernelSet {
         base3: KernelRow {
-            name: "i8_b3_i32_gemv_16x320_vbmi_avx512vnni",
+            name: "i8_b3_i32_gemm_16x320_vbmi_avx512vnni",
             kernel: base3,
         },
         ..AVX512_VNNI
@@ -603,7 +611,7 @@ mod tests {
         let level = Level::Avx512Vnni;
         if level.supported() {
             let kernels = Kernels::of_set(&AVX512_VNNI);
-            assert_eq!(kernels.set.base3.name, "i8_b3_i32_gemv_16x320_avx512vnni");
+            assert_eq!(kernels.set.base3.name, "i8_b3_i32_gemm_16x320_avx512vnni");
             assert!(crate::self_test(kernels).is_ok());
         }
     }

@@ -816,7 +816,8 @@ impl Pass<'_> {
         }
     }
 
-    /// up = Wup·normed where the gate is positive, 0 elsewhere: a squared ReLU makes it 0 there anyway.
+    /// up = Wup·normed where the gate is positive, 0 elsewhere: a squared ReLU makes it 0 there anyway. One token of which so many
+    /// gates are positive that a list does not pay reads all rows.
     fn listed_up(
         &self,
         layer_index: usize,
@@ -838,6 +839,10 @@ impl Pass<'_> {
                 // Written in any case, kept when it counts; what is not a number counts.
                 list[count] = row;
                 count += usize::from(gate > 0.0 || gate.is_nan());
+            }
+            if tokens == 1 && count as f32 > weights.listed_share() * rows.len() as f32 {
+                drop(scratch);
+                return self.multiply(&layer.up, &self.state.normed, rows, up);
             }
             let up = up.row_mut(token);
             up.fill(0.0);

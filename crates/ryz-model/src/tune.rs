@@ -1,7 +1,7 @@
 //! Timing a loaded model's products, for whoever chooses how its weights are streamed.
 //!
-//! A product with one token is timed on the model's own matrices, by the threads that will compute with it, and over more
-//! bytes than caches hold: what is found is true of decoding. Nothing here changes a result.
+//! Products with one token, and with some, are timed on the model's own matrices, by the threads that will compute with it, and over
+//! more bytes than caches hold: what is found is true of decoding. Nothing here changes a result.
 
 use std::{
     ops::Range,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ryz_kernels::{ActivationView, Line, Linear, Packing, QuantizedActivations};
+use ryz_kernels::{ActivationView, Line, LineOrder, Linear, Packing, QuantizedActivations};
 use ryz_numa::{Lease, PartitionedSlice, WorkQueue};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, MatRef, PrefetchManager};
 
@@ -26,6 +26,8 @@ pub struct MatrixKind {
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
+    /// Whether rows of which a list is made are multiplied alone.
+    pub listed: bool,
 }
 
 /// What timing products with the matrices of one kind needs.
@@ -34,14 +36,16 @@ pub struct ProductTimer {
     kind: MatrixKind,
     /// Layer, and place in [`LayerWeights::projections`].
     matrices: Vec<(usize, usize)>,
-    /// Products of one measurement.
+    /// Products of one measurement, with one token.
     products: usize,
+    /// The most tokens of a product.
+    tokens: usize,
     /// Those of the matrices that are multiplied.
     window: Range<usize>,
     /// Which of them comes next.
     next: usize,
     input: TimedInput,
-    /// (rows)
+    /// (tokens, rows)
     output: AlignedVec<f32>,
     /// (worker, lines)
     scratch: AlignedVec<Line>,
@@ -60,6 +64,7 @@ impl MatrixKind {
 
 #[derive(Debug)]
 enum TimedInput {
+    /// (tokens, cols)
     F32(AlignedVec<f32>),
     I8(QuantizedActivations),
 }
@@ -96,7 +101,7 @@ impl ProductTimer {
 
 impl Model {
     /// A timer for each kind of ternary projections that has `least_bytes` in all, which go through at least
-    /// `bytes_at_once` of them in one measurement.
+    /// `bytes_at_once` of them in one measurement, with products of up to `tokens` tokens.
     ///
     /// # Errors
     /// [`ModelError::Memory`] when the arena has no room for an input and an output.
@@ -105,6 +110,7 @@ impl Model {
         arena: &Arena,
         least_bytes: usize,
         bytes_at_once: usize,
+        tokens: usize,
     ) -> Result<Vec<ProductTimer>, ModelError> {
         let mut kinds: Vec<(MatrixKind, Vec<(usize, usize)>)> = Vec::new();
         for (layer, weights) in self.weights.layers.iter().enumerate() {
@@ -126,23 +132,30 @@ impl Model {
             if bytes.saturating_mul(matrices.len()) < least_bytes {
                 continue;
             }
-            let mut values = arena.allocate_slice::<f32>(kind.cols, BufferKind::Scratch)?;
+            let mut values = arena
+                .allocate_slice::<f32>(kind.cols.saturating_mul(tokens), BufferKind::Scratch)?;
             for (index, value) in values.iter_mut().enumerate() {
                 *value = [-3.0, 1.0, 2.0, -1.0, 3.0, -2.0][index % 6]; // none is 0, which some kernels leave out
             }
             let input = match first.form {
                 None => TimedInput::F32(values),
                 Some(layout) => {
-                    let mut rows =
-                        QuantizedActivations::new(layout, 1, &arena).map_err(ModelError::from)?;
-                    self.kernels.quantize_row(layout, &values, rows.row_mut(0));
+                    let mut rows = QuantizedActivations::new(layout, tokens, &arena)
+                        .map_err(ModelError::from)?;
+                    for (token, values) in values.chunks_exact(kind.cols).enumerate() {
+                        (self.kernels).quantize_row(layout, values, rows.row_mut(token));
+                    }
                     TimedInput::I8(rows)
                 }
             };
-            let scratch_lines = first.weight.scratch_lines();
+            let list = if kind.listed { kind.rows } else { 0 };
+            let list = (list * size_of::<u32>()).div_ceil(size_of::<Line>());
+            let scratch_lines = first.weight.scratch_lines().max(list);
             timers.push(ProductTimer {
                 products: bytes_at_once.div_ceil(bytes),
-                output: arena.allocate_slice(kind.rows, BufferKind::Scratch)?,
+                tokens,
+                output: arena
+                    .allocate_slice(kind.rows.saturating_mul(tokens), BufferKind::Scratch)?,
                 scratch: arena.allocate_slice(
                     scratch_lines.saturating_mul(self.threads),
                     BufferKind::Scratch,
@@ -159,20 +172,57 @@ impl Model {
     }
 
     /// Times a product of each worker's share of rows, with some matrices of the timer's kind one after another; the next
-    /// call goes on with the next ones.
+    /// call goes on with the next ones. Several tokens, whose products take longer, meet fewer matrices.
     ///
     /// # Errors
     /// [`ModelError::Region`].
+    ///
+    /// # Panics
+    /// When there are no `tokens`, or more than the timer was made for.
     pub fn time_products(
         &self,
         lease: &Lease,
         timer: &mut ProductTimer,
+        tokens: usize,
     ) -> Result<Duration, ModelError> {
+        self.time(lease, timer, tokens, false)
+    }
+
+    /// [`Model::time_products`] of one token with a list of all rows, for a kind whose rows are listed.
+    ///
+    /// # Errors
+    /// [`ModelError::Region`].
+    ///
+    /// # Panics
+    /// When they are not.
+    pub fn time_lists(
+        &self,
+        lease: &Lease,
+        timer: &mut ProductTimer,
+    ) -> Result<Duration, ModelError> {
+        assert!(timer.kind.listed, "no rows of {:?} are listed", timer.kind);
+        self.time(lease, timer, 1, true)
+    }
+
+    fn time(
+        &self,
+        lease: &Lease,
+        timer: &mut ProductTimer,
+        tokens: usize,
+        listed: bool,
+    ) -> Result<Duration, ModelError> {
+        assert!(
+            (1..=timer.tokens).contains(&tokens),
+            "{tokens} tokens of {}",
+            timer.tokens
+        );
+        let products = timer.products.div_ceil(tokens);
         let input = match &timer.input {
-            TimedInput::F32(values) => {
-                ActivationView::F32(MatRef::from_slice(values, timer.kind.cols))
-            }
-            TimedInput::I8(rows) => ActivationView::I8(rows.rows(1)),
+            TimedInput::F32(values) => ActivationView::F32(MatRef::from_slice(
+                &values[..tokens * timer.kind.cols],
+                timer.kind.cols,
+            )),
+            TimedInput::I8(rows) => ActivationView::I8(rows.rows(tokens)),
         };
         let output = PartitionedSlice::new(&mut timer.output, timer.kind.rows);
         let lines = timer.scratch_lines;
@@ -181,9 +231,7 @@ impl Model {
             lines => Some(PartitionedSlice::new(&mut timer.scratch, lines)),
         };
         let of_window = &timer.matrices[timer.window.clone()];
-        let of_turn = (of_window.iter().cycle())
-            .skip(timer.next)
-            .take(timer.products);
+        let of_turn = (of_window.iter().cycle()).skip(timer.next).take(products);
         let started = Instant::now();
         lease.run(|worker| {
             let index = worker.index();
@@ -196,16 +244,26 @@ impl Model {
                 if rows.is_empty() {
                     continue;
                 }
-                let mut out = output.rect_mut(0..1, rows.clone());
+                let mut out = output.rect_mut(0..tokens, rows.clone());
                 let scratch = match &mut scratch {
                     Some(scratch) => scratch.row_mut(0),
                     None => &mut [],
                 };
-                weight.matmul(rows, input, scratch, out.view());
+                match (weight, input) {
+                    (Linear::Sparse(weight), ActivationView::I8(input)) if listed => {
+                        let list: &mut [u32] = bytemuck::cast_slice_mut(scratch);
+                        let list = &mut list[..rows.len()];
+                        for (item, row) in list.iter_mut().zip(rows.start as u32..) {
+                            *item = row;
+                        }
+                        weight.multiply_rows(list, rows.start, input, 0, out.row_mut(0));
+                    }
+                    _ => weight.matmul(rows, input, scratch, out.view()),
+                }
             }
         })?;
         let time = started.elapsed();
-        timer.next = (timer.next + timer.products) % timer.window.len();
+        timer.next = (timer.next + products) % timer.window.len();
         Ok(time)
     }
 
@@ -255,6 +313,18 @@ impl Model {
         }
     }
 
+    /// Changes up to which share of rows those that count are listed, for matrices of one kind.
+    pub fn set_listed_share(&mut self, kind: &MatrixKind, share: f32) {
+        let layers = self.weights.layers.iter_mut();
+        for projection in layers.flat_map(LayerWeights::projections_mut) {
+            if kind_of(&projection.weight, projection.form.is_some()).as_ref() == Some(kind)
+                && let Linear::Sparse(weights) = &mut projection.weight
+            {
+                weights.set_listed_share(share);
+            }
+        }
+    }
+
     fn projection(&self, (layer, place): (usize, usize)) -> &crate::weights::Projection {
         self.weights.layers[layer].projections()[place]
     }
@@ -276,5 +346,6 @@ fn kind_of(weight: &Linear, int8: bool) -> Option<MatrixKind> {
         base3_kernel,
         rows: weight.rows(),
         cols: weight.cols(),
+        listed: int8 && weight.line_order() == Some(LineOrder::Rows),
     })
 }

@@ -84,7 +84,7 @@ fn a_loaded_model_can_be_packed_and_unpacked() {
         runner.model.weight_bytes_per_token(),
     );
     let arena = Arena::new(ArenaConfig::default());
-    let timers = runner.model.product_timers(&arena, 0, 1).unwrap();
+    let timers = runner.model.product_timers(&arena, 0, 1, 1).unwrap();
     let packable: Vec<_> = timers
         .iter()
         .map(|timer| (timer.kind().clone(), timer.matrices()))

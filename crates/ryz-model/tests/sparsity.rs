@@ -10,7 +10,7 @@ use ryz_format::{DType, GgufWriter, Value, encode};
 use ryz_kernels::{BatchLayout, KernelOptions, Level};
 use ryz_kvcache::KvDType;
 use ryz_model::Activations;
-use ryz_tmac::PrefetchManager;
+use ryz_tmac::{Arena, ArenaConfig, PrefetchManager};
 
 const HIDDEN: usize = 512;
 const FFN: usize = 768;
@@ -205,6 +205,45 @@ fn what_is_left_out_is_counted() {
             rows <= zeros && rows + 32 > zeros,
             "{rows} rows, {zeros} zeroes"
         );
+    }
+}
+
+/// Half of the gates are positive: above a share of a quarter all rows are read, with the same logits.
+#[test]
+fn all_rows_are_read_where_a_list_does_not_pay() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write_model(&path, 3);
+    for level in Level::ALL.into_iter().filter(|level| level.supported()) {
+        for threads in [1, 2] {
+            let setup = Setup {
+                level,
+                threads,
+                chunk: 1,
+                ..Setup::exact(Activations::Int8)
+            };
+            let mut runner = Runner::load(&path, setup);
+            let arena = Arena::new(ArenaConfig::default());
+            let timers = runner.model.product_timers(&arena, 0, 1, 1).unwrap();
+            let mut kinds = timers.iter().map(|timer| timer.kind().clone());
+            let kind = kinds.find(|kind| kind.listed).unwrap();
+            assert_eq!((kind.rows, kind.cols), (FFN, HIDDEN));
+            let mut run = |share: f32| {
+                runner.model.set_listed_share(&kind, share);
+                runner.record();
+                let logits = bits(&runner.logits(&[7, 8]));
+                let skipped = runner.activity().iter().map(|layer| layer.skipped_bytes);
+                (logits, skipped.sum::<u64>())
+            };
+            let (listed, skipped) = run(1.0);
+            let (whole, of_columns) = run(0.25);
+            assert_eq!(listed, whole, "{level}, {threads} threads");
+            assert!(
+                0 < of_columns && of_columns < skipped,
+                "{of_columns} of {skipped} bytes were left out"
+            );
+            assert_eq!(run(0.75), (listed, skipped), "{level}, {threads} threads");
+        }
     }
 }
 

@@ -150,6 +150,8 @@ pub struct TunedMatrix {
     pub packing: String,
     /// Cache lines ahead.
     pub prefetch: u32,
+    /// Up to which share of rows those that count are listed.
+    pub listed_share: Option<f64>,
 }
 
 impl TunedMatrix {
@@ -160,6 +162,7 @@ impl TunedMatrix {
             cols: matrix.cols as u32,
             packing: matrix.packing.clone(),
             prefetch: matrix.prefetch as u32,
+            listed_share: matrix.listed_share.map(f64::from),
         }
     }
 }

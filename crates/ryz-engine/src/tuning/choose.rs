@@ -1,4 +1,4 @@
-//! Which packing and which distance are taken.
+//! Which packing and which distance are taken, and up to where rows are listed.
 
 use std::time::Duration;
 
@@ -48,43 +48,86 @@ pub(super) fn distance<E>(
     Ok(DISTANCES[better.unwrap_or(0)])
 }
 
-/// Times `kinds` kinds of matrices in both packings, as long as `time` answers, and gives the packing of each: 1.6 bits where
-/// their median is less. Kinds and packings take turns, so that each finds the caches full of the others.
+/// Times `kinds` kinds of matrices in both packings, with each number of `tokens`, as long as `time` answers, and gives the packing
+/// of each: 1.6 bits where the medians of all numbers, each over that of 2 bits, add up to less. Kinds and packings take turns, so
+/// that each finds the caches full of the others.
 ///
 /// # Errors
 /// Those of `time`.
 pub(super) fn packings<E>(
     kinds: usize,
-    mut time: impl FnMut(usize, Packing) -> Result<Option<Duration>, E>,
+    tokens: &[usize],
+    mut time: impl FnMut(usize, Packing, usize) -> Result<Option<Duration>, E>,
 ) -> Result<Vec<Packing>, E> {
-    let mut times = vec![[Vec::new(), Vec::new()]; kinds];
+    // (kind, tokens, packing)
+    let mut times = vec![vec![[Vec::new(), Vec::new()]; tokens.len()]; kinds];
     // The first round finds in the caches what was just packed.
     'rounds: for round in 0..=ROUNDS {
-        let mut of_round = vec![[Duration::ZERO; 2]; kinds];
-        for (place, packing) in Packing::ALL.into_iter().enumerate() {
-            for (kind, of_kind) in of_round.iter_mut().enumerate() {
-                match time(kind, packing)? {
-                    Some(measured) => of_kind[place] = measured,
-                    None => break 'rounds, // only whole rounds count
+        let mut of_round = vec![vec![[Duration::ZERO; 2]; tokens.len()]; kinds];
+        for (case, &tokens) in tokens.iter().enumerate() {
+            for (place, packing) in Packing::ALL.into_iter().enumerate() {
+                for (kind, of_kind) in of_round.iter_mut().enumerate() {
+                    match time(kind, packing, tokens)? {
+                        Some(measured) => of_kind[case][place] = measured,
+                        None => break 'rounds, // only whole rounds count
+                    }
                 }
             }
         }
         if round > 0 {
-            for (times, of_kind) in times.iter_mut().zip(of_round) {
-                for (times, time) in times.iter_mut().zip(of_kind) {
+            let cases = times.iter_mut().flatten();
+            for (times, of_round) in cases.zip(of_round.into_iter().flatten()) {
+                for (times, time) in times.iter_mut().zip(of_round) {
                     times.push(time);
                 }
             }
         }
     }
-    let choices = times.into_iter().map(|times| {
-        let [two_bits, base3] = times.map(median);
-        match (two_bits, base3) {
-            (Some(two_bits), Some(base3)) if base3 < two_bits - two_bits / MARGIN => Packing::Base3,
+    let least = tokens.len() as f64 * (1.0 - 1.0 / f64::from(MARGIN));
+    let choices = times.into_iter().map(|of_kind| {
+        let ratios = of_kind.into_iter().map(|times| {
+            let [two_bits, base3] = times.map(median);
+            Some(base3?.as_secs_f64() / two_bits?.as_secs_f64())
+        });
+        match ratios.sum::<Option<f64>>() {
+            Some(sum) if sum < least => Packing::Base3,
             _ => Packing::TwoBits,
         }
     });
     Ok(choices.collect())
+}
+
+/// Times a product with all rows, by a list of them (`true`) and without, as long as `time` answers, and gives the share of rows up
+/// to which a list is faster: its time is taken to be in proportion to its length.
+///
+/// # Errors
+/// Those of `time`.
+pub(super) fn listed_share<E>(
+    mut time: impl FnMut(bool) -> Result<Option<Duration>, E>,
+) -> Result<f32, E> {
+    let mut times = [Vec::new(), Vec::new()];
+    // The first round finds in the caches what came before it.
+    'rounds: for round in 0..=ROUNDS {
+        let mut of_round = [Duration::ZERO; 2];
+        for (time_of, listed) in of_round.iter_mut().zip([false, true]) {
+            match time(listed)? {
+                Some(measured) => *time_of = measured,
+                None => break 'rounds, // only whole rounds count
+            }
+        }
+        if round > 0 {
+            for (times, time) in times.iter_mut().zip(of_round) {
+                times.push(time);
+            }
+        }
+    }
+    let [whole, listed] = times.map(median);
+    Ok(match (whole, listed) {
+        (Some(whole), Some(listed)) if whole < listed - listed / MARGIN => {
+            (whole.as_secs_f64() / listed.as_secs_f64()) as f32
+        }
+        _ => 1.0,
+    })
 }
 
 fn median(mut times: Vec<Duration>) -> Option<Duration> {
@@ -152,7 +195,7 @@ mod tests {
     /// What two kinds take where a product takes `nanos(kind, packing, turn)`, if `most` are measured.
     fn packed(most: usize, nanos: impl Fn(usize, Packing, usize) -> u64) -> Vec<Packing> {
         let mut asked = 0;
-        let Ok(answer) = packings::<Infallible>(2, |kind, packing| {
+        let Ok(answer) = packings::<Infallible>(2, &[1], |kind, packing, _| {
             asked += 1;
             let time = Duration::from_nanos(nanos(kind, packing, asked));
             Ok((asked <= most).then_some(time))
@@ -175,7 +218,10 @@ mod tests {
             packed(all, second_in_base3),
             [Packing::TwoBits, Packing::Base3]
         );
-        assert_eq!(packings::<Infallible>(0, |_, _| Ok(None)), Ok(Vec::new()));
+        assert_eq!(
+            packings::<Infallible>(0, &[1, 8], |_, _, _| Ok(None)),
+            Ok(Vec::new())
+        );
     }
 
     /// A round is four products; the first does not count.
@@ -191,9 +237,51 @@ mod tests {
         assert_eq!(packed(8, base3_is_fast), [Packing::Base3; 2]);
     }
 
+    /// What one token gains, several may lose.
+    #[test]
+    fn every_number_of_tokens_counts_alike() {
+        let of_several = |nanos: u64| {
+            let choice = packings::<Infallible>(1, &[1, 8], |_, packing, tokens| {
+                Ok(Some(Duration::from_nanos(match (packing, tokens) {
+                    (Packing::TwoBits, 1) => 1000,
+                    (Packing::TwoBits, _) => 4000,
+                    (Packing::Base3, 1) => 900,
+                    (Packing::Base3, _) => nanos,
+                })))
+            });
+            choice.map(|choices| choices[0])
+        };
+        assert_eq!(of_several(4000), Ok(Packing::Base3));
+        assert_eq!(of_several(4200), Ok(Packing::Base3));
+        assert_eq!(of_several(4300), Ok(Packing::TwoBits));
+        assert_eq!(of_several(5000), Ok(Packing::TwoBits));
+    }
+
+    #[test]
+    fn a_list_is_made_while_it_is_faster() {
+        let share = |whole: u64, listed: u64| {
+            listed_share::<Infallible>(|list| {
+                let nanos = if list { listed } else { whole };
+                Ok(Some(Duration::from_nanos(nanos)))
+            })
+        };
+        assert_eq!(share(800, 1000), Ok(0.8));
+        assert_eq!(share(990, 1000), Ok(1.0)); // hardly
+        assert_eq!(share(1000, 800), Ok(1.0));
+        assert_eq!(listed_share::<Infallible>(|_| Ok(None)), Ok(1.0));
+        let mut asked = 0;
+        let once = listed_share::<Infallible>(|list| {
+            asked += 1;
+            let nanos = if list { 1000 } else { 1 };
+            Ok((asked <= 3).then_some(Duration::from_nanos(nanos)))
+        });
+        assert_eq!(once, Ok(1.0));
+    }
+
     #[test]
     fn errors_come_through() {
         assert_eq!(distance(|_| Err("worker")), Err("worker"));
-        assert_eq!(packings(1, |_, _| Err("worker")), Err("worker"));
+        assert_eq!(listed_share(|_| Err("worker")), Err("worker"));
+        assert_eq!(packings(1, &[1], |_, _, _| Err("worker")), Err("worker"));
     }
 }

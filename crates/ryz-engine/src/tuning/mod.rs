@@ -1,7 +1,8 @@
 //! Choosing how weights are streamed on this machine, while a model is loaded.
 //!
 //! For each kind of ternary matrix ([`ryz_model::MatrixKind`]) that is too large for caches, products are timed in both
-//! packings, on some matrices in each, and then at some distances of [`PrefetchManager`] ([`choose`]); what was chosen is kept
+//! packings, on some matrices in each, then at some distances of [`PrefetchManager`], and, where rows can be left out, with a list of
+//! them and without ([`choose`]); what was chosen is kept
 //! in a file of the user's cache folder ([`remember`]), so that a model is measured once for a processor, a number of threads
 //! and a version. No choice changes a result, or takes memory: codes are packed anew where they are.
 
@@ -24,10 +25,14 @@ use remember::{Key, Store};
 const LEAST_BYTES: usize = 8 << 20;
 /// What one measurement reads at least.
 const BYTES_AT_ONCE: usize = 32 << 20;
+/// The most tokens of a step that packings are compared with, where there may be several sequences.
+const SEVERAL: usize = 8;
 /// How long measuring packings takes, all kinds together.
 const PACKING_BUDGET: Duration = Duration::from_millis(100);
 /// How long measuring distances takes.
-const BUDGET: Duration = Duration::from_millis(150);
+const BUDGET: Duration = Duration::from_millis(130);
+/// How long measuring a list of rows takes, of one kind.
+const LIST_BUDGET: Duration = Duration::from_millis(20);
 
 /// How the ways in which weights are streamed were chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,16 +81,25 @@ pub struct TunedMatrix {
     pub packing: String,
     /// Cache lines that are asked for ahead; 0 for none.
     pub prefetch: usize,
+    /// Where rows can be left out: the share of them up to which those that count are listed. Above it, all are read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listed_share: Option<f32>,
 }
 
 impl TunedMatrix {
-    fn new(kind: &MatrixKind, packing: Packing, prefetch: usize) -> Self {
+    fn new(
+        kind: &MatrixKind,
+        packing: Packing,
+        prefetch: usize,
+        listed_share: Option<f32>,
+    ) -> Self {
         Self {
             kernel: kind.kernel_in(packing).unwrap_or(kind.kernel).to_owned(),
             rows: kind.rows,
             cols: kind.cols,
             packing: packing.name().to_owned(),
             prefetch,
+            listed_share,
         }
     }
 
@@ -119,8 +133,9 @@ pub(crate) fn tune(
     if !config.auto_tune || config.prefetch.is_some() {
         return Ok(tuning);
     }
+    let most_tokens = config.max_sequences.clamp(1, SEVERAL);
     // Where memory is short, weights are streamed as they are by default.
-    let timers = model.product_timers(arena, LEAST_BYTES, BYTES_AT_ONCE);
+    let timers = model.product_timers(arena, LEAST_BYTES, BYTES_AT_ONCE, most_tokens);
     let Ok(mut timers) = timers else {
         return Ok(tuning);
     };
@@ -133,6 +148,7 @@ pub(crate) fn tune(
         processor: Topology::detect().map_or_else(|_| String::new(), |machine| machine.processor()),
         level: model.kernels().level().name().to_owned(),
         threads: lease.threads(),
+        tokens: most_tokens,
         packing: config.packing.map_or("auto", Packing::name).to_owned(),
     };
     let mut known = (store.as_ref()).map_or_else(Vec::new, |store| store.read(&key));
@@ -145,7 +161,7 @@ pub(crate) fn tune(
         tuning.source = TuningSource::Measured;
         let packings = match config.packing {
             Some(packing) => timers.iter().map(|timer| given(packing, timer)).collect(),
-            None => packings(model, lease, &mut timers)?,
+            None => packings(model, lease, &mut timers, most_tokens)?,
         };
         let share = BUDGET / u32::try_from(timers.len()).unwrap_or(u32::MAX);
         for (timer, packing) in timers.iter_mut().zip(packings) {
@@ -156,9 +172,24 @@ pub(crate) fn tune(
                     return Ok(None);
                 }
                 model.set_prefetch(&kind, PrefetchManager::new(lines));
-                model.time_products(lease, timer).map(Some)
+                model.time_products(lease, timer, 1).map(Some)
             })?;
-            known.push(TunedMatrix::new(&kind, packing, prefetch));
+            model.set_prefetch(&kind, PrefetchManager::new(prefetch));
+            let deadline = Instant::now() + LIST_BUDGET;
+            let share = || {
+                choose::listed_share(|listed| {
+                    if Instant::now() >= deadline {
+                        return Ok(None);
+                    }
+                    let time = match listed {
+                        true => model.time_lists(lease, timer),
+                        false => model.time_products(lease, timer, 1),
+                    };
+                    time.map(Some)
+                })
+            };
+            let listed_share = kind.listed.then(share).transpose()?;
+            known.push(TunedMatrix::new(&kind, packing, prefetch, listed_share));
         }
         if let Some(store) = &store {
             store.write(&key, &known);
@@ -170,6 +201,9 @@ pub(crate) fn tune(
                 model.repack(lease, &kind, 0..usize::MAX, packing)?;
             }
             model.set_prefetch(&kind, PrefetchManager::new(matrix.prefetch));
+            if let Some(share) = matrix.listed_share {
+                model.set_listed_share(&kind, share);
+            }
             tuning.matrices.push(matrix.clone());
         }
     }
@@ -189,7 +223,8 @@ fn given(packing: Packing, timer: &ProductTimer) -> Packing {
 }
 
 /// Measures the packing of each timer's kind: some matrices are packed in 1.6 bits and compared with as many others. All matrices
-/// of a kind are packed as was chosen in the end.
+/// of a kind are packed as was chosen in the end. Products of one token and of `most_tokens` count alike: a step is the one where there is
+/// one conversation, and the other where there are many.
 ///
 /// # Errors
 /// [`EngineError::Model`] when a worker panicked.
@@ -197,6 +232,7 @@ fn packings(
     model: &mut Model,
     lease: &Lease,
     timers: &mut [ProductTimer],
+    most_tokens: usize,
 ) -> Result<Vec<Packing>, EngineError> {
     let deadline = Instant::now() + PACKING_BUDGET;
     let mut packings = vec![Packing::TwoBits; timers.len()];
@@ -209,7 +245,11 @@ fn packings(
             trials.push((index, side));
         }
     }
-    let chosen = choose::packings(trials.len(), |trial, packing| {
+    let tokens = match most_tokens {
+        0..=1 => &[1][..],
+        _ => &[1, most_tokens],
+    };
+    let chosen = choose::packings(trials.len(), tokens, |trial, packing, tokens| {
         if Instant::now() >= deadline {
             return Ok(None);
         }
@@ -219,7 +259,7 @@ fn packings(
             Packing::Base3 => 0..side,
             Packing::TwoBits => side..2 * side,
         });
-        model.time_products(lease, timer).map(Some)
+        model.time_products(lease, timer, tokens).map(Some)
     })?;
     for ((index, _), packing) in trials.into_iter().zip(chosen) {
         let timer = &mut timers[index];

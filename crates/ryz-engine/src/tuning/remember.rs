@@ -29,6 +29,8 @@ pub(super) struct Key {
     pub processor: String,
     pub level: String,
     pub threads: usize,
+    /// The most that packings were compared with.
+    pub tokens: usize,
     /// What was asked for: a packing, or `auto`.
     pub packing: String,
 }
@@ -73,7 +75,10 @@ impl Store {
         }
         let file: File = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
         let valid = |matrix: &TunedMatrix| {
-            matrix.prefetch <= PrefetchManager::MAX_LINES && matrix.packing().is_some()
+            let share = matrix.listed_share.unwrap_or(1.0);
+            matrix.prefetch <= PrefetchManager::MAX_LINES
+                && matrix.packing().is_some()
+                && (0.0..=1.0).contains(&share)
         };
         (file.key == *key && file.matrices.iter().all(valid)).then_some(file.matrices)
     }
@@ -102,9 +107,10 @@ impl Store {
             processor,
             level,
             threads,
+            tokens,
             packing,
         } = key;
-        let text = format!("{version}\n{processor}\n{level}\n{threads}\n{packing}");
+        let text = format!("{version}\n{processor}\n{level}\n{threads}\n{tokens}\n{packing}");
         let hash = xxh3_64(text.as_bytes());
         self.0.join(format!("{hash:016x}.json"))
     }
@@ -122,6 +128,7 @@ mod tests {
             processor: "a processor".to_owned(),
             level: "scalar".to_owned(),
             threads,
+            tokens: 8,
             packing: "auto".to_owned(),
         }
     }
@@ -133,6 +140,7 @@ mod tests {
             cols: 2560,
             packing: Packing::Base3.name().to_owned(),
             prefetch: 128,
+            listed_share: Some(0.75),
         }
     }
 
@@ -169,8 +177,9 @@ mod tests {
         let far = whole.replace("128", &(PrefetchManager::MAX_LINES + 1).to_string());
         let negative = whole.replace("128", "-1");
         let other = whole.replace("1.6-bit", "1.58-bit");
+        let share = whole.replace("0.75", "1.25");
         let half = &whole[..whole.len() / 2];
-        for text in ["", "[]", "{", half, &far, &negative, &other] {
+        for text in ["", "[]", "{", half, &far, &negative, &other, &share] {
             fs::write(&path, text).unwrap();
             assert_eq!(store.read(&key), [], "{text}");
         }

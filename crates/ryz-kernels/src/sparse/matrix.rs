@@ -24,6 +24,8 @@ pub struct SparseTernary {
     lines: Stored<Line>,
     scales: Scales,
     kernels: Kernels,
+    /// See [`SparseTernary::listed_share`].
+    listed_share: f32,
 }
 
 impl SparseTernary {
@@ -64,6 +66,7 @@ impl SparseTernary {
             lines: parts.lines,
             scales: parts.scales,
             kernels: parts.kernels,
+            listed_share: 1.0,
         }))
     }
 
@@ -99,6 +102,17 @@ impl SparseTernary {
             LineOrder::Columns => self.rows,
         };
         codes / 4
+    }
+
+    /// In rows: the share of some rows up to which a list of those that count is faster than all of them
+    /// ([`SparseTernary::multiply_rows`], [`SparseTernary::matmul`]); 1 until something else was measured.
+    pub fn listed_share(&self) -> f32 {
+        self.listed_share
+    }
+
+    /// Changes [`SparseTernary::listed_share`].
+    pub fn set_listed_share(&mut self, share: f32) {
+        self.listed_share = share;
     }
 
     /// Changes the kernels of its products: the lines are the same for every level.

@@ -2,7 +2,7 @@
 //!
 //! AVX-VNNI: a number modulo 3^k is got from one modulo 3^(k+1) by subtracting 3^k twice and taking the lesser byte, for what wraps
 //! round is greater. Two neighbours differ by 3^k·t, at most 162, which `dpbusd` takes as it is; a unit's sum is 3^k times
-//! too large, and the product with 3^k's inverse modulo 2^32 divides it, exactly. Bound: 16 · 4 · 162 · 128 < 2^31.
+//! too large, and the product with 3^k's inverse modulo 2^32 divides it, exactly. Bound: 102 blocks of 16 · 4 · 162 · 128 < 2^31.
 //!
 //! AVX2: `maddubs` saturates above int16, so codes must be small. The high nibble h names 27·⌊16h / 27⌋, which leaves less
 //! than 43: once more less 27 is the number modulo 27. What was taken off, 27·p with p < 9, has another low nibble for each p, and
@@ -92,16 +92,46 @@ fn modulo(number: __m256i, p: __m256i) -> __m256i {
 impl Base3Dot for AvxVnniCodes {
     type Codes = Self;
 
+    const TOKENS: usize = 1;
+
     #[inline(always)]
     fn codes(self) -> Self {
         self
     }
 
     #[inline(always)]
-    fn units(
+    fn add<const T: usize>(
+        self,
+        block: &[Line; BLOCK_LINES],
+        x: [&BlockValues; T],
+        mut sums: [[[__m256i; 2]; BLOCK_UNITS]; T],
+        prefetch: PrefetchManager,
+    ) -> [[[__m256i; 2]; BLOCK_UNITS]; T] {
+        for t in 0..T {
+            sums[t] = self.add_one(block, x[t], sums[t], prefetch);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn units(self, mut sums: [[__m256i; 2]; BLOCK_UNITS]) -> [[__m256i; 2]; BLOCK_UNITS] {
+        for k in 1..BLOCK_UNITS {
+            let inverse = isa!(_mm256_set1_epi32(INVERSES[k]));
+            for half in 0..2 {
+                sums[k][half] = isa!(_mm256_mullo_epi32(sums[k][half], inverse));
+            }
+        }
+        sums
+    }
+}
+
+impl AvxVnniCodes {
+    #[inline(always)]
+    fn add_one(
         self,
         block: &[Line; BLOCK_LINES],
         x: &BlockValues,
+        mut total: [[__m256i; 2]; BLOCK_UNITS],
         prefetch: PrefetchManager,
     ) -> [[__m256i; 2]; BLOCK_UNITS] {
         let powers = [
@@ -111,7 +141,6 @@ impl Base3Dot for AvxVnniCodes {
             isa!(_mm256_set1_epi8(27)),
             isa!(_mm256_set1_epi8(81)),
         ];
-        let mut total = [[isa!(_mm256_setzero_si256()); 2]; BLOCK_UNITS];
         // A half after the other: the sums of both do not fit the registers.
         for half in 0..2 {
             let mut sums = [isa!(_mm256_setzero_si256()); BLOCK_UNITS];
@@ -133,8 +162,7 @@ impl Base3Dot for AvxVnniCodes {
                 ));
             }
             for k in 0..BLOCK_UNITS {
-                let inverse = isa!(_mm256_set1_epi32(INVERSES[k]));
-                total[k][half] = isa!(_mm256_mullo_epi32(sums[k], inverse));
+                total[k][half] = isa!(_mm256_add_epi32(total[k][half], sums[k]));
             }
         }
         total
@@ -144,16 +172,45 @@ impl Base3Dot for AvxVnniCodes {
 impl Base3Dot for Avx2Codes {
     type Codes = Self;
 
+    const TOKENS: usize = 1;
+
     #[inline(always)]
     fn codes(self) -> Self {
         self
     }
 
     #[inline(always)]
-    fn units(
+    fn add<const T: usize>(
+        self,
+        block: &[Line; BLOCK_LINES],
+        x: [&BlockValues; T],
+        mut sums: [[[__m256i; 2]; BLOCK_UNITS]; T],
+        prefetch: PrefetchManager,
+    ) -> [[[__m256i; 2]; BLOCK_UNITS]; T] {
+        for t in 0..T {
+            sums[t] = self.add_one(block, x[t], sums[t], prefetch);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn units(self, mut sums: [[__m256i; 2]; BLOCK_UNITS]) -> [[__m256i; 2]; BLOCK_UNITS] {
+        for k in [1, 4] {
+            for half in 0..2 {
+                sums[k][half] = isa!(_mm256_srai_epi32::<2>(sums[k][half]));
+            }
+        }
+        sums
+    }
+}
+
+impl Avx2Codes {
+    #[inline(always)]
+    fn add_one(
         self,
         block: &[Line; BLOCK_LINES],
         x: &BlockValues,
+        mut total: [[__m256i; 2]; BLOCK_UNITS],
         prefetch: PrefetchManager,
     ) -> [[__m256i; 2]; BLOCK_UNITS] {
         let (twenty_sevens, of_27, of_1) =
@@ -161,7 +218,6 @@ impl Base3Dot for Avx2Codes {
         let (nibble, one) = (isa!(_mm256_set1_epi8(0x0f)), isa!(_mm256_set1_epi16(1)));
         let (p27, p9) = (isa!(_mm256_set1_epi8(27)), isa!(_mm256_set1_epi8(9)));
         let (low, high) = (isa!(_mm256_set1_epi8(0x03)), isa!(_mm256_set1_epi8(0x0c)));
-        let mut total = [[isa!(_mm256_setzero_si256()); 2]; BLOCK_UNITS];
         for half in 0..2 {
             let mut sums = [isa!(_mm256_setzero_si256()); BLOCK_UNITS];
             for (j, line) in block.iter().enumerate() {
@@ -192,10 +248,8 @@ impl Base3Dot for Avx2Codes {
                 }
             }
             for k in 0..BLOCK_UNITS {
-                total[k][half] = isa!(_mm256_madd_epi16(sums[k], one));
-            }
-            for k in [1, 4] {
-                total[k][half] = isa!(_mm256_srai_epi32::<2>(total[k][half]));
+                let fours = isa!(_mm256_madd_epi16(sums[k], one));
+                total[k][half] = isa!(_mm256_add_epi32(total[k][half], fours));
             }
         }
         total

@@ -1,7 +1,7 @@
 //! Products in 512-bit registers, a line at a time. The arithmetic and its bounds are those of the 256-bit file beside this one.
 //!
 //! AVX-512 VBMI: what is left modulo 81 is looked up in a table of 128 bytes, which gives its four codes as 2-bit fields; they are
-//! multiplied as those of a 2-bit line are, field k being 4^k times too large. Bound: 16 · 4 · 128 · 128 < 2^31.
+//! multiplied as those of a 2-bit line are, field k being 4^k times too large. Bound: 102 blocks of 16 · 4 · 162 · 128 < 2^31.
 
 use std::arch::x86_64::*;
 
@@ -65,24 +65,28 @@ fn modulo(number: __m512i, p: __m512i) -> __m512i {
 impl Base3Dot for Avx512Codes {
     type Codes = Self;
 
+    const TOKENS: usize = 8;
+
     #[inline(always)]
     fn codes(self) -> Self {
         self
     }
 
     #[inline(always)]
-    fn units(
+    fn add<const T: usize>(
         self,
         block: &[Line; BLOCK_LINES],
-        x: &BlockValues,
+        x: [&BlockValues; T],
+        mut sums: [[__m512i; BLOCK_UNITS]; T],
         prefetch: PrefetchManager,
-    ) -> [__m512i; BLOCK_UNITS] {
+    ) -> [[__m512i; BLOCK_UNITS]; T] {
         let (twenty_sevens, of_27, of_1) =
             (table(TWENTY_SEVENS), table(pairs(27)), table(pairs(1)));
         let (nibble, one) = (isa!(_mm512_set1_epi8(0x0f)), isa!(_mm512_set1_epi16(1)));
         let (p27, p9) = (isa!(_mm512_set1_epi8(27)), isa!(_mm512_set1_epi8(9)));
         let (low, high) = (isa!(_mm512_set1_epi8(0x03)), isa!(_mm512_set1_epi8(0x0c)));
-        let mut sums = [isa!(_mm512_setzero_si512()); BLOCK_UNITS];
+        // Of one block, int16.
+        let mut small = [[isa!(_mm512_setzero_si512()); BLOCK_UNITS]; T];
         for (j, line) in block.iter().enumerate() {
             prefetch.ahead(line);
             let number = load(line);
@@ -103,24 +107,35 @@ impl Base3Dot for Avx512Codes {
                 isa!(_mm512_and_si512(upper, low)),
                 isa!(_mm512_and_si512(upper, high)),
             ];
-            for k in 0..BLOCK_UNITS {
-                let pairs = isa!(_mm512_maddubs_epi16(codes[k], broadcast(&x[k], j)));
-                sums[k] = isa!(_mm512_add_epi16(sums[k], pairs));
+            for t in 0..T {
+                for k in 0..BLOCK_UNITS {
+                    let pairs = isa!(_mm512_maddubs_epi16(codes[k], broadcast(&x[t][k], j)));
+                    small[t][k] = isa!(_mm512_add_epi16(small[t][k], pairs));
+                }
             }
         }
-        let mut total = [isa!(_mm512_setzero_si512()); BLOCK_UNITS];
-        for k in 0..BLOCK_UNITS {
-            total[k] = isa!(_mm512_madd_epi16(sums[k], one));
+        for t in 0..T {
+            for k in 0..BLOCK_UNITS {
+                let fours = isa!(_mm512_madd_epi16(small[t][k], one));
+                sums[t][k] = isa!(_mm512_add_epi32(sums[t][k], fours));
+            }
         }
+        sums
+    }
+
+    #[inline(always)]
+    fn units(self, mut sums: [__m512i; BLOCK_UNITS]) -> [__m512i; BLOCK_UNITS] {
         for k in [1, 4] {
-            total[k] = isa!(_mm512_srai_epi32::<2>(total[k]));
+            sums[k] = isa!(_mm512_srai_epi32::<2>(sums[k]));
         }
-        total
+        sums
     }
 }
 
 impl Base3Dot for Avx512VnniCodes {
     type Codes = Self;
+
+    const TOKENS: usize = 8;
 
     #[inline(always)]
     fn codes(self) -> Self {
@@ -128,12 +143,13 @@ impl Base3Dot for Avx512VnniCodes {
     }
 
     #[inline(always)]
-    fn units(
+    fn add<const T: usize>(
         self,
         block: &[Line; BLOCK_LINES],
-        x: &BlockValues,
+        x: [&BlockValues; T],
+        mut sums: [[__m512i; BLOCK_UNITS]; T],
         prefetch: PrefetchManager,
-    ) -> [__m512i; BLOCK_UNITS] {
+    ) -> [[__m512i; BLOCK_UNITS]; T] {
         let powers = [
             isa!(_mm512_set1_epi8(1)),
             isa!(_mm512_set1_epi8(3)),
@@ -141,18 +157,31 @@ impl Base3Dot for Avx512VnniCodes {
             isa!(_mm512_set1_epi8(27)),
             isa!(_mm512_set1_epi8(81)),
         ];
-        let mut sums = [isa!(_mm512_setzero_si512()); BLOCK_UNITS];
         for (j, line) in block.iter().enumerate() {
             prefetch.ahead(line);
             let mut number = load(line);
             for k in (1..BLOCK_UNITS).rev() {
                 let left = modulo(number, powers[k]);
                 let codes = isa!(_mm512_sub_epi8(number, left));
-                sums[k] = isa!(_mm512_dpbusd_epi32(sums[k], codes, broadcast(&x[k], j)));
+                for t in 0..T {
+                    let x = broadcast(&x[t][k], j);
+                    sums[t][k] = isa!(_mm512_dpbusd_epi32(sums[t][k], codes, x));
+                }
                 number = left;
             }
-            sums[0] = isa!(_mm512_dpbusd_epi32(sums[0], number, broadcast(&x[0], j)));
+            for t in 0..T {
+                sums[t][0] = isa!(_mm512_dpbusd_epi32(
+                    sums[t][0],
+                    number,
+                    broadcast(&x[t][0], j)
+                ));
+            }
         }
+        sums
+    }
+
+    #[inline(always)]
+    fn units(self, mut sums: [__m512i; BLOCK_UNITS]) -> [__m512i; BLOCK_UNITS] {
         for k in 1..BLOCK_UNITS {
             let inverse = isa!(_mm512_set1_epi32(INVERSES[k]));
             sums[k] = isa!(_mm512_mullo_epi32(sums[k], inverse));
@@ -178,18 +207,21 @@ impl Avx512VbmiCodes {
 impl Base3Dot for Avx512VbmiCodes {
     type Codes = Avx512VnniCodes;
 
+    const TOKENS: usize = 8;
+
     #[inline(always)]
     fn codes(self) -> Avx512VnniCodes {
         self.0
     }
 
     #[inline(always)]
-    fn units(
+    fn add<const T: usize>(
         self,
         block: &[Line; BLOCK_LINES],
-        x: &BlockValues,
+        x: [&BlockValues; T],
+        mut sums: [[__m512i; BLOCK_UNITS]; T],
         prefetch: PrefetchManager,
-    ) -> [__m512i; BLOCK_UNITS] {
+    ) -> [[__m512i; BLOCK_UNITS]; T] {
         let fours = [load(&FOURS[0]), load(&FOURS[1])];
         let p81 = isa!(_mm512_set1_epi8(81));
         let masks = [
@@ -198,7 +230,6 @@ impl Base3Dot for Avx512VbmiCodes {
             isa!(_mm512_set1_epi8(0x30)),
             isa!(_mm512_set1_epi8(0xc0u8 as i8)),
         ];
-        let mut sums = [isa!(_mm512_setzero_si512()); BLOCK_UNITS];
         for (j, line) in block.iter().enumerate() {
             prefetch.ahead(line);
             let number = load(line);
@@ -206,11 +237,22 @@ impl Base3Dot for Avx512VbmiCodes {
             let fields = isa!(_mm512_permutex2var_epi8(fours[0], below_81, fours[1]));
             for k in 0..4 {
                 let codes = isa!(_mm512_and_si512(fields, masks[k]));
-                sums[k] = isa!(_mm512_dpbusd_epi32(sums[k], codes, broadcast(&x[k], j)));
+                for t in 0..T {
+                    let x = broadcast(&x[t][k], j);
+                    sums[t][k] = isa!(_mm512_dpbusd_epi32(sums[t][k], codes, x));
+                }
             }
             let codes = isa!(_mm512_sub_epi8(number, below_81));
-            sums[4] = isa!(_mm512_dpbusd_epi32(sums[4], codes, broadcast(&x[4], j)));
+            for t in 0..T {
+                let x = broadcast(&x[t][4], j);
+                sums[t][4] = isa!(_mm512_dpbusd_epi32(sums[t][4], codes, x));
+            }
         }
+        sums
+    }
+
+    #[inline(always)]
+    fn units(self, sums: [__m512i; BLOCK_UNITS]) -> [__m512i; BLOCK_UNITS] {
         let inverse = isa!(_mm512_set1_epi32(INVERSES[4]));
         [
             sums[0],

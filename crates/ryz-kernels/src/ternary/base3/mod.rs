@@ -5,8 +5,9 @@
 //! activations, and each of the five places adds up a unit of its own, which is what scales of groups need. The units that
 //! are left over, up to four, follow in lines of 2 bits: padding them to a block would cost as much.
 //!
-//! **Products.** For one token, codes are taken out of the bytes in registers ([`Base3Dot::units`]). Whatever else multiplies
-//! (several tokens, tiles of tokens, f32) reads tiles of 2 bits that are unpacked into the cache, some at a time.
+//! **Products.** For one token, and with registers enough for up to eight, codes are taken out of the bytes in registers
+//! ([`Base3Dot::units`]). Whatever else multiplies (more tokens, tiles of tokens, f32) reads tiles of 2 bits that are unpacked into
+//! the cache, some at a time.
 //! So results are the bits of the 2-bit products: sums of integers are the same, and floats are folded in the same order.
 
 #[cfg(target_arch = "x86_64")]
@@ -61,13 +62,21 @@ pub(crate) trait Base3Dot: Copy {
 
     fn codes(self) -> Self::Codes;
 
-    /// Σ code·q of each row in each unit of a block.
-    fn units(
+    /// The most tokens of a product, four at a time; 1 where registers do not hold the sums of more than one.
+    const TOKENS: usize;
+
+    /// Adds code·q of each row in each unit of a block, with each of T tokens, to `sums`, as [`Base3Dot::units`] takes them. There
+    /// is room for the blocks of the widest matrix.
+    fn add<const T: usize>(
         self,
         block: &[Line; BLOCK_LINES],
-        x: &BlockValues,
+        x: [&BlockValues; T],
+        sums: [[Integers<Self>; BLOCK_UNITS]; T],
         prefetch: PrefetchManager,
-    ) -> [Integers<Self>; BLOCK_UNITS];
+    ) -> [[Integers<Self>; BLOCK_UNITS]; T];
+
+    /// Σ code·q of each unit.
+    fn units(self, sums: [Integers<Self>; BLOCK_UNITS]) -> [Integers<Self>; BLOCK_UNITS];
 }
 
 /// Sums of 16 rows.
@@ -111,9 +120,9 @@ impl<'a> Base3View<'a> {
     }
 }
 
-/// Products of one token.
+/// Products of up to [`Base3Dot::TOKENS`] tokens.
 #[inline(always)]
-pub(crate) fn gemv<K: Base3Dot>(
+pub(crate) fn gemm<K: Base3Dot>(
     k: K,
     weights: Base3View<'_>,
     rows: Range<usize>,
@@ -121,94 +130,141 @@ pub(crate) fn gemv<K: Base3Dot>(
     mut out: MatMut<'_, f32>,
 ) {
     let fold = Fold::new(weights.scales, x.layout().group());
-    let x = x.row(0);
     for tile in rows.start / ROW_TILE..rows.end.div_ceil(ROW_TILE) {
-        let s = k.codes().simd();
-        let y = fold.finish(s, product(k, weights, &fold, tile, &x), tile, &x);
-        store(s, y, tile, &rows, out.row_mut(0));
-    }
-}
-
-/// The rows of a tile, before the scales that all their columns share.
-#[inline(always)]
-fn product<K: Base3Dot>(
-    k: K,
-    weights: Base3View<'_>,
-    fold: &Fold<'_>,
-    tile: usize,
-    x: &QuantizedRow<'_>,
-) -> <<K::Codes as CodeDot>::S as Simd>::F {
-    let (codes, prefetch) = (k.codes(), weights.prefetch);
-    let (blocks, rest) = weights.tile(tile);
-    let (values, _) = x.values.as_chunks::<UNIT>();
-    let (of_blocks, of_rest) = values.split_at(blocks.len() * BLOCK_UNITS);
-    let mut sums = Sums::new(codes.simd(), fold, tile, x);
-    for (block, x) in blocks.iter().zip(of_blocks.as_chunks().0) {
-        for sum in k.units(block, x, prefetch) {
-            sums.add(sum);
+        let mut tile = Tile {
+            k,
+            weights,
+            fold: &fold,
+            tile,
+            rows: &rows,
+            x,
+            out: &mut out,
+        };
+        let mut token = 0;
+        while token < x.tokens() {
+            token += match x.tokens() - token {
+                4.. if K::TOKENS >= 4 => tile.tokens::<4>(token),
+                3 if K::TOKENS >= 3 => tile.tokens::<3>(token),
+                2 if K::TOKENS >= 2 => tile.tokens::<2>(token),
+                _ => tile.tokens::<1>(token),
+            };
         }
     }
-    for (lines, x) in rest.as_chunks::<UNIT_LINES>().0.iter().zip(of_rest) {
-        let [sum] = codes.span::<1>(lines, [x], false, prefetch);
-        sums.add(sum);
-    }
-    sums.finish()
 }
 
-/// The sums of a tile, unit by unit.
-struct Sums<'a, S: Simd> {
-    s: S,
+/// One tile of weights, with tokens to come.
+struct Tile<'a, 'o, K: Base3Dot> {
+    k: K,
+    weights: Base3View<'a>,
     fold: &'a Fold<'a>,
     tile: usize,
-    x: &'a QuantizedRow<'a>,
-    /// Units that were added.
-    units: usize,
-    /// Those since the last scale.
-    integers: S::I,
-    y: S::F,
+    rows: &'a Range<usize>,
+    x: QuantizedRows<'a>,
+    out: &'a mut MatMut<'o, f32>,
 }
 
-impl<'a, S: Simd> Sums<'a, S> {
+impl<K: Base3Dot> Tile<'_, '_, K> {
+    /// The products with T tokens from `first` on. T.
     #[inline(always)]
-    fn new(s: S, fold: &'a Fold<'a>, tile: usize, x: &'a QuantizedRow<'a>) -> Self {
-        Self {
-            s,
-            fold,
-            tile,
-            x,
+    fn tokens<const T: usize>(&mut self, first: usize) -> usize {
+        let (k, fold, tile) = (self.k, self.fold, self.tile);
+        let (codes, prefetch) = (k.codes(), self.weights.prefetch);
+        let s = codes.simd();
+        let (blocks, rest) = self.weights.tile(tile);
+        let x: [QuantizedRow<'_>; T] = std::array::from_fn(|t| self.x.row(first + t));
+        let mut sums = Sums::<K, T> {
+            integers: [s.splat_i(0); T],
+            y: [s.splat(0.0); T],
             units: 0,
-            integers: s.splat_i(0),
-            y: s.splat(0.0),
+        };
+        let zero = [[s.splat_i(0); BLOCK_UNITS]; T];
+        let mut of_units = zero;
+        for (index, block) in blocks.iter().enumerate() {
+            let columns = index * BLOCK_COLS..(index + 1) * BLOCK_COLS;
+            let values = x.map(|x| block_values(&x.values[columns.clone()]));
+            of_units = k.add::<T>(block, values, of_units, prefetch);
+            // Units of one scale are told apart once, behind the last block.
+            if fold.unit.is_some() || index + 1 == blocks.len() {
+                for t in 0..T {
+                    of_units[t] = k.units(of_units[t]);
+                }
+                for unit in 0..BLOCK_UNITS {
+                    let mut of_unit = [s.splat_i(0); T];
+                    for t in 0..T {
+                        of_unit[t] = of_units[t][unit];
+                    }
+                    sums.add(s, fold, tile, of_unit, &x);
+                }
+                of_units = zero;
+            }
         }
+        let start = blocks.len() * BLOCK_COLS;
+        for (index, lines) in rest.as_chunks::<UNIT_LINES>().0.iter().enumerate() {
+            let columns = start + index * UNIT..start + (index + 1) * UNIT;
+            let values = x.map(|x| &x.values[columns.clone()]);
+            let of_unit = codes.span::<T>(lines, values, false, prefetch);
+            sums.add(s, fold, tile, of_unit, &x);
+        }
+        for t in 0..T {
+            let y = match fold.unit {
+                None => {
+                    let sum = x[t].sums.iter().sum();
+                    s.to_f32(s.sub_i(sums.integers[t], s.splat_i(sum)))
+                }
+                Some(_) => sums.y[t],
+            };
+            let y = fold.finish(s, y, tile, &x[t]);
+            store(s, y, tile, self.rows, self.out.row_mut(first + t));
+        }
+        T
     }
+}
 
+/// A block's activations, of as many values.
+#[inline(always)]
+fn block_values(values: &[i8]) -> &BlockValues {
+    bytemuck::from_bytes(bytemuck::cast_slice(values))
+}
+
+/// The sums of a tile with T tokens, unit by unit.
+struct Sums<K: Base3Dot, const T: usize> {
+    /// Since the last scale.
+    integers: [Integers<K>; T],
+    y: [<<K::Codes as CodeDot>::S as Simd>::F; T],
+    /// Units that were added.
+    units: usize,
+}
+
+impl<K: Base3Dot, const T: usize> Sums<K, T> {
     #[inline(always)]
-    fn add(&mut self, sum: S::I) {
-        self.integers = self.s.add_i(self.integers, sum);
+    fn add(
+        &mut self,
+        s: <K::Codes as CodeDot>::S,
+        fold: &Fold<'_>,
+        tile: usize,
+        of_unit: [Integers<K>; T],
+        x: &[QuantizedRow<'_>; T],
+    ) {
+        for t in 0..T {
+            self.integers[t] = s.add_i(self.integers[t], of_unit[t]);
+        }
         self.units += 1;
-        let Some(unit) = self.fold.unit else {
+        let Some(unit) = fold.unit else {
             return;
         };
         let end = self.units * UNIT;
-        if end.is_multiple_of(unit) || self.units == self.x.sums.len() {
+        if end.is_multiple_of(unit) || self.units == x[0].sums.len() {
             let columns = (end - 1) / unit * unit..end;
-            let (s, fold) = (self.s, self.fold);
-            self.y = fold.add_unit(s, self.y, self.integers, self.tile, columns, self.x);
-            self.integers = s.splat_i(0);
-        }
-    }
-
-    #[inline(always)]
-    fn finish(self) -> S::F {
-        let s = self.s;
-        match self.fold.unit {
-            None => s.to_f32(s.sub_i(self.integers, s.splat_i(self.x.sums.iter().sum()))),
-            Some(_) => self.y,
+            for t in 0..T {
+                let integers = self.integers[t];
+                self.y[t] = fold.add_unit(s, self.y[t], integers, tile, columns.clone(), &x[t]);
+                self.integers[t] = s.splat_i(0);
+            }
         }
     }
 }
 
-/// Products of any activations: one token's from the bytes as they are, others from tiles in 2 bits. Shapes are the caller's to
+/// Products of any activations: a few tokens' from the bytes as they are, others from tiles in 2 bits. Shapes are the caller's to
 /// check.
 pub(crate) fn matmul(
     kernels: Kernels,
@@ -218,9 +274,9 @@ pub(crate) fn matmul(
     mut out: MatMut<'_, f32>,
 ) {
     if let ActivationView::I8(x) = x
-        && x.tokens() == 1
+        && x.tokens() <= kernels.set().base3_tokens
     {
-        return kernels.base3_gemv(weights, rows, x, out);
+        return kernels.base3_gemm(weights, rows, x, out);
     }
     let mut scratch = [Line([0; 64]); MAX_TILE_LINES];
     let of_tile = weights.cols.div_ceil(UNIT) * UNIT_LINES;

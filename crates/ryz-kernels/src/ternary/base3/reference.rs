@@ -8,29 +8,38 @@ use crate::ternary::{Line, ScalarCodes};
 impl Base3Dot for ScalarCodes {
     type Codes = Self;
 
+    const TOKENS: usize = 8;
+
     #[inline(always)]
     fn codes(self) -> Self {
         self
     }
 
     #[inline(always)]
-    fn units(
+    fn units(self, sums: [[i32; 16]; BLOCK_UNITS]) -> [[i32; 16]; BLOCK_UNITS] {
+        sums
+    }
+
+    #[inline(always)]
+    fn add<const T: usize>(
         self,
         block: &[Line; BLOCK_LINES],
-        x: &BlockValues,
+        x: [&BlockValues; T],
+        mut sums: [[[i32; 16]; BLOCK_UNITS]; T],
         _: PrefetchManager,
-    ) -> [[i32; 16]; BLOCK_UNITS] {
-        let mut sums = [[0; 16]; BLOCK_UNITS];
-        let mut power = 1;
+    ) -> [[[i32; 16]; BLOCK_UNITS]; T] {
         for (sums, x) in sums.iter_mut().zip(x) {
-            for (line, x) in block.iter().zip(x.as_chunks::<4>().0) {
-                for (sum, bytes) in sums.iter_mut().zip(line.0.as_chunks::<4>().0) {
-                    for (byte, &q) in bytes.iter().zip(x) {
-                        *sum += i32::from(byte / power % 3) * i32::from(q);
+            let mut power = 1;
+            for (sums, x) in sums.iter_mut().zip(x) {
+                for (line, x) in block.iter().zip(x.as_chunks::<4>().0) {
+                    for (sum, bytes) in sums.iter_mut().zip(line.0.as_chunks::<4>().0) {
+                        for (byte, &q) in bytes.iter().zip(x) {
+                            *sum += i32::from(byte / power % 3) * i32::from(q);
+                        }
                     }
                 }
+                power = power.wrapping_mul(3);
             }
-            power = power.wrapping_mul(3);
         }
         sums
     }
