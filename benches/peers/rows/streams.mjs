@@ -13,11 +13,11 @@ const PREFILL = 512;
 /** What the streams must reach, of this engine's own speeds: so much of a prompt's, or so many times one stream's. */
 const OWN = { prefill: 0.8, one: 2.5 };
 /**
- * Multiplications for a token, in thousands of millions: of the layers, and of the head, which a prompt's tokens but the last do
- * without and those of streams do not.
+ * Products of bytes for a token, in thousands of millions: of the layers; and of the head, of which a prompt computes one row of
+ * logits and streams one for each token. A weight of a K-type head meets the three bytes of an activation.
  */
 const LAYERS = 2.085;
-const HEAD = 0.328;
+const HEAD = 3 * 0.328;
 /** What a prompt's speed would be with the arithmetic of such a batch. */
 const asBatch = (speed) => (speed * LAYERS) / (LAYERS + HEAD);
 
@@ -52,7 +52,7 @@ export const streams = {
           { name: `${all} over the goal`, unit: "×", value: ratios(together, goal), atLeast: 1, sides: own },
         ],
         notes: [
-          `The goal: the lower of ${OWN.one} × one stream and ${OWN.prefill} × what the speed of a prompt of ${PREFILL} tokens would be if, as in such a batch, each of them were multiplied with the head too (${HEAD} of ${LAYERS + HEAD} thousand million products).`,
+          `The goal: the lower of ${OWN.one} × one stream and ${OWN.prefill} × what the speed of a prompt of ${PREFILL} tokens would be with the arithmetic of such a batch, where each token is multiplied with the head too (${HEAD.toFixed(2)} of ${(LAYERS + HEAD).toFixed(2)} thousand million products of bytes).`,
         ],
       };
     });

@@ -29,13 +29,21 @@ pub struct Candidates {
     pub(super) tokens: Vec<u32>,
     pub(super) z: Vec<usize>,
     pub(super) runs: Vec<(u32, usize)>,
+    /// The greatest logit of each [`STRETCH`] of the vocabulary, and their order.
+    greatest: Vec<f32>,
+    ordered: Vec<f32>,
 }
+
+/// Logits of which the greatest is looked at first.
+const STRETCH: usize = 64;
 
 impl Candidates {
     /// Scratch for a vocabulary of this size.
     pub fn new(vocab_size: usize) -> Self {
         Self {
             items: Vec::with_capacity(vocab_size),
+            greatest: Vec::with_capacity(vocab_size.div_ceil(STRETCH)),
+            ordered: Vec::with_capacity(vocab_size.div_ceil(STRETCH)),
             ..Self::default()
         }
     }
@@ -63,6 +71,57 @@ impl Candidates {
             }
             if allowed.is_none_or(|bits| has_bit(bits, id)) {
                 self.items.push(Candidate { id, logit });
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Candidates::fill`] without a constraint, for samplers that look at the `count` largest only: takes those, what equals the
+    /// last of them, and maybe some more. Of so many stretches with the greatest logits each has one that is as large.
+    pub(super) fn fill_largest(
+        &mut self,
+        logits: &[f32],
+        count: usize,
+        position: usize,
+    ) -> Result<(), EngineError> {
+        self.greatest.clear();
+        let mut finite = true;
+        for stretch in logits.chunks(STRETCH) {
+            let mut greatest = [f32::NEG_INFINITY; 8];
+            let mut below_infinity = [true; 8];
+            for eight in stretch.chunks(8) {
+                for ((greatest, below), &logit) in
+                    greatest.iter_mut().zip(&mut below_infinity).zip(eight)
+                {
+                    *greatest = if logit > *greatest { logit } else { *greatest };
+                    *below &= logit < f32::INFINITY; // NaN is not
+                }
+            }
+            finite &= below_infinity.into_iter().all(|below| below);
+            let greatest = greatest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            self.greatest.push(greatest);
+        }
+        self.ordered.clone_from(&self.greatest);
+        let least = match count.checked_sub(1) {
+            Some(last) if last < self.ordered.len() => {
+                *(self.ordered)
+                    .select_nth_unstable_by(last, |a, b| b.total_cmp(a))
+                    .1
+            }
+            _ => f32::NEG_INFINITY,
+        };
+        if !finite || least == f32::NEG_INFINITY {
+            return self.fill(logits, None, position);
+        }
+        self.items.clear();
+        self.sorted = 0;
+        self.by_id = true;
+        let stretches = (0u32..).step_by(STRETCH).zip(logits.chunks(STRETCH));
+        for ((first, stretch), &greatest) in stretches.zip(&self.greatest) {
+            if greatest >= least {
+                let some = (first..).zip(stretch).filter(|&(_, &logit)| logit >= least);
+                self.items
+                    .extend(some.map(|(id, &logit)| Candidate { id, logit }));
             }
         }
         Ok(())
@@ -264,6 +323,63 @@ mod tests {
                 }
             ));
         }
+    }
+
+    #[test]
+    fn the_largest_are_those_of_all() {
+        // Many are equal, and some are left out.
+        let logit = |i: u32| match i * 7919 % 97 {
+            0 => f32::NEG_INFINITY,
+            n => n as f32 - 50.0,
+        };
+        for size in [1u32, 63, 64, 65, 1000, 5003] {
+            let logits: Vec<f32> = (0..size).map(logit).collect();
+            let mut all = candidates(&logits);
+            all.sort_front(all.len());
+            for count in [0, 1, 2, 17, 41, 100, 6000] {
+                let mut some = Candidates::new(logits.len());
+                some.fill_largest(&logits, count, 0).unwrap();
+                assert!(some.items.is_sorted_by_key(|c| c.id));
+                some.sort_front(some.len());
+                let enough = count.min(all.len());
+                assert_eq!(
+                    some.items[..enough],
+                    all.items[..enough],
+                    "{count} of {size}"
+                );
+                // Whatever equals the last one is there.
+                let last = some.items.last().map(|c| c.logit);
+                let equal =
+                    |c: &Candidates| c.items.iter().filter(|c| Some(c.logit) == last).count();
+                assert_eq!(equal(&some), equal(&all));
+                if size == 5003 && (1..=41).contains(&count) {
+                    assert!(some.len() < all.len() / 5, "{} for {count}", some.len());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_refused_among_the_largest_too() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut logits = vec![0.5; 300];
+            logits[200] = bad;
+            let error = Candidates::new(300)
+                .fill_largest(&logits, 3, 9)
+                .unwrap_err();
+            assert!(matches!(
+                error,
+                EngineError::NonFiniteLogits {
+                    token: 200,
+                    position: 9,
+                    ..
+                }
+            ));
+        }
+        let none = vec![f32::NEG_INFINITY; 300];
+        let mut c = Candidates::new(300);
+        c.fill_largest(&none, 3, 9).unwrap();
+        assert_eq!(c.len(), 0);
     }
 
     #[test]
