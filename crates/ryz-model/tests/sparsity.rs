@@ -232,7 +232,8 @@ fn all_rows_are_read_where_a_list_does_not_pay() {
                 runner.model.set_listed_share(&kind, share);
                 runner.record();
                 let logits = bits(&runner.logits(&[7, 8]));
-                let skipped = runner.activity().iter().map(|layer| layer.skipped_bytes);
+                let activity = runner.activity();
+                let skipped = activity.iter().map(|layer| layer.skipped_bytes);
                 (logits, skipped.sum::<u64>())
             };
             let (listed, skipped) = run(1.0);
