@@ -2,8 +2,9 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ryz_kernels::{Level, Packing};
@@ -20,7 +21,7 @@ use crate::chat::Chat;
 use crate::config::EngineConfig;
 use crate::engine::{Engine, Inner};
 use crate::error::EngineError;
-use crate::executor::ExecutorParts;
+use crate::executor::{ExecutorParts, panic_message};
 use crate::guide::{Guides, GuidesParts};
 use crate::memory::CacheView;
 use crate::sampler::Vocab;
@@ -143,15 +144,21 @@ impl Engine {
         let source = ModelSource::open(path)?;
         let context_length = config.context_for(source.config().max_position_embeddings)?;
         config.eviction.validate(context_length)?;
-        let tokenizer = tokenizer(&source)?;
-        let chat = tokenizer
-            .chat_template()?
-            .map(|template| Chat::new(template, &tokenizer));
         let kernels = config.kernels()?;
         let lease = Lease::with(config.lease())?;
         let arena = arena(config);
         let options = config.load_options()?;
-        let mut model = Model::load(&source, &options, &arena, &lease, progress)?;
+        let (text, model) = beside(
+            || text(&source),
+            |stop| {
+                let mut progress = |loaded| match stop.load(Ordering::Relaxed) {
+                    true => ControlFlow::Break(()),
+                    false => progress(loaded),
+                };
+                Model::load(&source, &options, &arena, &lease, &mut progress)
+            },
+        )?;
+        let ((tokenizer, chat), mut model) = (text?, model?);
         if let Some(rank) = config.value_rank {
             let given = config.calibration.clone();
             let calibration = given.unwrap_or_else(|| Calibration::default_path(path));
@@ -253,6 +260,41 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// The tokenizer and, where the model has one, its chat template.
+fn text(source: &ModelSource) -> Result<(Tokenizer, Option<Chat>), EngineError> {
+    let tokenizer = tokenizer(source)?;
+    let chat = tokenizer
+        .chat_template()?
+        .map(|template| Chat::new(template, &tokenizer));
+    Ok((tokenizer, chat))
+}
+
+/// Both results, of which the first is made on a thread of its own meanwhile; where it fails, the flag tells the second to stop.
+///
+/// # Errors
+/// [`EngineError::Panicked`], [`EngineError::Thread`].
+fn beside<A: Send, B>(
+    first: impl FnOnce() -> Result<A, EngineError> + Send,
+    second: impl FnOnce(&AtomicBool) -> B,
+) -> Result<(Result<A, EngineError>, B), EngineError> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let work = || {
+            let result = first();
+            stop.store(result.is_err(), Ordering::Relaxed);
+            result
+        };
+        let thread = thread::Builder::new().name("ryz-text".to_owned());
+        let thread = thread.spawn_scoped(scope, work);
+        let thread = thread.map_err(|source| EngineError::Thread { source })?;
+        let second = second(&stop);
+        let first = thread.join().map_err(|panic| EngineError::Panicked {
+            message: panic_message(panic.as_ref()),
+        })?;
+        Ok((first, second))
+    })
 }
 
 /// Where the engine's memory comes from.

@@ -59,6 +59,21 @@ fn groups(dtype: DType, cols: usize) -> usize {
     }
 }
 
+/// Whether a code has both bits, +2; in a column or row of padding as well, which only chooses the kernels.
+fn has_code_3(lines: &[Line]) -> bool {
+    // A stretch has no branches: it is read as fast as memory gives it.
+    lines.chunks(64).any(|stretch| {
+        let mut both = [0; 8];
+        for line in stretch {
+            let words: &[u64; 8] = bytemuck::cast_ref(line);
+            for (both, word) in both.iter_mut().zip(words) {
+                *both |= word & word >> 1;
+            }
+        }
+        both.iter().any(|both| both & 0x5555_5555_5555_5555 != 0)
+    })
+}
+
 impl TernaryPacker {
     /// Takes the memory of a `rows` × `cols` matrix named `name`.
     ///
@@ -242,14 +257,8 @@ impl TernaryPacker {
         self.found.tensor_scale = AtomicU32::new(scale.to_bits());
         let lines_per_tile = self.cols.div_ceil(UNIT) * UNIT_LINES;
         let is_padding = |tile, row| tile * ROW_TILE + row >= self.rows;
-        // Both bits of a code: +2, in a column or row of padding as well, which only chooses the kernels.
-        let has_code_3 = |line: &Line| {
-            (0..ROW_TILE).any(|row| {
-                let word = line.word(row);
-                word & word >> 1 & 0x5555_5555 != 0
-            })
-        };
-        self.found.code_3 = AtomicBool::new(self.lines.iter().any(has_code_3));
+        let lines: &[Line] = &self.lines;
+        self.found.code_3 = AtomicBool::new(has_code_3(lines));
         let group = self.dtype.block_values();
         let groups = groups(self.dtype, self.cols);
         for (index, scales) in self.halves.iter_mut().enumerate() {
@@ -263,7 +272,7 @@ impl TernaryPacker {
                 }
                 // What stands for zeroes must be zeroes (see collapse); all else must be a number.
                 let of_group = place * group / LINE_COLS..(place + 1) * group / LINE_COLS;
-                let lines = &self.lines[tile * lines_per_tile..][..lines_per_tile][of_group];
+                let lines = &lines[tile * lines_per_tile..][..lines_per_tile][of_group];
                 let zeroes = || lines.iter().all(|line| line.word(row) == 0x5555_5555);
                 if !scale.is_finite() || (*half << 1 == 0 && !(*half == 0 && zeroes())) {
                     return Err(invalid(tile * ROW_TILE + row, scale.to_f32()));
