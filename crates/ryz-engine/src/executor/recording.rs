@@ -68,6 +68,12 @@ impl Executor {
         }
         let read = &mut recorded.step.weight_bytes;
         *read = read.saturating_sub(recorded.step.skipped_bytes);
+        let screened = self.state.take_screened();
+        if screened.steps > 0 {
+            let whole = screened.steps * self.model.head_bytes() as u64;
+            *read = read.saturating_sub(whole) + screened.read_bytes;
+            recorded.step.skipped_bytes += whole.saturating_sub(screened.read_bytes);
+        }
         let mut clock = self.state.clock();
         clock.lap(Phase::Schedule, None);
         recorded.step.wall = recorded.began.elapsed();
