@@ -80,8 +80,8 @@ describe("head screening", () => {
       few.stopProfiling();
       expect([got.text, got.tokenIds]).toEqual([expected.text, expected.tokenIds]);
       const skipped = few.profile().bandwidth.skippedBytesPerToken;
-      // Of 8 MiB the image and a few rows are read.
-      expect(skipped > 3_500_000).toBe(skips);
+      // Of 8 MiB the image and a few rows are read, once for the tokens of the prompt.
+      expect(skipped > 2_500_000, JSON.stringify([options, skipped])).toBe(skips);
     }
     const logits = (await few.logits([1, 2, 3])).data;
     expect(logits).toEqual((await whole.logits([1, 2, 3])).data);

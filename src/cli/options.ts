@@ -290,7 +290,7 @@ export function engineConfig(flags: RunFlags): EngineConfig {
     sparsity,
     head,
   } = flags;
-  const headScreening = flags.headScreening === false ? "off" : undefined;
+  const headScreening = flags.headScreening === false ? ("off" as const) : undefined;
   const cache = { kv, valueRank, calibration, draftModel, prefixCache, eviction, contextLength: ctx };
   const weights = {
     hugePages,

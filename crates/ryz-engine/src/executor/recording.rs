@@ -18,6 +18,8 @@ impl Executor {
         if profiled {
             profiler.caches.open(&self.lease);
         }
+        // Of steps that were not recorded.
+        self.state.take_screened();
         let mut clock = self.state.clock();
         if recording != clock.is_recording() || recording {
             let mut room = if profiled { profiler.lock().room() } else { 0 };

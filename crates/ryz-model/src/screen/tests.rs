@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use ryz_format::encode;
 use ryz_kernels::{ActivationView, Level};
 use ryz_numa::{LeaseOptions, Topology};
 use ryz_tmac::{ArenaConfig, MatMut, MatRef};
