@@ -3,7 +3,7 @@
 mod common;
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use common::*;
@@ -19,7 +19,7 @@ fn models() -> [PathBuf; 2] {
     [reference("b158-v-i2_s.gguf"), package]
 }
 
-fn with(path: &PathBuf, head_screening: HeadScreening, threads: usize) -> Engine {
+fn with(path: &Path, head_screening: HeadScreening, threads: usize) -> Engine {
     let config = EngineConfig {
         head_screening,
         threads: Some(threads),

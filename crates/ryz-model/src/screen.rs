@@ -210,7 +210,6 @@ impl HeadImage {
             let mut largest = lock(&largest);
             *largest = largest.max(maker.largest);
         })?;
-        drop(pieces);
         if !finite.into_inner() {
             return Ok(None);
         }
