@@ -16,6 +16,7 @@ export type {
   Activations,
   BatchLayout,
   EngineConfig,
+  HeadScreening,
   HeadType,
   KvType,
   Level,
@@ -96,7 +97,7 @@ export {
   type MemoryStats,
   setMemoryPolicy,
 } from "./src/memory.js";
-export type { DraftModel, ModelInfo, QuantizationLoss, TunedMatrix, Tuning } from "./src/model-info.js";
+export type { DraftModel, ModelInfo, QuantizationLoss, ScreenedHead, TunedMatrix, Tuning } from "./src/model-info.js";
 export { executeOnNode } from "./src/node-scope.js";
 export type {
   LatencySummary,

@@ -138,6 +138,7 @@ describe("engine options", () => {
     ["kv", ["int3", null]],
     ["packing", ["1.58-bit", 2, null]],
     ["head", ["Q4_K", "int8", 4, null]],
+    ["headScreening", ["on", "always", true, null]],
     ["valueRank", [0, 1.5, "half"]],
     ["draftModel", [1, "", null]],
     ["calibration", [1, ""]],

@@ -29,6 +29,9 @@ export const ACTIVATIONS: readonly Activations[] = ["int8", "int8-group", "f32"]
 export type HeadType = "file" | "q8" | "q4";
 export const HEAD_TYPES: readonly HeadType[] = ["file", "q8", "q4"];
 
+export type HeadScreening = "auto" | "off";
+export const HEAD_SCREENING: readonly HeadScreening[] = ["auto", "off"];
+
 /** How int8 activations of many tokens lie. */
 export type BatchLayout = "rows" | "tiles";
 export const BATCH_LAYOUTS: readonly BatchLayout[] = ["rows", "tiles"];
@@ -185,6 +188,14 @@ export interface EngineConfig {
    */
   readonly head?: HeadType | undefined;
   /**
+   * Whether a head of 16 or 32 bits a weight is read through an image of 8 bits, by which the rows are found that can matter; only
+   * they are read whole. The tokens are the same, bit for bit. `auto` does so where the head has 8 MiB or more, fewer than 2 % of
+   * its rows survive among a few tokens that are tried while it loads, `memoryLimit` leaves room for the image (8.5 bits a weight,
+   * in `estimateMemory`), and weights are not mapped (docs/head.md).
+   * @defaultValue `auto`
+   */
+  readonly headScreening?: HeadScreening | undefined;
+  /**
    * Fragmentation of the key-value cache (which part of its blocks up to the last one in use is free, 0 to 1) above which its
    * blocks are moved together when a request ends; 1 is never.
    * @defaultValue 0.5
@@ -274,6 +285,7 @@ export function checkConfig(config: unknown): CheckedConfig {
     mapWeights: read.boolean("mapWeights"),
     sparsity: read.boolean("sparsity"),
     head: read.choice("head", HEAD_TYPES),
+    headScreening: read.choice("headScreening", HEAD_SCREENING),
     compactAbove: read.number("compactAbove", { min: 0, max: 1 }),
     prefixCache: read.boolean("prefixCache"),
     eviction: checkEviction(read.any("eviction")),

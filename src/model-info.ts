@@ -30,6 +30,8 @@ export interface ModelInfo {
   readonly valueRank: number;
   /** What the output matrix is multiplied as: `file` also where what `head` asked for is no smaller. */
   readonly head: HeadType;
+  /** By what rows of the head are left out that cannot matter; absent where every token reads all of it. */
+  readonly headScreening?: ScreenedHead;
   readonly level: Level;
   readonly threads: number;
   /** The memory nodes whose cores the threads are bound to; empty where the system places them. */
@@ -43,9 +45,9 @@ export interface ModelInfo {
   readonly kernels: readonly string[];
   /** How densely its ternary weights are packed; both where shapes of matrices differ, none where no weights are ternary. */
   readonly packings: readonly Packing[];
-  /** Bytes of weights in memory. */
+  /** Bytes of weights in memory, the image of the head among them. */
   readonly packedBytes: number;
-  /** Bytes of weights that one generated token reads. */
+  /** Bytes of weights that one generated token reads, where nothing is left out (`sparsity`, `headScreening`). */
   readonly weightBytesPerToken: number;
   /** What float weights lost when they were made ternary on load; empty where none were. */
   readonly quantized: readonly QuantizationLoss[];
@@ -56,6 +58,14 @@ export interface ModelInfo {
   readonly hasChatTemplate: boolean;
   readonly bosToken?: number;
   readonly eosToken?: number;
+}
+
+/** A head of which rows are left out (docs/head.md). */
+export interface ScreenedHead {
+  /** Bytes of its image, beside the head. */
+  readonly imageBytes: number;
+  /** The share of its rows that survived, in the mean of a few tokens that were tried while it was loaded. */
+  readonly survivors: number;
 }
 
 /** A draft model that was loaded beside (docs/speculation.md). */

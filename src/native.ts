@@ -38,6 +38,7 @@ export interface NativeEngineConfig {
   mapWeights?: boolean;
   sparsity?: boolean;
   head?: string;
+  headScreening?: string;
   compactAbove?: number;
   prefixCache?: boolean;
   eviction?: NativeEviction;
@@ -173,6 +174,7 @@ export interface NativeModelInfo {
   kv: string;
   valueRank: number;
   head: string;
+  headScreening?: NativeScreenedHead;
   level: string;
   threads: number;
   nodes: number[];
@@ -187,6 +189,11 @@ export interface NativeModelInfo {
   hasChatTemplate: boolean;
   bosToken?: number;
   eosToken?: number;
+}
+
+export interface NativeScreenedHead {
+  imageBytes: number;
+  survivors: number;
 }
 
 export interface NativeDraftModel {

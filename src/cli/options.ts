@@ -66,6 +66,7 @@ export interface RunFlags extends ModelFlags {
   readonly mapWeights?: boolean;
   readonly sparsity?: boolean;
   readonly head?: EngineConfig["head"];
+  readonly headScreening?: boolean;
   readonly node?: number;
   readonly level?: EngineConfig["level"];
   readonly batchLayout?: EngineConfig["batchLayout"];
@@ -145,6 +146,7 @@ export function addRunOptions(command: Command, { threads = true, ctx = true, co
     .addOption(
       new Option("--head <type>", "what the output matrix is multiplied as (default: file)").choices([...HEAD_TYPES]),
     )
+    .option("--no-head-screening", "read all rows of a head of 16 or 32 bits")
     .addOption(new Option("--level <name>", "instruction set (default: the best there is)").choices([...LEVELS]))
     .addOption(
       new Option("--batch-layout <how>", "activations of many tokens (default: the faster)").choices([
@@ -288,8 +290,20 @@ export function engineConfig(flags: RunFlags): EngineConfig {
     sparsity,
     head,
   } = flags;
+  const headScreening = flags.headScreening === false ? ("off" as const) : undefined;
   const cache = { kv, valueRank, calibration, draftModel, prefixCache, eviction, contextLength: ctx };
-  const weights = { hugePages, mapWeights, sparsity, head, batchLayout, packing, prefetch, autoTune, activations };
+  const weights = {
+    hugePages,
+    mapWeights,
+    sparsity,
+    head,
+    headScreening,
+    batchLayout,
+    packing,
+    prefetch,
+    autoTune,
+    activations,
+  };
   return { threads, pinning, numa, node, level, ...weights, ...cache };
 }
 

@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use ryz_kvcache::{BlockId, BlockPool, KvCache};
 use ryz_model::{
-    AttentionStatistics, BatchSequence, Calibration, Model, ModelSource, Outputs, RunState,
+    AttentionStatistics, BatchSequence, Calibration, HeadScreening, LoadOptions, Model,
+    ModelSource, Needed, Outputs, RunState,
 };
 use ryz_numa::Lease;
 use ryz_tmac::Arena;
@@ -181,7 +182,10 @@ impl<'a> Run<'a> {
     ) -> Result<Self, EngineError> {
         let lease = Lease::with(config.lease())?;
         let arena = arena(config);
-        let options = config.load_options()?;
+        let options = LoadOptions {
+            head_screening: HeadScreening::Off,
+            ..config.load_options()?
+        };
         let begun = CalibrateProgress { done: 0, total: 1 };
         let model = Model::load(source, &options, &arena, &lease, &mut |_| progress(begun))?;
         let limits = limits(config, model.config().vocab_size);
@@ -229,6 +233,7 @@ impl<'a> Run<'a> {
                 block_table: &self.blocks,
                 window: None,
                 mass: None,
+                needed: Needed::All,
                 outputs,
             }];
             let (state, cache) = (&mut self.state, &mut self.cache);

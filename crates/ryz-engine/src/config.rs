@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use ryz_kernels::{BatchLayout, KernelOptions, Kernels, Level, Packing};
 use ryz_kvcache::KvDType;
-use ryz_model::{Activations, HeadType, LoadOptions, SharedQuantizer};
+use ryz_model::{Activations, HeadScreening, HeadType, LoadOptions, SharedQuantizer};
 use ryz_numa::{LeaseOptions, Numa, Pinning};
 use ryz_tmac::{HugePages, PrefetchManager, SharedPolicy};
 
@@ -73,6 +73,9 @@ pub struct EngineConfig {
     /// What the output matrix is multiplied as; default what the file has. Fewer bits are read faster and cost likelihood
     /// (`docs/head.md`).
     pub head: HeadType,
+    /// Whether rows of a head of 16 or 32 bits are left out that cannot matter; default where it pays, is allowed by
+    /// `memory_limit` and weights are not mapped. Tokens are the same (`docs/head.md`).
+    pub head_screening: HeadScreening,
     /// What makes float projections ternary while they are loaded; default nothing, but for master weights, which absmean
     /// makes ternary as their training did.
     pub quantizer: Option<SharedQuantizer>,
@@ -115,6 +118,7 @@ impl Default for EngineConfig {
             map_weights: false,
             sparsity: true,
             head: HeadType::File,
+            head_screening: HeadScreening::Auto,
             quantizer: None,
             pinning: Pinning::default(),
             numa: Numa::default(),
@@ -169,7 +173,7 @@ impl EngineConfig {
         }))
     }
 
-    /// How the model is read, by options that are valid.
+    /// How the model is read, by options that are valid, where there is memory for all that they allow.
     pub(crate) fn load_options(&self) -> Result<LoadOptions, EngineError> {
         Ok(LoadOptions {
             kernels: self.kernels()?,
@@ -179,6 +183,11 @@ impl EngineConfig {
             sparsity: self.sparsity,
             packing: self.packing.unwrap_or_default(),
             head: self.head,
+            // An image is made of all of the head, which whoever maps a file does not want read.
+            head_screening: match self.map_weights {
+                true => HeadScreening::Off,
+                false => self.head_screening,
+            },
         })
     }
 
@@ -188,6 +197,7 @@ impl EngineConfig {
             activations: None,
             quantizer: None,
             head: HeadType::File,
+            head_screening: HeadScreening::Off,
             ..self.load_options()?
         })
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ryz_kvcache::BLOCK_TOKENS;
-use ryz_model::{MemoryEstimate, ModelSource};
+use ryz_model::{HeadScreening, LoadOptions, MemoryEstimate, ModelSource};
 
 use crate::config::EngineConfig;
 use crate::engine::Engine;
@@ -14,7 +14,8 @@ use crate::speculation::draft_cache;
 /// Bytes that an engine takes, as told from a model's header. The process itself takes some ten megabytes more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EngineMemory {
-    /// Packed weights: exact, but for group scales that turn out to be equal and become one.
+    /// Packed weights: exact, but for group scales that turn out to be equal and become one, and for an image of the head that is
+    /// found not to pay.
     pub weights: usize,
     /// The key-value cache.
     pub kv_cache: usize,
@@ -54,44 +55,87 @@ impl Engine {
     ) -> Result<EngineMemory, EngineError> {
         config.validate()?;
         let source = ModelSource::open(path)?;
-        let model = source.config();
-        let context_length = config.context_for(model.max_position_embeddings)?;
-        config.eviction.validate(context_length)?;
-        let limits = limits(config, model.vocab_size);
-        let need = MemoryEstimate::of(
-            &source,
-            &config.load_options()?,
-            config.lease().threads()?,
-            limits.prefill_chunk + limits.max_sequences,
-            limits.score_chunk + limits.max_sequences,
-        );
-        let wanted = kv_blocks(config, context_length)?;
-        let projections = match config.value_rank {
-            Some(rank) => MemoryEstimate::value_projections(model, rank)?,
-            None => 0,
-        };
-        let value_dim = config.value_rank.unwrap_or(model.value_head_dim);
-        let with = |blocks: usize| EngineMemory {
-            weights: need.weights.saturating_add(projections),
-            kv_cache: kv_config(config, model, value_dim, blocks)
-                .bytes()
-                .unwrap_or(usize::MAX),
-            scratch: need.scratch,
-            draft: 0,
-            staging: need.staging,
-            kv_tokens: blocks * BLOCK_TOKENS,
-            context_length,
-        };
-        let most = with(wanted.most);
-        let mut memory = match config.memory_limit {
-            Some(limit) if most.total() > limit => with(wanted.least),
-            _ => most,
-        };
-        if let Some(path) = &config.draft_model {
-            memory.draft = draft_memory(path, config, memory.kv_tokens / BLOCK_TOKENS)?;
-        }
-        Ok(memory)
+        Ok(estimate(config, &source, config.load_options()?)?.1)
     }
+}
+
+/// How the model is read: without an image of the head where the memory limit leaves no room for it.
+pub(crate) fn load_options(
+    config: &EngineConfig,
+    source: &ModelSource,
+) -> Result<LoadOptions, EngineError> {
+    let options = config.load_options()?;
+    match (options.head_screening, config.memory_limit) {
+        (HeadScreening::Off, _) | (_, None) => Ok(options),
+        _ => Ok(estimate(config, source, options)?.0),
+    }
+}
+
+fn estimate(
+    config: &EngineConfig,
+    source: &ModelSource,
+    options: LoadOptions,
+) -> Result<(LoadOptions, EngineMemory), EngineError> {
+    let memory = estimate_with(config, source, &options)?;
+    let Some(limit) =
+        (config.memory_limit).filter(|_| options.head_screening != HeadScreening::Off)
+    else {
+        return Ok((options, memory));
+    };
+    let whole = LoadOptions {
+        head_screening: HeadScreening::Off,
+        ..options.clone()
+    };
+    let without = estimate_with(config, source, &whole)?;
+    // The cache comes first.
+    match memory.peak() > limit || memory.kv_tokens < without.kv_tokens {
+        true => Ok((whole, without)),
+        false => Ok((options, memory)),
+    }
+}
+
+fn estimate_with(
+    config: &EngineConfig,
+    source: &ModelSource,
+    options: &LoadOptions,
+) -> Result<EngineMemory, EngineError> {
+    let model = source.config();
+    let context_length = config.context_for(model.max_position_embeddings)?;
+    config.eviction.validate(context_length)?;
+    let limits = limits(config, model.vocab_size);
+    let need = MemoryEstimate::of(
+        source,
+        options,
+        config.lease().threads()?,
+        limits.prefill_chunk + limits.max_sequences,
+        limits.score_chunk + limits.max_sequences,
+    );
+    let wanted = kv_blocks(config, context_length)?;
+    let projections = match config.value_rank {
+        Some(rank) => MemoryEstimate::value_projections(model, rank)?,
+        None => 0,
+    };
+    let value_dim = config.value_rank.unwrap_or(model.value_head_dim);
+    let with = |blocks: usize| EngineMemory {
+        weights: need.weights.saturating_add(projections),
+        kv_cache: kv_config(config, model, value_dim, blocks)
+            .bytes()
+            .unwrap_or(usize::MAX),
+        scratch: need.scratch,
+        draft: 0,
+        staging: need.staging,
+        kv_tokens: blocks * BLOCK_TOKENS,
+        context_length,
+    };
+    let most = with(wanted.most);
+    let mut memory = match config.memory_limit {
+        Some(limit) if most.total() > limit => with(wanted.least),
+        _ => most,
+    };
+    if let Some(path) = &config.draft_model {
+        memory.draft = draft_memory(path, config, memory.kv_tokens / BLOCK_TOKENS)?;
+    }
+    Ok(memory)
 }
 
 /// What the draft model at `path` takes beside a cache of `blocks` blocks.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use ryz_model::Needed;
 use ryz_profile::{Phase, PhaseClock};
 use ryz_tokenizer::{DecodeStream, Tokenizer};
 
@@ -118,6 +119,14 @@ impl Generation {
     /// Learns what became of a proposal.
     pub fn verified(&mut self, proposed: usize, accepted: usize) {
         self.speculation.verified(proposed, accepted);
+    }
+
+    /// Which logits it will look at to choose tokens behind up to `history` others.
+    pub fn needed(&self, history: usize) -> Needed {
+        match &self.guide {
+            Some(_) => Needed::All,
+            None => self.sampler.needed(history),
+        }
     }
 
     /// Chooses the next token from `logits`, delivers its text, and says how the generation has ended, if it has: its last

@@ -35,6 +35,7 @@ mod request;
 pub mod sampler;
 mod saved;
 mod scheduler;
+mod screening;
 mod sequence;
 mod shared;
 mod speculation;
@@ -61,6 +62,7 @@ pub use request::{
 };
 pub use sampler::{DryParams, Mirostat, SamplerKind, SamplingParams, TokenLogprobs};
 pub use saved::{RestoredPrefix, SavedPrefix};
+pub use screening::Screening;
 pub use shared::EngineStats;
 pub use stop::StopMatcher;
 pub use task::{Completion, Task};
@@ -69,8 +71,8 @@ pub use tuning::{TunedMatrix, Tuning, TuningSource};
 pub use ryz_kernels::{BatchLayout, Level, Packing};
 pub use ryz_kvcache::KvDType;
 pub use ryz_model::{
-    Activations, HeadType, HookPoint, LoadProgress, Quantized, QuantizedTensor, Quantizer,
-    SharedQuantizer,
+    Activations, HeadScreening, HeadType, HookPoint, LoadProgress, Quantized, QuantizedTensor,
+    Quantizer, SharedQuantizer,
 };
 pub use ryz_numa::{Numa, Pinning};
 pub use ryz_profile::{Operation, Phase, Snapshot, SpanId};

@@ -21,11 +21,13 @@ use crate::chat::Chat;
 use crate::config::EngineConfig;
 use crate::engine::{Engine, Inner};
 use crate::error::EngineError;
+use crate::estimate::load_options;
 use crate::executor::{ExecutorParts, panic_message};
 use crate::guide::{Guides, GuidesParts};
 use crate::memory::CacheView;
 use crate::sampler::Vocab;
 use crate::scheduler::Limits;
+use crate::screening::{self, Screening};
 use crate::sequence::blocks_for;
 use crate::shared::Shared;
 use crate::speculation::{self, Draft};
@@ -84,6 +86,8 @@ pub struct ModelInfo {
     pub activations: Activations,
     /// What the output matrix is multiplied as: the file's own type also where the one asked for is no smaller.
     pub head: HeadType,
+    /// By what rows of the head are left out; `None` where each token reads all of it.
+    pub head_screening: Option<Screening>,
     /// The instruction set in use.
     pub level: Level,
     /// Threads that compute.
@@ -99,7 +103,7 @@ pub struct ModelInfo {
     pub packings: Vec<Packing>,
     /// Bytes of the packed weights.
     pub packed_bytes: usize,
-    /// Bytes of weights that one decoded token reads.
+    /// Bytes of weights that one decoded token reads where nothing is left out.
     pub weight_bytes_per_token: usize,
     /// Whether the model has a chat template.
     pub has_chat_template: bool,
@@ -147,7 +151,7 @@ impl Engine {
         let kernels = config.kernels()?;
         let lease = Lease::with(config.lease())?;
         let arena = arena(config);
-        let options = config.load_options()?;
+        let options = load_options(config, &source)?;
         let (text, model) = beside(
             || text(&source),
             |stop| {
@@ -167,13 +171,20 @@ impl Engine {
         }
         let tuning = tuning::tune(&mut model, config, &lease, &arena)?;
         let limits = limits(config, source.config().vocab_size);
-        let state = RunState::new(
+        let mut state = RunState::new(
             &model,
             &arena,
             limits.prefill_chunk + limits.max_sequences,
             limits.score_chunk + limits.max_sequences,
         )?;
-        let cache = cache(config, &model, context_length, &arena)?;
+        let mut cache = cache(config, &model, context_length, &arena)?;
+        let head_screening = screening::choose(
+            &mut model,
+            options.head_screening,
+            &mut state,
+            &mut cache,
+            &lease,
+        )?;
         let beside = config.draft_model.as_deref().map(|path| {
             let main = (&tokenizer, model.config().vocab_size);
             let blocks = cache.config().blocks;
@@ -211,6 +222,7 @@ impl Engine {
             kv_bytes: cache.bytes(),
             activations: model.activations(),
             head: model.head(),
+            head_screening,
             level: kernels.level(),
             threads: lease.threads(),
             nodes: nodes(&lease),

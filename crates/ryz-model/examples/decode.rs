@@ -1,8 +1,10 @@
 //! Times prefill and decode of a model without an engine around it: what the forward pass alone costs.
 //!
 //! ```text
-//! cargo run --release -p ryz-model --example decode -- MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS] [dense|sparse] [2-bit|1.6-bit]
+//! cargo run --release -p ryz-model --example decode -- MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS] [dense|sparse] [2-bit|1.6-bit] [NEEDED]
 //! ```
+//!
+//! With NEEDED, the head is screened for so many of the largest logits.
 
 use std::{
     error::Error,
@@ -15,7 +17,9 @@ use std::{
 
 use ryz_kernels::{Kernels, Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
-use ryz_model::{BatchSequence, LoadOptions, Model, ModelSource, Outputs, RunState};
+use ryz_model::{
+    BatchSequence, HeadScreening, LoadOptions, Model, ModelSource, Needed, Outputs, RunState,
+};
 use ryz_numa::{Lease, Pinning};
 use ryz_tmac::{Arena, ArenaConfig};
 
@@ -26,11 +30,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = arguments
         .first()
         .ok_or(
-            "usage: decode MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS] [dense|sparse] [2-bit|1.6-bit]",
+            "usage: decode MODEL.gguf [THREADS] [LEVEL] [PROMPT] [STEPS] [dense|sparse] [2-bit|1.6-bit] [NEEDED]",
         )?;
     let threads: usize = argument(1, "2").parse()?;
     let level: Level = argument(2, Level::detect().name()).parse()?;
     let (prompt, steps): (usize, usize) = (argument(3, "128").parse()?, argument(4, "32").parse()?);
+
+    let needed = match argument(7, "").parse() {
+        Ok(largest) => Needed::Largest(largest),
+        Err(_) => Needed::All,
+    };
 
     let started = Instant::now();
     let arena = Arena::new(ArenaConfig::default());
@@ -40,6 +49,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         kernels: Kernels::new(level)?,
         sparsity: argument(5, "") != "dense",
         packing: argument(6, Packing::default().name()).parse()?,
+        head_screening: match needed {
+            Needed::All => HeadScreening::Off,
+            Needed::Largest(_) => HeadScreening::Always,
+        },
         ..LoadOptions::default()
     };
     let model = Model::load(&source, &options, &arena, &lease, &mut |_| {
@@ -70,6 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut pool = BlockPool::new(blocks);
     let block_table: Vec<_> = std::iter::from_fn(|| pool.allocate()).collect();
     let cancel = AtomicBool::new(false);
+    let mut rescored = Vec::with_capacity(steps + 1);
     let mut step = |tokens: &[u32], start: usize| {
         let batch = [BatchSequence {
             tokens,
@@ -77,9 +91,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             block_table: &block_table,
             window: None,
             mass: None,
+            needed,
             outputs: Outputs::Last,
         }];
-        model.forward(&lease, &mut state, &mut cache, &batch, &cancel)
+        let result = model.forward(&lease, &mut state, &mut cache, &batch, &cancel);
+        rescored.push(state.take_screened());
+        result
     };
 
     let tokens: Vec<u32> = (0..prompt as u32)
@@ -92,7 +109,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut times = Vec::with_capacity(steps);
     for index in 0..steps {
         let started = Instant::now();
-        step(&[7], prompt + index)?;
+        step(
+            &[(7 + 7919 * index as u32) % config.vocab_size as u32],
+            prompt + index,
+        )?;
         times.push(started.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
@@ -105,5 +125,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         bytes / 1e6,
         bytes / median / 1e9
     )?;
+    if let Some(rows) = rescored.iter().map(|head| head.rows).max()
+        && matches!(needed, Needed::Largest(_))
+    {
+        let sum: u64 = rescored.iter().map(|head| head.rows).sum();
+        let mean = sum as f64 / rescored.len() as f64;
+        writeln!(out, "rows of the head a step: {mean:.0}, at most {rows}")?;
+    }
     Ok(())
 }

@@ -26,6 +26,16 @@ impl Outputs {
     }
 }
 
+/// Which logits of an output are looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Needed {
+    /// Every one.
+    #[default]
+    All,
+    /// The so many largest, of equal ones those with the lowest ids: all others may be −∞.
+    Largest(usize),
+}
+
 /// One sequence's part of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchSequence<'a> {
@@ -42,6 +52,9 @@ pub struct BatchSequence<'a> {
     pub mass: Option<&'a AttentionMass>,
     /// Which of the new tokens want logits.
     pub outputs: Outputs,
+    /// Which of their logits are looked at; [`Needed::All`] in any case of doubt. Where a head has no image
+    /// ([`crate::HeadScreening`]), all are there anyway.
+    pub needed: Needed,
 }
 
 /// Where a token of the batch belongs.
@@ -60,6 +73,8 @@ pub(crate) struct TokenRow {
 pub(crate) struct Plan {
     pub rows: Vec<TokenRow>,
     pub outputs: Vec<usize>,
+    /// Which logits each of them needs.
+    pub needed: Vec<Needed>,
 }
 
 /// Sizes a batch is checked against.
@@ -81,6 +96,7 @@ impl Plan {
     ) -> Result<(), ModelError> {
         self.rows.clear();
         self.outputs.clear();
+        self.needed.clear();
         for (index, sequence) in batch.iter().enumerate() {
             let new = sequence.tokens.len();
             let end = sequence.start.saturating_add(new);
@@ -149,6 +165,7 @@ impl Plan {
             let wanted = sequence.outputs.count(new);
             self.outputs
                 .extend(first_row + new - wanted..first_row + new);
+            self.needed.resize(self.outputs.len(), sequence.needed);
             if self.outputs.len() > limits.max_outputs {
                 return invalid(
                     "outputs of the batch at most",
@@ -166,6 +183,12 @@ impl Plan {
             });
         }
         Ok(())
+    }
+
+    /// Whether no output needs more logits than `most`.
+    pub fn needs_at_most(&self, most: usize) -> bool {
+        let few = |needed: &Needed| matches!(*needed, Needed::Largest(count) if count <= most);
+        self.needed.iter().all(few)
     }
 
     /// Whether a row goes on in the block of the row before it.

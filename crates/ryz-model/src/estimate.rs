@@ -13,6 +13,7 @@ use crate::{
     load::is_master,
     rope::RopeAngles,
     run_state::scratch_bytes,
+    screen::Screened,
     sparsity::Sparsity,
     tensor::stage_rows,
 };
@@ -20,7 +21,8 @@ use crate::{
 /// Bytes that [`crate::Model::load`] and [`crate::RunState::new`] take from their arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// The packed weights. Exact, but for group scales that turn out to be equal and become one.
+    /// The packed weights. Exact, but for group scales that turn out to be equal and become one, and for an image of the head
+    /// that cannot be made, or is dropped ([`crate::Model::drop_image`]).
     pub weights: usize,
     /// The scratch of a step.
     pub scratch: usize,
@@ -51,7 +53,9 @@ impl MemoryEstimate {
         let activations = activations.unwrap_or(Activations::default_for(config.architecture));
         let angles = RopeAngles::new(&config.rope, config.rope_dim, None);
         let sparsity = Sparsity::new(options.sparsity, config, activations, threads);
-        let head = Requantized::of(options.head, config, |name| source.tensor(name));
+        let tensor = |name: &str| source.tensor(name);
+        let head = Requantized::of(options.head, config, tensor);
+        let screened = Screened::of(options.head_screening, head.as_ref(), config, tensor);
         let mut scratch_lines = 0;
         let (mut weights, mut staging, mut forms) = (0usize, Vec::new(), Vec::new());
         for expected in config.expected_tensors() {
@@ -100,6 +104,9 @@ impl MemoryEstimate {
             scratch_lines = scratch_lines.max(lines);
             staging = staging.max(head.staged().next_multiple_of(LINE) * threads);
         }
+        if let Some(screened) = screened {
+            weights = weights.saturating_add(screened.bytes());
+        }
         Self {
             weights,
             scratch: scratch_bytes(
@@ -109,6 +116,7 @@ impl MemoryEstimate {
                 options.kernels.batch(),
                 max_tokens,
                 max_outputs,
+                screened.map(|head| head.rows()),
             )
             .saturating_add(scratch_lines.saturating_mul(LINE).saturating_mul(threads)),
             staging,

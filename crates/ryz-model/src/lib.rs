@@ -18,6 +18,7 @@ mod load;
 mod place;
 mod rope;
 mod run_state;
+mod screen;
 mod source;
 mod sparsity;
 mod tensor;
@@ -25,7 +26,7 @@ mod tune;
 mod weights;
 
 pub use activations::Activations;
-pub use batch::{BatchSequence, Outputs};
+pub use batch::{BatchSequence, Needed, Outputs};
 pub use calibration::{AttentionStatistics, Calibration};
 pub use compression::MAX_VALUE_DIM;
 pub use error::ModelError;
@@ -34,6 +35,7 @@ pub use head::HeadType;
 pub use hooks::{HookPattern, HookPoint, Hooks};
 pub use load::{LoadOptions, LoadProgress, Model, QuantizedTensor};
 pub use run_state::RunState;
+pub use screen::{HeadScreening, ROWS_PER_SURVIVOR, ScreenedHead};
 pub use source::{ModelSource, SourceKind};
 pub use tune::{MatrixKind, ProductTimer};
 

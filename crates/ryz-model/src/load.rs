@@ -23,6 +23,7 @@ use crate::{
     head::{HeadType, OUTPUT, Requantized},
     place::{Reservations, Reserved},
     rope::RopeAngles,
+    screen::{HeadImage, HeadScreening, IMAGE, Screened},
     sparsity::Sparsity,
     tensor::TensorLoader,
     weights::{LayerWeights, Projection, Weights},
@@ -49,6 +50,9 @@ pub struct LoadOptions {
     pub packing: Packing,
     /// What the output matrix is multiplied as; default what the file has. Fewer bits are read faster and change the logits.
     pub head: HeadType,
+    /// Whether rows of the head are left out that cannot matter; default never. Tokens are the same; the image that it takes is
+    /// memory beside the head.
+    pub head_screening: HeadScreening,
 }
 
 impl Default for LoadOptions {
@@ -61,6 +65,7 @@ impl Default for LoadOptions {
             sparsity: true,
             packing: Packing::default(),
             head: HeadType::File,
+            head_screening: HeadScreening::Off,
         }
     }
 }
@@ -125,6 +130,8 @@ impl Model {
         let activations = options
             .activations
             .unwrap_or(Activations::default_for(config.architecture));
+        let tensor = |name: &str| source.tensor(name);
+        let head = Requantized::of(options.head, &config, tensor);
         let mut loader = Loader {
             source,
             kernels: options.kernels,
@@ -134,7 +141,8 @@ impl Model {
                 true => source.map_files(arena)?,
                 false => Vec::new(),
             },
-            head: Requantized::of(options.head, &config, |name| source.tensor(name)),
+            screened: Screened::of(options.head_screening, head.as_ref(), &config, tensor),
+            head,
             reserved: Arc::default(),
             sparsity: Sparsity::new(options.sparsity, &config, activations, lease.threads()),
             packing: options.packing,
@@ -146,7 +154,8 @@ impl Model {
             Some(head) => Some(loader.requantize(head, lease)?),
             None => None,
         };
-        let (weights, quantized) = loader.assemble(&config, activations, linears, head)?;
+        let (mut weights, quantized) = loader.assemble(&config, activations, linears, head)?;
+        weights.image = loader.image(weights.head(), options, lease)?;
         let factors = loader.vector("rope_freqs.weight")?;
         let of_products = weights.linears().map(Linear::scratch_lines).max();
         let scratch_lines = of_products
@@ -232,13 +241,29 @@ impl Model {
         self.kernels
     }
 
-    /// Bytes of all matrices as they are in memory.
+    /// Bytes of all matrices as they are in memory, and of the head's image.
     pub fn packed_bytes(&self) -> usize {
-        self.weights.linears().map(Linear::packed_bytes).sum()
+        let matrices: usize = self.weights.linears().map(Linear::packed_bytes).sum();
+        matrices + self.image_bytes()
     }
 
-    /// Bytes of matrices that one decoded token reads: all but the embedding, of which it reads one row (unless the
-    /// embedding is the head too), and the projections of compressed values.
+    /// Bytes of the image by which rows of the head are left out ([`HeadScreening`]); 0 where there is none.
+    pub fn image_bytes(&self) -> usize {
+        self.weights.image.as_ref().map_or(0, HeadImage::bytes)
+    }
+
+    /// Gives the image back: all steps from now on multiply the whole head.
+    pub fn drop_image(&mut self) {
+        self.weights.image = None;
+    }
+
+    /// Bytes of the head, which a step reads that leaves nothing out.
+    pub fn head_bytes(&self) -> usize {
+        self.weights.head().packed_bytes()
+    }
+
+    /// Bytes of matrices that one decoded token reads where nothing is left out: all but the embedding, of which it reads one row
+    /// (unless the embedding is the head too), and the projections of compressed values.
     pub fn weight_bytes_per_token(&self) -> usize {
         self.bytes_per_token(Linear::packed_bytes)
     }
@@ -304,6 +329,8 @@ pub(crate) struct Loader<'a> {
     pub maps: Vec<Arc<MappedFile>>,
     /// What is made of the head.
     pub head: Option<Requantized<'a>>,
+    /// What an image is made of.
+    screened: Option<Screened<'a>>,
     /// Memory on the nodes whose threads will read it; on most machines there is one node, and nothing here.
     pub reserved: Arc<Reservations>,
     pub sparsity: Sparsity,
@@ -359,6 +386,10 @@ impl Loader<'_> {
             let blocks = self.arena.allocate(head.bytes(), BufferKind::Weights)?;
             let rows = head.tensor.rows;
             reserved.push((OUTPUT.to_owned(), rows, Reserved::Dense(blocks)));
+        }
+        if let Some(head) = &self.screened {
+            let blocks = self.arena.allocate(head.blocks(), BufferKind::Weights)?;
+            reserved.push((IMAGE.to_owned(), head.rows(), Reserved::Dense(blocks)));
         }
         self.reserved = Arc::new(Reservations::place(lease, reserved)?);
         Ok(())
@@ -460,6 +491,24 @@ impl Loader<'_> {
     /// Whether a tensor is read only to make another of it.
     fn replaced(&self, name: &str) -> bool {
         self.head.as_ref().is_some_and(|head| head.replaces(name))
+    }
+
+    /// Makes the image of the head, where one is wanted.
+    fn image(
+        &self,
+        head: &Linear,
+        options: &LoadOptions,
+        lease: &Lease,
+    ) -> Result<Option<HeadImage>, ModelError> {
+        if self.screened.is_none() {
+            return Ok(None);
+        }
+        let reserved = match self.reserved.take(IMAGE) {
+            Some(Reserved::Dense(blocks)) => Some(blocks),
+            _ => None,
+        };
+        let screening = options.head_screening;
+        HeadImage::new(head, screening, self.kernels, self.arena, reserved, lease)
     }
 
     /// Lays a matrix out so that products leave out what they can, where that is wanted and can be, or packs it as is wanted.
@@ -590,6 +639,7 @@ impl Loader<'_> {
             layers,
             output_norm: vector("output_norm.weight")?,
             head,
+            image: None,
         };
         Ok((weights, quantized))
     }

@@ -17,6 +17,7 @@ use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MatRef};
 use crate::{
     AttentionStatistics, BatchSequence, Model, ModelError,
     batch::{BatchLimits, Plan},
+    screen::{HeadImage, MOST_NEEDED, MOST_OUTPUTS, ScreenedHead, groups},
     weights::{LayerWeights, Projection},
 };
 
@@ -33,6 +34,9 @@ pub struct RunState {
     clock: Mutex<PhaseClock>,
     /// One for each layer; counted while the clock records.
     activity: Vec<ActivityCounter>,
+    /// Where the head has an image.
+    screen: Option<ScreenScratch>,
+    screened: ScreenCounter,
     statistics: Option<Arc<AttentionStatistics>>,
 }
 
@@ -71,6 +75,59 @@ impl ActivityCounter {
             skipped_bytes: std::mem::take(self.skipped_bytes.get_mut()),
         }
     }
+}
+
+/// [`ScreenedHead`] that the workers count together.
+#[derive(Debug, Default)]
+pub(crate) struct ScreenCounter {
+    steps: AtomicU64,
+    outputs: AtomicU64,
+    rows: AtomicU64,
+    read_bytes: AtomicU64,
+}
+
+impl ScreenCounter {
+    /// A step that multiplied an image of so many bytes.
+    pub fn add_step(&self, outputs: usize, image_bytes: usize) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.outputs.fetch_add(outputs as u64, Ordering::Relaxed);
+        self.read_bytes
+            .fetch_add(image_bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Rows of the head that were multiplied, and what was read of it.
+    pub fn add_rows(&self, rows: usize, read_bytes: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+        self.read_bytes
+            .fetch_add(read_bytes as u64, Ordering::Relaxed);
+    }
+
+    fn take(&mut self) -> ScreenedHead {
+        ScreenedHead {
+            steps: std::mem::take(self.steps.get_mut()),
+            outputs: std::mem::take(self.outputs.get_mut()),
+            rows: std::mem::take(self.rows.get_mut()),
+            read_bytes: std::mem::take(self.read_bytes.get_mut()),
+        }
+    }
+}
+
+/// What screening the head takes, for [`MOST_OUTPUTS`] outputs or as many as there can be.
+#[derive(Debug)]
+struct ScreenScratch {
+    /// (output, group): the largest lower bound of its rows
+    lower: Matrix,
+    /// (output, group): the largest upper bound
+    upper: Matrix,
+    /// (output, 1): of the hidden states
+    norms: Matrix,
+    /// (output, 1): what the bounds of rows that matter reach
+    thresholds: Matrix,
+}
+
+/// Columns of the matrices of [`ScreenScratch`], for a head of so many rows.
+fn screen_columns(rows: usize) -> [usize; 4] {
+    [groups(rows), groups(rows), 1, 1]
 }
 
 /// Shapes are (token, columns) unless said.
@@ -137,6 +194,7 @@ pub(crate) fn scratch_bytes(
     batch: BatchLayout,
     max_tokens: usize,
     max_outputs: usize,
+    screened_rows: Option<usize>,
 ) -> usize {
     let matrix = |rows: usize, cols: usize| {
         let bytes = rows.saturating_mul(cols).saturating_mul(size_of::<f32>());
@@ -144,6 +202,8 @@ pub(crate) fn scratch_bytes(
     };
     let tokens = token_columns(config, angles).map(|cols| matrix(max_tokens, cols));
     let outputs = output_columns(config).map(|cols| matrix(max_outputs, cols));
+    let screen = screened_rows.into_iter().flat_map(screen_columns);
+    let screen = screen.map(|cols| matrix(max_outputs.min(MOST_OUTPUTS), cols));
     let quantized = forms
         .iter()
         .map(|form| {
@@ -151,7 +211,8 @@ pub(crate) fn scratch_bytes(
             rows.saturating_add(tile_lines(form, batch, max_tokens))
         })
         .map(|lines| lines.saturating_mul(LINE));
-    (tokens.into_iter().chain(outputs).chain(quantized)).fold(0, usize::saturating_add)
+    let all = tokens.into_iter().chain(outputs).chain(screen);
+    all.chain(quantized).fold(0, usize::saturating_add)
 }
 
 /// Lines of the tiles of a form, for the whole tiles of the largest batch; none where batches stay rows.
@@ -253,6 +314,18 @@ impl RunState {
             hidden: matrix("hidden", max_outputs, hidden)?,
             logits: matrix("logits", max_outputs, logits)?,
         };
+        let screened_rows = model.weights.image.as_ref();
+        let screened_rows = screened_rows.map(|image| image.weight.rows());
+        let screen = screened_rows.map(screen_columns).map(|columns| {
+            let rows = max_outputs.min(MOST_OUTPUTS);
+            let [lower, upper, norms, thresholds] = columns;
+            Ok::<_, ModelError>(ScreenScratch {
+                lower: matrix("lower bounds", rows, lower)?,
+                upper: matrix("upper bounds", rows, upper)?,
+                norms: matrix("norms", rows, norms)?,
+                thresholds: matrix("thresholds", rows, thresholds)?,
+            })
+        });
         let scratch_lines = model.scratch_lines;
         let lines = scratch_lines.saturating_mul(model.threads);
         let scratch = arena
@@ -266,6 +339,8 @@ impl RunState {
             scratch,
             scratch_lines,
             clock: Mutex::new(PhaseClock::new(config.num_hidden_layers)),
+            screen: screen.transpose()?,
+            screened: ScreenCounter::default(),
             statistics: None,
             activity: (0..config.num_hidden_layers)
                 .map(|_| ActivityCounter::default())
@@ -282,6 +357,11 @@ impl RunState {
     /// What the steps since the last call counted of each layer's activity, while the clock recorded.
     pub fn take_activity(&mut self) -> impl Iterator<Item = LayerActivity> {
         self.activity.iter_mut().map(ActivityCounter::take)
+    }
+
+    /// What the steps since the last call did that left out rows of the head.
+    pub fn take_screened(&mut self) -> ScreenedHead {
+        self.screened.take()
     }
 
     /// Has the attention outputs of all steps from now on added to `statistics`, or of none.
@@ -323,11 +403,12 @@ impl RunState {
         self.buffers.hidden.first_rows(self.plan.outputs.len())
     }
 
-    /// Lays out a batch and shares the buffers for it.
+    /// Lays out a batch and shares the buffers for it; rows of the head are left out only where it has an `image`.
     pub(crate) fn begin(
         &mut self,
         batch: &[BatchSequence<'_>],
         limits: BatchLimits,
+        image: Option<&HeadImage>,
     ) -> Result<(&Plan, Shared<'_>), ModelError> {
         self.plan.fill(batch, limits)?;
         let (tokens, outputs) = (self.plan.rows.len(), self.plan.outputs.len());
@@ -336,6 +417,21 @@ impl RunState {
         let scratch = match self.scratch_lines {
             0 => None,
             lines => Some(PartitionedSlice::new(&mut self.scratch, lines)),
+        };
+        let screen = match (image, &mut self.screen) {
+            (Some(image), Some(screen)) if (1..=screen.norms.rows()).contains(&outputs) => {
+                // Of fewer groups a large part would survive.
+                let most = MOST_NEEDED.min(image.groups() / 2);
+                let fits = screen.lower.cols == image.groups();
+                (fits && self.plan.needs_at_most(most)).then(|| SharedScreen {
+                    lower: screen.lower.share(outputs),
+                    upper: screen.upper.share(outputs),
+                    norms: screen.norms.share(outputs),
+                    thresholds: screen.thresholds.share(outputs),
+                    counter: &self.screened,
+                })
+            }
+            _ => None,
         };
         let mut forms = (buffers.quantized.iter_mut()).map(|scratch| scratch.share(tokens));
         let shared = Shared {
@@ -354,6 +450,7 @@ impl RunState {
             hidden: buffers.hidden.share(outputs),
             logits: buffers.logits.share(outputs),
             scratch,
+            screen,
             activity: recording.then_some(&*self.activity),
             clock: &self.clock,
             statistics: self.statistics.as_deref(),
@@ -363,6 +460,10 @@ impl RunState {
 }
 
 impl Matrix {
+    fn rows(&self) -> usize {
+        self.values.len() / self.cols.max(1)
+    }
+
     fn first_rows(&self, rows: usize) -> MatRef<'_, f32> {
         MatRef::from_slice(&self.values[..rows * self.cols], self.cols)
     }
@@ -406,12 +507,30 @@ pub(crate) struct Shared<'a> {
     more_quantized: Vec<SharedQuantized<'a>>,
     /// (worker): for products that need it, where there are any.
     pub scratch: Option<PartitionedSlice<'a, Line>>,
+    /// Where the step leaves out rows of the head.
+    pub screen: Option<SharedScreen<'a>>,
     /// While the clock records.
     pub activity: Option<&'a [ActivityCounter]>,
     /// The first worker's.
     pub clock: &'a Mutex<PhaseClock>,
     /// What looks at attention outputs.
     pub statistics: Option<&'a AttentionStatistics>,
+}
+
+/// What screening the head takes; see [`ScreenScratch`] for the shapes.
+pub(crate) struct SharedScreen<'a> {
+    pub lower: PartitionedSlice<'a, f32>,
+    pub upper: PartitionedSlice<'a, f32>,
+    pub norms: PartitionedSlice<'a, f32>,
+    pub thresholds: PartitionedSlice<'a, f32>,
+    pub counter: &'a ScreenCounter,
+}
+
+impl SharedScreen<'_> {
+    /// Whether the hidden states of all outputs have norms by which rows can be bounded.
+    pub fn bounds_rows(&self) -> bool {
+        self.norms.read().iter().all(|norm| norm.is_finite())
+    }
 }
 
 /// One form of quantised inputs.

@@ -6,6 +6,8 @@
 use ryz_kernels::{Linear, QuantizedLayout};
 use ryz_tmac::AlignedVec;
 
+use crate::screen::HeadImage;
+
 /// Everything that was read from the file.
 #[derive(Debug)]
 pub(crate) struct Weights {
@@ -16,6 +18,8 @@ pub(crate) struct Weights {
     pub output_norm: AlignedVec<f32>,
     /// (vocab, hidden); `None` when the embedding, as the file has it, is the head too.
     pub head: Option<Linear>,
+    /// By which steps leave out rows of it.
+    pub image: Option<HeadImage>,
 }
 
 impl Weights {

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Golden, Runner, Setup, reference_folders};
 use peak_alloc::PeakAlloc;
-use ryz_model::Activations;
+use ryz_model::{Activations, HeadScreening, Needed};
 
 #[global_allocator]
 static PEAK: PeakAlloc = PeakAlloc;
@@ -14,14 +14,14 @@ static PEAK: PeakAlloc = PeakAlloc;
 const RAYON: usize = 16 << 10;
 
 /// Bytes that the steps from position 20 on had at once, beyond those before.
-fn bytes_of_steps(runner: &mut Runner) -> usize {
+fn bytes_of_steps(runner: &mut Runner, needed: Needed) -> usize {
     for start in 0..20 {
-        runner.decode(5, start);
+        runner.decode_for(5, start, needed);
     }
     PEAK.reset_peak_usage();
     let before = PEAK.current_usage();
     for start in 20..40 {
-        runner.decode(7, start);
+        runner.decode_for(7, start, needed);
     }
     PEAK.peak_usage() - before
 }
@@ -33,12 +33,18 @@ fn a_decode_step_allocates_nothing() {
     for (_, golden) in Golden::all(folder) {
         for file in golden.files(folder) {
             for activations in Activations::ALL {
-                for (threads, most) in [(1, 0), (2, RAYON)] {
+                for (threads, most, needed) in [
+                    (1, 0, Needed::All),
+                    (2, RAYON, Needed::All),
+                    (1, 0, Needed::Largest(41)),
+                    (2, RAYON, Needed::Largest(41)),
+                ] {
                     let setup = Setup {
                         threads,
+                        head_screening: HeadScreening::Always,
                         ..Setup::exact(activations)
                     };
-                    let bytes = bytes_of_steps(&mut Runner::load(&file, setup));
+                    let bytes = bytes_of_steps(&mut Runner::load(&file, setup), needed);
                     let name = file.display();
                     assert!(
                         bytes <= most,

@@ -4,7 +4,9 @@
 use std::ops::ControlFlow;
 
 use ryz_kernels::Kernels;
-use ryz_model::{Activations, HeadType, LoadOptions, MemoryEstimate, Model, ModelSource, RunState};
+use ryz_model::{
+    Activations, HeadScreening, HeadType, LoadOptions, MemoryEstimate, Model, ModelSource, RunState,
+};
 use ryz_numa::{Lease, Pinning};
 use ryz_tmac::{Arena, ArenaConfig, BufferKind};
 
@@ -29,6 +31,7 @@ fn the_estimate_holds_for_every_reference_model() {
             let heads = [HeadType::Q8, HeadType::Q4].map(|head| (Activations::Int8, head));
             let own = Activations::ALL.map(|activations| (activations, HeadType::File));
             for (activations, head) in own.into_iter().chain(heads) {
+                let head_screening = HeadScreening::Always;
                 let (threads, tokens, outputs) = (2, 37, 5);
                 let arena = Arena::new(ArenaConfig::default());
                 let lease = Lease::new(threads, Pinning::Off).unwrap();
@@ -36,6 +39,7 @@ fn the_estimate_holds_for_every_reference_model() {
                     kernels: Kernels::default(),
                     activations: Some(activations),
                     head,
+                    head_screening,
                     ..LoadOptions::default()
                 };
                 let mut go_on = |_| ControlFlow::Continue(());

@@ -1,7 +1,7 @@
 //! What an engine says about itself.
 
 use napi_derive::napi;
-use ryz_engine::{Activations, Engine, HeadType, KvDType, Numa, Pinning};
+use ryz_engine::{Activations, Engine, HeadScreening, HeadType, KvDType, Numa, Pinning, Screening};
 use ryz_tmac::BufferKind;
 
 /// What was loaded, and how it runs.
@@ -43,6 +43,8 @@ pub struct ModelInfo {
     pub value_rank: u32,
     /// What the output matrix is multiplied as.
     pub head: String,
+    /// By what rows of the head are left out.
+    pub head_screening: Option<ScreenedHead>,
     /// Instruction set.
     pub level: String,
     /// Computing threads.
@@ -96,6 +98,7 @@ impl ModelInfo {
             kv: kv_name(info.kv).to_owned(),
             value_rank: info.value_rank as u32,
             head: info.head.name().to_owned(),
+            head_screening: info.head_screening.as_ref().map(ScreenedHead::of),
             level: info.level.to_string(),
             threads: info.threads as u32,
             nodes: info.nodes.iter().map(|&node| node as u32).collect(),
@@ -112,6 +115,24 @@ impl ModelInfo {
             has_chat_template: info.has_chat_template,
             bos_token: engine.tokenizer().bos(),
             eos_token: engine.tokenizer().eos(),
+        }
+    }
+}
+
+/// How rows of a head are left out.
+#[napi(object)]
+pub struct ScreenedHead {
+    /// Bytes of the image, beside the head.
+    pub image_bytes: f64,
+    /// The share of rows that survived in the mean of a few tokens.
+    pub survivors: f64,
+}
+
+impl ScreenedHead {
+    fn of(screening: &Screening) -> Self {
+        Self {
+            image_bytes: screening.image_bytes as f64,
+            survivors: screening.survivors,
         }
     }
 }
@@ -234,6 +255,10 @@ pub const KV_TYPES: [(&str, KvDType); 4] = [
 ];
 
 /// Names of what the output matrix is multiplied as.
+pub const HEAD_SCREENING: [(&str, HeadScreening); 2] =
+    [("auto", HeadScreening::Auto), ("off", HeadScreening::Off)];
+
+/// The names of the head's types.
 pub const HEAD_TYPES: [(&str, HeadType); 3] = [
     ("file", HeadType::File),
     ("q8", HeadType::Q8),

@@ -17,7 +17,7 @@ use ryz_engine::{BatchLayout, Engine, EngineConfig, Level, LoadProgress, Packing
 use crate::answer::{Failure, catching};
 use crate::engine::{NativeCancel, NativeEngine, Slot, failure};
 use crate::eviction::EvictionPolicy;
-use crate::info::{ACTIVATIONS, HEAD_TYPES, KV_TYPES, NUMA, PINNING};
+use crate::info::{ACTIVATIONS, HEAD_SCREENING, HEAD_TYPES, KV_TYPES, NUMA, PINNING};
 use crate::jobs::{self, Ending};
 use crate::memory::{HUGE_PAGES, NativeMemoryPolicy, built_in};
 use crate::quantizer::{NativeQuantizer, built_in_quantizer};
@@ -62,6 +62,8 @@ pub struct Config {
     pub sparsity: Option<bool>,
     /// What the output matrix is multiplied as.
     pub head: Option<String>,
+    /// Whether rows of the head are left out that cannot matter.
+    pub head_screening: Option<String>,
     /// Fragmentation of the cache above which its blocks are moved together.
     pub compact_above: Option<f64>,
     /// Whether blocks are kept for requests that begin alike.
@@ -226,6 +228,9 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         .activations
         .map(|name| named("activations", &ACTIVATIONS, &name));
     let head = config.head.map(|name| named("head", &HEAD_TYPES, &name));
+    let head_screening = config
+        .head_screening
+        .map(|name| named("headScreening", &HEAD_SCREENING, &name));
     let kv = config.kv.map(|name| named("kv", &KV_TYPES, &name));
     let pinning = config.pinning.map(|name| named("pinning", &PINNING, &name));
     let huge_pages = config
@@ -259,6 +264,9 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         map_weights: config.map_weights.unwrap_or(defaults.map_weights),
         sparsity: config.sparsity.unwrap_or(defaults.sparsity),
         head: head.transpose()?.unwrap_or(defaults.head),
+        head_screening: head_screening
+            .transpose()?
+            .unwrap_or(defaults.head_screening),
         compact_above: config.compact_above.unwrap_or(defaults.compact_above),
         prefix_cache: config.prefix_cache.unwrap_or(defaults.prefix_cache),
         eviction: eviction.unwrap_or(defaults.eviction),

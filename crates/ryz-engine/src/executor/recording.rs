@@ -18,6 +18,8 @@ impl Executor {
         if profiled {
             profiler.caches.open(&self.lease);
         }
+        // Of steps that were not recorded.
+        self.state.take_screened();
         let mut clock = self.state.clock();
         if recording != clock.is_recording() || recording {
             let mut room = if profiled { profiler.lock().room() } else { 0 };
@@ -68,6 +70,12 @@ impl Executor {
         }
         let read = &mut recorded.step.weight_bytes;
         *read = read.saturating_sub(recorded.step.skipped_bytes);
+        let screened = self.state.take_screened();
+        if screened.steps > 0 {
+            let whole = screened.steps * self.model.head_bytes() as u64;
+            *read = read.saturating_sub(whole) + screened.read_bytes;
+            recorded.step.skipped_bytes += whole.saturating_sub(screened.read_bytes);
+        }
         let mut clock = self.state.clock();
         clock.lap(Phase::Schedule, None);
         recorded.step.wall = recorded.began.elapsed();

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use ryz_kvcache::BLOCK_TOKENS;
-use ryz_model::{BatchSequence, ModelError, Outputs};
+use ryz_model::{BatchSequence, ModelError, Needed, Outputs};
 use ryz_profile::Phase;
 
 use super::Executor;
@@ -175,6 +175,12 @@ impl Executor {
                 window: sequence.retention.window,
                 mass: sequence.retention.mass(),
                 outputs: scheduled.outputs,
+                needed: match core.entries.get(&scheduled.id).map(|entry| &entry.task) {
+                    Some(Task::Generate(generation)) => {
+                        generation.needed(sequence.tokens.len() + scheduled.tokens)
+                    }
+                    _ => Needed::All,
+                },
             })
             .collect();
         debug_assert_eq!(batch.len(), core.step.len());

@@ -8,6 +8,7 @@ mod adjust;
 mod candidates;
 mod dry;
 mod mirostat;
+mod needed;
 mod params;
 pub mod rng;
 mod truncate;
@@ -21,6 +22,7 @@ use crate::math::log_sum_exp;
 use dry::Dry;
 use mirostat::MirostatState;
 use rng::Rng;
+use ryz_model::Needed;
 
 /// What a sampler must know of the vocabulary.
 #[derive(Clone)]
@@ -116,7 +118,10 @@ impl Sampler {
             Some(_) => None, // those of the model, whatever is allowed
             None => allowed,
         };
-        scratch.fill(logits, first, position)?;
+        match (first, self.needed(position)) {
+            (None, Needed::Largest(count)) => scratch.fill_largest(logits, count, position)?,
+            _ => scratch.fill(logits, first, position)?,
+        }
         let logprobs = self.params.logprobs.map(|n| {
             scratch.sort_front(n as usize);
             let total = log_sum_exp(logits);
@@ -150,6 +155,17 @@ impl Sampler {
         Ok(Sampled { token, logprobs })
     }
 
+    /// Which logits [`Sampler::sample`] looks at for the tokens that follow up to `history` others, where all are allowed.
+    pub fn needed(&self, history: usize) -> Needed {
+        let ends = self.end_tokens.len();
+        let held_back = match self.chosen < self.params.min_tokens {
+            true => ends + self.stop_tokens.len(),
+            false if self.params.ignore_eos => ends,
+            false => 0,
+        };
+        self.params.needed(held_back, history)
+    }
+
     fn ban_and_bias(&self, c: &mut Candidates) {
         for &(id, bias) in &self.params.logit_bias {
             if bias == f32::NEG_INFINITY {
@@ -169,7 +185,7 @@ impl Sampler {
 
     fn choose(&mut self, c: &mut Candidates, history: &[u32]) -> u32 {
         let params = &self.params;
-        let greedy = params.temperature == 0.0 && params.dynamic_temperature_range == 0.0;
+        let greedy = params.is_greedy();
         let truncates = !greedy && self.mirostat.is_none();
         for kind in &params.order {
             match kind {

@@ -11,7 +11,8 @@ use std::sync::atomic::AtomicBool;
 
 use ryz_kvcache::{BlockId, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
-    BatchSequence, LoadProgress, Model, ModelConfig, ModelError, ModelSource, Outputs, RunState,
+    BatchSequence, LoadProgress, Model, ModelConfig, ModelError, ModelSource, Needed, Outputs,
+    RunState,
 };
 use ryz_numa::Lease;
 use ryz_tmac::Arena;
@@ -201,6 +202,7 @@ impl Draft {
             block_table: &self.sequences[&wishes[part.0].id].blocks,
             window: None,
             mass: None,
+            needed: Needed::All,
             outputs: match through(part) {
                 true => Outputs::Last,
                 false => Outputs::None,
@@ -264,6 +266,7 @@ impl Draft {
                 block_table: &cached.blocks,
                 window: None,
                 mass: None,
+                needed: Needed::All,
                 outputs: Outputs::Last,
             })
         });

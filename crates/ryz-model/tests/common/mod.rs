@@ -12,7 +12,8 @@ use std::{
 use ryz_kernels::{KernelOptions, Kernels, Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType, Window};
 use ryz_model::{
-    Activations, BatchSequence, HeadType, LoadOptions, Model, ModelSource, Outputs, RunState,
+    Activations, BatchSequence, HeadScreening, HeadType, LoadOptions, Model, ModelSource, Needed,
+    Outputs, RunState, ScreenedHead,
 };
 use ryz_numa::{Lease, LeaseOptions, Pinning, Topology};
 use ryz_profile::LayerActivity;
@@ -56,6 +57,8 @@ pub struct Setup {
     pub packing: Packing,
     /// What the output matrix is multiplied as.
     pub head: HeadType,
+    /// Whether rows of it are left out.
+    pub head_screening: HeadScreening,
 }
 
 impl Setup {
@@ -71,6 +74,7 @@ impl Setup {
             sparsity: true,
             packing: Packing::TwoBits,
             head: HeadType::File,
+            head_screening: HeadScreening::Off,
         }
     }
 }
@@ -118,6 +122,7 @@ impl Runner {
             sparsity: setup.sparsity,
             packing: setup.packing,
             head: setup.head,
+            head_screening: setup.head_screening,
             ..LoadOptions::default()
         };
         let model = Model::load(&source, &options, &arena, &lease, &mut |_| {
@@ -162,6 +167,7 @@ impl Runner {
                 block_table: &self.blocks,
                 window: self.window,
                 mass: None,
+                needed: Needed::All,
                 outputs: Outputs::All,
             }];
             let cancel = AtomicBool::new(false);
@@ -182,12 +188,18 @@ impl Runner {
 
     /// Decodes one token; `start` tokens are cached.
     pub fn decode(&mut self, token: u32, start: usize) {
+        self.decode_for(token, start, Needed::All);
+    }
+
+    /// [`Runner::decode`], for logits that are needed.
+    pub fn decode_for(&mut self, token: u32, start: usize, needed: Needed) {
         let batch = [BatchSequence {
             tokens: &[token],
             start,
             block_table: &self.blocks,
             window: self.window,
             mass: None,
+            needed,
             outputs: Outputs::Last,
         }];
         let (state, cache) = (&mut self.state, &mut self.cache);
@@ -195,6 +207,39 @@ impl Runner {
         self.model
             .forward(&self.lease, state, cache, &batch, &cancel)
             .unwrap();
+    }
+
+    /// Logits of the new tokens of `sequences`, each with how many of them are cached and which logits it needs, computed as one
+    /// step. Blocks are by turns theirs.
+    pub fn batch(
+        &mut self,
+        sequences: &[(&[u32], usize, Needed)],
+        outputs: Outputs,
+    ) -> Vec<Vec<f32>> {
+        let share = self.blocks.len() / sequences.len();
+        let parts = sequences.iter().zip(self.blocks.chunks(share));
+        let batch = parts.map(|(&(tokens, start, needed), block_table)| BatchSequence {
+            tokens,
+            start,
+            block_table,
+            window: None,
+            mass: None,
+            outputs,
+            needed,
+        });
+        let batch: Vec<_> = batch.collect();
+        let (state, cache) = (&mut self.state, &mut self.cache);
+        let cancel = AtomicBool::new(false);
+        self.model
+            .forward(&self.lease, state, cache, &batch, &cancel)
+            .unwrap();
+        let rows = self.state.logits();
+        (0..rows.rows()).map(|row| rows.row(row).to_vec()).collect()
+    }
+
+    /// What the steps since the last call left out of the head.
+    pub fn screened(&mut self) -> ScreenedHead {
+        self.state.take_screened()
     }
 
     /// Has the phases of the next steps recorded.

@@ -1,0 +1,420 @@
+//! Leaving out rows of the head that cannot matter to a sampler which looks at the largest logits only.
+//!
+//! Beside a head of 16 or 32 bits lies an *image* of it in Q8_0, half as large or less, and for each row a bound on how far the
+//! logit that the image gives may be from the head's own. A step multiplies the image, finds the least that the k-th largest
+//! logit can be, and multiplies those rows of the head itself whose logit may reach it. These logits are the whole head's, bit for
+//! bit; all others are given as −∞.
+//!
+//! # The bound
+//!
+//! For a row w of the head, its image v and hidden states x of n columns, let y(w) be what the kernel of dense weights computes
+//! of Σ w·x. Weights are decoded exactly (of Q8_0 the product of 8 and 11 bits), and element c is added to lane c mod 16 by a fused
+//! step, then lanes by a tree of four levels: a product goes through at most m = ⌈n/16⌉ + 4 roundings. So (Higham, Accuracy and
+//! Stability of Numerical Algorithms, 3.1), with u = 2⁻²⁴ and γ = m·u / (1 − m·u), where nothing overflows,
+//!
+//! ```text
+//! |y(w) − w·x| ≤ γ·Σ|w||x| + t ≤ γ·‖w‖·‖x‖ + t
+//! |y(w) − y(v)| ≤ |(w − v)·x| + γ·(‖w‖ + ‖v‖)·‖x‖ + 2t ≤ e·‖x‖ + 2t      e = ‖w − v‖ + γ·(‖w‖ + ‖v‖)
+//! ```
+//!
+//! by the inequality of Cauchy and Schwarz, where ‖v‖ is at most ‖w‖ + ‖w − v‖, t being what products below the smallest normal number lose: n + 16 times 2⁻¹⁵⁰ at the
+//! most. [`FLOOR`] is more than that. Nothing overflows where ‖w‖·‖x‖ and ‖v‖·‖x‖ are below [`MOST`]: a step with more, or with a
+//! number that is none, multiplies the whole head ([`HeadImage::norm`]). Norms are summed in f64, whose roundings are below 2⁻³⁰
+//! for any width there is, and rounded up by [`UP`].
+//!
+//! # The threshold
+//!
+//! Rows lie in groups, of each of which the largest lower bound and the largest upper bound are kept. The k-th largest of the lower
+//! bounds of groups is reached by k rows at least; so is it by the k-th largest logit, and every row among the k largest, equal
+//! ones included, has an upper bound as large. What compares in f32 is rounded away from the logit.
+
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, Ordering},
+};
+
+use half::f16;
+use ryz_format::{DType, ModelConfig, TensorInfo};
+use ryz_kernels::{DenseWeight, Kernels, Linear};
+use ryz_numa::Lease;
+use ryz_tmac::{AlignedVec, Arena, Buffer, BufferKind, LINE};
+
+use crate::{
+    ModelError,
+    head::{OUTPUT, Requantized},
+    load::lock,
+};
+
+/// The name under which the image's memory is listed.
+pub(crate) const IMAGE: &str = "image of the head";
+
+/// Heads of fewer bytes are multiplied whole: they lie in caches.
+const LEAST_BYTES: u64 = 8 << 20;
+/// Rows of a group, in a head that has many;
+const GROUP: usize = 16;
+/// that is, as many as this. Others have groups of one row.
+const MANY_ROWS: usize = 1024 * GROUP;
+/// One row in so many may survive, in a step and in the mean of those that are measured at load; where more do, the whole head is
+/// multiplied.
+pub const ROWS_PER_SURVIVOR: usize = 50;
+/// The most outputs of a step that are screened: with more, products are bound by arithmetic, of which the image is more.
+pub(crate) const MOST_OUTPUTS: usize = 8;
+/// The most logits that an output may need.
+pub(crate) const MOST_NEEDED: usize = 256;
+
+/// Added to what bounds a difference of logits: products below the smallest normal number.
+const FLOOR: f32 = f32::from_bits((127 - 100) << 23);
+/// What norms are multiplied with: more than all roundings on the way to a bound.
+const UP: f64 = 1.0 + 1.0 / (1 << 20) as f64;
+/// The most that a logit may be for its row to be screened: far from what f32 holds.
+const MOST: f64 = (1u128 << 120) as f64;
+
+/// Whether rows of a head of 16 or 32 bits are left out that cannot matter to a sampler. Tokens are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HeadScreening {
+    /// Never.
+    #[default]
+    Off,
+    /// Where the head is large; whoever loads the model may measure whether it pays and drop the image.
+    Auto,
+    /// Wherever there can be an image, however small the head is and however many rows survive: for tests.
+    Always,
+}
+
+/// What screened steps did ([`crate::RunState::take_screened`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScreenedHead {
+    /// Steps that multiplied the image.
+    pub steps: u64,
+    /// Their outputs.
+    pub outputs: u64,
+    /// Rows of the head that were multiplied, output by output.
+    pub rows: u64,
+    /// Bytes of the image and of the head that they read.
+    pub read_bytes: u64,
+}
+
+/// A head of which an image is to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Screened<'a>(&'a TensorInfo);
+
+impl<'a> Screened<'a> {
+    /// The model's head, where it is to be screened and can be: one that is not made of the file's has its type.
+    pub fn of(
+        screening: HeadScreening,
+        made: Option<&Requantized<'_>>,
+        config: &ModelConfig,
+        tensor: impl FnOnce(&str) -> Option<&'a TensorInfo>,
+    ) -> Option<Self> {
+        let name = match config.tie_word_embeddings {
+            true => "token_embd.weight",
+            false => OUTPUT,
+        };
+        let tensor = tensor(name)?;
+        let large = match screening {
+            HeadScreening::Off => return None,
+            HeadScreening::Auto => tensor.bytes >= LEAST_BYTES,
+            HeadScreening::Always => true,
+        };
+        let floats = matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16);
+        let fits = tensor.cols.is_multiple_of(DType::Q8_0.block_values());
+        (made.is_none() && large && floats && fits && tensor.rows > 0).then_some(Self(tensor))
+    }
+
+    /// Rows of the head.
+    pub fn rows(&self) -> usize {
+        self.0.rows
+    }
+
+    /// Bytes of the image's blocks.
+    pub fn blocks(&self) -> usize {
+        let row = DType::Q8_0.row_bytes(self.0.cols).unwrap_or(0);
+        row.saturating_mul(self.0.rows)
+    }
+
+    /// Bytes that the image keeps.
+    pub fn bytes(&self) -> usize {
+        let bounds = self.0.rows.saturating_mul(size_of::<f32>());
+        let lines = |bytes: usize| bytes.div_ceil(LINE).saturating_mul(LINE);
+        lines(self.blocks()).saturating_add(lines(bounds))
+    }
+}
+
+/// Rows of a group, in a head of `rows` rows.
+fn group(rows: usize) -> usize {
+    match rows >= MANY_ROWS {
+        true => GROUP,
+        false => 1,
+    }
+}
+
+/// Groups of a head of `rows` rows.
+pub(crate) fn groups(rows: usize) -> usize {
+    rows.div_ceil(group(rows))
+}
+
+/// The head in Q8_0, and how far each of its logits may be from the head's.
+#[derive(Debug)]
+pub(crate) struct HeadImage {
+    pub weight: Linear,
+    /// (row): e of the module's documentation.
+    errors: AlignedVec<f32>,
+    /// The largest norm of a row, of the head or of the image.
+    largest: f64,
+    group: usize,
+    /// Groups that may have survivors, beyond which the whole head is multiplied.
+    most_groups: usize,
+}
+
+impl HeadImage {
+    /// Makes it on the threads of `lease`; `None` where the head has a number that is none, or one that Q8_0 does not hold.
+    pub fn new(
+        head: &Linear,
+        screening: HeadScreening,
+        kernels: Kernels,
+        arena: &Arena,
+        reserved: Option<Buffer>,
+        lease: &Lease,
+    ) -> Result<Option<Self>, ModelError> {
+        let (rows, cols) = (head.rows(), head.cols());
+        let row_bytes = DType::Q8_0.row_bytes(cols).unwrap_or(0);
+        let arena = arena.labelled(IMAGE);
+        let mut blocks = match reserved {
+            Some(blocks) => blocks,
+            None => arena.allocate(row_bytes.saturating_mul(rows), BufferKind::Weights)?,
+        };
+        let mut errors = arena.allocate_slice::<f32>(rows, BufferKind::Weights)?;
+        let pieces = blocks.as_bytes_mut().chunks_mut(GROUP * row_bytes);
+        let pieces = pieces.zip(errors.chunks_mut(GROUP)).enumerate();
+        let (pieces, largest) = (Mutex::new(pieces), Mutex::new(0.0f64));
+        let finite = AtomicBool::new(true);
+        lease.run(|_| {
+            let mut maker = RowMaker::new(cols);
+            loop {
+                let next = lock(&pieces).next();
+                let Some((index, (blocks, errors))) =
+                    next.filter(|_| finite.load(Ordering::Relaxed))
+                else {
+                    break;
+                };
+                let made = blocks.chunks_exact_mut(row_bytes).zip(errors);
+                for (row, (block, error)) in (index * GROUP..).zip(made) {
+                    head.embedding_row(row, &mut maker.weights);
+                    *error = maker.make(block);
+                }
+            }
+            if !maker.largest.is_finite() {
+                finite.store(false, Ordering::Relaxed);
+            }
+            let mut largest = lock(&largest);
+            *largest = largest.max(maker.largest);
+        })?;
+        if !finite.into_inner() {
+            return Ok(None);
+        }
+        let weight = DenseWeight::new(IMAGE, DType::Q8_0, rows, cols, blocks, kernels)?;
+        Ok(Some(Self {
+            weight: Linear::Dense(weight),
+            errors,
+            largest: *lock(&largest),
+            group: group(rows),
+            most_groups: match screening {
+                HeadScreening::Always => rows,
+                _ => rows / ROWS_PER_SURVIVOR,
+            },
+        }))
+    }
+
+    /// Bytes that a step reads of it.
+    pub fn bytes(&self) -> usize {
+        self.weight.packed_bytes() + self.errors.len() * size_of::<f32>()
+    }
+
+    /// Groups of rows.
+    pub fn groups(&self) -> usize {
+        self.errors.len().div_ceil(self.group)
+    }
+
+    /// Rows of a group.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// ‖x‖ rounded up, by which rows are bounded; infinity where the whole head must be multiplied.
+    pub fn norm(&self, x: &[f32]) -> f32 {
+        let norm = sum_of_squares(x).sqrt() * UP;
+        // A comparison with what is no number is false.
+        match norm * self.largest <= MOST && norm <= MOST {
+            true => (norm as f32).next_up(),
+            false => f32::INFINITY,
+        }
+    }
+
+    /// How far the head's logit may be from the image's.
+    #[inline(always)]
+    fn width(&self, row: usize, norm: f32) -> f32 {
+        self.errors[row] * norm + FLOOR
+    }
+
+    /// The most that the head's logit may be.
+    #[inline]
+    pub fn upper(&self, row: usize, norm: f32, logit: f32) -> f32 {
+        (logit + self.width(row, norm)).next_up()
+    }
+
+    /// The largest bounds of each group of rows from `first` on, of whose image's logits `logits` are.
+    pub fn bounds(
+        &self,
+        first: usize,
+        norm: f32,
+        logits: &[f32],
+        lower: &mut [f32],
+        upper: &mut [f32],
+    ) {
+        let errors = &self.errors[first..][..logits.len()];
+        group_bounds(self.group, errors, norm, logits, lower, upper);
+    }
+
+    /// What the upper bound of a row must reach to be among the `needed` largest; −∞ where too many groups have such rows. Puts
+    /// `lower` out of order.
+    pub fn threshold(&self, lower: &mut [f32], upper: &[f32], needed: usize) -> f32 {
+        if needed == 0 || needed > lower.len() {
+            return f32::NEG_INFINITY;
+        }
+        let falling = |a: &f32, b: &f32| b.total_cmp(a);
+        let (_, &mut least, _) = lower.select_nth_unstable_by(needed - 1, falling);
+        let reach = upper.iter().filter(|&&upper| upper >= least).count();
+        match reach <= self.most_groups {
+            true => least,
+            false => f32::NEG_INFINITY,
+        }
+    }
+}
+
+/// The largest bounds of each `group` rows.
+fn group_bounds(
+    group: usize,
+    errors: &[f32],
+    norm: f32,
+    logits: &[f32],
+    lower: &mut [f32],
+    upper: &mut [f32],
+) {
+    let groups = logits.chunks(group).zip(errors.chunks(group));
+    for ((logits, errors), (lower, upper)) in groups.zip(lower.iter_mut().zip(upper)) {
+        // Four of each, which do not wait for one another.
+        let (mut low, mut high) = ([f32::NEG_INFINITY; 4], [f32::NEG_INFINITY; 4]);
+        for (logits, errors) in logits.chunks(4).zip(errors.chunks(4)) {
+            for ((logit, error), (low, high)) in
+                (logits.iter().zip(errors)).zip(low.iter_mut().zip(&mut high))
+            {
+                let width = error * norm + FLOOR;
+                let (least, most) = (logit - width, logit + width);
+                *low = if least > *low { least } else { *low };
+                *high = if most > *high { most } else { *high };
+            }
+        }
+        *lower = largest(low).next_down();
+        *upper = largest(high).next_up();
+    }
+}
+
+fn largest(values: [f32; 4]) -> f32 {
+    values.into_iter().fold(f32::NEG_INFINITY, f32::max)
+}
+
+/// Σ x² in f64, eight at a time.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut sums = [0.0f64; 8];
+    for values in values.chunks(8) {
+        for (sum, &value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(value) * f64::from(value);
+        }
+    }
+    sums.iter().sum()
+}
+
+/// Makes rows of an image, one after another.
+struct RowMaker {
+    /// The head's row.
+    weights: Vec<f32>,
+    /// γ
+    rounding: f64,
+    /// The largest norm of a row so far; infinite once one is no number.
+    largest: f64,
+}
+
+impl RowMaker {
+    fn new(cols: usize) -> Self {
+        let steps = (cols.div_ceil(16) + 4) as f64 / f64::from(1u32 << 24);
+        Self {
+            weights: vec![0.0; cols],
+            rounding: steps / (1.0 - steps),
+            largest: 0.0,
+        }
+    }
+
+    /// Writes the image of `weights`, and gives e.
+    fn make(&mut self, blocks: &mut [u8]) -> f32 {
+        let (weights, _) = self.weights.as_chunks::<BLOCK>();
+        let (blocks, _) = blocks.as_chunks_mut::<BLOCK_BYTES>();
+        let (mut own, mut errors) = ([0.0; LANES], [0.0; LANES]);
+        for (weights, block) in weights.iter().zip(blocks) {
+            make_block(weights, block, &mut own, &mut errors);
+        }
+        let [norm, error] = [own, errors].map(|sums| sums.iter().sum::<f64>().sqrt());
+        // ‖v‖ is at most ‖w‖ + ‖w − v‖.
+        let norms = 2.0 * norm + error;
+        // NaN is not below anything.
+        let most = if norms < MOST { norms } else { f64::INFINITY };
+        self.largest = self.largest.max(most);
+        (((error + self.rounding * norms) * UP) as f32).next_up()
+    }
+}
+
+/// Weights of a block of Q8_0, and its bytes: an fp16 scale, then the codes.
+const BLOCK: usize = 32;
+const BLOCK_BYTES: usize = 34;
+const LANES: usize = 8;
+
+/// A block of Q8_0 as near to the weights as it comes, by halves to even; adds squares of weights and of errors. These are differences
+/// in f32, each off by 2⁻²⁴ of itself at most.
+fn make_block(
+    weights: &[f32; BLOCK],
+    block: &mut [u8; BLOCK_BYTES],
+    own: &mut [f64; LANES],
+    errors: &mut [f64; LANES],
+) {
+    /// Added to a number below 2²², it leaves the nearest integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    let mut maxima = [0.0f32; LANES];
+    let (eights, _) = weights.as_chunks::<LANES>();
+    for weights in eights {
+        for (max, weight) in maxima.iter_mut().zip(weights) {
+            let size = weight.abs();
+            *max = if size > *max { size } else { *max };
+        }
+    }
+    let scale = maxima.into_iter().fold(0.0, f32::max) / 127.0;
+    // Of no scale, or one so small that all codes are 0.
+    let inverse = Some(1.0 / scale).filter(|inverse| inverse.is_finite());
+    let inverse = inverse.unwrap_or(0.0);
+    let (head, codes) = block.split_at_mut(2);
+    let scale = f16::from_f32(scale);
+    head.copy_from_slice(&scale.to_le_bytes());
+    let (scale, (codes, _)) = (scale.to_f32(), codes.as_chunks_mut::<LANES>());
+    for (weights, codes) in eights.iter().zip(codes) {
+        let sums = own.iter_mut().zip(errors.iter_mut());
+        for ((&weight, code), (own, errors)) in weights.iter().zip(codes).zip(sums) {
+            let rounded = weight * inverse + ROUND;
+            *code = rounded.to_bits() as u8;
+            let error = weight - (rounded - ROUND) * scale;
+            *own += f64::from(weight) * f64::from(weight);
+            *errors += f64::from(error) * f64::from(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
