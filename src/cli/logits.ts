@@ -29,7 +29,8 @@ Examples:
 async function logits(flags: Flags): Promise<void> {
   exactlyOne(["--tokens", flags.tokens], ["--prompt", flags.prompt]);
   await interruptible((signal) =>
-    withEngine(flags, signal, async (engine) => {
+    // An image of the head would be made for nothing.
+    withEngine({ ...flags, headScreening: false }, signal, async (engine) => {
       const result = await engine.logits(flags.tokens ?? (flags.prompt as string), { all: flags.all, signal });
       if (flags.json) await printJson(asJson(result, flags.all === true));
       else await print(await topTokens(result, (ids) => engine.pieces(ids)));

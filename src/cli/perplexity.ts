@@ -28,7 +28,8 @@ async function perplexity(flags: Flags): Promise<void> {
   const ctx = Math.max(window, 16);
   await interruptible(async (signal) => {
     const measure = (changed: Partial<Flags>) =>
-      withEngine({ ...flags, ctx, ...changed }, signal, async (engine) => ({
+      // Every logit counts: an image of the head would be made for nothing.
+      withEngine({ ...flags, ctx, headScreening: false, ...changed }, signal, async (engine) => ({
         ...(await engine.perplexity(input, { window: Math.max(window, 2), signal })),
         head: engine.modelInfo.head,
       }));
