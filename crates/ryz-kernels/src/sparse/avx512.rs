@@ -152,6 +152,16 @@ impl SparseDot for Avx512VnniCodes {
     ) -> [[i32; T]; R] {
         let x = x.map(|x| x.as_chunks::<LINE_CODES>().0);
         let mut total = [[isa!(_mm512_setzero_si512()); T]; R];
+        if T == 1 && R == 4 {
+            for r in 0..R {
+                before(r);
+            }
+            let four = vnni_rows_4([lines[0], lines[1 % R], lines[2 % R], lines[3 % R]], x[0]);
+            for r in 0..R {
+                total[r] = [four[r % 4]; T];
+            }
+            return reduce(total);
+        }
         for r in 0..R {
             before(r);
             let lines = lines[r];
@@ -178,6 +188,37 @@ impl SparseDot for Avx512VnniCodes {
         }
         reduce(total)
     }
+}
+
+/// Four rows with one token, whose activations are read once for all of them: as [`vnni_row_1`].
+#[inline(always)]
+fn vnni_rows_4(lines: [&[Line]; 4], x: &[[i8; LINE_CODES]]) -> [__m512i; 4] {
+    let masks = masks();
+    let [a, b, c, d] = lines.map(|lines| &lines[..x.len()]);
+    let mut sums = [[isa!(_mm512_setzero_si512()); 4]; 4];
+    for at in 0..x.len() {
+        let lines = [
+            load(&a[at].0),
+            load(&b[at].0),
+            load(&c[at].0),
+            load(&d[at].0),
+        ];
+        let (x, _) = x[at].as_chunks::<PLANE>();
+        for plane in 0..4 {
+            let x = load(&x[plane]);
+            for r in 0..4 {
+                let codes = isa!(_mm512_and_si512(lines[r], masks[plane]));
+                sums[r][plane] = isa!(_mm512_dpbusd_epi32(sums[r][plane], codes, x));
+            }
+        }
+    }
+    let [a, b, c, d] = sums;
+    [
+        sum_of_planes(a),
+        sum_of_planes(b),
+        sum_of_planes(c),
+        sum_of_planes(d),
+    ]
 }
 
 /// One token: plane p stays 4^p times too large in a sum of its own.
