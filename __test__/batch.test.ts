@@ -109,15 +109,27 @@ test("prompts that begin alike are computed once", async () => {
 
 test("one more than may wait is refused by type, and those who wait are answered", async () => {
   await withEngine({ maxSequences: 1, maxQueue: 2 }, async (engine) => {
-    const slow = engine.generate(PROMPTS[0] as number[], { ...GREEDY, maxTokens: 1_000, bufferedTokens: 65_536 });
-    await slow.next();
+    // Holds the first request in the middle of a step, for as long as it takes.
+    let open = (): void => {};
+    const gate = new Promise<undefined>((resolve) => {
+      open = () => resolve(undefined);
+    });
+    const reached = new Promise<void>((resolve) => {
+      const forward = (): Promise<undefined> => {
+        resolve();
+        return gate;
+      };
+      engine.registerOperator("gate", { forward }, { at: "logits", timeoutMs: 60_000 });
+    });
+    const held = engine.complete(PROMPTS[0] as number[], GREEDY);
+    await reached;
     const waiting = [engine.complete("The fox", GREEDY), engine.embed("The fox")];
     await vi.waitFor(() => expect(engine.stats().waiting).toBe(2));
     const refused = await engine.complete("The fox", GREEDY).catch((error: unknown) => error);
     expect(QueueFullError.isInstance(refused)).toBe(true);
     expect(refused).toMatchObject({ code: "QUEUE_FULL", name: "QueueFullError" });
     await expect(engine.logits("The fox")).rejects.toBeInstanceOf(QueueFullError);
-    await slow.return();
-    await Promise.all(waiting);
+    open();
+    await Promise.all([held, ...waiting]);
   });
 });
