@@ -1,0 +1,239 @@
+//! The attention block: what a layer adds to the residual stream by looking back.
+
+use std::ops::Range;
+
+use ryz_format::RopeStyle;
+use ryz_kernels::ROW_TILE;
+use ryz_kvcache::{BLOCK_TOKENS, MAX_QUERIES, StepRows, Visible};
+use ryz_numa::{Chunks, Leave};
+use ryz_profile::Phase;
+
+use super::Pass;
+use crate::{AttentionStatistics, MAX_VALUE_DIM, weights::LayerWeights};
+
+/// Cache lines of the output projection that each worker asks for while it attends: half of a small second-level cache, which
+/// attention's own blocks share.
+const AHEAD_LINES: usize = 2048;
+
+impl Pass<'_> {
+    /// projected = Wo · attention of the layer.
+    pub(super) fn attention_block(&self, index: usize, layer: &LayerWeights) -> Result<(), Leave> {
+        let state = self.state;
+        let qkv = [&layer.query, &layer.key, &layer.value];
+        self.tokens(|rows| self.normalize(index, index > 0, &layer.attn_norm, &qkv, rows))?;
+        self.barrier(Some(index))?;
+        for (projection, out) in qkv
+            .into_iter()
+            .zip([&state.query, &state.key, &state.value])
+        {
+            self.project(projection, &state.normed, out)?;
+        }
+        self.lap(Phase::Qkv, Some(index));
+        self.barrier(Some(index))?;
+        self.tokens(|rows| self.rotate_and_store(index, layer, rows))?;
+        self.lap(Phase::Rope, Some(index));
+        self.barrier(Some(index))?;
+        self.prefetch_output(layer);
+        self.attend(index)?;
+        self.lap(Phase::Attention, Some(index));
+        self.barrier(Some(index))?;
+        if let Some(statistics) = state.statistics {
+            self.observe(index, statistics)?;
+            self.barrier(Some(index))?;
+        }
+        let norm = layer.attn_sub_norm.as_deref();
+        self.tokens(|rows| self.prepare(index, &state.heads, norm, &layer.output, rows))?;
+        self.barrier(Some(index))?;
+        self.project(&layer.output, &state.heads, &state.projected)?;
+        self.lap(Phase::Output, Some(index));
+        self.barrier(Some(index))
+    }
+
+    /// Asks for the beginning of the weights that follow attention, which leaves the way to memory idle.
+    fn prefetch_output(&self, layer: &LayerWeights) {
+        let weight = &layer.output.weight;
+        let rows = self.worker.split(weight.rows(), ROW_TILE);
+        weight.prefetch_rows(rows, AHEAD_LINES);
+    }
+
+    /// Norms of q and k heads where the model has them, rotation, and the new keys and values into the cache.
+    fn rotate_and_store(&self, index: usize, layer: &LayerWeights, mut rows: Range<usize>) {
+        let (config, kernels) = (&self.model.config, self.model.kernels);
+        let whole = self.cache.writes_whole_blocks();
+        if whole {
+            rows = self.plan.block_start(rows.start)..self.plan.block_start(rows.end);
+        }
+        let angles = self.state.angles.read();
+        let mut queries = self.state.query.rows_mut(rows.clone());
+        let mut keys = self.state.key.rows_mut(rows.clone());
+        let mut values = self.state.value.rows_mut(rows.clone());
+        for (local, row) in rows.clone().enumerate() {
+            let angles = &angles.row(row)[..self.model.angles.table_len()];
+            let turn = |head: &mut [f32], norm: Option<&[f32]>| {
+                if let Some(weight) = norm {
+                    kernels.rms_norm_in_place(head, weight, config.rms_norm_eps);
+                }
+                self.turn(head, angles);
+            };
+            for head in queries.row_mut(local).chunks_exact_mut(config.key_head_dim) {
+                turn(head, layer.query_norm.as_deref());
+            }
+            for head in keys.row_mut(local).chunks_exact_mut(config.key_head_dim) {
+                turn(head, layer.key_norm.as_deref());
+            }
+            if let Some(projection) = &self.model.value_projection {
+                projection.compress(kernels, index, values.row_mut(local));
+            }
+            if whole {
+                // What is read back is the halves of a tail, or these.
+                kernels.round_f16(keys.row_mut(local));
+                kernels.round_f16(values.row_mut(local));
+            }
+        }
+        let (keys, values) = (keys.view(), values.view());
+        let value_dim = self.model.stored_value_dim();
+        let mut first = rows.start;
+        while first < rows.end {
+            let token = self.plan.rows[first];
+            let end = self.plan.block_end(first).min(rows.end);
+            let slot = token.position % BLOCK_TOKENS;
+            let block = self.batch[token.sequence].block_table[token.position / BLOCK_TOKENS];
+            let mut cached = self.cache.writer(block, slot..slot + (end - first));
+            for kv_head in 0..config.num_key_value_heads {
+                cached.write(kernels, index, kv_head, |at| {
+                    let row = first - rows.start + (at - slot);
+                    let part = |dim: usize| kv_head * dim..(kv_head + 1) * dim;
+                    (
+                        &keys.row(row)[part(config.key_head_dim)],
+                        &values.row(row)[part(value_dim)],
+                    )
+                });
+            }
+            first = end;
+        }
+    }
+
+    /// Turns a head by a table of cosines and sines.
+    fn turn(&self, head: &mut [f32], table: &[f32]) {
+        let (cos, sin) = table.split_at(table.len() / 2);
+        match self.model.config.rope.style {
+            RopeStyle::Norm => self.model.kernels.rope_norm(head, cos, sin),
+            _ => self.model.kernels.rope_neox(head, cos, sin),
+        }
+    }
+
+    /// Gives the attention outputs of all tokens to those who look, each head by one worker, in order.
+    fn observe(&self, index: usize, statistics: &AttentionStatistics) -> Result<(), Leave> {
+        let config = &self.model.config;
+        let columns =
+            config.num_attention_heads / config.num_key_value_heads * config.value_head_dim;
+        let one = Chunks::of(1);
+        self.worker
+            .share(config.num_key_value_heads, one, |kv_heads| {
+                let heads = self.state.heads.read();
+                for kv_head in kv_heads {
+                    let first = kv_head * columns;
+                    statistics.add(index, kv_head, heads.view(), first..first + columns);
+                }
+            })
+    }
+
+    /// heads = attention of each query head over its sequence's positions up to its own. Chunks are small, because late
+    /// tokens cost more than early ones; heads that share keys and values are taken together
+    /// as far as that leaves the threads equally busy.
+    fn attend(&self, index: usize) -> Result<(), Leave> {
+        let config = &self.model.config;
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let (key_dim, value_dim) = (config.key_head_dim, self.model.stored_value_dim());
+        let projection = self.model.value_projection.as_ref();
+        let mut compressed = [0.0; MAX_QUERIES * MAX_VALUE_DIM];
+        let group = heads / kv_heads;
+        let threads = self.worker.count();
+        let rows = self.plan.rows.len();
+        let together = group.min(MAX_QUERIES);
+        // A block with `n` heads together costs some 5 + 4·n; with few parts it counts how many the busiest thread has.
+        let cost = |tile: usize| {
+            (rows * kv_heads * group.div_ceil(tile)).div_ceil(threads) * (5 + 4 * tile)
+        };
+        let tile = match rows * kv_heads >= 8 * threads {
+            true => together,
+            false => (1..=together)
+                .rev()
+                .min_by_key(|&tile| cost(tile))
+                .unwrap_or(1),
+        };
+        let tiles = group.div_ceil(tile);
+        let items = rows * kv_heads * tiles;
+        let chunks = Chunks {
+            most: kv_heads * tiles,
+            ..Chunks::of(1)
+        };
+        // Stays empty where no window has sinks.
+        let mut turned = Vec::new();
+        self.worker.share(items, chunks, |items| {
+            let (queries, keys, values) = (
+                self.state.query.read(),
+                self.state.key.read(),
+                self.state.value.read(),
+            );
+            let angles = self.state.angles.read();
+            let cached = self.cache.reader();
+            for item in items {
+                let (row, part) = (item / (kv_heads * tiles), item % (kv_heads * tiles));
+                let (kv_head, part) = (part / tiles, part % tiles);
+                let first = kv_head * group + part * tile;
+                let end = (first + tile).min((kv_head + 1) * group);
+                let token = self.plan.rows[row];
+                let columns = |dim: usize| first * dim..end * dim;
+                let mut heads = self
+                    .state
+                    .heads
+                    .rect_mut(row..row + 1, columns(config.value_head_dim));
+                // Of the sequence's first new token.
+                let start = self.batch[token.sequence].start;
+                let first_row = row - (token.position - start);
+                let new = StepRows {
+                    start,
+                    keys: &keys[first_row * keys.view().cols() + kv_head * key_dim..],
+                    key_stride: keys.view().cols(),
+                    values: &values[first_row * values.view().cols() + kv_head * value_dim..],
+                    value_stride: values.view().cols(),
+                };
+                let queries = &queries.row(row)[columns(key_dim)];
+                let sink_queries = (self.shift(token) > 0).then(|| {
+                    turned.clear();
+                    turned.extend_from_slice(queries);
+                    let back = &angles.row(row)[self.model.angles.table_len()..];
+                    (turned.chunks_exact_mut(key_dim)).for_each(|head| self.turn(head, back));
+                    &*turned
+                });
+                let visible = Visible {
+                    table: self.batch[token.sequence].block_table,
+                    positions: token.position + 1,
+                    window: self.batch[token.sequence].window,
+                    sink_queries,
+                    mass: self.batch[token.sequence].mass,
+                };
+                let out = match projection {
+                    Some(_) => &mut compressed[..(end - first) * value_dim],
+                    None => heads.row_mut(0),
+                };
+                cached.attend(
+                    self.model.kernels,
+                    index,
+                    kv_head,
+                    visible,
+                    new,
+                    queries,
+                    self.model.attention_scale,
+                    out,
+                );
+                if let Some(projection) = projection {
+                    let count = (end - first) * value_dim;
+                    let (kernels, outputs) = (self.model.kernels, &compressed[..count]);
+                    projection.expand(kernels, index, kv_head, outputs, heads.row_mut(0));
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! The end of a pass: logits of the outputs, by the whole head or by the rows that can matter.
+
+use std::ops::Range;
+
+use ryz_kernels::{ActivationView, Prepared, ROW_TILE};
+use ryz_numa::{Chunks, Leave};
+use ryz_profile::Phase;
+use ryz_tmac::{MatMut, MatRef};
+
+use super::Pass;
+use crate::{Needed, run_state::SharedScreen, screen::HeadImage};
+
+impl Pass<'_> {
+    /// hidden = norm(residual + projected), the rows that give logits.
+    pub(super) fn normalize_outputs(&self, outputs: Range<usize>) {
+        let kernels = self.model.kernels;
+        let mut hidden = self.state.hidden.rows_mut(outputs.clone());
+        let (residual, projected) = (self.state.residual.read(), self.state.projected.read());
+        for (index, &row) in self.plan.outputs[outputs.clone()].iter().enumerate() {
+            let out = hidden.row_mut(index);
+            out.copy_from_slice(residual.row(row));
+            kernels.add(projected.row(row), out);
+            kernels.rms_norm_in_place(
+                out,
+                &self.model.weights.output_norm,
+                self.model.config.rms_norm_eps,
+            );
+        }
+        if let (Some(image), Some(screen)) = (&self.model.weights.image, &self.state.screen) {
+            let mut norms = screen.norms.rows_mut(outputs.clone());
+            for index in 0..outputs.len() {
+                norms.row_mut(index)[0] = image.norm(hidden.row_mut(index));
+            }
+        }
+    }
+
+    /// logits = Whead·hidden, those of rows that matter; −∞ for all others.
+    pub(super) fn screen_logits(
+        &self,
+        image: &HeadImage,
+        screen: &SharedScreen<'_>,
+    ) -> Result<(), Leave> {
+        let outputs = self.plan.outputs.len();
+        self.rows(&[&image.weight], ROW_TILE, |rows| {
+            let (hidden, norms) = (self.state.hidden.read(), screen.norms.read());
+            let mut logits = self.state.logits.rect_mut(0..outputs, rows.clone());
+            let input = ActivationView::F32(hidden.view());
+            (image.weight).matmul(rows.clone(), input, &mut [], logits.view());
+            let groups = rows.start / image.group()..rows.end.div_ceil(image.group());
+            let mut lower = screen.lower.rect_mut(0..outputs, groups.clone());
+            let mut upper = screen.upper.rect_mut(0..outputs, groups);
+            for output in 0..outputs {
+                image.bounds(
+                    rows.start,
+                    norms.row(output)[0],
+                    logits.row_mut(output),
+                    lower.row_mut(output),
+                    upper.row_mut(output),
+                );
+            }
+        })?;
+        self.lap(Phase::Head, None);
+        self.barrier(None)?;
+        self.worker.share(outputs, Chunks::of(1), |some| {
+            let mut thresholds = screen.thresholds.rows_mut(some.clone());
+            let mut lower = screen.lower.rows_mut(some.clone());
+            let upper = screen.upper.read();
+            for (index, output) in some.enumerate() {
+                if output == 0 {
+                    screen.counter.add_step(outputs, image.bytes());
+                }
+                let Needed::Largest(needed) = self.plan.needed[output] else {
+                    unreachable!("steps are screened that need all logits of no output");
+                };
+                thresholds.row_mut(index)[0] =
+                    image.threshold(lower.row_mut(index), upper.row(output), needed);
+            }
+        })?;
+        self.lap(Phase::Head, None);
+        self.barrier(None)?;
+        let head = self.model.weights.head();
+        if screen.thresholds.read().contains(&f32::NEG_INFINITY) {
+            return self.rows(&[head], ROW_TILE, |rows| self.rescore(image, screen, rows));
+        }
+        let chunks = Chunks {
+            least: 1024,
+            ..Chunks::of(ROW_TILE)
+        };
+        self.worker.share(head.rows(), chunks, |rows| {
+            self.rescore(image, screen, rows);
+        })
+    }
+
+    /// Puts the head's logits in the places of the image's, in some rows: in those that matter, or in all.
+    fn rescore(&self, image: &HeadImage, screen: &SharedScreen<'_>, rows: Range<usize>) {
+        let (head, group) = (self.model.weights.head(), image.group());
+        let (hidden, norms) = (self.state.hidden.read(), screen.norms.read());
+        let (upper, thresholds) = (screen.upper.read(), screen.thresholds.read());
+        let outputs = self.plan.outputs.len();
+        let mut logits = self.state.logits.rect_mut(0..outputs, rows.clone());
+        let (mut multiplied, mut most) = (0, 0);
+        for output in 0..outputs {
+            let hidden = MatRef::from_slice(hidden.row(output), hidden.view().cols());
+            let input = || ActivationView::F32(hidden);
+            let (norm, threshold) = (norms.row(output)[0], thresholds.row(output)[0]);
+            let logits = logits.row_mut(output);
+            let before = multiplied;
+            if threshold == f32::NEG_INFINITY {
+                let out = MatMut::from_slice(logits, rows.len());
+                head.matmul(rows.clone(), input(), &mut [], out);
+                multiplied += rows.len();
+            } else {
+                let groups = (rows.start / group..).zip(logits.chunks_mut(group));
+                for (index, logits) in groups {
+                    if upper.row(output)[index] < threshold {
+                        logits.fill(f32::NEG_INFINITY);
+                        continue;
+                    }
+                    for (row, logit) in (index * group..).zip(logits) {
+                        if image.upper(row, norm, *logit) < threshold {
+                            *logit = f32::NEG_INFINITY;
+                            continue;
+                        }
+                        let out = MatMut::from_slice(std::slice::from_mut(logit), 1);
+                        head.matmul(row..row + 1, input(), &mut [], out);
+                        multiplied += 1;
+                    }
+                }
+            }
+            most = most.max(multiplied - before);
+        }
+        if multiplied > 0 {
+            // What several outputs read is in a cache from the second on, or nearly all of it.
+            let row_bytes = head.packed_bytes() / head.rows();
+            screen.counter.add_rows(multiplied, most * row_bytes);
+        }
+    }
+
+    /// logits = Whead·hidden.
+    pub(super) fn project_logits(&self) -> Result<(), Leave> {
+        let (head, outputs) = (self.model.weights.head(), self.plan.outputs.len());
+        if outputs == 0 {
+            return Ok(());
+        }
+        let mut prepared = Prepared::default();
+        self.rows(&[head], ROW_TILE, |rows| {
+            let hidden = self.state.hidden.read();
+            let mut scratch = self.scratch();
+            let scratch = match &mut scratch {
+                Some(scratch) => scratch.row_mut(0),
+                None => &mut [],
+            };
+            let mut logits = self.state.logits.rect_mut(0..outputs, rows.clone());
+            let hidden = ActivationView::F32(hidden.view());
+            head.matmul_prepared(rows, hidden, scratch, &mut prepared, logits.view());
+        })
+    }
+}
