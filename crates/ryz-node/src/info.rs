@@ -254,11 +254,11 @@ pub const KV_TYPES: [(&str, KvDType); 4] = [
     ("int4", KvDType::Int4),
 ];
 
-/// Names of what the output matrix is multiplied as.
+/// Names of whether rows of a head are left out.
 pub const HEAD_SCREENING: [(&str, HeadScreening); 2] =
     [("auto", HeadScreening::Auto), ("off", HeadScreening::Off)];
 
-/// The names of the head's types.
+/// Names of what the output matrix is multiplied as.
 pub const HEAD_TYPES: [(&str, HeadType); 3] = [
     ("file", HeadType::File),
     ("q8", HeadType::Q8),

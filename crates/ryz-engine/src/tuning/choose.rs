@@ -20,24 +20,8 @@ const MARGIN: u32 = 50;
 pub(super) fn distance<E>(
     mut time: impl FnMut(usize) -> Result<Option<Duration>, E>,
 ) -> Result<usize, E> {
-    let mut times: [Vec<Duration>; DISTANCES.len()] = Default::default();
     // The first product finds what came before it in the caches.
-    if time(DISTANCES[0])?.is_none() {
-        return Ok(DISTANCES[0]);
-    }
-    'rounds: for _ in 0..ROUNDS {
-        let mut round = [Duration::ZERO; DISTANCES.len()];
-        for (distance, time_of) in DISTANCES.into_iter().zip(&mut round) {
-            match time(distance)? {
-                Some(measured) => *time_of = measured,
-                None => break 'rounds, // only whole rounds count
-            }
-        }
-        for (times, time_of) in times.iter_mut().zip(round) {
-            times.push(time_of);
-        }
-    }
-    let medians = times.map(median);
+    let medians = medians(DISTANCES.len(), 1, |index| time(DISTANCES[index]))?;
     let Some(of_default) = medians[0] else {
         return Ok(DISTANCES[0]);
     };
@@ -59,34 +43,17 @@ pub(super) fn packings<E>(
     tokens: &[usize],
     mut time: impl FnMut(usize, Packing, usize) -> Result<Option<Duration>, E>,
 ) -> Result<Vec<Packing>, E> {
-    // (kind, tokens, packing)
-    let mut times = vec![vec![[Vec::new(), Vec::new()]; tokens.len()]; kinds];
-    // The first round finds in the caches what was just packed.
-    'rounds: for round in 0..=ROUNDS {
-        let mut of_round = vec![vec![[Duration::ZERO; 2]; tokens.len()]; kinds];
-        for (case, &tokens) in tokens.iter().enumerate() {
-            for (place, packing) in Packing::ALL.into_iter().enumerate() {
-                for (kind, of_kind) in of_round.iter_mut().enumerate() {
-                    match time(kind, packing, tokens)? {
-                        Some(measured) => of_kind[case][place] = measured,
-                        None => break 'rounds, // only whole rounds count
-                    }
-                }
-            }
-        }
-        if round > 0 {
-            let cases = times.iter_mut().flatten();
-            for (times, of_round) in cases.zip(of_round.into_iter().flatten()) {
-                for (times, time) in times.iter_mut().zip(of_round) {
-                    times.push(time);
-                }
-            }
-        }
-    }
+    let ways = Packing::ALL.len() * kinds;
+    let count = tokens.len() * ways;
+    // (tokens, packing, kind); the first round finds in the caches what was just packed.
+    let medians = medians(count, count, |way| {
+        let packing = Packing::ALL[way % ways / kinds];
+        time(way % kinds, packing, tokens[way / ways])
+    })?;
     let least = tokens.len() as f64 * (1.0 - 1.0 / f64::from(MARGIN));
-    let choices = times.into_iter().map(|of_kind| {
-        let ratios = of_kind.into_iter().map(|times| {
-            let [two_bits, base3] = times.map(median);
+    let choices = (0..kinds).map(|kind| {
+        let ratios = medians.chunks_exact(ways.max(1)).map(|of_case| {
+            let [two_bits, base3] = [of_case[kind], of_case[kinds + kind]];
             Some(base3?.as_secs_f64() / two_bits?.as_secs_f64())
         });
         match ratios.sum::<Option<f64>>() {
@@ -105,29 +72,40 @@ pub(super) fn packings<E>(
 pub(super) fn listed_share<E>(
     mut time: impl FnMut(bool) -> Result<Option<Duration>, E>,
 ) -> Result<f32, E> {
-    let mut times = [Vec::new(), Vec::new()];
     // The first round finds in the caches what came before it.
-    'rounds: for round in 0..=ROUNDS {
-        let mut of_round = [Duration::ZERO; 2];
-        for (time_of, listed) in of_round.iter_mut().zip([false, true]) {
-            match time(listed)? {
-                Some(measured) => *time_of = measured,
-                None => break 'rounds, // only whole rounds count
-            }
-        }
-        if round > 0 {
-            for (times, time) in times.iter_mut().zip(of_round) {
-                times.push(time);
-            }
-        }
-    }
-    let [whole, listed] = times.map(median);
+    let medians = medians(2, 2, |way| time(way == 1))?;
+    let (whole, listed) = (medians[0], medians[1]);
     Ok(match (whole, listed) {
         (Some(whole), Some(listed)) if whole < listed - listed / MARGIN => {
             (whole.as_secs_f64() / listed.as_secs_f64()) as f32
         }
         _ => 1.0,
     })
+}
+
+/// The median time of each of `count` ways, which take turns as long as `time` answers: turns make what else the machine does
+/// fall on all of them alike. The first `warm_up` are tried once before, and that does not count; nor does a round that is not whole.
+fn medians<E>(
+    count: usize,
+    warm_up: usize,
+    mut time: impl FnMut(usize) -> Result<Option<Duration>, E>,
+) -> Result<Vec<Option<Duration>>, E> {
+    let mut times = vec![Vec::new(); count];
+    let mut round = |ways| {
+        (0..ways)
+            .map(&mut time)
+            .collect::<Result<Option<Vec<_>>, E>>()
+    };
+    let mut answered = round(warm_up)?.is_some();
+    let mut rounds = 0..ROUNDS;
+    while answered && rounds.next().is_some() {
+        let measured = round(count)?;
+        answered = measured.is_some();
+        for (times, time) in times.iter_mut().zip(measured.unwrap_or_default()) {
+            times.push(time);
+        }
+    }
+    Ok(times.into_iter().map(median).collect())
 }
 
 fn median(mut times: Vec<Duration>) -> Option<Duration> {
