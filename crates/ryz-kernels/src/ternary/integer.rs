@@ -127,7 +127,7 @@ impl<'a> Fold<'a> {
 
 /// Stores a tile's results of one token: those of its rows that are in `rows`, which starts on a tile.
 #[inline(always)]
-pub(super) fn store<S: Simd>(s: S, y: S::F, tile: usize, rows: &Range<usize>, out: &mut [f32]) {
+fn store<S: Simd>(s: S, y: S::F, tile: usize, rows: &Range<usize>, out: &mut [f32]) {
     let out = &mut out[tile * ROW_TILE - rows.start..];
     if let Some(out) = out.first_chunk_mut() {
         s.store(y, out);
@@ -174,25 +174,48 @@ pub(crate) fn matmul<K: CodeDot>(
     }
 }
 
-/// One tile of weights, with tokens to come.
-struct Tile<'a, 'o, K: CodeDot> {
-    k: K,
-    weights: TernaryView<'a>,
-    fold: &'a Fold<'a>,
-    tile: usize,
-    rows: &'a Range<usize>,
-    x: QuantizedRows<'a>,
-    out: &'a mut MatMut<'o, f32>,
+/// One tile of weights, in either packing, with tokens to come.
+pub(super) struct Tile<'a, 'o, K, W> {
+    pub k: K,
+    pub weights: W,
+    pub fold: &'a Fold<'a>,
+    pub tile: usize,
+    pub rows: &'a Range<usize>,
+    pub x: QuantizedRows<'a>,
+    pub out: &'a mut MatMut<'o, f32>,
 }
 
-impl<K: CodeDot> Tile<'_, '_, K> {
+impl<'a, K, W> Tile<'a, '_, K, W> {
+    /// T tokens from `first` on.
+    #[inline(always)]
+    pub(super) fn activations<const T: usize>(&self, first: usize) -> [QuantizedRow<'a>; T] {
+        std::array::from_fn(|t| self.x.row(first + t))
+    }
+
+    /// Stores the results of T tokens, with the scales that all columns share.
+    #[inline(always)]
+    pub(super) fn finish<S: Simd, const T: usize>(
+        &mut self,
+        s: S,
+        first: usize,
+        y: [S::F; T],
+        x: &[QuantizedRow<'_>; T],
+    ) {
+        for t in 0..T {
+            let y = self.fold.finish(s, y[t], self.tile, &x[t]);
+            store(s, y, self.tile, self.rows, self.out.row_mut(first + t));
+        }
+    }
+}
+
+impl<K: CodeDot> Tile<'_, '_, K, TernaryView<'_>> {
     /// The products with T tokens from `first` on. T.
     #[inline(always)]
     fn tokens<const T: usize>(&mut self, first: usize) -> usize {
         let (k, s, fold, tile) = (self.k, self.k.simd(), self.fold, self.tile);
         let lines = self.weights.tile(tile);
         let (code_3, prefetch) = (self.weights.max_code == 3, self.weights.prefetch);
-        let x: [QuantizedRow<'_>; T] = std::array::from_fn(|t| self.x.row(first + t));
+        let x = self.activations::<T>(first);
         let mut y = [s.splat(0.0); T];
         match fold.unit {
             None => {
@@ -213,10 +236,7 @@ impl<K: CodeDot> Tile<'_, '_, K> {
                 }
             }
         }
-        for t in 0..T {
-            let y = fold.finish(s, y[t], tile, &x[t]);
-            store(s, y, tile, self.rows, self.out.row_mut(first + t));
-        }
+        self.finish(s, first, y, &x);
         T
     }
 }

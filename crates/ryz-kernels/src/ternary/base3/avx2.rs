@@ -89,29 +89,36 @@ fn modulo(number: __m256i, p: __m256i) -> __m256i {
     isa!(_mm256_min_epu8(once, _mm256_sub_epi8(once, p)))
 }
 
-impl Base3Dot for AvxVnniCodes {
-    type Codes = Self;
+/// What both tokens do alike: registers hold the sums of one token.
+macro_rules! token_by_token {
+    () => {
+        type Codes = Self;
 
-    const TOKENS: usize = 1;
+        const TOKENS: usize = 1;
 
-    #[inline(always)]
-    fn codes(self) -> Self {
-        self
-    }
-
-    #[inline(always)]
-    fn add<const T: usize>(
-        self,
-        block: &[Line; BLOCK_LINES],
-        x: [&BlockValues; T],
-        mut sums: [[[__m256i; 2]; BLOCK_UNITS]; T],
-        prefetch: PrefetchManager,
-    ) -> [[[__m256i; 2]; BLOCK_UNITS]; T] {
-        for t in 0..T {
-            sums[t] = self.add_one(block, x[t], sums[t], prefetch);
+        #[inline(always)]
+        fn codes(self) -> Self {
+            self
         }
-        sums
-    }
+
+        #[inline(always)]
+        fn add<const T: usize>(
+            self,
+            block: &[Line; BLOCK_LINES],
+            x: [&BlockValues; T],
+            mut sums: [[[__m256i; 2]; BLOCK_UNITS]; T],
+            prefetch: PrefetchManager,
+        ) -> [[[__m256i; 2]; BLOCK_UNITS]; T] {
+            for t in 0..T {
+                sums[t] = self.add_one(block, x[t], sums[t], prefetch);
+            }
+            sums
+        }
+    };
+}
+
+impl Base3Dot for AvxVnniCodes {
+    token_by_token!();
 
     #[inline(always)]
     fn units(self, mut sums: [[__m256i; 2]; BLOCK_UNITS]) -> [[__m256i; 2]; BLOCK_UNITS] {
@@ -170,28 +177,7 @@ impl AvxVnniCodes {
 }
 
 impl Base3Dot for Avx2Codes {
-    type Codes = Self;
-
-    const TOKENS: usize = 1;
-
-    #[inline(always)]
-    fn codes(self) -> Self {
-        self
-    }
-
-    #[inline(always)]
-    fn add<const T: usize>(
-        self,
-        block: &[Line; BLOCK_LINES],
-        x: [&BlockValues; T],
-        mut sums: [[[__m256i; 2]; BLOCK_UNITS]; T],
-        prefetch: PrefetchManager,
-    ) -> [[[__m256i; 2]; BLOCK_UNITS]; T] {
-        for t in 0..T {
-            sums[t] = self.add_one(block, x[t], sums[t], prefetch);
-        }
-        sums
-    }
+    token_by_token!();
 
     #[inline(always)]
     fn units(self, mut sums: [[__m256i; 2]; BLOCK_UNITS]) -> [[__m256i; 2]; BLOCK_UNITS] {

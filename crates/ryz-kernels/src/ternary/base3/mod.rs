@@ -24,7 +24,7 @@ use ryz_tmac::{MatMut, PrefetchManager};
 use super::{
     Line, ROW_TILE, Scales, TernaryView, UNIT_LINES,
     code_dot::CodeDot,
-    integer::{Fold, store},
+    integer::{Fold, Tile},
 };
 use crate::{
     ActivationView, Kernels, QuantizedRows,
@@ -152,18 +152,7 @@ pub(crate) fn gemm<K: Base3Dot>(
     }
 }
 
-/// One tile of weights, with tokens to come.
-struct Tile<'a, 'o, K: Base3Dot> {
-    k: K,
-    weights: Base3View<'a>,
-    fold: &'a Fold<'a>,
-    tile: usize,
-    rows: &'a Range<usize>,
-    x: QuantizedRows<'a>,
-    out: &'a mut MatMut<'o, f32>,
-}
-
-impl<K: Base3Dot> Tile<'_, '_, K> {
+impl<K: Base3Dot> Tile<'_, '_, K, Base3View<'_>> {
     /// The products with T tokens from `first` on. T.
     #[inline(always)]
     fn tokens<const T: usize>(&mut self, first: usize) -> usize {
@@ -171,7 +160,7 @@ impl<K: Base3Dot> Tile<'_, '_, K> {
         let (codes, prefetch) = (k.codes(), self.weights.prefetch);
         let s = codes.simd();
         let (blocks, rest) = self.weights.tile(tile);
-        let x: [QuantizedRow<'_>; T] = std::array::from_fn(|t| self.x.row(first + t));
+        let x = self.activations::<T>(first);
         let mut sums = Sums::<K, T> {
             integers: [s.splat_i(0); T],
             y: [s.splat(0.0); T],
@@ -205,17 +194,13 @@ impl<K: Base3Dot> Tile<'_, '_, K> {
             let of_unit = codes.span::<T>(lines, values, false, prefetch);
             sums.add(s, fold, tile, of_unit, &x);
         }
-        for t in 0..T {
-            let y = match fold.unit {
-                None => {
-                    let sum = x[t].sums.iter().sum();
-                    s.to_f32(s.sub_i(sums.integers[t], s.splat_i(sum)))
-                }
-                Some(_) => sums.y[t],
-            };
-            let y = fold.finish(s, y, tile, &x[t]);
-            store(s, y, tile, self.rows, self.out.row_mut(first + t));
+        if fold.unit.is_none() {
+            for t in 0..T {
+                let sum = x[t].sums.iter().sum();
+                sums.y[t] = s.to_f32(s.sub_i(sums.integers[t], s.splat_i(sum)));
+            }
         }
+        self.finish(s, first, sums.y, &x);
         T
     }
 }
