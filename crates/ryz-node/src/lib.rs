@@ -11,6 +11,7 @@ mod bandwidth;
 mod calibrate;
 mod chat;
 mod check;
+mod classes;
 mod convert;
 mod engine;
 mod estimate;
