@@ -28,7 +28,11 @@ const CLASSES: [&str; 7] = [
 #[napi(module_exports)]
 pub fn release_with_environment(exports: Object<'_>, env: Env) -> Result<()> {
     for name in Object::keys(&exports)? {
-        let listed = || CLASSES.iter().any(|class| class.strip_suffix('\0') == Some(&name));
+        let listed = || {
+            CLASSES
+                .iter()
+                .any(|class| class.strip_suffix('\0') == Some(&name))
+        };
         if name.starts_with(PREFIX) && !listed() {
             return Err(Error::from_reason(format!(
                 "the class {name} is not among those whose constructors are given back"
