@@ -100,7 +100,7 @@ const MAX_OPERATIONS: usize = 1 << 20;
 
 impl Engine {
     /// Starts recording into an empty profile, and keeps up to `operations` single operations for a trace (at most
-    /// 1,048,576; 0 keeps none). Costs some ten microseconds a step.
+    /// 1,048,576; 0 keeps none). Costs some twenty nanoseconds a phase of a layer.
     pub fn start_profiling(&self, operations: usize) {
         let profiler = &self.inner.shared.profiler;
         let layers = self.inner.info.layers;

@@ -95,8 +95,8 @@ impl QuantizedLayout {
     pub fn zeros(&self, row: &[ByteLine]) -> usize {
         assert_eq!(row.len(), self.lines(), "lines of a quantised row");
         let values: &[u8] = bytemuck::cast_slice(&row[..self.units()]);
-        // Bytes are added up as bytes, as many as a byte can hold: sixteen at a time, where `count` takes two.
-        let chunks = values[..self.cols].chunks(usize::from(u8::MAX));
+        // Bytes are added up as bytes, as many whole vectors as a byte can hold: sixteen at a time, where `count` takes two.
+        let chunks = values[..self.cols].chunks(usize::from(u8::MAX) / 16 * 16);
         let zeros = chunks.map(|chunk| chunk.iter().map(|&q| u8::from(q == 0)).sum::<u8>());
         zeros.map(usize::from).sum()
     }

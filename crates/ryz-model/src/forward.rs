@@ -295,7 +295,10 @@ impl Pass<'_> {
 
     fn barrier(&self, layer: Option<usize>) -> Result<(), Leave> {
         self.worker.barrier()?;
-        self.lap(Phase::Barrier, layer);
+        // Who is alone waits for nobody.
+        if self.worker.count() > 1 {
+            self.lap(Phase::Barrier, layer);
+        }
         Ok(())
     }
 
@@ -360,10 +363,11 @@ impl Pass<'_> {
             }
         }
         self.lap(Phase::Norm, Some(layer));
-        self.quantize(layer, &self.state.normed, rows, projections);
+        self.quantize(&self.state.normed, rows, projections);
+        self.lap(Phase::Quantize, Some(layer));
     }
 
-    /// values = norm(values) where the model has this norm, in every form that `projection` reads.
+    /// values = norm(values) where the model has this norm, in every form that `projection` reads: the caller books that.
     fn prepare(
         &self,
         layer: usize,
@@ -380,9 +384,9 @@ impl Pass<'_> {
                     .kernels
                     .rms_norm_in_place(values.row_mut(index), weight, eps);
             }
+            self.lap(Phase::Norm, Some(layer));
         }
-        self.lap(Phase::Norm, Some(layer));
-        self.quantize(layer, values, rows, &[projection]);
+        self.quantize(values, rows, &[projection]);
     }
 
     /// Shares the tokens out, in whole tiles where batches are interleaved.
@@ -420,7 +424,6 @@ impl Pass<'_> {
     /// Quantises some rows of `values` in the forms that `projections` read.
     fn quantize(
         &self,
-        layer: usize,
         values: &PartitionedSlice<'_, f32>,
         rows: Range<usize>,
         projections: &[&Projection],
@@ -452,7 +455,6 @@ impl Pass<'_> {
                 );
             }
         }
-        self.lap(Phase::Quantize, Some(layer));
     }
 
     /// out = scale · W·input + bias.

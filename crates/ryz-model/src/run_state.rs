@@ -40,8 +40,9 @@ pub struct RunState {
     statistics: Option<Arc<AttentionStatistics>>,
 }
 
-/// [`LayerActivity`] that the workers count together.
+/// [`LayerActivity`] that the workers count together, on cache lines of its own.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub(crate) struct ActivityCounter {
     values: AtomicU64,
     zeros: AtomicU64,
@@ -338,7 +339,7 @@ impl RunState {
             buffers,
             scratch,
             scratch_lines,
-            clock: Mutex::new(PhaseClock::new(config.num_hidden_layers)),
+            clock: Mutex::new(PhaseClock::new(config.num_hidden_layers, ryz_numa::ticks)),
             screen: screen.transpose()?,
             screened: ScreenCounter::default(),
             statistics: None,

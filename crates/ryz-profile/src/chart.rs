@@ -136,12 +136,13 @@ fn bar(
 mod tests {
     use std::time::Duration;
 
+    use crate::clock::tests::nanoseconds;
     use crate::{LayerActivity, Phase, PhaseClock, Profile, Step};
 
     #[test]
     fn the_report_and_the_chart_name_every_phase_that_took_time() {
         let mut profile = Profile::new(2, 0);
-        let mut clock = PhaseClock::new(2);
+        let mut clock = PhaseClock::new(2, nanoseconds);
         clock.set_recording(true, 0);
         let start = std::time::Instant::now();
         clock.begin();
@@ -153,6 +154,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(2));
             clock.lap(phase, layer);
         }
+        clock.end();
         profile.add_activity(
             0,
             LayerActivity {

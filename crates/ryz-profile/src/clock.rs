@@ -7,6 +7,11 @@ use crate::Phase;
 /// Times by phase, in nanoseconds.
 pub(crate) type Times = [u64; Phase::COUNT];
 
+/// A layer's times, on cache lines of their own.
+#[derive(Debug, Default, Clone)]
+#[repr(align(128))]
+pub(crate) struct LayerTimes(pub Times);
+
 /// One timed operation: a phase, once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operation {
@@ -20,42 +25,87 @@ pub struct Operation {
     pub duration: Duration,
 }
 
+/// An [`Operation`] in ticks.
+#[derive(Debug, Clone, Copy)]
+struct Lap {
+    phase: Phase,
+    layer: Option<u32>,
+    start: u64,
+    ticks: u64,
+}
+
 /// Books time to phases. Made off; switched on and off by whoever owns the profile.
+///
+/// It counts in ticks of whatever counter it is given, and learns at the end of each step how long a tick is, by the system's clock. So a
+/// lap is a reading of the counter, and needs no more of it than that it runs evenly for the length of a step.
+///
+/// It lies on cache lines of its own (pairs of them, which processors fetch together): it is written some twenty times a layer,
+/// and what lies beside it is read by other threads, which would wait for its line each time.
 ///
 /// ```
 /// use ryz_profile::{Phase, PhaseClock};
 ///
-/// let mut clock = PhaseClock::new(2);
-/// clock.set_recording(true, 0);
+/// fn ticks() -> u64 {
+///     # use std::{sync::OnceLock, time::Instant};
+///     # static FIRST: OnceLock<Instant> = OnceLock::new();
+///     # let nanoseconds = FIRST.get_or_init(Instant::now).elapsed().as_nanos() as u64;
+///     // … a counter that runs evenly …
+///     # nanoseconds
+/// }
+/// let mut clock = PhaseClock::new(2, ticks);
+/// clock.set_recording(true, 1);
 /// clock.begin();
 /// // … work …
 /// clock.lap(Phase::Embed, None);
-/// assert!(clock.is_recording());
+/// clock.end();
+/// assert_eq!(clock.operations()[0].phase, Phase::Embed);
 /// ```
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct PhaseClock {
     recording: bool,
     /// Operations kept at most; 0 keeps none.
     capacity: usize,
+    counter: fn() -> u64,
     epoch: Instant,
-    mark: Instant,
-    pub(crate) total: Times,
-    pub(crate) layers: Box<[Times]>,
-    pub(crate) operations: Vec<Operation>,
+    /// When the step began, by the system's clock and by the counter.
+    began: (Instant, u64),
+    mark: u64,
+    /// Of the step that runs, in ticks.
+    total: Times,
+    layers: Box<[LayerTimes]>,
+    laps: Vec<Lap>,
+    /// Of steps that have ended, in nanoseconds.
+    pub(crate) ended: Ended,
+}
+
+/// What was booked in steps that have ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub total: Times,
+    pub layers: Box<[Times]>,
+    pub operations: Vec<Operation>,
 }
 
 impl PhaseClock {
-    /// A clock for a model of so many layers, not recording.
-    pub fn new(layers: usize) -> Self {
+    /// A clock for a model of so many layers, not recording, that reads time off `counter`: some number that grows evenly with it.
+    pub fn new(layers: usize, counter: fn() -> u64) -> Self {
         let now = Instant::now();
         Self {
             recording: false,
             capacity: 0,
+            counter,
             epoch: now,
-            mark: now,
+            began: (now, 0),
+            mark: 0,
             total: [0; Phase::COUNT],
-            layers: vec![[0; Phase::COUNT]; layers].into(),
-            operations: Vec::new(),
+            layers: vec![LayerTimes::default(); layers].into(),
+            laps: Vec::new(),
+            ended: Ended {
+                total: [0; Phase::COUNT],
+                layers: vec![[0; Phase::COUNT]; layers].into(),
+                operations: Vec::new(),
+            },
         }
     }
 
@@ -64,8 +114,10 @@ impl PhaseClock {
     pub fn set_recording(&mut self, recording: bool, operations: usize) {
         self.recording = recording;
         self.capacity = operations;
-        self.operations
-            .reserve(operations.saturating_sub(self.operations.len()));
+        let kept = &mut self.ended.operations;
+        self.laps
+            .reserve(operations.saturating_sub(self.laps.len()));
+        kept.reserve(operations.saturating_sub(kept.len()));
     }
 
     /// Whether laps are booked.
@@ -73,10 +125,11 @@ impl PhaseClock {
         self.recording
     }
 
-    /// Lets time run from now: what was before belongs to nobody.
+    /// A step begins: what was before belongs to nobody.
     pub fn begin(&mut self) {
         if self.recording {
-            self.mark = Instant::now();
+            self.mark = (self.counter)();
+            self.began = (Instant::now(), self.mark);
         }
     }
 
@@ -89,27 +142,47 @@ impl PhaseClock {
     }
 
     fn book(&mut self, phase: Phase, layer: Option<usize>) {
-        let now = Instant::now();
-        let duration = now - self.mark;
-        let nanos = duration.as_nanos() as u64;
-        self.total[phase.index()] += nanos;
+        let now = (self.counter)();
+        // A thread that moved to another core may see less.
+        let ticks = now.saturating_sub(self.mark);
+        self.total[phase.index()] += ticks;
         if let Some(times) = layer.and_then(|layer| self.layers.get_mut(layer)) {
-            times[phase.index()] += nanos;
+            times.0[phase.index()] += ticks;
         }
-        if self.operations.len() < self.capacity {
-            self.operations.push(Operation {
+        if self.laps.len() + self.ended.operations.len() < self.capacity {
+            self.laps.push(Lap {
                 phase,
                 layer: layer.map(|layer| layer as u32),
-                start: self.mark - self.epoch,
-                duration,
+                start: self.mark,
+                ticks,
             });
         }
         self.mark = now;
     }
 
-    /// The single operations since it was last cleared, in order.
+    /// A step ends: what was booked since it began is told in the system's time.
+    pub fn end(&mut self) {
+        let (began, first) = self.began;
+        let passed = (self.counter)().saturating_sub(first);
+        let tick = began.elapsed().as_nanos() as f64 / passed.max(1) as f64;
+        let nanos = |ticks: u64| (ticks as f64 * tick) as u64;
+        convert(&mut self.total, &mut self.ended.total, nanos);
+        for (from, to) in self.layers.iter_mut().zip(&mut self.ended.layers) {
+            convert(&mut from.0, to, nanos);
+        }
+        let before = began - self.epoch;
+        let operations = self.laps.drain(..).map(|lap| Operation {
+            phase: lap.phase,
+            layer: lap.layer,
+            start: before + Duration::from_nanos(nanos(lap.start.saturating_sub(first))),
+            duration: Duration::from_nanos(nanos(lap.ticks)),
+        });
+        self.ended.operations.extend(operations);
+    }
+
+    /// The single operations of steps that have ended since it was last cleared, in order.
     pub fn operations(&self) -> &[Operation] {
-        &self.operations
+        &self.ended.operations
     }
 
     /// When it was made.
@@ -120,18 +193,42 @@ impl PhaseClock {
     /// Forgets what was booked; [`crate::Profile::add_step`] does it, too.
     pub fn clear(&mut self) {
         self.total = [0; Phase::COUNT];
-        self.layers.fill([0; Phase::COUNT]);
-        self.operations.clear();
+        self.layers.fill(LayerTimes::default());
+        self.laps.clear();
+        self.ended.total = [0; Phase::COUNT];
+        self.ended.layers.fill([0; Phase::COUNT]);
+        self.ended.operations.clear();
+    }
+}
+
+/// Moves ticks to nanoseconds.
+fn convert(from: &mut Times, to: &mut Times, nanos: impl Fn(u64) -> u64) {
+    for (ticks, sum) in from.iter_mut().zip(to) {
+        *sum += nanos(std::mem::take(ticks));
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::cell::Cell;
+    use std::sync::OnceLock;
+
     use super::*;
+
+    /// The system's clock as a counter.
+    pub(crate) fn nanoseconds() -> u64 {
+        static FIRST: OnceLock<Instant> = OnceLock::new();
+        FIRST.get_or_init(Instant::now).elapsed().as_nanos() as u64
+    }
+
+    /// A counter of another unit.
+    fn ticks() -> u64 {
+        nanoseconds() * 7 + 1_000_000
+    }
 
     #[test]
     fn every_moment_between_begin_and_the_last_lap_is_booked_once() {
-        let mut clock = PhaseClock::new(1);
+        let mut clock = PhaseClock::new(1, ticks);
         clock.set_recording(true, 10);
         let start = Instant::now();
         clock.begin();
@@ -139,28 +236,49 @@ mod tests {
             std::thread::sleep(Duration::from_millis(2));
             clock.lap(phase, (phase == Phase::Norm).then_some(0));
         }
+        assert!(clock.operations().is_empty(), "the step has not ended");
+        clock.end();
         let passed = start.elapsed().as_nanos() as u64;
-        let booked: u64 = clock.total.iter().sum();
+        let ended = &clock.ended;
+        let booked: u64 = ended.total.iter().sum();
+        // Two readings of two clocks are some microseconds apart at worst.
         assert!(
-            booked <= passed && booked >= 6_000_000,
+            booked <= passed + 100_000 && booked >= 5_900_000,
             "{booked} of {passed}"
         );
-        assert_eq!(
-            clock.layers[0][Phase::Norm.index()],
-            clock.total[Phase::Norm.index()]
-        );
-        assert_eq!(clock.layers[0][Phase::Embed.index()], 0);
-        let [a, b, c] = clock.operations[..] else {
+        let norm = Phase::Norm.index();
+        assert_eq!(ended.layers[0][norm], ended.total[norm]);
+        assert_eq!(ended.layers[0][Phase::Embed.index()], 0);
+        let [a, b, c] = clock.operations()[..] else {
             panic!("three operations")
         };
-        assert_eq!(a.start + a.duration, b.start);
-        assert_eq!(b.start + b.duration, c.start);
+        for (one, next) in [(a, b), (b, c)] {
+            let gap = next.start.abs_diff(one.start + one.duration);
+            assert!(gap <= Duration::from_nanos(2), "{gap:?}");
+        }
         assert_eq!((b.phase, b.layer), (Phase::Norm, Some(0)));
     }
 
     #[test]
+    fn a_counter_that_steps_back_takes_no_time() {
+        thread_local!(static COUNTER: Cell<u64> = const { Cell::new(1000) });
+        let set = |value| COUNTER.with(|counter| counter.set(value));
+        let mut clock = PhaseClock::new(0, || COUNTER.with(Cell::get));
+        clock.set_recording(true, 8);
+        clock.begin();
+        for value in [2000, 500, 2500] {
+            set(value);
+            clock.lap(Phase::Embed, None);
+        }
+        assert_eq!(clock.total[Phase::Embed.index()], 1000 + 2000);
+        set(0);
+        clock.end();
+        assert_eq!(clock.operations().len(), 3);
+    }
+
+    #[test]
     fn a_clock_that_is_off_books_nothing() {
-        let mut clock = PhaseClock::new(1);
+        let mut clock = PhaseClock::new(1, ticks);
         clock.begin();
         clock.lap(Phase::Embed, Some(0));
         assert_eq!(clock.total, [0; Phase::COUNT]);
@@ -168,8 +286,9 @@ mod tests {
         clock.begin();
         clock.lap(Phase::Embed, Some(7));
         clock.lap(Phase::Norm, None);
-        assert_eq!(clock.operations.len(), 1, "as many as there is room for");
+        clock.end();
+        assert_eq!(clock.operations().len(), 1, "as many as there is room for");
         clock.clear();
-        assert!(clock.total.iter().all(|&t| t == 0) && clock.operations.is_empty());
+        assert!(clock.ended.total.iter().all(|&t| t == 0) && clock.operations().is_empty());
     }
 }

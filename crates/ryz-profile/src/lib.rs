@@ -6,7 +6,7 @@
 //! [`Snapshot`] of that is the typed result: print it ([`Snapshot::report`]), draw it ([`Snapshot::chart`]), or read
 //! the single operations as a Chrome trace ([`Profile::trace`]).
 //!
-//! A clock that is off costs a branch a lap; one that is on a reading of the system's clock, some 25 ns.
+//! A clock that is off costs a branch a lap; one that is on a reading of the processor's counter, some nanoseconds.
 #![forbid(unsafe_code)]
 
 mod chart;

@@ -116,15 +116,16 @@ impl Profile {
         self.capacity - self.operations.len()
     }
 
-    /// Takes in a step and clears its clock.
+    /// Takes in a step that has [ended](PhaseClock::end) and clears its clock.
     pub fn add_step(&mut self, step: Step, clock: &mut PhaseClock) {
-        add(&mut self.total, &clock.total);
-        for (sum, times) in self.layers.iter_mut().zip(&clock.layers) {
+        let ended = &clock.ended;
+        add(&mut self.total, &ended.total);
+        for (sum, times) in self.layers.iter_mut().zip(&ended.layers) {
             add(sum, times);
         }
         let room = self.room();
         let since = clock.epoch().saturating_duration_since(self.epoch);
-        let operations = clock
+        let operations = ended
             .operations
             .iter()
             .take(room)
@@ -287,6 +288,7 @@ fn fraction(part: u64, whole: u64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::tests::nanoseconds;
 
     fn step(prompt_tokens: usize, decoded_tokens: usize, millis: u64) -> Step {
         Step {
@@ -302,12 +304,12 @@ mod tests {
     #[test]
     fn steps_add_up_to_shares_latencies_and_bytes() {
         let mut profile = Profile::new(2, 0);
-        let mut clock = PhaseClock::new(2);
-        clock.total[Phase::Qkv.index()] = 30_000_000;
-        clock.layers[1][Phase::Qkv.index()] = 30_000_000;
+        let mut clock = PhaseClock::new(2, nanoseconds);
+        clock.ended.total[Phase::Qkv.index()] = 30_000_000;
+        clock.ended.layers[1][Phase::Qkv.index()] = 30_000_000;
         profile.add_step(step(10, 0, 40), &mut clock);
         assert_eq!(
-            clock.total,
+            clock.ended.total,
             [0; Phase::COUNT],
             "the clock is ready for the next step"
         );
@@ -356,7 +358,7 @@ mod tests {
         let running = profile.start_timer("outer").unwrap();
         let ended = profile.start_timer("inner").unwrap();
         profile.end_timer(ended).unwrap();
-        profile.add_step(step(1, 0, 5), &mut PhaseClock::new(1));
+        profile.add_step(step(1, 0, 5), &mut PhaseClock::new(1, nanoseconds));
         profile.reset();
         let empty = profile.snapshot();
         assert_eq!((empty.tokens.prompt, empty.timers.len()), (0, 0));

@@ -46,18 +46,20 @@ pub(crate) fn chrome(
 
 #[cfg(test)]
 mod tests {
+    use crate::clock::tests::nanoseconds;
     use crate::{Phase, PhaseClock, Profile, Step};
 
     #[test]
     fn a_trace_holds_every_operation_in_its_time() {
         let mut profile = Profile::new(1, 3);
-        let mut clock = PhaseClock::new(1);
+        let mut clock = PhaseClock::new(1, nanoseconds);
         clock.set_recording(true, profile.room());
         let timer = profile.start_timer("outer").unwrap();
         clock.begin();
         for layer in [None, Some(0), Some(0), None] {
             clock.lap(Phase::Norm, layer);
         }
+        clock.end();
         profile.add_step(Step::default(), &mut clock);
         profile.end_timer(timer);
         assert_eq!(profile.room(), 0);

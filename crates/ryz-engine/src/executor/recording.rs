@@ -78,6 +78,7 @@ impl Executor {
         }
         let mut clock = self.state.clock();
         clock.lap(Phase::Schedule, None);
+        clock.end();
         recorded.step.wall = recorded.began.elapsed();
         if let Some(observer) = recorded.observer {
             observer.step(clock.operations());

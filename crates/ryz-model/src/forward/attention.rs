@@ -42,7 +42,10 @@ impl Pass<'_> {
             self.barrier(Some(index))?;
         }
         let norm = layer.attn_sub_norm.as_deref();
-        self.tokens(|rows| self.prepare(index, &state.heads, norm, &layer.output, rows))?;
+        self.tokens(|rows| {
+            self.prepare(index, &state.heads, norm, &layer.output, rows);
+            self.lap(Phase::Quantize, Some(index));
+        })?;
         self.barrier(Some(index))?;
         self.project(&layer.output, &state.heads, &state.projected)?;
         self.lap(Phase::Output, Some(index));

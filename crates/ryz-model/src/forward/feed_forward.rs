@@ -31,6 +31,7 @@ impl Pass<'_> {
             self.count_zeros(index, rows.clone());
             self.prepare(index, &state.gate, norm, &layer.down, rows.clone());
             self.count_quantized_zeros(index, &layer.down, rows);
+            self.lap(Phase::Quantize, Some(index));
         })?;
         self.barrier(Some(index))?;
         self.project(&layer.down, &state.gate, &state.projected)?;
@@ -67,7 +68,6 @@ impl Pass<'_> {
                 activity[index].add_skipped((zeros * weights.item_bytes()) as u64);
             }
         }
-        self.lap(Phase::Quantize, Some(index));
     }
 
     /// gate = act(Wgate·normed) · (Wup·normed).
