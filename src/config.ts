@@ -188,10 +188,10 @@ export interface EngineConfig {
    */
   readonly head?: HeadType | undefined;
   /**
-   * Whether a head of 16 or 32 bits a weight is read through an image of 8 bits, by which the rows are found that can matter; only
-   * they are read whole. The tokens are the same, bit for bit. `auto` does so where the head has 8 MiB or more, fewer than 2 % of
-   * its rows survive among a few tokens that are tried while it loads, `memoryLimit` leaves room for the image (8.5 bits a weight,
-   * in `estimateMemory`), and weights are not mapped (docs/head.md).
+   * Whether rows of the head are left out that cannot matter to the sampler. The tokens are the same, bit for bit. `auto` does so where
+   * the head has 8 MiB or more and is not mapped: in F16, BF16 or F32 by a copy in 8.5 bits a weight (in `estimateMemory`), where
+   * `memoryLimit` leaves room for it and fewer than 2 % of the rows survive among a few tokens that are tried while it loads; in Q6_K or
+   * Q4_K by products with activations of one byte, as long as fewer than 2 % survive in the engine's own steps (docs/head.md).
    * @defaultValue `auto`
    */
   readonly headScreening?: HeadScreening | undefined;

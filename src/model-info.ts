@@ -62,10 +62,13 @@ export interface ModelInfo {
 
 /** A head of which rows are left out (docs/head.md). */
 export interface ScreenedHead {
-  /** Bytes of its image, beside the head. */
+  /** Bytes of its image, beside the head: of bounds alone where the head is its own image (Q4_K, Q6_K). */
   readonly imageBytes: number;
-  /** The share of its rows that survived, in the mean of a few tokens that were tried while it was loaded. */
-  readonly survivors: number;
+  /**
+   * The share of its rows that survived, in the mean of a few tokens that were tried while it was loaded. Absent where the head is its
+   * own image: the engine's own steps tell then whether it pays.
+   */
+  readonly survivors?: number;
 }
 
 /** A draft model that was loaded beside (docs/speculation.md). */

@@ -193,7 +193,7 @@ export interface NativeModelInfo {
 
 export interface NativeScreenedHead {
   imageBytes: number;
-  survivors: number;
+  survivors?: number;
 }
 
 export interface NativeDraftModel {

@@ -1,8 +1,8 @@
 //! Choosing, while a model is loaded, whether rows of its head are left out (`docs/head.md`).
 //!
 //! How many rows survive depends on the model: on how far the largest logits are from the others, in units of the error of eight
-//! bits. So a few tokens go through the model itself, and the image stays where the mean of what survives is small. Tokens are the
-//! same either way.
+//! bits. So a few tokens go through the model itself, and a copy of the head stays where the mean of what survives is small. A head that
+//! is its own image takes no memory: the engine's own steps tell whether it pays. Tokens are the same either way.
 
 use std::sync::atomic::AtomicBool;
 
@@ -21,10 +21,11 @@ const PROBE_TOKENS: usize = 8;
 /// How rows of a head are left out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Screening {
-    /// Bytes of the image, beside the head.
+    /// Bytes of the image, or of bounds alone, beside the head.
     pub image_bytes: usize,
-    /// The share of rows that survived among those that default sampling needs, in the mean of a few tokens.
-    pub survivors: f64,
+    /// The share of rows that survived among those that default sampling needs, in the mean of a few tokens; `None` where that was not
+    /// measured, because the head is its own image.
+    pub survivors: Option<f64>,
 }
 
 /// Measures the model that was loaded with `screening`, by tokens from all over the vocabulary, in the first block of a cache that
@@ -41,6 +42,12 @@ pub(crate) fn choose(
 ) -> Result<Option<Screening>, EngineError> {
     if model.image_bytes() == 0 {
         return Ok(None);
+    }
+    if model.head_is_image() {
+        return Ok(Some(Screening {
+            image_bytes: model.image_bytes(),
+            survivors: None,
+        }));
     }
     let vocab = model.config().vocab_size;
     let room = state.max_outputs().min(state.max_tokens());
@@ -75,10 +82,10 @@ pub(crate) fn choose(
     }
     Ok(Some(Screening {
         image_bytes: model.image_bytes(),
-        survivors: if survivors.is_finite() {
+        survivors: Some(if survivors.is_finite() {
             survivors
         } else {
             1.0
-        },
+        }),
     }))
 }

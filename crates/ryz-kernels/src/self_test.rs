@@ -5,8 +5,8 @@ use ryz_tmac::{Arena, ArenaConfig, BufferKind, MatMut, MatRef};
 
 use crate::{
     ActivationView, BatchLayout, DenseWeight, KernelError, Kernels, Level, Line, LineOrder,
-    PackedTernary, Packing, QuantizedActivations, QuantizedLayout, SparseTernary, TILE_TOKENS,
-    TiledActivations,
+    PackedTernary, Packing, Prepared, QuantizedActivations, QuantizedLayout, SparseTernary,
+    TILE_TOKENS, TiledActivations,
 };
 
 /// Rows, columns and tokens of the cases: whole and partial tiles, more than one unpacked piece, every token path.
@@ -112,6 +112,20 @@ pub fn self_test(kernels: Kernels) -> Result<(), KernelError> {
                 || format!("{dtype}, {tokens} tokens"),
                 |out| tested.matmul(0..ROWS, x, &mut scratch(), out),
                 |out| expected.matmul(0..ROWS, x, &mut scratch(), out),
+                tokens,
+            )?;
+            if !DenseWeight::has_coarse(dtype) {
+                continue;
+            }
+            let coarse = |weights: &DenseWeight, out: MatMut<'_, f32>| {
+                let mut prepared = Prepared::default();
+                weights.matmul_coarse(0..ROWS, x, &mut scratch(), &mut prepared, out);
+            };
+            compare(
+                kernels.set().coarse.name,
+                || format!("{dtype}, {tokens} tokens, coarsely"),
+                |out| coarse(&tested, out),
+                |out| coarse(&expected, out),
                 tokens,
             )?;
         }

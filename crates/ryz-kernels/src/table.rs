@@ -43,6 +43,7 @@ type Fixed = unsafe fn(
     &mut Prepared,
     MatMut<'_, f32>,
 );
+type CoarseErrors = unsafe fn(&DenseWeight, usize, &mut [f32]);
 type Decode = unsafe fn(DType, &[u8], &mut [f32]);
 
 /// The kernels of one level.
@@ -71,6 +72,10 @@ pub(crate) struct KernelSet {
     to_tiles: ToTiles,
     pub dense: KernelRow<Dense>,
     pub fixed: KernelRow<Fixed>,
+    /// The same with activations of one byte.
+    pub coarse: KernelRow<Fixed>,
+    /// A factor of the bound of what they differ by, which needs no name.
+    coarse_errors: CoarseErrors,
     decode: KernelRow<Decode>,
 }
 
@@ -158,7 +163,7 @@ impl Kernels {
     }
 
     /// The names of its kernels of products.
-    pub fn names(self) -> [&'static str; 9] {
+    pub fn names(self) -> [&'static str; 10] {
         let set = self.set;
         [
             set.ternary_i8.name,
@@ -169,6 +174,7 @@ impl Kernels {
             set.sparse_columns.name,
             set.dense.name,
             set.fixed.name,
+            set.coarse.name,
             set.decode.name,
         ]
     }
@@ -314,6 +320,24 @@ impl Kernels {
     ) {
         // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
         unsafe { (self.set.fixed.kernel)(weights, rows, x, scratch, prepared, out) }
+    }
+
+    pub(crate) fn coarse_matmul(
+        self,
+        weights: &DenseWeight,
+        rows: Range<usize>,
+        x: ActivationView<'_>,
+        scratch: &mut [Line],
+        prepared: &mut Prepared,
+        out: MatMut<'_, f32>,
+    ) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.coarse.kernel)(weights, rows, x, scratch, prepared, out) }
+    }
+
+    pub(crate) fn coarse_errors(self, weights: &DenseWeight, first: usize, out: &mut [f32]) {
+        // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
+        unsafe { (self.set.coarse_errors)(weights, first, out) }
     }
 
     pub(crate) fn dense_decode(self, dtype: DType, bytes: &[u8], out: &mut [f32]) {
@@ -471,6 +495,23 @@ macro_rules! kernel_set {
             }
 
             $(#[target_feature(enable = $features)])?
+            fn coarse(
+                weights: &DenseWeight,
+                rows: Range<usize>,
+                x: ActivationView<'_>,
+                scratch: &mut [Line],
+                prepared: &mut Prepared,
+                out: MatMut<'_, f32>,
+            ) {
+                dense::fixed::coarse_matmul($codes, weights, rows, x, scratch, prepared, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
+            fn coarse_errors(weights: &DenseWeight, first: usize, out: &mut [f32]) {
+                dense::fixed::coarse::row_errors($codes, weights, first, out);
+            }
+
+            $(#[target_feature(enable = $features)])?
             fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
                 dense::matmul::decode($simd, dtype, bytes, out);
             }
@@ -494,6 +535,8 @@ macro_rules! kernel_set {
                 to_tiles,
                 dense: KernelRow { name: concat!("f32_blocks_f32_gemm_4x16_", $isa), kernel: dense },
                 fixed: KernelRow { name: concat!("x24_k_f32_gemm_1x64_", $isa), kernel: fixed },
+                coarse: KernelRow { name: concat!("x8_k_f32_gemm_1x64_", $isa), kernel: coarse },
+                coarse_errors,
                 decode: KernelRow { name: concat!("blocks_f32_decode_1x16_", $isa), kernel: decode },
             }
         };

@@ -6,7 +6,8 @@ mod common;
 use common::*;
 use ryz_format::{DType, TensorView};
 use ryz_kernels::{
-    ActivationView, DenseWeight, KernelError, Kernels, Line, Linear, Prepared, QuantizedLayout,
+    ActivationView, COARSE_FLOOR, DenseWeight, KernelError, Kernels, Line, Linear, Prepared,
+    QuantizedLayout,
 };
 use ryz_tmac::{BufferKind, MatMut};
 
@@ -235,9 +236,164 @@ fn the_greatest_fixed_point_sums_fit() {
                     let x = vec![x; cols];
                     let y = product(&weights, f32_view(&x, cols));
                     near_f64(&x, &decoded, 1.0, y[0], &format!("{dtype}, codes {code}"));
+                    // All are the greatest, which lose nothing.
+                    let off = f64::from((coarse(&weights, &x)[0] - y[0]).abs());
+                    let bound =
+                        f64::from(coarse_row_errors(&weights)[0]) * coarse_error(&weights, &x);
+                    assert!(
+                        off <= bound && bound < 1e-2 * f64::from(y[0].abs()).max(1.0),
+                        "{off}, {bound}"
+                    );
                 }
             }
         }
+    }
+}
+
+/// The coarse product of all rows, in pieces.
+fn coarse(weights: &Linear, x: &[f32]) -> Vec<f32> {
+    let Linear::Dense(weights) = weights else {
+        unreachable!("it is dense")
+    };
+    let tokens = x.len() / weights.cols();
+    let mut scratch = vec![Line([0; 64]); weights.scratch_lines()];
+    let mut prepared = Prepared::default();
+    let mut out = vec![0.0; tokens * weights.rows()];
+    let first = weights.rows() / 3;
+    for range in [0..first, first..weights.rows()] {
+        if range.is_empty() {
+            continue;
+        }
+        let mut part = vec![0.0; tokens * range.len()];
+        weights.matmul_coarse(
+            range.clone(),
+            f32_view(x, weights.cols()),
+            &mut scratch,
+            &mut prepared,
+            MatMut::from_slice(&mut part, range.len()),
+        );
+        for (token, part) in part.chunks_exact(range.len()).enumerate() {
+            out[token * weights.rows()..][range.clone()].copy_from_slice(part);
+        }
+    }
+    out
+}
+
+fn coarse_row_errors(weights: &Linear) -> Vec<f32> {
+    let Linear::Dense(weights) = weights else {
+        unreachable!("it is dense")
+    };
+    let mut errors = vec![0.0; weights.rows()];
+    weights.coarse_row_errors(0, &mut errors);
+    errors
+}
+
+fn coarse_error(weights: &Linear, x: &[f32]) -> f64 {
+    let Linear::Dense(weights) = weights else {
+        unreachable!("it is dense")
+    };
+    weights.coarse_error(x).0
+}
+
+#[test]
+fn coarse_products_are_alike_on_every_level_and_in_any_batch() {
+    let mut random = seed("dense: coarse_products_are_alike_on_every_level_and_in_any_batch");
+    for dtype in [DType::Q4K, DType::Q6K] {
+        for tokens in [1, 2, 3, 8, 16, 19] {
+            let (rows, cols) = (1 + random.below(40), 256 * (1 + random.below(12)));
+            let bytes = dense_blocks(&mut random, dtype, rows, cols);
+            let x = activations(&mut random, tokens, cols);
+            let mut weights = dense(dtype, rows, cols, &bytes, scalar()).unwrap();
+            let what = format!("{dtype} {rows}×{cols}, {tokens} tokens");
+            let expected = coarse(&weights, &x);
+            let alone = x.chunks_exact(cols).flat_map(|x| coarse(&weights, x));
+            assert_same(&alone.collect::<Vec<_>>(), &expected, || what.clone());
+            let errors = coarse_row_errors(&weights);
+            for kernels in levels() {
+                weights.set_kernels(kernels);
+                let level = kernels.level();
+                assert_same(&coarse(&weights, &x), &expected, || {
+                    format!("{what}, {level}")
+                });
+                assert_same(&coarse_row_errors(&weights), &errors, || {
+                    format!("{what}, {level}")
+                });
+            }
+        }
+    }
+}
+
+/// Also with activations that take the bound of a row to its end, or nearly: each loses almost half a step, with the sign of its
+/// weight.
+#[test]
+fn coarse_products_are_within_their_bound() {
+    let mut random = seed("dense: coarse_products_are_within_their_bound");
+    for dtype in [DType::Q4K, DType::Q6K] {
+        let mut worst = 0.0f64;
+        for round in 0..60 {
+            let (rows, cols) = (24, 256 * (1 + random.below(8)));
+            let bytes = dense_blocks(&mut random, dtype, rows, cols);
+            let weights = dense(dtype, rows, cols, &bytes, Kernels::default()).unwrap();
+            let size = random.pick(&[1e-20f32, 1e-3, 1.0, 1e6]);
+            let mut x: Vec<f32> = random.floats(cols).iter().map(|x| x * size).collect();
+            let mut decoded = vec![0.0; cols];
+            match round % 3 {
+                // One that is much larger than the others, which lose all.
+                0 => x[round] = 300.0 * size,
+                1 => {
+                    weights.embedding_row(round % rows, &mut decoded);
+                    for (x, w) in x.iter_mut().zip(&decoded) {
+                        let step = random.below(251) as f32 - 125.0;
+                        *x = (step + 0.499f32.copysign(*w)) * size;
+                    }
+                    x[round] = 127.0 * size;
+                }
+                _ => {}
+            }
+            let (exact, near) = (product(&weights, f32_view(&x, cols)), coarse(&weights, &x));
+            let (errors, error) = (coarse_row_errors(&weights), coarse_error(&weights, &x));
+            for row in 0..rows {
+                weights.embedding_row(row, &mut decoded);
+                let squares = decoded.iter().map(|&w| f64::from(w).powi(2));
+                let norm = squares.sum::<f64>().sqrt();
+                let of_row = f64::from(errors[row]);
+                // Of random blocks of Q4_K what is left of codes and minima is little less than these.
+                assert!(
+                    of_row >= norm && of_row < 1.02 * norm + 1e-30,
+                    "{dtype}, row {row}: {of_row} of {norm}"
+                );
+                let bound = of_row * error + f64::from(COARSE_FLOOR);
+                let off = (f64::from(exact[row]) - f64::from(near[row])).abs();
+                assert!(off <= bound, "{dtype} {cols}, row {row}: {off} of {bound}");
+                worst = worst.max(off / bound);
+            }
+        }
+        assert!(
+            worst > 0.7,
+            "{dtype}: the bound is {worst} of what it could be"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_finite_has_no_bound() {
+    for dtype in [DType::Q4K, DType::Q6K] {
+        let cols = 256;
+        let mut bytes = vec![1; 2 * dtype.row_bytes(cols).unwrap()];
+        let scale = if dtype == DType::Q6K { 208 } else { 0 };
+        bytes[scale..scale + 2].copy_from_slice(&half_bits(f32::INFINITY));
+        let weights = dense(dtype, 2, cols, &bytes, Kernels::default()).unwrap();
+        let errors = coarse_row_errors(&weights);
+        assert!(
+            !errors[0].is_finite() && errors[1].is_finite(),
+            "{errors:?}"
+        );
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = vec![1.0; cols];
+            x[77] = bad;
+            assert_eq!(coarse_error(&weights, &x), f64::INFINITY);
+        }
+        assert!(coarse_error(&weights, &vec![0.0; cols]).is_finite());
     }
 }
 

@@ -481,10 +481,7 @@ impl Pass<'_> {
     ) {
         let input = self.state.input_of(projection, input);
         let mut scratch = self.scratch();
-        let scratch = match &mut scratch {
-            Some(scratch) => scratch.row_mut(0),
-            None => &mut [],
-        };
+        let scratch = lines(&mut scratch);
         projection
             .weight
             .matmul(rows.clone(), input.view(), scratch, out.view());
@@ -517,5 +514,13 @@ impl Pass<'_> {
                 kernels.add(&bias[rows.clone()], out.row_mut(token));
             }
         }
+    }
+}
+
+/// The lines of a worker's scratch memory, where products need any.
+fn lines<'a>(scratch: &'a mut Option<WriteGuard<'_, Line>>) -> &'a mut [Line] {
+    match scratch {
+        Some(scratch) => scratch.row_mut(0),
+        None => &mut [],
     }
 }

@@ -252,6 +252,12 @@ impl Model {
         self.weights.image.as_ref().map_or(0, HeadImage::bytes)
     }
 
+    /// Whether the head has an image that is no copy, and that each [`crate::RunState`] gives up by itself where it does not pay.
+    pub fn head_is_image(&self) -> bool {
+        let image = self.weights.image.as_ref();
+        image.is_some_and(HeadImage::is_head)
+    }
+
     /// Gives the image back: all steps from now on multiply the whole head.
     pub fn drop_image(&mut self) {
         self.weights.image = None;
@@ -387,7 +393,7 @@ impl Loader<'_> {
             let rows = head.tensor.rows;
             reserved.push((OUTPUT.to_owned(), rows, Reserved::Dense(blocks)));
         }
-        if let Some(head) = &self.screened {
+        if let Some(head) = self.screened.filter(|head| head.blocks() > 0) {
             let blocks = self.arena.allocate(head.blocks(), BufferKind::Weights)?;
             reserved.push((IMAGE.to_owned(), head.rows(), Reserved::Dense(blocks)));
         }

@@ -85,6 +85,8 @@ pub(crate) struct ScreenCounter {
     outputs: AtomicU64,
     rows: AtomicU64,
     read_bytes: AtomicU64,
+    /// Outputs and their rows that were taken.
+    taken: [u64; 2],
 }
 
 impl ScreenCounter {
@@ -103,7 +105,17 @@ impl ScreenCounter {
             .fetch_add(read_bytes as u64, Ordering::Relaxed);
     }
 
+    /// Outputs so far, and the rows of the head that were multiplied for them.
+    fn all(&mut self) -> [u64; 2] {
+        let [outputs, rows] = self.taken;
+        [
+            outputs + *self.outputs.get_mut(),
+            rows + *self.rows.get_mut(),
+        ]
+    }
+
     fn take(&mut self) -> ScreenedHead {
+        self.taken = self.all();
         ScreenedHead {
             steps: std::mem::take(self.steps.get_mut()),
             outputs: std::mem::take(self.outputs.get_mut()),
@@ -316,7 +328,7 @@ impl RunState {
             logits: matrix("logits", max_outputs, logits)?,
         };
         let screened_rows = model.weights.image.as_ref();
-        let screened_rows = screened_rows.map(|image| image.weight.rows());
+        let screened_rows = screened_rows.map(HeadImage::rows);
         let screen = screened_rows.map(screen_columns).map(|columns| {
             let rows = max_outputs.min(MOST_OUTPUTS);
             let [lower, upper, norms, thresholds] = columns;
@@ -419,8 +431,12 @@ impl RunState {
             0 => None,
             lines => Some(PartitionedSlice::new(&mut self.scratch, lines)),
         };
+        let seen = self.screened.all();
+        let image = image.filter(|image| image.still_pays(seen));
         let screen = match (image, &mut self.screen) {
-            (Some(image), Some(screen)) if (1..=screen.norms.rows()).contains(&outputs) => {
+            (Some(image), Some(screen))
+                if (1..=screen.norms.rows().min(image.most_outputs())).contains(&outputs) =>
+            {
                 // Of fewer groups a large part would survive.
                 let most = MOST_NEEDED.min(image.groups() / 2);
                 let fits = screen.lower.cols == image.groups();

@@ -1,11 +1,12 @@
 //! Leaving out rows of the head that cannot matter to a sampler which looks at the largest logits only.
 //!
-//! Beside a head of 16 or 32 bits lies an *image* of it in Q8_0, half as large or less, and for each row a bound on how far the
-//! logit that the image gives may be from the head's own. A step multiplies the image, finds the least that the k-th largest
+//! A head has an *image*, which takes less to multiply, and for each row a bound on how far the logit that the image gives may be from
+//! the head's own. Of one of 16 or 32 bits that is a copy in Q8_0, half as large or less; of Q4_K and Q6_K it is the head itself,
+//! multiplied with activations of one byte in place of three ([`DenseWeight::matmul_coarse`], with a bound of its own). A step multiplies the image, finds the least that the k-th largest
 //! logit can be, and multiplies those rows of the head itself whose logit may reach it. These logits are the whole head's, bit for
 //! bit; all others are given as −∞.
 //!
-//! # The bound
+//! # The bound of a copy
 //!
 //! For a row w of the head, its image v and hidden states x of n columns, let y(w) be what the kernel of dense weights computes
 //! of Σ w·x. Weights are decoded exactly (of Q8_0 the product of 8 and 11 bits), and element c is added to lane c mod 16 by a fused
@@ -28,16 +29,19 @@
 //! bounds of groups is reached by k rows at least; so is it by the k-th largest logit, and every row among the k largest, equal
 //! ones included, has an upper bound as large. What compares in f32 is rounded away from the logit.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use half::f16;
 use ryz_format::{DType, ModelConfig, TensorInfo};
-use ryz_kernels::{DenseWeight, Kernels, Linear};
+use ryz_kernels::{ActivationView, COARSE_FLOOR, DenseWeight, Kernels, Line, Linear, Prepared};
 use ryz_numa::Lease;
-use ryz_tmac::{AlignedVec, Arena, Buffer, BufferKind, LINE};
+use ryz_tmac::{AlignedVec, Arena, Buffer, BufferKind, LINE, MatMut};
 
 use crate::{
     ModelError,
@@ -57,19 +61,23 @@ const MANY_ROWS: usize = 1024 * GROUP;
 /// One row in so many may survive, in a step and in the mean of those that are measured at load; where more do, the whole head is
 /// multiplied.
 pub const ROWS_PER_SURVIVOR: usize = 50;
-/// The most outputs of a step that are screened: with more, products are bound by arithmetic, of which the image is more.
-pub(crate) const MOST_OUTPUTS: usize = 8;
+/// Outputs from which on a head that is its own image is judged.
+const JUDGED_FROM: u64 = 16;
+/// The most outputs of a step that are screened.
+pub(crate) const MOST_OUTPUTS: usize = 16;
+/// The most by a copy: with more, products are bound by arithmetic, of which it saves none.
+const MOST_OF_COPY: usize = 8;
 /// The most logits that an output may need.
 pub(crate) const MOST_NEEDED: usize = 256;
 
-/// Added to what bounds a difference of logits: products below the smallest normal number.
-const FLOOR: f32 = f32::from_bits((127 - 100) << 23);
+/// Added to what bounds a difference of logits: products below the smallest normal number, of either image.
+const FLOOR: f32 = COARSE_FLOOR;
 /// What norms are multiplied with: more than all roundings on the way to a bound.
 const UP: f64 = 1.0 + 1.0 / (1 << 20) as f64;
 /// The most that a logit may be for its row to be screened: far from what f32 holds.
 const MOST: f64 = (1u128 << 120) as f64;
 
-/// Whether rows of a head of 16 or 32 bits are left out that cannot matter to a sampler. Tokens are the same.
+/// Whether rows of the head are left out that cannot matter to a sampler. Tokens are the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HeadScreening {
@@ -117,9 +125,10 @@ impl<'a> Screened<'a> {
             HeadScreening::Auto => tensor.bytes >= LEAST_BYTES,
             HeadScreening::Always => true,
         };
-        let floats = matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16);
-        let fits = tensor.cols.is_multiple_of(DType::Q8_0.block_values());
-        (made.is_none() && large && floats && fits && tensor.rows > 0).then_some(Self(tensor))
+        let copied = matches!(tensor.dtype, DType::F32 | DType::F16 | DType::BF16)
+            && tensor.cols.is_multiple_of(DType::Q8_0.block_values());
+        let can_be = copied || DenseWeight::has_coarse(tensor.dtype);
+        (made.is_none() && large && can_be && tensor.rows > 0).then_some(Self(tensor))
     }
 
     /// Rows of the head.
@@ -127,8 +136,11 @@ impl<'a> Screened<'a> {
         self.0.rows
     }
 
-    /// Bytes of the image's blocks.
+    /// Bytes of the blocks of a copy; 0 where the head is its own image.
     pub fn blocks(&self) -> usize {
+        if DenseWeight::has_coarse(self.0.dtype) {
+            return 0;
+        }
         let row = DType::Q8_0.row_bytes(self.0.cols).unwrap_or(0);
         row.saturating_mul(self.0.rows)
     }
@@ -154,11 +166,12 @@ pub(crate) fn groups(rows: usize) -> usize {
     rows.div_ceil(group(rows))
 }
 
-/// The head in Q8_0, and how far each of its logits may be from the head's.
+/// An image of the head, and how far each of its logits may be from the head's.
 #[derive(Debug)]
 pub(crate) struct HeadImage {
-    pub weight: Linear,
-    /// (row): e of the module's documentation.
+    /// The head in Q8_0; `None` where the head is its own image, multiplied coarsely.
+    copy: Option<Linear>,
+    /// (row): e of the module's documentation, or the factor of [`DenseWeight::coarse_row_errors`].
     errors: AlignedVec<f32>,
     /// The largest norm of a row, of the head or of the image.
     largest: f64,
@@ -166,6 +179,9 @@ pub(crate) struct HeadImage {
     /// Groups that may have survivors, beyond which the whole head is multiplied.
     most_groups: usize,
 }
+
+/// A copy where there is one, errors, and the largest norm.
+type Made = (Option<Linear>, AlignedVec<f32>, f64);
 
 impl HeadImage {
     /// Makes it on the threads of `lease`; `None` where the head has a number that is none, or one that Q8_0 does not hold.
@@ -177,9 +193,56 @@ impl HeadImage {
         reserved: Option<Buffer>,
         lease: &Lease,
     ) -> Result<Option<Self>, ModelError> {
+        let arena = arena.labelled(IMAGE);
+        let made = match head {
+            Linear::Dense(dense) if DenseWeight::has_coarse(dense.dtype()) => {
+                Self::coarse(dense, &arena, lease)?
+            }
+            _ => Self::copy(head, kernels, &arena, reserved, lease)?,
+        };
+        let rows = head.rows();
+        Ok(made.map(|(copy, errors, largest)| Self {
+            copy,
+            errors,
+            largest,
+            group: group(rows),
+            most_groups: match screening {
+                HeadScreening::Always => rows,
+                _ => rows / ROWS_PER_SURVIVOR,
+            },
+        }))
+    }
+
+    /// Of a head that is its own image.
+    fn coarse(
+        head: &DenseWeight,
+        arena: &Arena,
+        lease: &Lease,
+    ) -> Result<Option<Made>, ModelError> {
+        let mut errors = arena.allocate_slice::<f32>(head.rows(), BufferKind::Weights)?;
+        let pieces = Mutex::new(errors.chunks_mut(GROUP * GROUP).enumerate());
+        lease.run(|_| {
+            loop {
+                let next = lock(&pieces).next();
+                let Some((index, errors)) = next else { break };
+                head.coarse_row_errors(index * GROUP * GROUP, errors);
+            }
+        })?;
+        let finite = errors.iter().all(|error| error.is_finite());
+        let largest = errors.iter().copied().fold(0.0, f32::max);
+        Ok(finite.then_some((None, errors, f64::from(largest))))
+    }
+
+    /// Of a head whose image is a copy.
+    fn copy(
+        head: &Linear,
+        kernels: Kernels,
+        arena: &Arena,
+        reserved: Option<Buffer>,
+        lease: &Lease,
+    ) -> Result<Option<Made>, ModelError> {
         let (rows, cols) = (head.rows(), head.cols());
         let row_bytes = DType::Q8_0.row_bytes(cols).unwrap_or(0);
-        let arena = arena.labelled(IMAGE);
         let mut blocks = match reserved {
             Some(blocks) => blocks,
             None => arena.allocate(row_bytes.saturating_mul(rows), BufferKind::Weights)?,
@@ -214,21 +277,69 @@ impl HeadImage {
             return Ok(None);
         }
         let weight = DenseWeight::new(IMAGE, DType::Q8_0, rows, cols, blocks, kernels)?;
-        Ok(Some(Self {
-            weight: Linear::Dense(weight),
-            errors,
-            largest: *lock(&largest),
-            group: group(rows),
-            most_groups: match screening {
-                HeadScreening::Always => rows,
-                _ => rows / ROWS_PER_SURVIVOR,
-            },
-        }))
+        let largest = *lock(&largest);
+        Ok(Some((Some(Linear::Dense(weight)), errors, largest)))
     }
 
-    /// Bytes that a step reads of it.
+    /// Bytes that it keeps beside the head.
     pub fn bytes(&self) -> usize {
-        self.weight.packed_bytes() + self.errors.len() * size_of::<f32>()
+        let copy = self.copy.as_ref().map_or(0, Linear::packed_bytes);
+        copy + self.errors.len() * size_of::<f32>()
+    }
+
+    /// Bytes that a step reads of it, or of the head in its place.
+    pub fn read_bytes(&self, head: &Linear) -> usize {
+        self.matrix(head).packed_bytes() + self.errors.len() * size_of::<f32>()
+    }
+
+    /// What a step multiplies in place of `head`.
+    pub fn matrix<'a>(&'a self, head: &'a Linear) -> &'a Linear {
+        self.copy.as_ref().unwrap_or(head)
+    }
+
+    /// The logits that it gives for some rows of `head`: as [`Linear::matmul_prepared`].
+    pub fn multiply(
+        &self,
+        head: &Linear,
+        rows: Range<usize>,
+        hidden: ActivationView<'_>,
+        scratch: &mut [Line],
+        prepared: &mut Prepared,
+        logits: MatMut<'_, f32>,
+    ) {
+        match (&self.copy, head) {
+            (None, Linear::Dense(head)) => {
+                head.matmul_coarse(rows, hidden, scratch, prepared, logits);
+            }
+            _ => (self.matrix(head)).matmul_prepared(rows, hidden, scratch, prepared, logits),
+        }
+    }
+
+    /// Whether it is the head itself, so that there is nothing to give back where it does not pay.
+    pub fn is_head(&self) -> bool {
+        self.copy.is_none()
+    }
+
+    /// Whether few enough rows were multiplied for the outputs that a [run state](crate::RunState) has seen. A copy was looked at when the
+    /// model was loaded.
+    pub fn still_pays(&self, [outputs, rows]: [u64; 2]) -> bool {
+        let all = self.rows();
+        let measured = self.is_head() && self.most_groups < all && outputs >= JUDGED_FROM;
+        !measured
+            || rows.saturating_mul(ROWS_PER_SURVIVOR as u64) < outputs.saturating_mul(all as u64)
+    }
+
+    /// The most outputs of a step for which it is worth while.
+    pub fn most_outputs(&self) -> usize {
+        match self.is_head() {
+            true => MOST_OUTPUTS,
+            false => MOST_OF_COPY,
+        }
+    }
+
+    /// Rows of the head.
+    pub fn rows(&self) -> usize {
+        self.errors.len()
     }
 
     /// Groups of rows.
@@ -241,12 +352,19 @@ impl HeadImage {
         self.group
     }
 
-    /// ‖x‖ rounded up, by which rows are bounded; infinity where the whole head must be multiplied.
-    pub fn norm(&self, x: &[f32]) -> f32 {
-        let norm = sum_of_squares(x).sqrt() * UP;
+    /// By what rows are bounded: ‖x‖ rounded up, or what activations of one byte lose of it; infinity where the whole head must be
+    /// multiplied.
+    pub fn norm(&self, head: &Linear, x: &[f32]) -> f32 {
+        let (error, norm) = match (&self.copy, head) {
+            (None, Linear::Dense(head)) => head.coarse_error(x),
+            _ => {
+                let norm = sum_of_squares(x).sqrt() * UP;
+                (norm, norm)
+            }
+        };
         // A comparison with what is no number is false.
-        match norm * self.largest <= MOST && norm <= MOST {
-            true => (norm as f32).next_up(),
+        match norm * self.largest <= MOST && norm <= MOST && error <= MOST {
+            true => (error as f32).next_up(),
             false => f32::INFINITY,
         }
     }

@@ -9,13 +9,14 @@ use common::{Runner, Setup};
 use ryz_kernels::Level;
 use ryz_model::{Activations, HeadScreening, HeadType, Needed, Outputs};
 
-/// Models whose heads are floats: tied and F16, tied and F16 with few tokens, untied and BF16.
-fn models() -> [PathBuf; 3] {
+/// Models whose heads are floats: tied and F16, tied and F16 with few tokens, untied and BF16; and one of Q6_K, which is its own image.
+fn models() -> [PathBuf; 4] {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../__test__/fixtures");
     [
         "reference/b158-v-i2_s",
         "variants/head-dim-b158",
         "variants/defaults",
+        "reference/qwen3-v-tq1_0-lq",
     ]
     .map(|name| fixtures.join(format!("{name}.gguf")))
 }
@@ -106,7 +107,8 @@ fn whoever_needs_all_logits_gets_them() {
     for path in models() {
         let mut whole = Runner::load(&path, setup(HeadScreening::Off));
         let mut runner = Runner::load(&path, setup(HeadScreening::Always));
-        let tokens = tokens(9, whole.model.config().vocab_size);
+        let tokens = tokens(17, whole.model.config().vocab_size);
+        let many = if runner.model.head_is_image() { 17 } else { 9 };
         let few = Needed::Largest(3);
         let mut same = |sequences: &[(&[u32], usize, Needed)], outputs| {
             let expected = whole.batch(sequences, outputs);
@@ -126,7 +128,7 @@ fn whoever_needs_all_logits_gets_them() {
             Outputs::Last,
         );
         // More outputs than are screened, and more logits than would be left out.
-        same(&[(&tokens, 0, few)], Outputs::All);
+        same(&[(&tokens[..many], 0, few)], Outputs::All);
         same(&[(&tokens[..4], 0, Needed::Largest(257))], Outputs::Last);
         same(&[(&tokens[..4], 0, few)], Outputs::None);
         // All of whom need few: each as many as it needs.
@@ -145,7 +147,7 @@ fn whoever_needs_all_logits_gets_them() {
 }
 
 #[test]
-fn only_heads_of_floats_have_images() {
+fn only_heads_of_floats_and_k_types_have_images() {
     let [tied, ..] = models();
     for head in [HeadType::Q8, HeadType::Q4] {
         let setup = Setup {

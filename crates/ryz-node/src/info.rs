@@ -124,8 +124,8 @@ impl ModelInfo {
 pub struct ScreenedHead {
     /// Bytes of the image, beside the head.
     pub image_bytes: f64,
-    /// The share of rows that survived in the mean of a few tokens.
-    pub survivors: f64,
+    /// The share of rows that survived in the mean of a few tokens, where that was measured.
+    pub survivors: Option<f64>,
 }
 
 impl ScreenedHead {

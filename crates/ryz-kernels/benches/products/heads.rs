@@ -1,14 +1,17 @@
-//! Output matrices of real models in every type that heads come in, with one token and with eight.
+//! Output matrices of real models in every type that heads come in, with one token and with eight; and those products by which rows of
+//! K types are screened.
 //!
 //! Each is larger than caches hold, but for the small story model's. Rows at both ends are compared with the reference before and
 //! after the measurement.
 
+use std::ops::Range;
+
 use criterion::{BenchmarkId, Criterion, Throughput};
 use ryz_format::DType;
-use ryz_kernels::{Kernels, Level, Line, Linear};
+use ryz_kernels::{DenseWeight, Kernels, Level, Line, Linear, Prepared};
 use ryz_tmac::{Arena, ArenaConfig, MatMut};
 
-use super::{Input, levels, linear, product};
+use super::{Input, levels, linear};
 
 /// The vocabulary and hidden size of models.
 const HEADS: [(&str, usize, usize); 4] = [
@@ -32,14 +35,45 @@ const TOKENS: [usize; 2] = [1, 8];
 /// Rows at either end that are checked.
 const CHECKED: usize = 24;
 
+/// A product of some rows, exact or coarse.
+fn multiply(
+    weights: &Linear,
+    coarse: bool,
+    rows: Range<usize>,
+    input: &Input,
+    scratch: &mut [Line],
+    out: &mut [f32],
+) {
+    let out = MatMut::from_slice(out, rows.len());
+    match weights {
+        Linear::Dense(weights) if coarse => {
+            weights.matmul_coarse(rows, input.view(), scratch, &mut Prepared::default(), out);
+        }
+        _ => weights.matmul(rows, input.view(), scratch, out),
+    }
+}
+
 /// Asserts that both ends of `out` are the reference's.
-fn check(weights: &mut Linear, kernels: Kernels, input: &Input, scratch: &mut [Line], out: &[f32]) {
+fn check(
+    weights: &mut Linear,
+    coarse: bool,
+    kernels: Kernels,
+    input: &Input,
+    scratch: &mut [Line],
+    out: &[f32],
+) {
     let rows = weights.rows();
     weights.set_kernels(Kernels::new(Level::Scalar).expect("here"));
     for range in [0..CHECKED, rows - CHECKED..rows] {
         let mut expected = vec![0.0; CHECKED * input.view().tokens()];
-        let whole = MatMut::from_slice(&mut expected, CHECKED);
-        weights.matmul(range.clone(), input.view(), scratch, whole);
+        multiply(
+            weights,
+            coarse,
+            range.clone(),
+            input,
+            scratch,
+            &mut expected,
+        );
         for (got, expected) in out.chunks_exact(rows).zip(expected.chunks_exact(CHECKED)) {
             assert_eq!(&got[range.clone()], expected, "rows {range:?}");
         }
@@ -53,14 +87,20 @@ pub fn heads(c: &mut Criterion) {
         for dtype in TYPES {
             // Made at the first measurement, so that those that are filtered out cost nothing.
             let mut made = None;
-            for tokens in TOKENS {
-                let name = format!("head/{model}/{dtype}/{rows}x{cols}/{tokens} tokens");
+            let ways = [(false, ""), (true, " coarse")];
+            let ways = ways
+                .into_iter()
+                .filter(|(coarse, _)| !coarse || DenseWeight::has_coarse(dtype));
+            for (tokens, (coarse, way)) in TOKENS
+                .into_iter()
+                .flat_map(|tokens| ways.clone().map(move |way| (tokens, way)))
+            {
+                let name = format!("head/{model}/{dtype}{way}/{rows}x{cols}/{tokens} tokens");
                 let mut group = c.benchmark_group(name);
                 let bytes = rows * dtype.row_bytes(cols).expect("whole blocks");
                 group.throughput(Throughput::Bytes(bytes as u64));
                 for kernels in levels() {
-                    let row = linear(&arena, dtype, 1, cols, 1, true, kernels);
-                    let id = BenchmarkId::from_parameter(row.kernel_name(false));
+                    let id = BenchmarkId::from_parameter(kernels.level());
                     group.bench_function(id, |b| {
                         let weights = made.get_or_insert_with(|| {
                             linear(&arena, dtype, rows, cols, 1, true, kernels)
@@ -69,10 +109,12 @@ pub fn heads(c: &mut Criterion) {
                         let input = Input::new(&arena, kernels, tokens, cols, None);
                         let mut out = vec![0.0; rows * tokens];
                         let mut scratch = vec![Line([0; 64]); weights.scratch_lines()];
-                        product(weights, &input, &mut scratch, &mut out);
-                        check(weights, kernels, &input, &mut scratch, &out);
-                        b.iter(|| product(weights, &input, &mut scratch, &mut out));
-                        check(weights, kernels, &input, &mut scratch, &out);
+                        multiply(weights, coarse, 0..rows, &input, &mut scratch, &mut out);
+                        check(weights, coarse, kernels, &input, &mut scratch, &out);
+                        b.iter(|| {
+                            multiply(weights, coarse, 0..rows, &input, &mut scratch, &mut out)
+                        });
+                        check(weights, coarse, kernels, &input, &mut scratch, &out);
                     });
                 }
                 group.finish();

@@ -18,7 +18,7 @@ use std::ops::Range;
 use ryz_format::DType;
 use ryz_tmac::{MatMut, PrefetchManager, Stored};
 
-pub use self::fixed::Prepared;
+pub use self::fixed::{Prepared, coarse::FLOOR as COARSE_FLOOR};
 use crate::{ActivationView, KernelError, Kernels, Line};
 
 /// A dense matrix (rows, cols) as the file has it.
@@ -160,6 +160,14 @@ impl DenseWeight {
         prepared: &mut Prepared,
         out: MatMut<'_, f32>,
     ) {
+        self.check(&rows, &x, &out);
+        match fixed::is_fixed(self.dtype) {
+            true => (self.kernels).fixed_matmul(self, rows, x, scratch, prepared, out),
+            false => self.kernels.dense_matmul(self, rows, x, out),
+        }
+    }
+
+    fn check(&self, rows: &Range<usize>, x: &ActivationView<'_>, out: &MatMut<'_, f32>) {
         assert!(
             rows.start <= rows.end && rows.end <= self.rows,
             "rows {rows:?} of {}",
@@ -168,10 +176,51 @@ impl DenseWeight {
         assert_eq!(x.cols(), self.cols, "columns of activations");
         assert_eq!(out.rows(), x.tokens(), "rows of the output");
         assert_eq!(out.cols(), rows.len(), "columns of the output");
-        match fixed::is_fixed(self.dtype) {
-            true => (self.kernels).fixed_matmul(self, rows, x, scratch, prepared, out),
-            false => self.kernels.dense_matmul(self, rows, x, out),
-        }
+    }
+
+    /// Whether there are coarse products of a matrix of this type, whose activations have one byte where those of others have three.
+    pub fn has_coarse(dtype: DType) -> bool {
+        fixed::is_fixed(dtype)
+    }
+
+    /// [`DenseWeight::matmul_prepared`] with activations of one byte: a third of the work. An output is off by no more than
+    /// [`DenseWeight::coarse_row_errors`] · [`DenseWeight::coarse_error`] + [`COARSE_FLOOR`] where nothing overflows.
+    ///
+    /// # Panics
+    /// As [`DenseWeight::matmul`], and when the type has no [coarse products](DenseWeight::has_coarse).
+    pub fn matmul_coarse(
+        &self,
+        rows: Range<usize>,
+        x: ActivationView<'_>,
+        scratch: &mut [Line],
+        prepared: &mut Prepared,
+        out: MatMut<'_, f32>,
+    ) {
+        self.check(&rows, &x, &out);
+        (self.kernels).coarse_matmul(self, rows, x, scratch, prepared, out);
+    }
+
+    /// What a coarse product may be off by, for each of the rows from `first` on, by what activations give: it is a bound of the norm of
+    /// the row. Infinite or no number where a row is not finite.
+    ///
+    /// # Panics
+    /// When there are no such rows, or the type has no [coarse products](DenseWeight::has_coarse).
+    pub fn coarse_row_errors(&self, first: usize, out: &mut [f32]) {
+        assert!(
+            first + out.len() <= self.rows,
+            "rows from {first} of {}",
+            self.rows
+        );
+        self.kernels.coarse_errors(self, first, out);
+    }
+
+    /// What a coarse product with `x` may be off by, by the norm of the row, and ‖x‖ rounded up; infinite where a number is not
+    /// finite.
+    ///
+    /// # Panics
+    /// When the type has no [coarse products](DenseWeight::has_coarse).
+    pub fn coarse_error(&self, x: &[f32]) -> (f64, f64) {
+        fixed::coarse::error(self.dtype, x)
     }
 
     /// Decodes one row exactly.

@@ -7,7 +7,7 @@ use ryz_numa::{Chunks, Leave};
 use ryz_profile::Phase;
 use ryz_tmac::{MatMut, MatRef};
 
-use super::Pass;
+use super::{Pass, lines};
 use crate::{Needed, run_state::SharedScreen, screen::HeadImage};
 
 impl Pass<'_> {
@@ -27,9 +27,12 @@ impl Pass<'_> {
             );
         }
         if let (Some(image), Some(screen)) = (&self.model.weights.image, &self.state.screen) {
-            let mut norms = screen.norms.rows_mut(outputs.clone());
+            let (head, mut norms) = (
+                self.model.weights.head(),
+                screen.norms.rows_mut(outputs.clone()),
+            );
             for index in 0..outputs.len() {
-                norms.row_mut(index)[0] = image.norm(hidden.row_mut(index));
+                norms.row_mut(index)[0] = image.norm(head, hidden.row_mut(index));
             }
         }
     }
@@ -40,12 +43,22 @@ impl Pass<'_> {
         image: &HeadImage,
         screen: &SharedScreen<'_>,
     ) -> Result<(), Leave> {
-        let outputs = self.plan.outputs.len();
-        self.rows(&[&image.weight], ROW_TILE, |rows| {
+        let (head, outputs) = (self.model.weights.head(), self.plan.outputs.len());
+        let mut prepared = Prepared::default();
+        self.rows(&[image.matrix(head)], ROW_TILE, |rows| {
             let (hidden, norms) = (self.state.hidden.read(), screen.norms.read());
             let mut logits = self.state.logits.rect_mut(0..outputs, rows.clone());
             let input = ActivationView::F32(hidden.view());
-            (image.weight).matmul(rows.clone(), input, &mut [], logits.view());
+            let mut scratch = self.scratch();
+            let scratch = lines(&mut scratch);
+            image.multiply(
+                head,
+                rows.clone(),
+                input,
+                scratch,
+                &mut prepared,
+                logits.view(),
+            );
             let groups = rows.start / image.group()..rows.end.div_ceil(image.group());
             let mut lower = screen.lower.rect_mut(0..outputs, groups.clone());
             let mut upper = screen.upper.rect_mut(0..outputs, groups);
@@ -67,7 +80,7 @@ impl Pass<'_> {
             let upper = screen.upper.read();
             for (index, output) in some.enumerate() {
                 if output == 0 {
-                    screen.counter.add_step(outputs, image.bytes());
+                    screen.counter.add_step(outputs, image.read_bytes(head));
                 }
                 let Needed::Largest(needed) = self.plan.needed[output] else {
                     unreachable!("steps are screened that need all logits of no output");
@@ -78,12 +91,12 @@ impl Pass<'_> {
         })?;
         self.lap(Phase::Head, None);
         self.barrier(None)?;
-        let head = self.model.weights.head();
         if screen.thresholds.read().contains(&f32::NEG_INFINITY) {
             return self.rows(&[head], ROW_TILE, |rows| self.rescore(image, screen, rows));
         }
         let chunks = Chunks {
-            least: 1024,
+            // A chunk makes its own form of each output's hidden states.
+            least: 16 << 10,
             ..Chunks::of(ROW_TILE)
         };
         self.worker.share(head.rows(), chunks, |rows| {
@@ -98,8 +111,11 @@ impl Pass<'_> {
         let (upper, thresholds) = (screen.upper.read(), screen.thresholds.read());
         let outputs = self.plan.outputs.len();
         let mut logits = self.state.logits.rect_mut(0..outputs, rows.clone());
+        let mut scratch = self.scratch();
+        let scratch = lines(&mut scratch);
         let (mut multiplied, mut most) = (0, 0);
         for output in 0..outputs {
+            let mut prepared = Prepared::default();
             let hidden = MatRef::from_slice(hidden.row(output), hidden.view().cols());
             let input = || ActivationView::F32(hidden);
             let (norm, threshold) = (norms.row(output)[0], thresholds.row(output)[0]);
@@ -107,7 +123,7 @@ impl Pass<'_> {
             let before = multiplied;
             if threshold == f32::NEG_INFINITY {
                 let out = MatMut::from_slice(logits, rows.len());
-                head.matmul(rows.clone(), input(), &mut [], out);
+                head.matmul_prepared(rows.clone(), input(), scratch, &mut prepared, out);
                 multiplied += rows.len();
             } else {
                 let groups = (rows.start / group..).zip(logits.chunks_mut(group));
@@ -122,7 +138,7 @@ impl Pass<'_> {
                             continue;
                         }
                         let out = MatMut::from_slice(std::slice::from_mut(logit), 1);
-                        head.matmul(row..row + 1, input(), &mut [], out);
+                        head.matmul_prepared(row..row + 1, input(), scratch, &mut prepared, out);
                         multiplied += 1;
                     }
                 }
@@ -146,10 +162,7 @@ impl Pass<'_> {
         self.rows(&[head], ROW_TILE, |rows| {
             let hidden = self.state.hidden.read();
             let mut scratch = self.scratch();
-            let scratch = match &mut scratch {
-                Some(scratch) => scratch.row_mut(0),
-                None => &mut [],
-            };
+            let scratch = lines(&mut scratch);
             let mut logits = self.state.logits.rect_mut(0..outputs, rows.clone());
             let hidden = ActivationView::F32(hidden.view());
             head.matmul_prepared(rows, hidden, scratch, &mut prepared, logits.view());

@@ -27,6 +27,12 @@ fn head(rows: &[Vec<f32>], dtype: DType, level: Level) -> (Linear, Option<HeadIm
     (head, image.unwrap())
 }
 
+/// The copy of a head of floats.
+fn copy<'a>(head: &'a Linear, image: &'a HeadImage) -> &'a Linear {
+    assert!(!image.is_head());
+    image.matrix(head)
+}
+
 fn logits(weight: &Linear, x: &[f32]) -> Vec<f32> {
     let mut out = vec![0.0; weight.rows()];
     let x = ActivationView::F32(MatRef::from_slice(x, x.len()));
@@ -44,9 +50,9 @@ fn best(logits: &[f32]) -> Vec<usize> {
 
 /// Checks the bounds of all rows; the largest part of a bound that a difference takes.
 fn check(head: &Linear, image: &HeadImage, x: &[f32]) -> f64 {
-    let norm = image.norm(x);
+    let norm = image.norm(head, x);
     assert!(norm.is_finite(), "{norm}");
-    let (exact, near) = (logits(head, x), logits(&image.weight, x));
+    let (exact, near) = (logits(head, x), logits(copy(head, image), x));
     let mut used = 0.0f64;
     for row in 0..exact.len() {
         let difference = (f64::from(exact[row]) - f64::from(near[row])).abs();
@@ -148,7 +154,7 @@ fn the_worst_hidden_states_stay_within_the_bounds() {
             let (mut own, mut near) = (vec![0.0; cols], vec![0.0; cols]);
             for worst in 0..weights.len() {
                 head.embedding_row(worst, &mut own);
-                image.weight.embedding_row(worst, &mut near);
+                copy(&head, &image).embedding_row(worst, &mut near);
                 let x: Vec<f32> = own
                     .iter()
                     .zip(&near)
@@ -188,7 +194,7 @@ fn equal_rows_all_survive() {
         .collect();
     let (head, image) = head(&weights, DType::F16, Level::detect());
     let image = image.unwrap();
-    let (norm, near) = (image.norm(&row), logits(&image.weight, &row));
+    let (norm, near) = (image.norm(&head, &row), logits(copy(&head, &image), &row));
     let (mut lower, mut upper) = (vec![0.0; 90], vec![0.0; 90]);
     image.bounds(0, norm, &near, &mut lower, &mut upper);
     for needed in 1..=10 {
@@ -210,13 +216,12 @@ fn what_is_no_number_is_not_screened() {
                 "{dtype} {bad}"
             );
         }
-        let image = head(&[vec![0.5; 32]], DType::F16, Level::detect())
-            .1
-            .unwrap();
+        let (head, image) = head(&[vec![0.5; 32]], DType::F16, Level::detect());
+        let image = image.unwrap();
         let mut x = [1.0; 32];
         x[9] = bad;
-        assert_eq!(image.norm(&x), f32::INFINITY);
-        assert_eq!(image.norm(&[1e37; 32]), f32::INFINITY);
+        assert_eq!(image.norm(&head, &x), f32::INFINITY);
+        assert_eq!(image.norm(&head, &[1e37; 32]), f32::INFINITY);
     }
     // Scales of its blocks go beyond fp16.
     assert!(
@@ -224,4 +229,34 @@ fn what_is_no_number_is_not_screened() {
             .1
             .is_none()
     );
+}
+
+/// A head that is its own image is given up by who has seen that it does not pay, and a copy is not.
+#[test]
+fn a_head_that_is_its_own_image_is_judged_by_what_was_seen() {
+    let blocks = vec![1u8; 200 * DType::Q6K.row_bytes(256).unwrap()];
+    let arena = Arena::new(ArenaConfig::default());
+    let mut buffer = arena.allocate(blocks.len(), BufferKind::Weights).unwrap();
+    buffer.as_bytes_mut().copy_from_slice(&blocks);
+    let kernels = Kernels::default();
+    let dense = DenseWeight::new("head", DType::Q6K, 200, 256, buffer, kernels).unwrap();
+    let dense = Linear::Dense(dense);
+    let lease = Lease::on(
+        Topology::synthetic("core:2 pu:1").unwrap(),
+        LeaseOptions::default(),
+    )
+    .unwrap();
+    let image = |screening| {
+        HeadImage::new(&dense, screening, kernels, &arena, None, &lease)
+            .unwrap()
+            .unwrap()
+    };
+    let auto = image(HeadScreening::Auto);
+    assert!(auto.is_head() && auto.bytes() == 800);
+    // Of 200 rows, 2 % are 4.
+    assert!(auto.still_pays([15, 3000]), "too few to tell");
+    assert!(auto.still_pays([16, 63]) && !auto.still_pays([16, 64]));
+    assert!(image(HeadScreening::Always).still_pays([16, 3200]));
+    let (_, copied) = head(&[vec![0.5; 32]], DType::F16, Level::detect());
+    assert!(copied.unwrap().still_pays([16, 16]));
 }

@@ -51,6 +51,11 @@ macro_rules! in_256_bits {
         }
 
         #[inline(always)]
+        fn as_activations(self, codes: [__m256i; 2]) -> [__m256i; 2] {
+            codes
+        }
+
+        #[inline(always)]
         fn join(self, low: &[u8; GROUP / 2], high: &[u8; GROUP / 2]) -> [__m256i; 2] {
             [load(low), load(high)]
         }

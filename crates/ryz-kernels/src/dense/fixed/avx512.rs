@@ -48,6 +48,11 @@ macro_rules! in_512_bits {
         }
 
         #[inline(always)]
+        fn as_activations(self, codes: __m512i) -> __m512i {
+            codes
+        }
+
+        #[inline(always)]
         fn join(self, low: &[u8; GROUP / 2], high: &[u8; GROUP / 2]) -> __m512i {
             let low = isa!(_mm512_castsi256_si512(load_half(low)));
             isa!(_mm512_inserti64x4::<1>(low, load_half(high)))

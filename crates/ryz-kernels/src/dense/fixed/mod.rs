@@ -22,6 +22,8 @@
 //! as much as they do. So a block's 256 weights lie in four groups of 64, whose like-placed fours of bytes belong to one sub-block
 //! ([`types`]).
 //!
+//! **Coarse products** tell which rows of a head can matter ([`coarse`]): their activations have one byte, G = 127.
+//!
 //! **Panels.** Activations of several tokens are larger than a first-level cache. A panel of columns whose activations fit in a
 //! part of it is multiplied with the rows of a strip before the next panel; a block is taken apart once for all its tokens.
 
@@ -29,6 +31,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod coarse;
 mod reference;
 mod types;
 
@@ -38,7 +41,7 @@ use bytemuck::{Pod, Zeroable};
 use ryz_format::DType;
 use ryz_tmac::{LINE, MatMut};
 
-use self::types::{FixedType, Q4K, Q6K};
+use self::types::{Coarse, FixedType, Q4K, Q6K};
 use super::{DenseWeight, matmul::Row};
 use crate::{
     ActivationView, Line,
@@ -58,17 +61,67 @@ const STRIP: usize = 16;
 const PANEL_BYTES: usize = 16 << 10;
 
 /// Activations of a block of weights.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-pub(crate) struct FixedBlock {
-    /// (h m l, group, place): the bytes of X.
-    bytes: [[[i8; GROUP]; 4]; 3],
+pub(crate) trait FixedActivations: Pod {
+    /// Bytes of a number.
+    const DIGITS: usize;
+
+    /// (digit, group, place): the bytes of X, the greatest digit first.
+    fn digits(&self) -> &[[[i8; GROUP]; 4]];
+    /// The same, to be written.
+    fn digits_mut(&mut self) -> &mut [[[i8; GROUP]; 4]];
     /// What does not depend on codes: for Q6_K −32·ΣX of each D; for Q4_K −ΣX of the 8 sub-blocks, as the bits of f32, and
     /// zeroes.
-    rest: [i32; LANES],
+    fn rest(&self) -> &[i32; LANES];
+    /// The same, to be written.
+    fn rest_mut(&mut self) -> &mut [i32; LANES];
 }
 
-const _: () = assert!(size_of::<FixedBlock>().is_multiple_of(LINE));
+macro_rules! activations {
+    ($(#[$doc:meta])* $name:ident, $digits:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Pod, Zeroable)]
+        #[repr(C, align(64))]
+        pub(crate) struct $name {
+            digits: [[[i8; GROUP]; 4]; $digits],
+            rest: [i32; LANES],
+        }
+
+        const _: () = assert!(size_of::<$name>().is_multiple_of(LINE));
+
+        impl FixedActivations for $name {
+            const DIGITS: usize = $digits;
+
+            #[inline(always)]
+            fn digits(&self) -> &[[[i8; GROUP]; 4]] {
+                &self.digits
+            }
+
+            #[inline(always)]
+            fn digits_mut(&mut self) -> &mut [[[i8; GROUP]; 4]] {
+                &mut self.digits
+            }
+
+            #[inline(always)]
+            fn rest(&self) -> &[i32; LANES] {
+                &self.rest
+            }
+
+            #[inline(always)]
+            fn rest_mut(&mut self) -> &mut [i32; LANES] {
+                &mut self.rest
+            }
+        }
+    };
+}
+
+activations! {
+    /// In the three bytes h, m and l.
+    FixedBlock, 3
+}
+activations! {
+    /// In one byte.
+    CoarseBlock, 1
+}
 
 /// What a product has made of its activations and left in scratch memory. The next product of the same activations with rows of
 /// the same matrix finds it there, if it is given this and the same scratch, which nothing else has used.
@@ -92,6 +145,8 @@ pub(crate) trait FixedDot: CodeDot {
 
     fn codes(self, bytes: &[u8; GROUP]) -> Self::C;
     fn activations(self, bytes: &[i8; GROUP]) -> Self::X;
+    /// Codes, which are below 128, as activations.
+    fn as_activations(self, codes: Self::C) -> Self::X;
     /// 32 bytes and 32 others.
     fn join(self, low: &[u8; GROUP / 2], high: &[u8; GROUP / 2]) -> Self::C;
     /// (byte >> N) & mask; what comes in from above is for the mask to take away.
@@ -153,6 +208,24 @@ pub(crate) fn matmul<K: FixedDot>(
     }
 }
 
+/// The same with activations of one byte.
+#[inline(always)]
+pub(crate) fn coarse_matmul<K: FixedDot>(
+    k: K,
+    weights: &DenseWeight,
+    rows: Range<usize>,
+    x: ActivationView<'_>,
+    scratch: &mut [Line],
+    prepared: &mut Prepared,
+    out: MatMut<'_, f32>,
+) {
+    match weights.dtype() {
+        DType::Q4K => typed::<K, Coarse<Q4K>>(k, weights, rows, x, scratch, prepared, out),
+        DType::Q6K => typed::<K, Coarse<Q6K>>(k, weights, rows, x, scratch, prepared, out),
+        other => unreachable!("{other} is not multiplied in fixed point"),
+    }
+}
+
 #[inline(always)]
 fn typed<K: FixedDot, B: FixedType>(
     k: K,
@@ -165,8 +238,8 @@ fn typed<K: FixedDot, B: FixedType>(
 ) {
     let blocks = weights.cols() / BLOCK;
     // Room for other products may be longer, and no whole number of blocks.
-    let lines = scratch_lines(weights.cols());
-    let fixed: &mut [FixedBlock] = bytemuck::cast_slice_mut(&mut scratch[..lines]);
+    let lines = TOKENS * blocks * (size_of::<B::Activations>() / LINE);
+    let fixed: &mut [B::Activations] = bytemuck::cast_slice_mut(&mut scratch[..lines]);
     for first in (0..x.tokens()).step_by(TOKENS) {
         let tokens = TOKENS.min(x.tokens() - first);
         if prepared.tokens != x.tokens() {
@@ -210,7 +283,7 @@ fn typed<K: FixedDot, B: FixedType>(
 fn fix<K: FixedDot, B: FixedType>(
     k: K,
     row: &Row<'_>,
-    fixed: &mut [FixedBlock],
+    fixed: &mut [B::Activations],
     blocks: usize,
     stride: usize,
 ) -> f32 {
@@ -222,7 +295,7 @@ fn fix<K: FixedDot, B: FixedType>(
     let greatest = f32::from_bits(s.greatest_i(greatest) as u32);
     if !greatest.is_finite() {
         for index in 0..blocks {
-            fixed[index * stride] = FixedBlock::zeroed();
+            fixed[index * stride] = B::Activations::zeroed();
         }
         return f32::NAN;
     }
@@ -235,19 +308,18 @@ fn fix<K: FixedDot, B: FixedType>(
             let x = row.load(s, index * (BLOCK / LANES) + sixteen);
             s.store(s.mul(x, s.splat(scale)), &mut lanes);
             let numbers = lanes.map(|lane| lane.round_ties_even() as i32);
-            // h, m, l
             let mut digits = [[0i8; LANES]; 3];
             for (lane, &number) in numbers.iter().enumerate() {
-                let low = number as i8;
-                let upper = (number - i32::from(low)) >> 8;
-                let middle = upper as i8;
-                digits[2][lane] = low;
-                digits[1][lane] = middle;
-                digits[0][lane] = ((upper - i32::from(middle)) >> 8) as i8;
+                let mut number = number;
+                for digit in (0..B::Activations::DIGITS).rev() {
+                    let low = number as i8;
+                    digits[digit][lane] = low;
+                    number = (number - i32::from(low)) >> 8;
+                }
             }
             for four in 0..LANES / 4 {
                 let (group, lane) = B::place(4 * sixteen + four);
-                for (bytes, digits) in block.bytes.iter_mut().zip(&digits) {
+                for (bytes, digits) in block.digits_mut().iter_mut().zip(&digits) {
                     bytes[group][4 * lane..][..4].copy_from_slice(&digits[4 * four..][..4]);
                 }
             }
@@ -255,7 +327,7 @@ fn fix<K: FixedDot, B: FixedType>(
                 fours[4 * sixteen + four] = numbers.iter().sum();
             }
         }
-        block.rest = B::rest(&fours);
+        *block.rest_mut() = B::rest(&fours);
     }
     scale
 }
@@ -266,7 +338,7 @@ fn one<K: FixedDot, B: FixedType>(
     k: K,
     weights: &DenseWeight,
     row: usize,
-    fixed: &[FixedBlock],
+    fixed: &[B::Activations],
 ) -> f32 {
     let s = k.simd();
     let prefetch = weights.prefetch();
@@ -286,12 +358,12 @@ fn strip_of<K: FixedDot, B: FixedType>(
     k: K,
     weights: &DenseWeight,
     strip: Range<usize>,
-    fixed: &[FixedBlock],
+    fixed: &[B::Activations],
     tokens: usize,
     sums: &mut [[f32; LANES]],
 ) {
     let blocks = fixed.len() / tokens;
-    let panel = (PANEL_BYTES / (tokens * size_of::<FixedBlock>())).max(1);
+    let panel = (PANEL_BYTES / (tokens * size_of::<B::Activations>())).max(1);
     // Two rows share what is read of activations, where registers hold the codes of both.
     let together = if K::S::WIDE { 2 } else { 1 };
     for start in (0..blocks).step_by(panel) {
@@ -317,7 +389,7 @@ fn panel_of<K: FixedDot, B: FixedType, const R: usize>(
     k: K,
     weights: &DenseWeight,
     rows: [&[u8]; R],
-    x: &[FixedBlock],
+    x: &[B::Activations],
     tokens: usize,
     sums: &mut [[f32; LANES]],
 ) {

@@ -20,6 +20,11 @@ impl FixedDot for ScalarCodes {
     }
 
     #[inline(always)]
+    fn as_activations(self, codes: [u8; GROUP]) -> [i8; GROUP] {
+        codes.map(|code| code as i8)
+    }
+
+    #[inline(always)]
     fn join(self, low: &[u8; GROUP / 2], high: &[u8; GROUP / 2]) -> [u8; GROUP] {
         let mut codes = [0; GROUP];
         codes[..GROUP / 2].copy_from_slice(low);
