@@ -12,15 +12,6 @@ const PROMPT = 16;
 const PREFILL = 512;
 /** What the streams must reach, of this engine's own speeds: so much of a prompt's, or so many times one stream's. */
 const OWN = { prefill: 0.8, one: 2.5 };
-/**
- * Products of bytes for a token, in thousands of millions: of the layers; and of the head, of which a prompt computes one row of
- * logits and streams one for each token. A weight of a K-type head meets the three bytes of an activation.
- */
-const LAYERS = 2.085;
-const HEAD = 3 * 0.328;
-/** What a prompt's speed would be with the arithmetic of such a batch. */
-const asBatch = (speed) => (speed * LAYERS) / (LAYERS + HEAD);
-
 export const streams = {
   id: "14",
   what: `${STREAMS} streams decoding together (2B, SiLU, Q6_K head, 2 threads): over llama-batched-bench on the same file, and over this engine's own goal`,
@@ -41,7 +32,7 @@ export const streams = {
       const { speeds } = await bench.byTurns(turns, THREADS, (turn, round) => turn(round));
       const [together, peer, one, prompt] = speeds;
       // The lower of the two is the goal.
-      const goal = one.map((speed, round) => Math.min(OWN.one * speed, OWN.prefill * asBatch(prompt[round])));
+      const goal = one.map((speed, round) => Math.min(OWN.one * speed, OWN.prefill * prompt[round]));
       const of = (label, list) => ({ ...side({ label, bytesPerToken: 0 }, list), bytesPerToken: undefined });
       const all = `${STREAMS} streams`;
       const sides = [of(`Ryzanstein, ${all}`, together), of(`llama.cpp, ${all}`, peer)];
@@ -52,7 +43,7 @@ export const streams = {
           { name: `${all} over the goal`, unit: "×", value: ratios(together, goal), atLeast: 1, sides: own },
         ],
         notes: [
-          `The goal: the lower of ${OWN.one} × one stream and ${OWN.prefill} × what the speed of a prompt of ${PREFILL} tokens would be with the arithmetic of such a batch, where each token is multiplied with the head too (${HEAD.toFixed(2)} of ${(LAYERS + HEAD).toFixed(2)} thousand million products of bytes).`,
+          `The goal: the lower of ${OWN.one} × one stream and ${OWN.prefill} × a prompt of ${PREFILL} tokens, of which the head is computed once; for streams it is for each token.`,
         ],
       };
     });
