@@ -53,16 +53,24 @@ impl Block for F32Block {
 
     #[inline(always)]
     fn load<S: Simd>(s: S, (): &(), block: &[u8], _: usize) -> S::F {
-        let (values, _) = bytes::<64>(block, 0).as_chunks::<4>();
-        s.load(&std::array::from_fn(|l| f32::from_le_bytes(values[l])))
+        let bits: [u32; LANES] = bytemuck::pod_read_unaligned(bytes::<64>(block, 0));
+        let mut values = [0.0; LANES];
+        for l in 0..LANES {
+            values[l] = f32::from_bits(u32::from_le(bits[l]));
+        }
+        s.load(&values)
     }
 }
 
 /// Sixteen little-endian words of 16 bits.
 #[inline(always)]
 fn words(block: &[u8]) -> [u16; LANES] {
-    let (values, _) = bytes::<32>(block, 0).as_chunks::<2>();
-    std::array::from_fn(|l| u16::from_le_bytes(values[l]))
+    // Read as a whole: of words made from bytes one by one it is not certain that a compiler makes one load.
+    let mut words: [u16; LANES] = bytemuck::pod_read_unaligned(bytes::<32>(block, 0));
+    for l in 0..LANES {
+        words[l] = u16::from_le(words[l]);
+    }
+    words
 }
 
 pub(crate) struct F16Block;

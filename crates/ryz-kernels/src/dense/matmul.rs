@@ -132,16 +132,25 @@ fn block<S: Simd, B: Block, const R: usize, const T: usize>(
     token: usize,
     out: &mut MatMut<'_, f32>,
 ) {
-    let x: [Row<'_>; T] = std::array::from_fn(|t| Row::new(x, token + t));
-    let bytes: [&[u8]; R] = std::array::from_fn(|r| weights.row(row + r));
+    // No closures here, as in [`accumulate`].
+    let mut tokens = [Row::new(x, token); T];
+    for t in 1..T {
+        tokens[t] = Row::new(x, token + t);
+    }
+    let x = tokens;
+    let mut bytes = [weights.row(row); R];
+    for r in 1..R {
+        bytes[r] = weights.row(row + r);
+    }
     let mut sums = [[s.splat(0.0); T]; R];
     let mut heads = [B::Head::default(); R];
     let prefetch = weights.prefetch();
     let parts = B::VALUES / LANES;
     let whole = bytes[0].len() / B::BYTES;
     for index in 0..whole {
-        let blocks: [&[u8]; R] = std::array::from_fn(|r| &bytes[r][index * B::BYTES..][..B::BYTES]);
+        let mut blocks = [&bytes[0][..0]; R];
         for r in 0..R {
+            blocks[r] = &bytes[r][index * B::BYTES..][..B::BYTES];
             prefetch.rows(blocks[r], R * bytes[0].len());
         }
         accumulate::<S, B, R, T>(s, blocks, &x, index * parts, &mut heads, &mut sums);
@@ -153,7 +162,10 @@ fn block<S: Simd, B: Block, const R: usize, const T: usize>(
         for (tail, bytes) in tails.iter_mut().zip(bytes) {
             tail[..rest].copy_from_slice(&bytes[whole * B::BYTES..]);
         }
-        let blocks = std::array::from_fn(|r| &tails[r][..B::BYTES]);
+        let mut blocks = [&tails[0][..B::BYTES]; R];
+        for r in 1..R {
+            blocks[r] = &tails[r][..B::BYTES];
+        }
         accumulate::<S, B, R, T>(s, blocks, &x, whole * parts, &mut heads, &mut sums);
     }
     for r in 0..R {

@@ -194,7 +194,9 @@ impl SparseDot for Avx512VnniCodes {
 #[inline(always)]
 fn vnni_rows_4(lines: [&[Line]; 4], x: &[[i8; LINE_CODES]]) -> [__m512i; 4] {
     let masks = masks();
-    let [a, b, c, d] = lines.map(|lines| &lines[..x.len()]);
+    let [a, b, c, d] = lines;
+    let [a, b] = [&a[..x.len()], &b[..x.len()]];
+    let [c, d] = [&c[..x.len()], &d[..x.len()]];
     let mut sums = [[isa!(_mm512_setzero_si512()); 4]; 4];
     for at in 0..x.len() {
         let lines = [

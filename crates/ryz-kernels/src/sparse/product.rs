@@ -125,7 +125,7 @@ fn rows_of_one<K: SparseDot>(
             .for_each(|line| prefetch.ahead(line))
     };
     for (row, out) in of_fours {
-        let rows: [usize; 4] = std::array::from_fn(|r| row + r);
+        let rows = [row, row + 1, row + 2, row + 3];
         *out = results(k, weights, rows, x, &fold, |r| ahead(rows[r]));
     }
     for (row, out) in (rows.end - rest.len()..rows.end).zip(rest) {
@@ -145,8 +145,13 @@ pub(crate) fn listed_rows<K: SparseDot>(
 ) {
     let (prefetch, fold) = (weights.prefetch(), Fold::new(weights, x));
     let (fours, rest) = list.as_chunks::<4>();
-    for (four, rows) in fours.iter().enumerate() {
-        let rows = rows.map(|row| row as usize);
+    for (four, &rows) in fours.iter().enumerate() {
+        let rows = [
+            rows[0] as usize,
+            rows[1] as usize,
+            rows[2] as usize,
+            rows[3] as usize,
+        ];
         let results = results(k, weights, rows, x, &fold, |r| {
             prefetch.gathered_rows(weights.lines(), weights.row_lines(), list, 4 * four + r);
         });
@@ -169,9 +174,16 @@ fn results<K: SparseDot, const R: usize>(
     fold: &Fold<'_>,
     before: impl Fn(usize),
 ) -> [f32; R] {
-    let lines = rows.map(|row| weights.row(row));
+    let mut lines = [weights.row(rows[0]); R];
+    for r in 1..R {
+        lines[r] = weights.row(rows[r]);
+    }
     let sums = k.rows(lines, [x.values], weights.max_code() == 3, before);
-    std::array::from_fn(|r| fold.finish(rows[r], sums[r][0]))
+    let mut results = [0.0; R];
+    for r in 0..R {
+        results[r] = fold.finish(rows[r], sums[r][0]);
+    }
+    results
 }
 
 /// Tokens whose lists [`columns`] can hold in the scratch memory of a product, which has a line for each column.

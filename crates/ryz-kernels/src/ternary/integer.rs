@@ -189,7 +189,12 @@ impl<'a, K, W> Tile<'a, '_, K, W> {
     /// T tokens from `first` on.
     #[inline(always)]
     pub(super) fn activations<const T: usize>(&self, first: usize) -> [QuantizedRow<'a>; T] {
-        std::array::from_fn(|t| self.x.row(first + t))
+        // No closures here and below: one that is not inlined is a call a tile, which is much where tiles are short.
+        let mut rows = [self.x.row(first); T];
+        for t in 1..T {
+            rows[t] = self.x.row(first + t);
+        }
+        rows
     }
 
     /// Stores the results of T tokens, with the scales that all columns share.
@@ -219,7 +224,11 @@ impl<K: CodeDot> Tile<'_, '_, K, TernaryView<'_>> {
         let mut y = [s.splat(0.0); T];
         match fold.unit {
             None => {
-                let codes = k.span::<T>(lines, x.map(|x| x.values), code_3, prefetch);
+                let mut values = [x[0].values; T];
+                for t in 1..T {
+                    values[t] = x[t].values;
+                }
+                let codes = k.span::<T>(lines, values, code_3, prefetch);
                 for t in 0..T {
                     y[t] = s.to_f32(s.sub_i(codes[t], s.splat_i(x[t].sums.iter().sum())));
                 }
@@ -228,7 +237,10 @@ impl<K: CodeDot> Tile<'_, '_, K, TernaryView<'_>> {
                 let columns = lines.len() * LINE_COLS;
                 for (index, lines) in lines.chunks(unit / LINE_COLS).enumerate() {
                     let columns = index * unit..columns.min((index + 1) * unit);
-                    let values = x.map(|x| &x.values[columns.clone()]);
+                    let mut values = [&x[0].values[columns.clone()]; T];
+                    for t in 1..T {
+                        values[t] = &x[t].values[columns.clone()];
+                    }
                     let codes = k.span::<T>(lines, values, code_3, prefetch);
                     for t in 0..T {
                         y[t] = fold.add_unit(s, y[t], codes[t], tile, columns.clone(), &x[t]);
