@@ -37,6 +37,27 @@ pub struct Candidates {
 /// Logits of which the greatest is looked at first.
 const STRETCH: usize = 64;
 
+/// The greatest of some logits, and whether all are numbers below infinity. Eight at a time: both answers in lanes of one width.
+fn greatest_of(logits: &[f32]) -> (f32, bool) {
+    let (mut greatest, mut others) = ([f32::NEG_INFINITY; 8], [0u32; 8]);
+    let mut look = |lane: usize, logit: f32| {
+        let so_far = greatest[lane];
+        greatest[lane] = if logit > so_far { logit } else { so_far };
+        others[lane] |= u32::from(logit >= f32::INFINITY || logit.is_nan());
+    };
+    let (eights, rest) = logits.as_chunks::<8>();
+    for eight in eights {
+        for (lane, &logit) in eight.iter().enumerate() {
+            look(lane, logit);
+        }
+    }
+    for &logit in rest {
+        look(0, logit);
+    }
+    let greatest = greatest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    (greatest, others == [0; 8])
+}
+
 impl Candidates {
     /// Scratch for a vocabulary of this size.
     pub fn new(vocab_size: usize) -> Self {
@@ -87,18 +108,8 @@ impl Candidates {
         self.greatest.clear();
         let mut finite = true;
         for stretch in logits.chunks(STRETCH) {
-            let mut greatest = [f32::NEG_INFINITY; 8];
-            let mut below_infinity = [true; 8];
-            for eight in stretch.chunks(8) {
-                for ((greatest, below), &logit) in
-                    greatest.iter_mut().zip(&mut below_infinity).zip(eight)
-                {
-                    *greatest = if logit > *greatest { logit } else { *greatest };
-                    *below &= logit < f32::INFINITY; // NaN is not
-                }
-            }
-            finite &= below_infinity.into_iter().all(|below| below);
-            let greatest = greatest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let (greatest, below_infinity) = greatest_of(stretch);
+            finite &= below_infinity;
             self.greatest.push(greatest);
         }
         self.ordered.clone_from(&self.greatest);
