@@ -86,6 +86,8 @@ pub(crate) struct RecordedStep {
     pub began: Instant,
     /// Whether the profile records, too.
     pub profiled: bool,
+    /// Whether its phases are looked at.
+    pub whole: bool,
     pub observer: Option<Arc<dyn ProfileObserver>>,
 }
 

@@ -69,8 +69,14 @@ pub struct Profile {
     /// Operations kept for a trace.
     capacity: usize,
     epoch: Instant,
+    /// Of steps whose phases were looked at.
     total: Times,
     layers: Vec<Times>,
+    /// Beside the steps.
+    beside: Times,
+    /// Of steps, and of those that were looked at.
+    steps_wall: Duration,
+    looked_wall: Duration,
     activity: Vec<LayerActivity>,
     decode: Option<Histogram<u64>>,
     prefill: Option<Histogram<u64>>,
@@ -90,6 +96,9 @@ impl Profile {
             epoch: Instant::now(),
             total: [0; Phase::COUNT],
             layers: vec![[0; Phase::COUNT]; layers],
+            beside: [0; Phase::COUNT],
+            steps_wall: Duration::ZERO,
+            looked_wall: Duration::ZERO,
             activity: vec![LayerActivity::default(); layers],
             decode: None,
             prefill: None,
@@ -135,8 +144,14 @@ impl Profile {
             });
         self.operations.extend(operations);
         clock.clear();
+        self.looked_wall += step.wall;
+        self.add_time_of(step);
+    }
 
+    /// Takes in a step whose phases were not looked at: they count as those of the others did, in the same proportions.
+    pub fn add_time_of(&mut self, step: Step) {
         self.wall += step.wall;
+        self.steps_wall += step.wall;
         let nanos = (step.wall.as_nanos() as u64).clamp(1, LONGEST_NS);
         let histogram = if step.is_decode() {
             self.decode_wall += step.wall;
@@ -158,7 +173,7 @@ impl Profile {
 
     /// Takes in time spent beside the steps, such as tokenising on a thread of its own.
     pub fn add_beside(&mut self, phase: Phase, duration: Duration) {
-        self.total[phase.index()] += duration.as_nanos() as u64;
+        self.beside[phase.index()] += duration.as_nanos() as u64;
         self.wall += duration;
     }
 
@@ -182,7 +197,15 @@ impl Profile {
     /// The sums so far.
     pub fn snapshot(&self) -> Snapshot {
         let wall = self.wall.as_nanos() as u64;
-        let attributed: u64 = self.total.iter().sum();
+        // Of all steps as of those that were looked at.
+        let scale = match self.looked_wall.is_zero() {
+            true => 1.0,
+            false => self.steps_wall.div_duration_f64(self.looked_wall),
+        };
+        let scaled = |nanos: u64| (nanos as f64 * scale) as u64;
+        let mut total = self.total.map(scaled);
+        add(&mut total, &self.beside);
+        let attributed: u64 = total.iter().sum();
         let tokens = self.sums.prompt_tokens + self.sums.decoded_tokens;
         let time = |name: &'static str, nanos: u64| PhaseTime {
             phase: name.into(),
@@ -192,7 +215,7 @@ impl Profile {
         };
         let mut phases: Vec<PhaseTime> = Phase::ALL
             .iter()
-            .map(|phase| time(phase.name(), self.total[phase.index()]))
+            .map(|phase| time(phase.name(), total[phase.index()]))
             .collect();
         phases.push(time("unattributed", wall.saturating_sub(attributed)));
         let layers = self.layers.iter().zip(&self.activity).enumerate();
@@ -208,7 +231,7 @@ impl Profile {
                     phases: Phase::ALL
                         .iter()
                         .filter(|phase| times[phase.index()] > 0)
-                        .map(|phase| time(phase.name(), times[phase.index()]))
+                        .map(|phase| time(phase.name(), scaled(times[phase.index()])))
                         .collect(),
                     zero_fraction: fraction(activity.zeros, activity.values),
                     quantized_zero_fraction: fraction(activity.quantized_zeros, activity.values),
@@ -364,6 +387,25 @@ mod tests {
         assert_eq!((empty.tokens.prompt, empty.timers.len()), (0, 0));
         assert!(profile.end_timer(running).is_some());
         assert_eq!(profile.snapshot().timers.len(), 1);
+    }
+
+    #[test]
+    fn steps_that_were_not_looked_at_count_as_the_others() {
+        let mut profile = Profile::new(1, 0);
+        let mut clock = PhaseClock::new(1, nanoseconds);
+        clock.ended.total[Phase::Qkv.index()] = 3_000_000;
+        clock.ended.layers[0][Phase::Qkv.index()] = 3_000_000;
+        profile.add_step(step(0, 1, 4), &mut clock);
+        for _ in 0..3 {
+            profile.add_time_of(step(0, 1, 4));
+        }
+        profile.add_beside(Phase::Tokenize, Duration::from_millis(4));
+        let got = profile.snapshot();
+        let of = |name: &str| got.phases.iter().find(|p| p.phase == name).unwrap();
+        assert_eq!((of("qkv").total_ms, of("tokenize").total_ms), (12.0, 4.0));
+        assert!((of("unattributed").share - 4.0 / 20.0).abs() < 1e-9);
+        assert_eq!(got.layers[0].phases[0].total_ms, 12.0);
+        assert_eq!((got.tokens.decoded, got.decode.unwrap().steps), (4, 4));
     }
 
     #[test]

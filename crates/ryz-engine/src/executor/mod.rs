@@ -14,6 +14,7 @@ use ryz_model::{Model, RunState};
 use ryz_numa::Lease;
 use ryz_tokenizer::Tokenizer;
 
+use self::recording::Sampling;
 use crate::error::EngineError;
 use crate::generation::Generation;
 use crate::memory::{self, Compaction};
@@ -36,6 +37,7 @@ struct Executor {
     tokenizer: Tokenizer,
     context_length: usize,
     shared: Arc<Shared>,
+    sampling: Sampling,
     core: Core,
 }
 
@@ -145,6 +147,7 @@ impl Executor {
             tokenizer: parts.tokenizer,
             context_length: parts.context_length,
             shared: parts.shared,
+            sampling: Sampling::default(),
             core,
         }
     }

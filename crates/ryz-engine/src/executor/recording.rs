@@ -1,12 +1,46 @@
 //! What a step takes, for the profile.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ryz_kvcache::BLOCK_TOKENS;
 use ryz_profile::{Phase, Step};
 
 use super::Executor;
 use crate::profiler::{RecordedStep, operations_of_a_step};
+
+/// A step that takes less is short: looking at its phases costs two microseconds, which is to stay below 1 %.
+const SHORT: Duration = Duration::from_micros(400);
+/// Of so many short steps that decode as many tokens, one after another, the phases of one are looked at.
+const EVERY: u32 = 8;
+
+/// Which steps are looked at as a whole, and of which the time alone is taken.
+#[derive(Default)]
+pub(super) struct Sampling {
+    /// The tokens that the last whole step decoded, where it was short and did nothing else.
+    short: Option<usize>,
+    /// Steps since.
+    since: u32,
+    /// Bytes that it did not read because of what was zero.
+    skipped_bytes: u64,
+}
+
+impl Sampling {
+    /// Whether `step` is like the last whole one, so that it need not be looked at.
+    fn passes(&mut self, step: &Step) -> bool {
+        let alike = step.prompt_tokens == 0 && self.short == Some(step.decoded_tokens);
+        self.since += 1;
+        alike && self.since < EVERY
+    }
+
+    fn looked(&mut self, step: &Step, skipped_bytes: u64) {
+        let short = step.prompt_tokens == 0 && step.wall < SHORT;
+        *self = Self {
+            short: short.then_some(step.decoded_tokens),
+            since: 0,
+            skipped_bytes,
+        };
+    }
+}
 
 impl Executor {
     /// Sets the clock of the step that begins, where the engine is being profiled.
@@ -33,8 +67,20 @@ impl Executor {
             step: Step::default(),
             began: now,
             profiled,
+            whole: true,
             observer,
         })
+    }
+
+    /// Stops the clock of a scheduled step of which the time alone is taken; not where single operations are kept or observed.
+    pub(super) fn sample(&mut self, recorded: &mut RecordedStep) {
+        let every = recorded.observer.is_some() || self.shared.profiler.lock().room() > 0;
+        if self.sampling.passes(&recorded.step) && !every {
+            recorded.whole = false;
+            let mut clock = self.state.clock();
+            clock.set_recording(false, 0);
+            clock.clear();
+        }
     }
 
     /// What the scheduled step will read and compute.
@@ -68,6 +114,13 @@ impl Executor {
                 profile.add_activity(layer, activity);
             }
         }
+        if recorded.whole {
+            let skipped = recorded.step.skipped_bytes;
+            recorded.step.wall = recorded.began.elapsed();
+            self.sampling.looked(&recorded.step, skipped);
+        } else {
+            recorded.step.skipped_bytes = self.sampling.skipped_bytes;
+        }
         let read = &mut recorded.step.weight_bytes;
         *read = read.saturating_sub(recorded.step.skipped_bytes);
         let screened = self.state.take_screened();
@@ -77,14 +130,17 @@ impl Executor {
             recorded.step.skipped_bytes += whole.saturating_sub(screened.read_bytes);
         }
         let mut clock = self.state.clock();
-        clock.lap(Phase::Schedule, None);
-        clock.end();
+        if recorded.whole {
+            clock.lap(Phase::Schedule, None);
+            clock.end();
+        }
         recorded.step.wall = recorded.began.elapsed();
         if let Some(observer) = recorded.observer {
             observer.step(clock.operations());
         }
         match profile {
-            Some(mut profile) => profile.add_step(recorded.step, &mut clock),
+            Some(mut profile) if recorded.whole => profile.add_step(recorded.step, &mut clock),
+            Some(mut profile) => profile.add_time_of(recorded.step),
             None => clock.clear(),
         }
     }

@@ -54,6 +54,7 @@ impl Executor {
         if let Some(recorded) = &mut recorded {
             self.count(&mut recorded.step);
             self.state.clock().lap(Phase::Schedule, None);
+            self.sample(recorded);
         }
         let computed = self.forward(&operators);
         self.drop_failed();
