@@ -69,14 +69,13 @@ pub struct Profile {
     /// Operations kept for a trace.
     capacity: usize,
     epoch: Instant,
-    /// Of steps whose phases were looked at.
+    /// Of steps with prompts, and of what was done beside the steps.
     total: Times,
     layers: Vec<Times>,
-    /// Beside the steps.
-    beside: Times,
-    /// Of steps, and of those that were looked at.
-    steps_wall: Duration,
-    looked_wall: Duration,
+    /// Of decode steps whose phases were looked at: those of the others count alike.
+    decode_total: Times,
+    decode_layers: Vec<Times>,
+    decode_looked: Duration,
     activity: Vec<LayerActivity>,
     decode: Option<Histogram<u64>>,
     prefill: Option<Histogram<u64>>,
@@ -96,9 +95,9 @@ impl Profile {
             epoch: Instant::now(),
             total: [0; Phase::COUNT],
             layers: vec![[0; Phase::COUNT]; layers],
-            beside: [0; Phase::COUNT],
-            steps_wall: Duration::ZERO,
-            looked_wall: Duration::ZERO,
+            decode_total: [0; Phase::COUNT],
+            decode_layers: vec![[0; Phase::COUNT]; layers],
+            decode_looked: Duration::ZERO,
             activity: vec![LayerActivity::default(); layers],
             decode: None,
             prefill: None,
@@ -128,8 +127,15 @@ impl Profile {
     /// Takes in a step that has [ended](PhaseClock::end) and clears its clock.
     pub fn add_step(&mut self, step: Step, clock: &mut PhaseClock) {
         let ended = &clock.ended;
-        add(&mut self.total, &ended.total);
-        for (sum, times) in self.layers.iter_mut().zip(&ended.layers) {
+        let (total, layers) = match step.is_decode() {
+            true => {
+                self.decode_looked += step.wall;
+                (&mut self.decode_total, &mut self.decode_layers)
+            }
+            false => (&mut self.total, &mut self.layers),
+        };
+        add(total, &ended.total);
+        for (sum, times) in layers.iter_mut().zip(&ended.layers) {
             add(sum, times);
         }
         let room = self.room();
@@ -144,14 +150,17 @@ impl Profile {
             });
         self.operations.extend(operations);
         clock.clear();
-        self.looked_wall += step.wall;
         self.add_time_of(step);
     }
 
-    /// Takes in a step whose phases were not looked at: they count as those of the others did, in the same proportions.
+    /// Whether the phases of a decode step were looked at: what [`Profile::add_time_of`] is told by.
+    pub fn has_decode(&self) -> bool {
+        !self.decode_looked.is_zero()
+    }
+
+    /// Takes in a decode step whose phases were not looked at: they count as those of the other decode steps, in proportion.
     pub fn add_time_of(&mut self, step: Step) {
         self.wall += step.wall;
-        self.steps_wall += step.wall;
         let nanos = (step.wall.as_nanos() as u64).clamp(1, LONGEST_NS);
         let histogram = if step.is_decode() {
             self.decode_wall += step.wall;
@@ -173,7 +182,7 @@ impl Profile {
 
     /// Takes in time spent beside the steps, such as tokenising on a thread of its own.
     pub fn add_beside(&mut self, phase: Phase, duration: Duration) {
-        self.beside[phase.index()] += duration.as_nanos() as u64;
+        self.total[phase.index()] += duration.as_nanos() as u64;
         self.wall += duration;
     }
 
@@ -197,14 +206,16 @@ impl Profile {
     /// The sums so far.
     pub fn snapshot(&self) -> Snapshot {
         let wall = self.wall.as_nanos() as u64;
-        // Of all steps as of those that were looked at.
-        let scale = match self.looked_wall.is_zero() {
-            true => 1.0,
-            false => self.steps_wall.div_duration_f64(self.looked_wall),
+        let scale = match self.has_decode() {
+            true => self.decode_wall.div_duration_f64(self.decode_looked),
+            false => 1.0,
         };
-        let scaled = |nanos: u64| (nanos as f64 * scale) as u64;
-        let mut total = self.total.map(scaled);
-        add(&mut total, &self.beside);
+        let with_decode = |times: &Times, decode: &Times| {
+            let mut sum = decode.map(|nanos| (nanos as f64 * scale) as u64);
+            add(&mut sum, times);
+            sum
+        };
+        let total = with_decode(&self.total, &self.decode_total);
         let attributed: u64 = total.iter().sum();
         let tokens = self.sums.prompt_tokens + self.sums.decoded_tokens;
         let time = |name: &'static str, nanos: u64| PhaseTime {
@@ -218,7 +229,9 @@ impl Profile {
             .map(|phase| time(phase.name(), total[phase.index()]))
             .collect();
         phases.push(time("unattributed", wall.saturating_sub(attributed)));
-        let layers = self.layers.iter().zip(&self.activity).enumerate();
+        let layers = self.layers.iter().zip(&self.decode_layers);
+        let layers = layers.map(|(times, decode)| with_decode(times, decode));
+        let layers = layers.zip(&self.activity).enumerate();
         let counts = TokenCounts {
             prompt: self.sums.prompt_tokens as u64,
             decoded: self.sums.decoded_tokens as u64,
@@ -231,7 +244,7 @@ impl Profile {
                     phases: Phase::ALL
                         .iter()
                         .filter(|phase| times[phase.index()] > 0)
-                        .map(|phase| time(phase.name(), scaled(times[phase.index()])))
+                        .map(|phase| time(phase.name(), times[phase.index()]))
                         .collect(),
                     zero_fraction: fraction(activity.zeros, activity.values),
                     quantized_zero_fraction: fraction(activity.quantized_zeros, activity.values),
@@ -406,6 +419,12 @@ mod tests {
         assert!((of("unattributed").share - 4.0 / 20.0).abs() < 1e-9);
         assert_eq!(got.layers[0].phases[0].total_ms, 12.0);
         assert_eq!((got.tokens.decoded, got.decode.unwrap().steps), (4, 4));
+        // A prompt was looked at: it counts once.
+        clock.ended.total[Phase::Head.index()] = 40_000_000;
+        profile.add_step(step(10, 0, 50), &mut clock);
+        let got = profile.snapshot();
+        let of = |name: &str| got.phases.iter().find(|p| p.phase == name).unwrap();
+        assert_eq!((of("qkv").total_ms, of("head").total_ms), (12.0, 40.0));
     }
 
     #[test]

@@ -72,9 +72,13 @@ impl Executor {
         })
     }
 
-    /// Stops the clock of a scheduled step of which the time alone is taken; not where single operations are kept or observed.
+    /// Stops the clock of a scheduled step of which the time alone is taken; not where single operations are kept or observed, and not
+    /// before the profile has a step to go by.
     pub(super) fn sample(&mut self, recorded: &mut RecordedStep) {
-        let every = recorded.observer.is_some() || self.shared.profiler.lock().room() > 0;
+        let every = recorded.observer.is_some() || {
+            let profile = self.shared.profiler.lock();
+            profile.room() > 0 || !profile.has_decode()
+        };
         if self.sampling.passes(&recorded.step) && !every {
             recorded.whole = false;
             let mut clock = self.state.clock();
@@ -114,13 +118,10 @@ impl Executor {
                 profile.add_activity(layer, activity);
             }
         }
-        if recorded.whole {
-            let skipped = recorded.step.skipped_bytes;
-            recorded.step.wall = recorded.began.elapsed();
-            self.sampling.looked(&recorded.step, skipped);
-        } else {
+        if !recorded.whole {
             recorded.step.skipped_bytes = self.sampling.skipped_bytes;
         }
+        let skipped_of_zeros = recorded.step.skipped_bytes;
         let read = &mut recorded.step.weight_bytes;
         *read = read.saturating_sub(recorded.step.skipped_bytes);
         let screened = self.state.take_screened();
@@ -135,6 +136,9 @@ impl Executor {
             clock.end();
         }
         recorded.step.wall = recorded.began.elapsed();
+        if recorded.whole {
+            self.sampling.looked(&recorded.step, skipped_of_zeros);
+        }
         if let Some(observer) = recorded.observer {
             observer.step(clock.operations());
         }
