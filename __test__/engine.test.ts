@@ -102,10 +102,11 @@ describe("a loaded engine", () => {
       );
     });
     const batches: NativeBatch[] = [];
+    const batchOf = (text: string, tokenId = Number.NaN): NativeBatch => ({ deltas: [{ text, tokenIds: [tokenId] }] });
     const request = raw.generate(
       // Greedy: a drawn token may be a part of a character, which is delivered with the next one.
       { text: "The fox", ...checkGenerate({ ignoreEos: true, temperature: 0 }).request, credits: 1 },
-      (batch) => batches.push(batch),
+      (delivered, tokenId) => batches.push(typeof delivered === "string" ? batchOf(delivered, tokenId) : delivered),
     );
     await expect.poll(() => batches.length).toBe(1);
     await new Promise((resolve) => setTimeout(resolve, 100));

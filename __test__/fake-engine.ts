@@ -6,18 +6,17 @@ const require = createRequire(import.meta.url);
 export const { TextStream } = require("../dist/cjs/src/stream.js") as typeof import("../dist/cjs/src/stream.js");
 
 type Start = ConstructorParameters<typeof TextStream>[0];
-type Batch = Parameters<Parameters<Start["native"]["generate"]>[1]>[0];
+type Delivery = Parameters<Start["native"]["generate"]>[1];
 
 /** What happened to one request. */
 export class FakeRequest {
   credits: number;
   cancelled = false;
-  referenced = true;
-  readonly send: (batch: Batch) => void;
+  readonly deliver: Delivery;
 
-  constructor(credits: number, send: (batch: Batch) => void) {
+  constructor(credits: number, deliver: Delivery) {
     this.credits = credits;
-    this.send = send;
+    this.deliver = deliver;
   }
 
   cancel(): void {
@@ -28,24 +27,16 @@ export class FakeRequest {
     this.credits += credits;
   }
 
-  ref(): void {
-    this.referenced = true;
-  }
-
-  unref(): void {
-    this.referenced = false;
-  }
-
   /** Sends a token's text, for which there must be a credit. */
   token(text: string, id = 0): void {
     if (this.credits === 0) throw new Error("no credit left");
     this.credits -= 1;
-    this.send({ deltas: [{ text, tokenIds: [id] }] });
+    this.deliver(text, id);
   }
 
   finish(finishReason = "stop"): void {
     const times = { queueMs: 0, prefillMs: 1, timeToFirstTokenMs: 2, decodeMs: 3, tokensPerSecond: 1000 };
-    this.send({ deltas: [], finish: { finishReason, promptTokens: 4, completionTokens: 4, ...times } });
+    this.deliver({ deltas: [], finish: { finishReason, promptTokens: 4, completionTokens: 4, ...times } });
   }
 }
 
@@ -53,8 +44,8 @@ export class FakeRequest {
 export function fakeStream(options: { credits?: number; signal?: AbortSignal; prompt?: Start["prompt"] } = {}) {
   const requests: FakeRequest[] = [];
   const running: Start["running"] = new Set();
-  const generate = (request: { credits: number }, send: (batch: Batch) => void): FakeRequest => {
-    const made = new FakeRequest(request.credits, send);
+  const generate = (request: { credits: number }, deliver: Delivery): FakeRequest => {
+    const made = new FakeRequest(request.credits, deliver);
     requests.push(made);
     return made;
   };

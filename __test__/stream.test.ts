@@ -51,12 +51,46 @@ describe("a stream", () => {
     const request = only(requests);
     for (const text of ["a", "b", "c", "d"]) request.token(text);
     await first;
-    expect(request.credits).toBe(1); // the first was waited for: its credit came back at once
-    expect(() => ["e", "f"].forEach((text) => void request.token(text))).toThrow("no credit left");
-    await stream.next();
-    expect(request.credits).toBe(0); // one read of a full buffer: not yet half
+    expect(request.credits).toBe(0); // one read of four: not yet half
+    expect(() => request.token("e")).toThrow("no credit left");
     await stream.next();
     expect(request.credits).toBe(2);
+    await stream.next();
+    expect(request.credits).toBe(2);
+    await stream.next();
+    expect(request.credits).toBe(4);
+    await stream.return();
+  });
+
+  test.each([1, 2, 3, 4, 7])("a reader who waits never does so without credits: %i", async (credits) => {
+    const { stream, requests } = fakeStream({ credits });
+    for (let token = 0; token < 20; token += 1) {
+      const waiting = stream.next();
+      const request = only(requests);
+      expect(request.credits).toBeGreaterThan(0);
+      request.token("a");
+      await waiting;
+    }
+    await stream.return();
+  });
+
+  test("takes several deltas in one delivery", async () => {
+    const { stream, requests } = fakeStream();
+    const reads = [stream.next(), stream.next(), stream.next()];
+    const logprobs = [{ tokenId: 4, logprob: -1, top: [] }];
+    only(requests).deliver({
+      deltas: [
+        { text: "a", tokenIds: [1, 2] },
+        { text: "b", tokenIds: [4], logprobs },
+      ],
+    });
+    only(requests).token("c", 5);
+    const parts = await Promise.all(reads);
+    expect(parts.map(({ value }) => value)).toEqual([
+      { type: "text-delta", text: "a", tokenIds: [1, 2] },
+      { type: "text-delta", text: "b", tokenIds: [4], logprobs },
+      { type: "text-delta", text: "c", tokenIds: [5] },
+    ]);
     await stream.return();
   });
 
@@ -70,13 +104,16 @@ describe("a stream", () => {
     expect(holding()).toBe(true);
     request.token("a");
     await first;
+    request.token("b"); // nobody waits for it
     expect(holding()).toBe(false);
-    const second = stream.next();
+    await stream.next();
+    expect(holding()).toBe(false);
+    const third = stream.next();
     expect(holding()).toBe(true);
-    request.token("b");
-    await second;
-    expect(holding()).toBe(false);
+    request.token("c");
+    await third;
     await stream.return();
+    expect(holding()).toBe(false);
   });
 
   test("stops at break, and drops what was not read", async () => {
@@ -167,7 +204,7 @@ describe("a stream", () => {
   test("an engine failure comes after the text before it", async () => {
     const { stream, requests } = fakeStream();
     const first = stream.next();
-    only(requests).send({
+    only(requests).deliver({
       deltas: [
         { text: "a", tokenIds: [1] },
         { text: "b", tokenIds: [2] },

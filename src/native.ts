@@ -131,19 +131,20 @@ export interface NativeFinish {
   tokensPerSecond: number;
 }
 
-/** What a stream hands over in one call: the deltas since the last one, and how it ended, if it did. */
+/** What a stream hands over in one call, where it is not one token's text: the deltas since the last one, and how it ended, if it did. */
 export interface NativeBatch {
   deltas: NativeDelta[];
   finish?: NativeFinish;
   failure?: NativeFailure;
 }
 
+/** A string is the text of the one token `tokenId`; most calls bring that. */
+export type NativeDelivery = (delivered: NativeBatch | string, tokenId?: number) => void;
+
+/** A running generation. It does not keep the process alive. */
 export interface NativeRequest {
   cancel(): void;
   grant(credits: number): void;
-  /** While referenced, the stream keeps the process alive: only as long as somebody waits for a part. */
-  ref(): void;
-  unref(): void;
 }
 
 export interface NativeCancel {
@@ -470,7 +471,7 @@ export interface NativeEngine {
   memoryLayout(): string;
   memoryReport(): string;
   compactMemory(done: NativeCallback<NativeCompaction>): void;
-  generate(request: NativeGenerateRequest, onBatch: (batch: NativeBatch) => void): NativeRequest;
+  generate(request: NativeGenerateRequest, onDelivery: NativeDelivery): NativeRequest;
   tokenize(text: string, addSpecial: boolean, parseSpecial: boolean, done: NativeCallback<Uint32Array>): void;
   detokenize(tokens: Uint32Array, skipSpecial: boolean, done: NativeCallback<string>): void;
   pieces(tokens: Uint32Array, done: NativeCallback<string[]>): void;

@@ -48,6 +48,7 @@ export class Generation {
   #error: { readonly reason: unknown } | undefined;
   #unreturned = 0;
   #alive: ReturnType<typeof setInterval> | undefined;
+  #isKeptAlive = false;
 
   constructor(start: GenerationStart) {
     this.#start = start;
@@ -107,8 +108,9 @@ export class Generation {
     if (typeof text === "object" && "then" in text) text = await text;
     if (this.#phase !== "running") return;
     const input = typeof text === "string" ? { text } : { tokens: text };
-    this.#request = native.generate({ ...request, ...input }, (batch) => this.#receive(batch));
-    this.#request.unref();
+    this.#request = native.generate({ ...request, ...input }, (delivered, tokenId) =>
+      this.#receive(delivered, tokenId),
+    );
   }
 
   /**
@@ -116,14 +118,32 @@ export class Generation {
    * native side, and a reader who comes to wait for that word would find nothing to hold on to.
    */
   #keepAlive(): void {
+    if (this.#isKeptAlive) return;
+    this.#isKeptAlive = true;
     this.#alive ??= setInterval(() => {}, FOR_EVER_MS);
     this.#alive.ref();
   }
 
+  /**
+   * Nobody waits. It is looked at when something comes, and not when a reader got its part, who will nearly always ask for the next
+   * at once; more does come as long as there are credits, and the last one that a reader takes gives some back.
+   */
+  #letEnd(): void {
+    if (!this.#isKeptAlive) return;
+    this.#isKeptAlive = false;
+    this.#alive?.unref();
+  }
+
   readonly #onAbort = (): void => this.fail(this.#start.signal?.reason);
 
-  #receive(batch: NativeBatch): void {
+  #receive(delivered: NativeBatch | string, tokenId: number | undefined): void {
     if (this.#phase !== "running") return;
+    if (this.#waiters.length === 0) this.#letEnd();
+    if (typeof delivered === "string") {
+      this.#deliver({ type: "text-delta", text: delivered, tokenIds: tokenId === undefined ? [] : [tokenId] });
+      return;
+    }
+    const batch = delivered;
     for (const delta of batch.deltas) this.#deliver(partOf(delta));
     if (batch.failure !== undefined) this.#failAfterParts(errorFrom(batch.failure));
     else if (batch.finish !== undefined) this.#finish(batch.finish);
@@ -158,16 +178,14 @@ export class Generation {
       return;
     }
     this.#returnCredits(part);
-    if (this.#waiters.length === 0) this.#alive?.unref();
     waiter.resolve({ done: false, value: part });
   }
 
-  /** Credits go back in halves of the buffer, or as soon as the reader has caught up. */
+  /** Credits go back in halves of the buffer: a reader who waits has left some on the other side. */
   #returnCredits(part: StreamPart): void {
     if (part.type !== "text-delta") return;
     this.#unreturned += part.tokenIds.length;
-    const enough = this.#unreturned * 2 >= this.#start.request.credits || this.#parts.length === 0;
-    if (!enough || this.#unreturned === 0 || this.#phase !== "running") return;
+    if (this.#unreturned * 2 < this.#start.request.credits || this.#phase !== "running") return;
     this.#request?.grant(this.#unreturned);
     this.#unreturned = 0;
   }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use napi::bindgen_prelude::{Float32Array, FnArgs, Function, ToNapiValue, Uint32Array};
+use napi::bindgen_prelude::{Float32Array, Function, ToNapiValue, Uint32Array};
 use napi::{Env, Result};
 use napi_derive::napi;
 use ryz_engine::{EncodeOptions, Engine, EngineError, Reply, RequestHandle};
@@ -12,7 +12,7 @@ use crate::chat;
 use crate::info::{MemoryStats, ModelInfo};
 use crate::jobs::{self, Ending};
 use crate::request::Request;
-use crate::stream::{self, Batch, NativeRequest};
+use crate::stream::{self, Delivery, NativeRequest};
 
 /// An engine until it is disposed of; shared with the environment's clean-up.
 #[derive(Clone)]
@@ -117,13 +117,10 @@ impl NativeEngine {
     pub fn generate(
         &self,
         request: Request,
-        #[napi(ts_arg_type = "(batch: Batch) => void")] on_batch: Function<
-            '_,
-            FnArgs<(Batch,)>,
-            (),
-        >,
+        #[napi(ts_arg_type = "(delivered: Batch | string, tokenId?: number) => void")]
+        on_delivery: Function<'_, Delivery, ()>,
     ) -> Result<NativeRequest> {
-        stream::open(&on_batch, |sink| {
+        stream::open(&on_delivery, |sink| {
             self.slot
                 .get()?
                 .generate(request.convert()?, Box::new(sink))

@@ -1,13 +1,13 @@
 //! The way of a generation's events to JavaScript: gathered into batches, through one threadsafe function a sequence.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use napi::bindgen_prelude::{FnArgs, Function};
+use napi::bindgen_prelude::{Either, FnArgs, Function};
 use napi::threadsafe_function::{
     ThreadsafeCallContext, ThreadsafeFunction, ThreadsafeFunctionCallMode,
 };
-use napi::{Env, Result, Status};
+use napi::{Result, Status};
 use napi_derive::napi;
 use ryz_engine::{Event, EventSink, RequestHandle, TokenLogprobs};
 
@@ -76,7 +76,12 @@ pub struct Batch {
     pub failure: Option<Failure>,
 }
 
-type Callback = ThreadsafeFunction<(), (), FnArgs<(Batch,)>, Status, false>;
+/// What the callback is given: the text and the id of one token, which nearly every call brings and which costs no objects,
+/// or a batch of whatever there is.
+pub type Delivery = FnArgs<(Either<Batch, String>, Option<u32>)>;
+
+/// Weak: it is not what keeps the process alive.
+type Callback = ThreadsafeFunction<(), (), Delivery, Status, false, true>;
 
 /// What is to be delivered.
 enum Item {
@@ -146,7 +151,6 @@ impl Drop for Sender {
 #[napi]
 pub struct NativeRequest {
     handle: Option<RequestHandle>,
-    line: Weak<Line>,
 }
 
 #[napi]
@@ -166,64 +170,29 @@ impl NativeRequest {
             handle.grant(credits);
         }
     }
-
-    /// Keeps the process alive while it runs.
-    #[napi(js_name = "ref", catch_unwind)]
-    pub fn reference(&self, env: Env) -> Result<()> {
-        self.set_referenced(&env, true)
-    }
-
-    /// Lets the process end though it runs.
-    #[napi(catch_unwind)]
-    pub fn unref(&self, env: Env) -> Result<()> {
-        self.set_referenced(&env, false)
-    }
-
-    #[expect(
-        deprecated,
-        reason = "napi has no other way to (un)reference a threadsafe function"
-    )]
-    fn set_referenced(&self, env: &Env, referenced: bool) -> Result<()> {
-        self.with_callback(|callback| {
-            if referenced {
-                callback.refer(env)
-            } else {
-                callback.unref(env)
-            }
-        })
-    }
-
-    fn with_callback(&self, work: impl FnOnce(&mut Callback) -> Result<()>) -> Result<()> {
-        let Some(line) = self.line.upgrade() else {
-            return Ok(());
-        };
-        line.lock().as_mut().map_or(Ok(()), work)
-    }
 }
 
 /// Starts a generation: `submit` gives the engine the sending end. Its failure arrives as the stream's only batch.
 pub fn open(
-    on_batch: &Function<'_, FnArgs<(Batch,)>, ()>,
+    on_delivery: &Function<'_, Delivery, ()>,
     submit: impl FnOnce(Sender) -> std::result::Result<RequestHandle, Failure>,
 ) -> Result<NativeRequest> {
     let pending = Arc::new(Mutex::new(Vec::new()));
     let taken = Arc::clone(&pending);
-    let callback = on_batch.build_threadsafe_function::<()>().build_callback(
-        move |_: ThreadsafeCallContext<()>| {
+    let callback = on_delivery
+        .build_threadsafe_function::<()>()
+        .weak::<true>()
+        .build_callback(move |_: ThreadsafeCallContext<()>| {
             let items = std::mem::take(&mut *taken.lock().unwrap_or_else(PoisonError::into_inner));
-            Ok((batch(items),).into())
-        },
-    )?;
+            Ok(delivery(items))
+        })?;
     let accepted = AtomicBool::new(false);
     let line = Arc::new(Line {
         callback: Mutex::new(Some(callback)),
         pending,
         accepted,
     });
-    let request = |handle| NativeRequest {
-        handle,
-        line: Arc::downgrade(&line),
-    };
+    let request = |handle| NativeRequest { handle };
     match submit(Sender {
         line: Arc::clone(&line),
         ended: false,
@@ -238,6 +207,16 @@ pub fn open(
             Ok(request(None))
         }
     }
+}
+
+fn delivery(mut items: Vec<Item>) -> Delivery {
+    if let [Item::Event(Event::Delta(delta))] = items.as_mut_slice()
+        && let [token] = delta.token_ids[..]
+        && delta.logprobs.is_empty()
+    {
+        return (Either::B(std::mem::take(&mut delta.text)), Some(token)).into();
+    }
+    (Either::A(batch(items)), None).into()
 }
 
 fn batch(items: Vec<Item>) -> Batch {
