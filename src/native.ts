@@ -214,6 +214,7 @@ export interface NativeTuning {
     packing: string;
     prefetch: number;
     listedShare?: number;
+    orderShare?: number;
   }[];
 }
 

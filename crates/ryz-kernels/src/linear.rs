@@ -29,6 +29,15 @@ impl Linear {
         }
     }
 
+    /// As many rows of a product, where there are as many, are read faster together than in parts, since what lies together in memory
+    /// belongs to all of them.
+    pub fn rows_together(&self) -> usize {
+        match self {
+            Self::Sparse(weights) => weights.rows_together(),
+            Self::Ternary(_) | Self::Dense(_) => 1,
+        }
+    }
+
     /// Lines of scratch memory that [`Linear::matmul`] takes.
     pub fn scratch_lines(&self) -> usize {
         match self {

@@ -71,7 +71,14 @@ fn both_orders_equal_the_packed_matrix() {
             for order in ORDERS {
                 for &kernels in &levels {
                     let packed = pack(dtype, rows, cols, &bytes, kernels);
-                    let weights = Linear::Sparse(sparse(packed, order));
+                    let mut weights = sparse(packed, order);
+                    let tiled = random.below(4) == 0;
+                    let mut staging = vec![Line([0; 64]); weights.piece_lines()];
+                    for tiled in [true, false, tiled] {
+                        weights.lay_out(tiled, &mut staging);
+                        assert_eq!(weights.is_tiled(), tiled);
+                    }
+                    let weights = Linear::Sparse(weights);
                     let name = weights.kernel_name(true);
                     assert_same(&product(&weights, input), &expected, || {
                         format!("{name}, {what}")

@@ -142,6 +142,23 @@ impl Model {
     }
 }
 
+/// How rows of matrices that are multiplied together are cut for the workers, in whole `granule`s.
+pub(crate) fn chunks(weights: &[&Linear], granule: usize) -> Chunks {
+    let rows = weights[0].rows();
+    let bytes: usize = weights.iter().map(|weight| weight.packed_bytes()).sum();
+    let of_bytes = |bytes_of_chunk: usize| bytes_of_chunk * rows / bytes.max(1);
+    let least = match weights[0].is_ternary() {
+        true => LEAST_BYTES,
+        false => LEAST_DENSE_BYTES,
+    };
+    let together = weights[0].rows_together();
+    Chunks {
+        granule,
+        least: of_bytes(least).max(together),
+        most: of_bytes(MOST_BYTES).max(together),
+    }
+}
+
 /// A step that is being computed.
 struct Step<'a> {
     model: &'a Model,
@@ -407,18 +424,7 @@ impl Pass<'_> {
         work: impl FnMut(Range<usize>),
     ) -> Result<(), Leave> {
         let rows = weights[0].rows();
-        let bytes: usize = weights.iter().map(|weight| weight.packed_bytes()).sum();
-        let of_bytes = |bytes_of_chunk: usize| bytes_of_chunk * rows / bytes.max(1);
-        let least = match weights[0].is_ternary() {
-            true => LEAST_BYTES,
-            false => LEAST_DENSE_BYTES,
-        };
-        let chunks = Chunks {
-            granule,
-            least: of_bytes(least),
-            most: of_bytes(MOST_BYTES),
-        };
-        self.worker.share(rows, chunks, work)
+        self.worker.share(rows, chunks(weights, granule), work)
     }
 
     /// Quantises some rows of `values` in the forms that `projections` read.

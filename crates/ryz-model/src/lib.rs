@@ -15,6 +15,7 @@ mod forward;
 mod head;
 mod hooks;
 mod load;
+mod orders;
 mod place;
 mod rope;
 mod run_state;
@@ -37,6 +38,6 @@ pub use load::{LoadOptions, LoadProgress, Model, QuantizedTensor};
 pub use run_state::RunState;
 pub use screen::{HeadScreening, ROWS_PER_SURVIVOR, ScreenedHead};
 pub use source::{ModelSource, SourceKind};
-pub use tune::{MatrixKind, ProductTimer};
+pub use tune::{Counting, MatrixKind, ProductTimer};
 
 pub use ryz_format::{ModelConfig, Quantized, Quantizer, SharedQuantizer, TensorError};

@@ -17,6 +17,7 @@ use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MatRef};
 use crate::{
     AttentionStatistics, BatchSequence, Model, ModelError,
     batch::{BatchLimits, Plan},
+    orders::{OrderWatch, WatchedLayer},
     screen::{HeadImage, MOST_NEEDED, MOST_OUTPUTS, ScreenedHead, groups},
     weights::{LayerWeights, Projection},
 };
@@ -34,6 +35,8 @@ pub struct RunState {
     clock: Mutex<PhaseClock>,
     /// One for each layer; counted while the clock records.
     activity: Vec<ActivityCounter>,
+    /// Where it is to be seen whether matrices are in the right order.
+    pub(crate) orders: Option<OrderWatch>,
     /// Where the head has an image.
     screen: Option<ScreenScratch>,
     screened: ScreenCounter,
@@ -352,6 +355,7 @@ impl RunState {
             scratch,
             scratch_lines,
             clock: Mutex::new(PhaseClock::new(config.num_hidden_layers, ryz_numa::ticks)),
+            orders: OrderWatch::new(&model.weights.layers, arena),
             screen: screen.transpose()?,
             screened: ScreenCounter::default(),
             statistics: None,
@@ -450,6 +454,10 @@ impl RunState {
             }
             _ => None,
         };
+        let watched = match &mut self.orders {
+            Some(orders) if tokens == 1 => orders.step(),
+            _ => None,
+        };
         let mut forms = (buffers.quantized.iter_mut()).map(|scratch| scratch.share(tokens));
         let shared = Shared {
             quantized: std::array::from_fn(|_| forms.next()),
@@ -469,6 +477,7 @@ impl RunState {
             scratch,
             screen,
             activity: recording.then_some(&*self.activity),
+            watched,
             clock: &self.clock,
             statistics: self.statistics.as_deref(),
         };
@@ -528,6 +537,8 @@ pub(crate) struct Shared<'a> {
     pub screen: Option<SharedScreen<'a>>,
     /// While the clock records.
     pub activity: Option<&'a [ActivityCounter]>,
+    /// While a step of one token counts what matrices could leave out.
+    pub watched: Option<&'a [WatchedLayer]>,
     /// The first worker's.
     pub clock: &'a Mutex<PhaseClock>,
     /// What looks at attention outputs.

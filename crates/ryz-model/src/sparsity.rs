@@ -3,7 +3,7 @@
 //! With a squared ReLU a row of `up` is multiplied with 0 where its gate is not positive, and a column of `down` where the
 //! int8 form of what came out is 0. Both matrices keep their one copy in an order in which such a row or column is memory
 //! that is not read; results are the bits of the dense products. Where a list of rows would take longer than all of them is measured
-//! at load, and decided token by token and layer by layer (`docs/sparsity.md`).
+//! at load, and decided token by token; where tiles would be faster, layer by layer ([`crate::orders`], `docs/sparsity.md`).
 
 use ryz_format::{DType, HiddenAct, ModelConfig};
 use ryz_kernels::{LineOrder, SparseTernary};

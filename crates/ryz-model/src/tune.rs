@@ -9,11 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ryz_kernels::{ActivationView, Line, LineOrder, Linear, Packing, QuantizedActivations};
+use ryz_kernels::{
+    ActivationView, Line, LineOrder, Linear, Packing, QuantizedActivations, SparseTernary,
+};
 use ryz_numa::{Lease, PartitionedSlice, WorkQueue};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, MatRef, PrefetchManager};
 
-use crate::{Model, ModelError, weights::LayerWeights};
+use crate::{Model, ModelError, forward::chunks, weights::LayerWeights};
 
 /// Matrices of a model that are multiplied alike: by one kernel, of one shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +28,17 @@ pub struct MatrixKind {
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// Whether rows of which a list is made are multiplied alone.
-    pub listed: bool,
+    /// Whose rows or columns can be left out.
+    pub order: Option<LineOrder>,
+}
+
+/// What of a product with one token counts, where rows or columns are left out that do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counting {
+    /// All rows, by a list of them, or all columns.
+    All,
+    /// Half of them, here and there.
+    Half,
 }
 
 /// What timing products with the matrices of one kind needs.
@@ -42,11 +53,15 @@ pub struct ProductTimer {
     tokens: usize,
     /// Those of the matrices that are multiplied.
     window: Range<usize>,
-    /// Which of them comes next.
+    /// Products so far: the window is gone through again and again.
     next: usize,
     input: TimedInput,
+    /// Where columns can be left out: one token, half of which is 0.
+    half: Option<QuantizedActivations>,
     /// (tokens, rows)
     output: AlignedVec<f32>,
+    /// (tokens, rows), where a gate's rows are multiplied before those of each chunk; else empty.
+    gate_output: AlignedVec<f32>,
     /// (worker, lines)
     scratch: AlignedVec<Line>,
     scratch_lines: usize,
@@ -85,7 +100,7 @@ impl ProductTimer {
         self.products
     }
 
-    /// Has measurements go through some of the matrices only, by turns.
+    /// Has measurements go through some of the matrices only, by turns: those that were read last are last again.
     ///
     /// # Panics
     /// When there are none, or not as many.
@@ -95,7 +110,7 @@ impl ProductTimer {
             !matrices.is_empty() && matrices.end <= all,
             "matrices {matrices:?} of {all}"
         );
-        (self.window, self.next) = (matrices, 0);
+        self.window = matrices;
     }
 }
 
@@ -137,6 +152,7 @@ impl Model {
             for (index, value) in values.iter_mut().enumerate() {
                 *value = [-3.0, 1.0, 2.0, -1.0, 3.0, -2.0][index % 6]; // none is 0, which some kernels leave out
             }
+            let mut half = None;
             let input = match first.form {
                 None => TimedInput::F32(values),
                 Some(layout) => {
@@ -145,15 +161,34 @@ impl Model {
                     for (token, values) in values.chunks_exact(kind.cols).enumerate() {
                         (self.kernels).quantize_row(layout, values, rows.row_mut(token));
                     }
+                    if kind.order == Some(LineOrder::Columns) {
+                        let values = &mut values[..kind.cols];
+                        for (col, value) in values.iter_mut().enumerate() {
+                            *value *= if is_in_half(col) { 1.0 } else { 0.0 };
+                        }
+                        let mut row = QuantizedActivations::new(layout, 1, &arena)
+                            .map_err(ModelError::from)?;
+                        (self.kernels).quantize_row(layout, values, row.row_mut(0));
+                        half = Some(row);
+                    }
                     TimedInput::I8(rows)
                 }
             };
-            let list = if kind.listed { kind.rows } else { 0 };
+            let list = match kind.order {
+                Some(LineOrder::Rows) => kind.rows,
+                _ => 0,
+            };
             let list = (list * size_of::<u32>()).div_ceil(size_of::<Line>());
             let scratch_lines = first.weight.scratch_lines().max(list);
+            // Rows are left out behind the gate's, chunk by chunk.
+            let gated = match kind.order {
+                Some(LineOrder::Rows) => kind.rows.saturating_mul(tokens),
+                _ => 0,
+            };
             timers.push(ProductTimer {
                 products: bytes_at_once.div_ceil(bytes),
                 tokens,
+                gate_output: arena.allocate_slice(gated, BufferKind::Scratch)?,
                 output: arena
                     .allocate_slice(kind.rows.saturating_mul(tokens), BufferKind::Scratch)?,
                 scratch: arena.allocate_slice(
@@ -164,6 +199,7 @@ impl Model {
                 window: 0..matrices.len(),
                 next: 0,
                 input,
+                half,
                 matrices,
                 kind,
             });
@@ -171,8 +207,8 @@ impl Model {
         Ok(timers)
     }
 
-    /// Times a product of each worker's share of rows, with some matrices of the timer's kind one after another; the next
-    /// call goes on with the next ones. Several tokens, whose products take longer, meet fewer matrices.
+    /// Times products with some matrices of the timer's kind one after another, shared out as in a step, and where rows can be left out
+    /// with those of the gate beside them; the next call goes on with the next ones. Several tokens, whose products take longer, meet fewer matrices.
     ///
     /// # Errors
     /// [`ModelError::Region`].
@@ -185,23 +221,28 @@ impl Model {
         timer: &mut ProductTimer,
         tokens: usize,
     ) -> Result<Duration, ModelError> {
-        self.time(lease, timer, tokens, false)
+        self.time(lease, timer, tokens, None)
     }
 
-    /// [`Model::time_products`] of one token with a list of all rows, for a kind whose rows are listed.
+    /// [`Model::time_products`] of one token of which so much counts, for a kind whose rows or columns can be left out.
     ///
     /// # Errors
     /// [`ModelError::Region`].
     ///
     /// # Panics
-    /// When they are not.
-    pub fn time_lists(
+    /// When they cannot.
+    pub fn time_counting(
         &self,
         lease: &Lease,
         timer: &mut ProductTimer,
+        counting: Counting,
     ) -> Result<Duration, ModelError> {
-        assert!(timer.kind.listed, "no rows of {:?} are listed", timer.kind);
-        self.time(lease, timer, 1, true)
+        assert!(
+            timer.kind.order.is_some(),
+            "nothing of {:?} is left out",
+            timer.kind
+        );
+        self.time(lease, timer, 1, Some(counting))
     }
 
     fn time(
@@ -209,7 +250,7 @@ impl Model {
         lease: &Lease,
         timer: &mut ProductTimer,
         tokens: usize,
-        listed: bool,
+        counting: Option<Counting>,
     ) -> Result<Duration, ModelError> {
         assert!(
             (1..=timer.tokens).contains(&tokens),
@@ -217,53 +258,77 @@ impl Model {
             timer.tokens
         );
         let products = timer.products.div_ceil(tokens);
-        let input = match &timer.input {
-            TimedInput::F32(values) => ActivationView::F32(MatRef::from_slice(
+        let half = timer.half.as_ref();
+        let half = half.filter(|_| counting == Some(Counting::Half));
+        let input = match (&timer.input, half) {
+            (_, Some(row)) => ActivationView::I8(row.rows(1)),
+            (TimedInput::F32(values), None) => ActivationView::F32(MatRef::from_slice(
                 &values[..tokens * timer.kind.cols],
                 timer.kind.cols,
             )),
-            TimedInput::I8(rows) => ActivationView::I8(rows.rows(tokens)),
+            (TimedInput::I8(rows), None) => ActivationView::I8(rows.rows(tokens)),
         };
         let output = PartitionedSlice::new(&mut timer.output, timer.kind.rows);
+        let gate_output = PartitionedSlice::new(&mut timer.gate_output, timer.kind.rows);
         let lines = timer.scratch_lines;
         let scratch = match lines {
             0 => None,
             lines => Some(PartitionedSlice::new(&mut timer.scratch, lines)),
         };
         let of_window = &timer.matrices[timer.window.clone()];
-        let of_turn = (of_window.iter().cycle()).skip(timer.next).take(products);
+        let first = timer.next % of_window.len();
+        let of_turn = of_window.iter().cycle().skip(first).take(products);
+        let has_gate = timer.kind.order == Some(LineOrder::Rows);
         let started = Instant::now();
-        lease.run(|worker| {
+        lease.run_elastic(|worker| {
             let index = worker.index();
-            let mut scratch = scratch
-                .as_ref()
-                .map(|scratch| scratch.rows_mut(index..index + 1));
-            for &matrix in of_turn.clone() {
-                let weight = &self.projection(matrix).weight;
-                let rows = worker.split(weight.rows(), weight.row_granule());
-                if rows.is_empty() {
-                    continue;
-                }
-                let mut out = output.rect_mut(0..tokens, rows.clone());
-                let scratch = match &mut scratch {
-                    Some(scratch) => scratch.row_mut(0),
-                    None => &mut [],
-                };
-                match (weight, input) {
-                    (Linear::Sparse(weight), ActivationView::I8(input)) if listed => {
-                        let list: &mut [u32] = bytemuck::cast_slice_mut(scratch);
-                        let list = &mut list[..rows.len()];
-                        for (item, row) in list.iter_mut().zip(rows.start as u32..) {
-                            *item = row;
-                        }
-                        weight.multiply_rows(list, rows.start, input, 0, out.row_mut(0));
+            for &(layer, place) in of_turn.clone() {
+                let (projection, gate) = (
+                    self.projection((layer, place)),
+                    &self.weights.layers[layer].gate,
+                );
+                let reads_same = gate.form == projection.form && gate.weight.is_ternary();
+                let gate = (has_gate && reads_same).then_some(&gate.weight);
+                let weight = &projection.weight;
+                let together: Vec<_> = gate.into_iter().chain([weight]).collect();
+                let chunks = chunks(&together, weight.row_granule());
+                let shared = worker.share(weight.rows(), chunks, |rows| {
+                    let mut scratch = scratch
+                        .as_ref()
+                        .map(|scratch| scratch.rows_mut(index..index + 1));
+                    let scratch = match &mut scratch {
+                        Some(scratch) => scratch.row_mut(0),
+                        None => &mut [],
+                    };
+                    if let Some(gate) = gate {
+                        let mut out = gate_output.rect_mut(0..tokens, rows.clone());
+                        gate.matmul(rows.clone(), input, scratch, out.view());
                     }
-                    _ => weight.matmul(rows, input, scratch, out.view()),
+                    let mut out = output.rect_mut(0..tokens, rows.clone());
+                    match (weight, input, counting) {
+                        (Linear::Sparse(weight), ActivationView::I8(input), Some(counting))
+                            if weight.order() == LineOrder::Rows =>
+                        {
+                            let list: &mut [u32] = bytemuck::cast_slice_mut(scratch);
+                            let mut count = 0;
+                            for row in rows.clone() {
+                                list[count] = row as u32;
+                                count += usize::from(counting == Counting::All || is_in_half(row));
+                            }
+                            let (list, out) = (&list[..count], out.row_mut(0));
+                            out.fill(0.0);
+                            weight.multiply_rows(list, rows.start, input, 0, out);
+                        }
+                        _ => weight.matmul(rows, input, scratch, out.view()),
+                    }
+                });
+                if shared.and_then(|()| worker.barrier()).is_err() {
+                    return;
                 }
             }
         })?;
         let time = started.elapsed();
-        timer.next = (timer.next + products) % timer.window.len();
+        timer.next = timer.next.wrapping_add(products);
         Ok(time)
     }
 
@@ -315,19 +380,80 @@ impl Model {
 
     /// Changes up to which share of rows those that count are listed, for matrices of one kind.
     pub fn set_listed_share(&mut self, kind: &MatrixKind, share: f32) {
+        self.change_ordered(kind, |weights| weights.set_listed_share(share));
+    }
+
+    /// Changes up to which share of rows or columns that count matrices of one kind stay in their order; which of them do is seen
+    /// in the steps of a [`crate::RunState`] that is made afterwards.
+    pub fn set_order_share(&mut self, kind: &MatrixKind, share: f32) {
+        self.change_ordered(kind, |weights| weights.set_order_share(share));
+    }
+
+    fn change_ordered(&mut self, kind: &MatrixKind, change: impl Fn(&mut SparseTernary)) {
         let layers = self.weights.layers.iter_mut();
         for projection in layers.flat_map(LayerWeights::projections_mut) {
             if kind_of(&projection.weight, projection.form.is_some()).as_ref() == Some(kind)
                 && let Linear::Sparse(weights) = &mut projection.weight
             {
-                weights.set_listed_share(share);
+                change(weights);
             }
         }
+    }
+
+    /// Lays some of a timer's matrices, whose rows or columns can be left out, out as `tiled` or in their order, on the threads of
+    /// `lease`.
+    ///
+    /// # Errors
+    /// [`ModelError::Memory`] before any is changed; [`ModelError::Region`].
+    pub fn lay_out(
+        &mut self,
+        lease: &Lease,
+        timer: &ProductTimer,
+        matrices: Range<usize>,
+        tiled: bool,
+        arena: &Arena,
+    ) -> Result<(), ModelError> {
+        let places = &timer.matrices[matrices];
+        let mut some = Vec::new();
+        for (layer, weights) in self.weights.layers.iter_mut().enumerate() {
+            for (place, projection) in weights.projections_mut().into_iter().enumerate() {
+                if let Linear::Sparse(weight) = &mut projection.weight
+                    && places.contains(&(layer, place))
+                {
+                    some.push(Mutex::new(weight));
+                }
+            }
+        }
+        let lines = some.iter_mut().map(|weight| {
+            let weight = weight.get_mut().unwrap_or_else(PoisonError::into_inner);
+            weight.piece_lines()
+        });
+        let lines = lines.max().unwrap_or(0);
+        let staging = lines.saturating_mul(lease.threads());
+        let mut staging = arena.allocate_slice::<Line>(staging, BufferKind::Staging)?;
+        let staging = PartitionedSlice::new(&mut staging, lines);
+        let queue = WorkQueue::new();
+        lease.run(|worker| {
+            let mut staging = staging.rows_mut(worker.index()..worker.index() + 1);
+            while let Some(chunk) = queue.next(some.len(), 1) {
+                for weight in &some[chunk.range()] {
+                    let mut weight = weight.lock().unwrap_or_else(PoisonError::into_inner);
+                    weight.lay_out(tiled, staging.row_mut(0));
+                }
+            }
+        })?;
+        Ok(())
     }
 
     fn projection(&self, (layer, place): (usize, usize)) -> &crate::weights::Projection {
         self.weights.layers[layer].projections()[place]
     }
+}
+
+/// Half of the numbers, in no order that a prefetcher knows.
+fn is_in_half(index: usize) -> bool {
+    let mixed = (index as u32).wrapping_mul(0x9e37_79b1);
+    (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca6b) >> 31 == 1
 }
 
 /// The kind of a matrix whose kernels read ahead.
@@ -346,6 +472,6 @@ fn kind_of(weight: &Linear, int8: bool) -> Option<MatrixKind> {
         base3_kernel,
         rows: weight.rows(),
         cols: weight.cols(),
-        listed: int8 && weight.line_order() == Some(LineOrder::Rows),
+        order: weight.line_order().filter(|_| int8),
     })
 }

@@ -7,7 +7,7 @@ use std::{fs::File, path::Path};
 
 use common::{Runner, Setup};
 use ryz_format::{DType, GgufWriter, Value, encode};
-use ryz_kernels::{BatchLayout, KernelOptions, Level};
+use ryz_kernels::{BatchLayout, KernelOptions, Level, LineOrder};
 use ryz_kvcache::KvDType;
 use ryz_model::Activations;
 use ryz_tmac::{Arena, ArenaConfig, PrefetchManager};
@@ -226,7 +226,9 @@ fn all_rows_are_read_where_a_list_does_not_pay() {
             let arena = Arena::new(ArenaConfig::default());
             let timers = runner.model.product_timers(&arena, 0, 1, 1).unwrap();
             let mut kinds = timers.iter().map(|timer| timer.kind().clone());
-            let kind = kinds.find(|kind| kind.listed).unwrap();
+            let kind = kinds
+                .find(|kind| kind.order == Some(LineOrder::Rows))
+                .unwrap();
             assert_eq!((kind.rows, kind.cols), (FFN, HIDDEN));
             let mut run = |share: f32| {
                 runner.model.set_listed_share(&kind, share);
@@ -244,6 +246,66 @@ fn all_rows_are_read_where_a_list_does_not_pay() {
                 "{of_columns} of {skipped} bytes were left out"
             );
             assert_eq!(run(0.75), (listed, skipped), "{level}, {threads} threads");
+        }
+    }
+}
+
+/// A third to two thirds of rows and columns count: with less than that as the share up to which leaving out pays, matrices lie
+/// in tiles after 64 tokens, and with more they stay in their orders. Logits are the same throughout.
+#[test]
+fn matrices_that_leave_out_too_little_are_laid_out_as_tiles() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write_model(&path, 3);
+    let tokens: Vec<u32> = (0..90).map(|token| token * 7 % VOCAB as u32).collect();
+    for level in Level::ALL.into_iter().filter(|level| level.supported()) {
+        for threads in [1, 2] {
+            let setup = Setup {
+                level,
+                threads,
+                chunk: 1,
+                ..Setup::exact(Activations::Int8)
+            };
+            let mut expected = None;
+            // Of up and of down: how many matrices are laid out.
+            for (shares, laid_out) in [
+                ([1.0, 1.0], 0),
+                ([0.9, 0.9], 0),
+                ([0.1, 0.9], LAYERS),
+                ([1.0, 0.1], LAYERS),
+                ([0.1, 0.1], 2 * LAYERS),
+            ] {
+                let mut runner = Runner::load(&path, setup);
+                let arena = Arena::new(ArenaConfig::default());
+                let timers = runner.model.product_timers(&arena, 0, 1, 1).unwrap();
+                for kind in timers.iter().map(|timer| timer.kind()) {
+                    match kind.order {
+                        Some(LineOrder::Rows) => runner.model.set_order_share(kind, shares[0]),
+                        Some(LineOrder::Columns) => runner.model.set_order_share(kind, shares[1]),
+                        None => {}
+                    }
+                }
+                runner.renew();
+                runner.record();
+                let (mut logits, mut settled) = (Vec::new(), 0);
+                for (start, &token) in tokens.iter().enumerate() {
+                    logits.extend(runner.extend(&[token], start));
+                    if start + 1 < 64 {
+                        assert!(!runner.settle_order());
+                        runner.activity();
+                    } else {
+                        settled += usize::from(runner.settle_order());
+                    }
+                }
+                assert_eq!(settled, laid_out, "{level}, {threads} threads");
+                runner.activity();
+                logits.extend(runner.extend(&[3], tokens.len()));
+                let activity = runner.activity();
+                let skipped: u64 = activity.iter().map(|layer| layer.skipped_bytes).sum();
+                assert_eq!(skipped == 0, laid_out == 2 * LAYERS, "{skipped} bytes");
+                let logits = bits(&logits);
+                assert_eq!(expected.get_or_insert_with(|| logits.clone()), &logits);
+            }
         }
     }
 }

@@ -173,6 +173,8 @@ pub struct TunedMatrix {
     pub prefetch: u32,
     /// Up to which share of rows those that count are listed.
     pub listed_share: Option<f64>,
+    /// Where rows or columns can be left out: the share of them up to which that is faster than tiles.
+    pub order_share: Option<f64>,
 }
 
 impl TunedMatrix {
@@ -184,6 +186,7 @@ impl TunedMatrix {
             packing: matrix.packing.clone(),
             prefetch: matrix.prefetch as u32,
             listed_share: matrix.listed_share.map(f64::from),
+            order_share: matrix.order_share.map(f64::from),
         }
     }
 }

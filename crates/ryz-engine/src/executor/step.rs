@@ -59,7 +59,10 @@ impl Executor {
         let computed = self.forward(&operators);
         self.drop_failed();
         match computed {
-            Ok(()) => self.postprocess(),
+            Ok(()) => {
+                self.postprocess();
+                self.model.settle_order(&mut self.state);
+            }
             Err(ModelError::Aborted) => {} // the cancelled one goes at the next step; others are computed again
             Err(error) => self.fail_step(error),
         }

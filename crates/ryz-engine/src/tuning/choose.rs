@@ -1,14 +1,17 @@
-//! Which packing and which distance are taken, and up to where rows are listed.
+//! Which packing and which distance are taken, and up to where rows are listed and orders kept.
 
 use std::time::Duration;
 
 use ryz_kernels::Packing;
+use ryz_model::Counting;
 use ryz_tmac::PrefetchManager;
 
 /// Distances that are tried, in cache lines; the default is the first.
 const DISTANCES: [usize; 6] = [PrefetchManager::DEFAULT_LINES, 0, 16, 32, 128, 256];
 /// Rounds over all that is tried, at the most.
 const ROUNDS: usize = 9;
+/// Of which something is computed that magnifies noise.
+const MANY_ROUNDS: usize = 25;
 /// How much less time than the default another distance or packing must take: 1 / 50, more than noise makes of nothing.
 const MARGIN: u32 = 50;
 
@@ -64,32 +67,111 @@ pub(super) fn packings<E>(
     Ok(choices.collect())
 }
 
-/// Times a product with all rows, by a list of them (`true`) and without, as long as `time` answers, and gives the share of rows up
-/// to which a list is faster: its time is taken to be in proportion to its length.
+/// A way to multiply one token with matrices whose rows or columns can be left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// In its order, with everything counting or half of it: by a list, in rows.
+    Order(Counting),
+    /// In rows: all of them, without a list.
+    WithoutList,
+    /// Everything, in tiles.
+    Tiles,
+}
+
+/// Up to which shares of what counts one way is faster than another.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Shares {
+    /// A list of rows than all rows.
+    pub listed: f32,
+    /// The order than tiles.
+    pub order: f32,
+}
+
+/// Times the ways of `ways` by turns, as long as `time` answers: both shares are 1 where nothing was found to be slower. A product's
+/// time is taken to grow by as much for each row or column that counts. In rows, times are those of the gate's rows as well, which
+/// lie in tiles and are as many.
 ///
 /// # Errors
 /// Those of `time`.
-pub(super) fn listed_share<E>(
-    mut time: impl FnMut(bool) -> Result<Option<Duration>, E>,
-) -> Result<f32, E> {
+pub(super) fn shares<E>(
+    ways: &[Way],
+    mut time: impl FnMut(Way) -> Result<Option<Duration>, E>,
+) -> Result<Shares, E> {
     // The first round finds in the caches what came before it.
-    let medians = medians(2, 2, |way| time(way == 1))?;
-    let (whole, listed) = (medians[0], medians[1]);
-    Ok(match (whole, listed) {
-        (Some(whole), Some(listed)) if whole < listed - listed / MARGIN => {
-            (whole.as_secs_f64() / listed.as_secs_f64()) as f32
+    let times = by_turns(MANY_ROUNDS, ways.len(), ways.len(), |way| time(ways[way]))?;
+    let times_of = |wanted: Way| {
+        ways.iter()
+            .position(|&way| way == wanted)
+            .map(|way| &times[way])
+    };
+    // Over that of everything in the same round: memory is slower at one time than at another.
+    let of = |wanted: Way| {
+        let rounds = times_of(wanted)?
+            .iter()
+            .zip(times_of(Way::Order(Counting::All))?);
+        let mut ratios: Vec<f64> = rounds
+            .map(|(time, all)| time.as_secs_f64() / all.as_secs_f64())
+            .collect();
+        ratios.sort_unstable_by(f64::total_cmp);
+        ratios.get(ratios.len() / 2).copied()
+    };
+    let (without_list, tiles) = (of(Way::WithoutList), of(Way::Tiles));
+    let gate = match (without_list, tiles) {
+        (Some(_), Some(tiles)) => tiles / 2.0,
+        _ => 0.0,
+    };
+    let up_to = |other: Option<f64>| match (of(Way::Order(Counting::Half)), other) {
+        (Some(half), Some(other)) if is_less(other, 1.0) => {
+            let all = 1.0 - gate;
+            crossing((half - gate) / all, (other - gate) / all)
         }
         _ => 1.0,
+    };
+    let order = match (without_list, tiles) {
+        // All rows without a list are as fast: what is lost where none can be left out is nothing.
+        (Some(whole), Some(tiles)) if !is_less(tiles, whole) => 1.0,
+        _ => up_to(tiles),
+    };
+    Ok(Shares {
+        listed: up_to(without_list),
+        order,
     })
 }
 
-/// The median time of each of `count` ways, which take turns as long as `time` answers: turns make what else the machine does
-/// fall on all of them alike. The first `warm_up` are tried once before, and that does not count; nor does a round that is not whole.
+/// Whether a time is less than another by more than noise makes of nothing.
+fn is_less(time: f64, other: f64) -> bool {
+    time < other * (1.0 - 1.0 / f64::from(MARGIN))
+}
+
+/// What half of the lines takes of the time that all of them take: outside of this it is noise, which would put a crossing anywhere.
+const OF_HALF: [f64; 2] = [0.5, 0.75];
+/// No crossing below this is believed: the less counts, the more is lost where it is read nonetheless.
+const LEAST_SHARE: f64 = 0.25;
+
+/// Where the line through `half` at a share of a half and 1 at 1 meets `other`.
+fn crossing(half: f64, other: f64) -> f32 {
+    let half = half.clamp(OF_HALF[0], OF_HALF[1]);
+    (0.5 + 0.5 * (other - half) / (1.0 - half)).clamp(LEAST_SHARE, 1.0) as f32
+}
+
+/// The median time of each way of [`by_turns`].
 fn medians<E>(
     count: usize,
     warm_up: usize,
-    mut time: impl FnMut(usize) -> Result<Option<Duration>, E>,
+    time: impl FnMut(usize) -> Result<Option<Duration>, E>,
 ) -> Result<Vec<Option<Duration>>, E> {
+    let times = by_turns(ROUNDS, count, warm_up, time)?;
+    Ok(times.into_iter().map(median).collect())
+}
+
+/// The times of each of `count` ways, which take `most` turns, as long as `time` answers: turns make what else the machine does
+/// fall on all of them alike. The first `warm_up` are tried once before, and that does not count; nor does a round that is not whole.
+fn by_turns<E>(
+    most: usize,
+    count: usize,
+    warm_up: usize,
+    mut time: impl FnMut(usize) -> Result<Option<Duration>, E>,
+) -> Result<Vec<Vec<Duration>>, E> {
     let mut times = vec![Vec::new(); count];
     let mut round = |ways| {
         (0..ways)
@@ -97,7 +179,7 @@ fn medians<E>(
             .collect::<Result<Option<Vec<_>>, E>>()
     };
     let mut answered = round(warm_up)?.is_some();
-    let mut rounds = 0..ROUNDS;
+    let mut rounds = 0..most;
     while answered && rounds.next().is_some() {
         let measured = round(count)?;
         answered = measured.is_some();
@@ -105,7 +187,7 @@ fn medians<E>(
             times.push(time);
         }
     }
-    Ok(times.into_iter().map(median).collect())
+    Ok(times)
 }
 
 fn median(mut times: Vec<Duration>) -> Option<Duration> {
@@ -235,31 +317,83 @@ mod tests {
         assert_eq!(of_several(5000), Ok(Packing::TwoBits));
     }
 
+    const ALL_WAYS: [Way; 4] = [
+        Way::Order(Counting::Half),
+        Way::Order(Counting::All),
+        Way::WithoutList,
+        Way::Tiles,
+    ];
+
+    /// The shares where the ways take so long, of columns where there is no time for all rows without a list, and otherwise of rows
+    /// behind a gate that takes as long as tiles; each round is slower than the one before.
+    fn shares_of(half: u64, all: u64, without_list: Option<u64>, tiles: u64) -> [f32; 2] {
+        let gate = without_list.map_or(0, |_| tiles);
+        let ways = ALL_WAYS.into_iter();
+        let ways: Vec<Way> = ways
+            .filter(|&way| way != Way::WithoutList || without_list.is_some())
+            .collect();
+        let mut asked = 0;
+        let Ok(shares) = shares::<Infallible>(&ways, |way| {
+            let nanos = match way {
+                Way::Order(Counting::Half) => half,
+                Way::Order(Counting::All) => all,
+                Way::WithoutList => without_list.unwrap_or_default(),
+                Way::Tiles => tiles,
+            };
+            asked += 1;
+            let round = 1 + (asked - 1) / ways.len() as u64;
+            Ok(Some(Duration::from_nanos((gate + nanos) * round)))
+        });
+        [shares.listed, shares.order].map(|share| (share * 100.0).round() / 100.0)
+    }
+
     #[test]
     fn a_list_is_made_while_it_is_faster() {
-        let share = |whole: u64, listed: u64| {
-            listed_share::<Infallible>(|list| {
-                let nanos = if list { listed } else { whole };
-                Ok(Some(Duration::from_nanos(nanos)))
-            })
-        };
-        assert_eq!(share(800, 1000), Ok(0.8));
-        assert_eq!(share(990, 1000), Ok(1.0)); // hardly
-        assert_eq!(share(1000, 800), Ok(1.0));
-        assert_eq!(listed_share::<Infallible>(|_| Ok(None)), Ok(1.0));
-        let mut asked = 0;
-        let once = listed_share::<Infallible>(|list| {
-            asked += 1;
-            let nanos = if list { 1000 } else { 1 };
-            Ok((asked <= 3).then_some(Duration::from_nanos(nanos)))
+        assert_eq!(shares_of(500, 1000, Some(800), 800), [0.8, 1.0]);
+        assert_eq!(shares_of(600, 1000, Some(800), 800), [0.75, 1.0]);
+        assert_eq!(shares_of(700, 1000, Some(600), 600), [0.33, 1.0]);
+        assert_eq!(shares_of(500, 1000, Some(990), 990), [1.0, 1.0]); // hardly
+        assert_eq!(shares_of(500, 1000, Some(1100), 1100), [1.0, 1.0]);
+    }
+
+    #[test]
+    fn the_order_is_kept_while_it_is_faster_than_tiles() {
+        assert_eq!(shares_of(800, 1300, None, 1000), [1.0, 0.7]);
+        assert_eq!(shares_of(800, 1300, Some(1300), 1000), [1.0, 0.7]);
+        // The list, which is not made there, is of no account.
+        assert_eq!(shares_of(800, 1300, Some(1000), 1000), [0.7, 1.0]);
+        assert_eq!(shares_of(800, 1300, Some(1100), 1000), [0.8, 0.7]);
+    }
+
+    /// Half takes half of the time at least, and never as much as all.
+    #[test]
+    fn noise_puts_no_share_anywhere() {
+        assert_eq!(shares_of(1100, 1000, None, 950), [1.0, 0.9]);
+        assert_eq!(shares_of(100, 1000, None, 600), [1.0, 0.6]);
+        assert_eq!(shares_of(700, 1000, None, 100), [1.0, 0.25]);
+    }
+
+    /// Columns have no list, and one matrix alone is not compared with tiles.
+    #[test]
+    fn what_is_not_measured_decides_nothing() {
+        let [half, all, without_list, _] = ALL_WAYS;
+        let alone = shares::<Infallible>(&[half, all, without_list], |way| {
+            Ok(Some(Duration::from_nanos(match way {
+                Way::Order(Counting::Half) => 800,
+                Way::Order(Counting::All) => 1600,
+                Way::WithoutList | Way::Tiles => 1200,
+            })))
         });
-        assert_eq!(once, Ok(1.0));
+        let shares_of = |listed, order| Ok(Shares { listed, order });
+        assert_eq!(alone, shares_of(0.75, 1.0));
+        let nothing = shares::<Infallible>(&ALL_WAYS, |_| Ok(None));
+        assert_eq!(nothing, shares_of(1.0, 1.0));
     }
 
     #[test]
     fn errors_come_through() {
         assert_eq!(distance(|_| Err("worker")), Err("worker"));
-        assert_eq!(listed_share(|_| Err("worker")), Err("worker"));
+        assert_eq!(shares(&ALL_WAYS, |_| Err("worker")), Err("worker"));
         assert_eq!(packings(1, &[1], |_, _, _| Err("worker")), Err("worker"));
     }
 }

@@ -1,9 +1,8 @@
 //! Choosing how weights are streamed on this machine, while a model is loaded.
 //!
 //! For each kind of ternary matrix ([`ryz_model::MatrixKind`]) that is too large for caches, products are timed in both
-//! packings, on some matrices in each, then at some distances of [`PrefetchManager`], and, where rows can be left out, with a list of
-//! them and without ([`choose`]); what was chosen is kept
-//! in a file of the user's cache folder ([`remember`]), so that a model is measured once for a processor, a number of threads
+//! packings, on some matrices in each, then at some distances of [`PrefetchManager`], and, where rows or columns can be left out, with
+//! all of them, half of them, and in tiles ([`choose`]); what was chosen is kept in a file of the user's cache folder ([`remember`]), so that a model is measured once for a processor, a number of threads
 //! and a version. No choice changes a result, or takes memory: codes are packed anew where they are.
 
 mod choose;
@@ -11,28 +10,33 @@ mod remember;
 
 use std::time::{Duration, Instant};
 
-use ryz_kernels::Packing;
-use ryz_model::{MatrixKind, Model, ProductTimer};
+use ryz_kernels::{LineOrder, Packing};
+use ryz_model::{Counting, MatrixKind, Model, ModelError, ProductTimer};
 use ryz_numa::{Lease, Topology};
 use ryz_tmac::{Arena, PrefetchManager};
 use serde::{Deserialize, Serialize};
 
 use crate::config::EngineConfig;
 use crate::error::EngineError;
+use choose::{Shares, Way};
 use remember::{Key, Store};
 
 /// A kind with fewer bytes than this stays in a cache, where there is nothing to ask for.
 const LEAST_BYTES: usize = 8 << 20;
 /// What one measurement reads at least.
 const BYTES_AT_ONCE: usize = 32 << 20;
+/// What is laid out in tiles at most, of one kind, to compare it with as much in its order.
+const BYTES_OF_ORDERS: usize = 96 << 20;
 /// The most tokens of a step that packings are compared with, where there may be several sequences.
 const SEVERAL: usize = 8;
 /// How long measuring packings takes, all kinds together.
 const PACKING_BUDGET: Duration = Duration::from_millis(100);
 /// How long measuring distances takes.
-const BUDGET: Duration = Duration::from_millis(130);
-/// How long measuring a list of rows takes, of one kind.
-const LIST_BUDGET: Duration = Duration::from_millis(20);
+const BUDGET: Duration = Duration::from_millis(90);
+/// How long everything takes: what is left of it goes to what leaving out gains.
+const TOTAL: Duration = Duration::from_millis(280);
+/// With less than this left of it, matrices are not laid out in tiles to compare them.
+const LEAST_FOR_TILES: Duration = Duration::from_millis(20);
 
 /// How the ways in which weights are streamed were chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,22 +88,22 @@ pub struct TunedMatrix {
     /// Where rows can be left out: the share of them up to which those that count are listed. Above it, all are read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listed_share: Option<f32>,
+    /// Where rows or columns can be left out: the share of those that count up to which that is faster than reading all of them in
+    /// tiles. Matrices of which more counts are laid out so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_share: Option<f32>,
 }
 
 impl TunedMatrix {
-    fn new(
-        kind: &MatrixKind,
-        packing: Packing,
-        prefetch: usize,
-        listed_share: Option<f32>,
-    ) -> Self {
+    fn new(kind: &MatrixKind, packing: Packing, prefetch: usize) -> Self {
         Self {
             kernel: kind.kernel_in(packing).unwrap_or(kind.kernel).to_owned(),
             rows: kind.rows,
             cols: kind.cols,
             packing: packing.name().to_owned(),
             prefetch,
-            listed_share,
+            listed_share: None,
+            order_share: None,
         }
     }
 
@@ -133,7 +137,7 @@ pub(crate) fn tune(
     if !config.auto_tune || config.prefetch.is_some() {
         return Ok(tuning);
     }
-    let most_tokens = config.max_sequences.clamp(1, SEVERAL);
+    let most_tokens = most_tokens(config);
     // Where memory is short, weights are streamed as they are by default.
     let timers = model.product_timers(arena, LEAST_BYTES, BYTES_AT_ONCE, most_tokens);
     let Ok(mut timers) = timers else {
@@ -159,38 +163,8 @@ pub(crate) fn tune(
         tuning.source = TuningSource::Remembered;
     } else {
         tuning.source = TuningSource::Measured;
-        let packings = match config.packing {
-            Some(packing) => timers.iter().map(|timer| given(packing, timer)).collect(),
-            None => packings(model, lease, &mut timers, most_tokens)?,
-        };
-        let share = BUDGET / u32::try_from(timers.len()).unwrap_or(u32::MAX);
-        for (timer, packing) in timers.iter_mut().zip(packings) {
-            let kind = timer.kind().clone();
-            let deadline = Instant::now() + share;
-            let prefetch = choose::distance(|lines| {
-                if Instant::now() >= deadline {
-                    return Ok(None);
-                }
-                model.set_prefetch(&kind, PrefetchManager::new(lines));
-                model.time_products(lease, timer, 1).map(Some)
-            })?;
-            model.set_prefetch(&kind, PrefetchManager::new(prefetch));
-            let deadline = Instant::now() + LIST_BUDGET;
-            let share = || {
-                choose::listed_share(|listed| {
-                    if Instant::now() >= deadline {
-                        return Ok(None);
-                    }
-                    let time = match listed {
-                        true => model.time_lists(lease, timer),
-                        false => model.time_products(lease, timer, 1),
-                    };
-                    time.map(Some)
-                })
-            };
-            let listed_share = kind.listed.then(share).transpose()?;
-            known.push(TunedMatrix::new(&kind, packing, prefetch, listed_share));
-        }
+        let measured = measure(model, config, lease, arena, &mut timers, started)?;
+        known.extend(measured);
         if let Some(store) = &store {
             store.write(&key, &known);
         }
@@ -204,6 +178,9 @@ pub(crate) fn tune(
             if let Some(share) = matrix.listed_share {
                 model.set_listed_share(&kind, share);
             }
+            if let Some(share) = matrix.order_share {
+                model.set_order_share(&kind, share);
+            }
             tuning.matrices.push(matrix.clone());
         }
     }
@@ -212,6 +189,109 @@ pub(crate) fn tune(
     }
     tuning.time = started.elapsed();
     Ok(tuning)
+}
+
+/// The most tokens of a step that counts.
+fn most_tokens(config: &EngineConfig) -> usize {
+    config.max_sequences.clamp(1, SEVERAL)
+}
+
+/// Measures what there is to choose for the kinds of `timers`.
+///
+/// # Errors
+/// [`EngineError::Model`] when a worker panicked.
+fn measure(
+    model: &mut Model,
+    config: &EngineConfig,
+    lease: &Lease,
+    arena: &Arena,
+    timers: &mut [ProductTimer],
+    started: Instant,
+) -> Result<Vec<TunedMatrix>, EngineError> {
+    let packings = match config.packing {
+        Some(packing) => timers.iter().map(|timer| given(packing, timer)).collect(),
+        None => packings(model, lease, timers, most_tokens(config))?,
+    };
+    let share = BUDGET / u32::try_from(timers.len()).unwrap_or(u32::MAX);
+    let mut measured = Vec::new();
+    for (timer, packing) in timers.iter_mut().zip(packings) {
+        let kind = timer.kind().clone();
+        let deadline = Instant::now() + share;
+        let prefetch = choose::distance(|lines| {
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            model.set_prefetch(&kind, PrefetchManager::new(lines));
+            model.time_products(lease, timer, 1).map(Some)
+        })?;
+        model.set_prefetch(&kind, PrefetchManager::new(prefetch));
+        measured.push(TunedMatrix::new(&kind, packing, prefetch));
+    }
+    let is_ordered = |timer: &&ProductTimer| timer.kind().order.is_some();
+    let mut left = timers.iter().filter(is_ordered).count() as u32;
+    for (timer, matrix) in timers.iter_mut().zip(&mut measured) {
+        let Some(order) = timer.kind().order else {
+            continue;
+        };
+        let share = (started + TOTAL).saturating_duration_since(Instant::now()) / left;
+        left -= 1;
+        let shares = shares(model, lease, timer, order, arena, Instant::now() + share)?;
+        matrix.listed_share = (order == LineOrder::Rows).then_some(shares.listed);
+        matrix.order_share = Some(shares.order);
+    }
+    Ok(measured)
+}
+
+/// Measures for matrices in an order up to where a list is faster than all rows, and the order than tiles: some matrices lie in
+/// tiles meanwhile, unless `deadline` is too near.
+///
+/// # Errors
+/// [`EngineError::Model`] when a worker panicked.
+fn shares(
+    model: &mut Model,
+    lease: &Lease,
+    timer: &mut ProductTimer,
+    order: LineOrder,
+    arena: &Arena,
+    deadline: Instant,
+) -> Result<Shares, EngineError> {
+    let mut ways = vec![Way::Order(Counting::Half), Way::Order(Counting::All)];
+    if order == LineOrder::Rows {
+        ways.push(Way::WithoutList);
+    }
+    // More than caches hold: the ways read the same matrices, one after the other.
+    let side = (BYTES_OF_ORDERS / BYTES_AT_ONCE * timer.products()).min(timer.matrices() / 2);
+    let begun = Instant::now();
+    if side > 0 && deadline.saturating_duration_since(begun) > LEAST_FOR_TILES {
+        match model.lay_out(lease, timer, 0..side, true, arena) {
+            Ok(()) => ways.push(Way::Tiles),
+            Err(ModelError::Memory(_)) => {} // where it is short, tiles are not tried
+            Err(error) => return Err(error.into()),
+        }
+    }
+    // The way back takes as long.
+    let deadline = deadline - begun.elapsed();
+    let shares = choose::shares(&ways, |way| {
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        if side > 0 {
+            timer.restrict(match way {
+                Way::Tiles => 0..side,
+                Way::Order(_) | Way::WithoutList => side..2 * side,
+            });
+        }
+        let time = match way {
+            Way::Order(counting) => model.time_counting(lease, timer, counting),
+            Way::WithoutList | Way::Tiles => model.time_products(lease, timer, 1),
+        };
+        time.map(Some)
+    })?;
+    timer.restrict(0..timer.matrices());
+    if ways.contains(&Way::Tiles) {
+        model.lay_out(lease, timer, 0..side, false, arena)?;
+    }
+    Ok(shares)
 }
 
 /// The packing that was asked for, where the matrices can be packed so.

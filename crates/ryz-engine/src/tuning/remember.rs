@@ -75,10 +75,10 @@ impl Store {
         }
         let file: File = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
         let valid = |matrix: &TunedMatrix| {
-            let share = matrix.listed_share.unwrap_or(1.0);
+            let shares = [matrix.listed_share, matrix.order_share].map(|it| it.unwrap_or(1.0));
             matrix.prefetch <= PrefetchManager::MAX_LINES
                 && matrix.packing().is_some()
-                && (0.0..=1.0).contains(&share)
+                && shares.iter().all(|share| (0.0..=1.0).contains(share))
         };
         (file.key == *key && file.matrices.iter().all(valid)).then_some(file.matrices)
     }
@@ -141,6 +141,7 @@ mod tests {
             packing: Packing::Base3.name().to_owned(),
             prefetch: 128,
             listed_share: Some(0.75),
+            order_share: Some(0.875),
         }
     }
 
@@ -178,8 +179,9 @@ mod tests {
         let negative = whole.replace("128", "-1");
         let other = whole.replace("1.6-bit", "1.58-bit");
         let share = whole.replace("0.75", "1.25");
+        let order = whole.replace("0.875", "-0.875");
         let half = &whole[..whole.len() / 2];
-        for text in ["", "[]", "{", half, &far, &negative, &other, &share] {
+        for text in ["", "[]", "{", half, &far, &negative, &other, &share, &order] {
             fs::write(&path, text).unwrap();
             assert_eq!(store.read(&key), [], "{text}");
         }

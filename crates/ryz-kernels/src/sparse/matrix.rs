@@ -2,30 +2,35 @@
 
 use std::ops::Range;
 
-use ryz_tmac::{Arena, BufferKind, MatMut, PrefetchManager, Stored};
+use ryz_tmac::{AlignedVec, Arena, BufferKind, MatMut, PrefetchManager, Stored};
 
 use super::{ColumnLines, LINE_CODES, LineOrder, product::LISTS};
 use crate::{
     ActivationView, KernelError, Kernels, Line, PackedTernary, QuantizedRows, ROW_TILE,
     ScaleLayout,
-    ternary::{LINE_COLS, Scales, TernaryView},
+    ternary::{LINE_COLS, Parts, Scales, TernaryView},
 };
 
 /// A ternary matrix of which products leave out rows or columns: (rows, cols) of 2-bit codes, in the lines of a
-/// [`LineOrder`], with one scale or one for each row.
+/// [`LineOrder`], with one scale or one for each row. Where too few can be left out, it lies in tiles
+/// ([`SparseTernary::lay_out`]), and products read all of it.
 #[derive(Debug)]
 pub struct SparseTernary {
     order: LineOrder,
+    /// Its lines are those of tiles, not of the order.
+    tiled: bool,
     /// See [`LineOrder::run`].
     run: usize,
     rows: usize,
     cols: usize,
     max_code: u8,
-    lines: Stored<Line>,
+    lines: AlignedVec<Line>,
     scales: Scales,
     kernels: Kernels,
     /// See [`SparseTernary::listed_share`].
     listed_share: f32,
+    /// See [`SparseTernary::order_share`].
+    order_share: f32,
 }
 
 impl SparseTernary {
@@ -46,33 +51,89 @@ impl SparseTernary {
             return Ok(Err(packed));
         }
         let (rows, cols, max_code) = (packed.rows(), packed.cols(), packed.view().max_code);
-        let mut parts = packed.into_parts();
-        let Stored::Owned(lines) = &mut parts.lines else {
-            return Ok(Err(PackedTernary::from_parts(rows, cols, max_code, parts)));
+        let Parts {
+            lines,
+            scales,
+            kernels,
+        } = packed.into_parts();
+        let lines = match lines {
+            Stored::Owned(lines) => lines,
+            lines @ Stored::Mapped(_) => {
+                let parts = Parts {
+                    lines,
+                    scales,
+                    kernels,
+                };
+                return Ok(Err(PackedTernary::from_parts(rows, cols, max_code, parts)));
+            }
         };
-        let run = order.run(rows);
-        let piece = run * order.granule_lines(cols);
-        let mut tiles = arena.allocate_slice::<Line>(piece, BufferKind::Staging)?;
-        for lines in lines.chunks_exact_mut(piece) {
-            tiles.copy_from_slice(lines);
-            parts.kernels.sparse_from_tiles(order, run, &tiles, lines);
-        }
-        Ok(Ok(Self {
+        let mut matrix = Self {
             order,
-            run,
+            tiled: true,
+            run: order.run(rows),
             rows,
             cols,
             max_code,
-            lines: parts.lines,
-            scales: parts.scales,
-            kernels: parts.kernels,
+            lines,
+            scales,
+            kernels,
             listed_share: 1.0,
-        }))
+            order_share: 1.0,
+        };
+        let piece = matrix.piece_lines();
+        let mut staging = arena.allocate_slice::<Line>(piece, BufferKind::Staging)?;
+        matrix.lay_out(false, &mut staging);
+        Ok(Ok(matrix))
     }
 
     /// Bytes of scratch memory that [`SparseTernary::new`] takes.
     pub fn staging_bytes(order: LineOrder, rows: usize, cols: usize) -> usize {
         order.run(rows) * order.granule_lines(cols) * size_of::<Line>()
+    }
+
+    /// Lines of scratch memory that [`SparseTernary::lay_out`] takes.
+    pub fn piece_lines(&self) -> usize {
+        self.run * self.order.granule_lines(self.cols)
+    }
+
+    /// Lays its lines out as `tiled`, or in its order again, in its own memory; a piece of them is in `staging` meanwhile. No
+    /// product changes.
+    ///
+    /// # Panics
+    /// When `staging` is shorter than [`SparseTernary::piece_lines`].
+    pub fn lay_out(&mut self, tiled: bool, staging: &mut [Line]) {
+        if tiled == self.tiled {
+            return;
+        }
+        let (order, run, kernels) = (self.order, self.run, self.kernels);
+        let granule = order.granule_lines(self.cols);
+        let piece = self.piece_lines();
+        let staging = &mut staging[..piece];
+        for lines in self.lines.chunks_exact_mut(piece) {
+            staging.copy_from_slice(lines);
+            if tiled {
+                for (place, tiles) in lines.chunks_exact_mut(granule).enumerate() {
+                    kernels.sparse_to_tiles(order, run, place, staging, tiles);
+                }
+            } else {
+                kernels.sparse_from_tiles(order, run, staging, lines);
+            }
+        }
+        self.tiled = tiled;
+    }
+
+    /// See [`crate::Linear::rows_together`]: in columns, three lines of a run. A step of BitNet 2B-4T's shape whose threads took one line
+    /// of a column at a time, and the next one of the same run when they came back, took 1.11 times as long (two threads, Zen 5).
+    pub(crate) fn rows_together(&self) -> usize {
+        match (self.order, self.tiled) {
+            (LineOrder::Columns, false) => self.run.min(LINES_TOGETHER) * LINE_CODES,
+            _ => 1,
+        }
+    }
+
+    /// Whether it lies in tiles, so that nothing is left out.
+    pub fn is_tiled(&self) -> bool {
+        self.tiled
     }
 
     /// How its lines lie.
@@ -95,6 +156,14 @@ impl SparseTernary {
         size_of_val::<[Line]>(&self.lines) + self.scales.bytes()
     }
 
+    /// Rows (in rows) or columns (in columns): what can be left out.
+    pub fn items(&self) -> usize {
+        match self.order {
+            LineOrder::Rows => self.rows,
+            LineOrder::Columns => self.cols,
+        }
+    }
+
     /// Bytes of one row (in rows) or of one column (in columns): what leaving it out does not read.
     pub fn item_bytes(&self) -> usize {
         let codes = match self.order {
@@ -113,6 +182,17 @@ impl SparseTernary {
     /// Changes [`SparseTernary::listed_share`].
     pub fn set_listed_share(&mut self, share: f32) {
         self.listed_share = share;
+    }
+
+    /// The share of rows (in rows) or columns (in columns) that count, of one token, up to which products in its order are faster than
+    /// in tiles; 1 until something else was measured.
+    pub fn order_share(&self) -> f32 {
+        self.order_share
+    }
+
+    /// Changes [`SparseTernary::order_share`].
+    pub fn set_order_share(&mut self, share: f32) {
+        self.order_share = share;
     }
 
     /// Changes the kernels of its products: the lines are the same for every level.
@@ -164,14 +244,14 @@ impl SparseTernary {
 
     #[inline(always)]
     pub(crate) fn row(&self, row: usize) -> &[Line] {
-        debug_assert_eq!(self.order, LineOrder::Rows);
+        debug_assert!(self.order == LineOrder::Rows && !self.tiled);
         &self.lines[row * self.row_lines()..][..self.row_lines()]
     }
 
     /// The lines of the block of 256 rows `block`, in columns.
     #[inline(always)]
     pub(crate) fn column_lines(&self, block: usize) -> ColumnLines<'_> {
-        debug_assert_eq!(self.order, LineOrder::Columns);
+        debug_assert!(self.order == LineOrder::Columns && !self.tiled);
         let (piece, place) = (block / self.run, block % self.run);
         ColumnLines {
             lines: &self.lines[piece * self.run * self.cols..][..self.run * self.cols][place..],
@@ -210,6 +290,10 @@ impl SparseTernary {
         assert_eq!(x.cols(), self.cols, "columns of activations");
         assert_eq!(out.rows(), x.tokens(), "rows of the output");
         assert_eq!(out.cols(), rows.len(), "columns of the output");
+        if self.tiled {
+            let view = self.view(rows.clone());
+            return self.kernels.ternary_matmul(view, rows, x, out);
+        }
         let scratch = &mut scratch[..self.scratch_lines()];
         match x {
             ActivationView::I8(x)
@@ -236,7 +320,7 @@ impl SparseTernary {
     /// `first`, is left as it is elsewhere.
     ///
     /// # Panics
-    /// When the matrix is not in rows, shapes do not fit, the activations have groups, or there is no such token or row.
+    /// When the matrix is not in rows or is tiled, shapes do not fit, the activations have groups, or there is no such token or row.
     pub fn multiply_rows(
         &self,
         list: &[u32],
@@ -245,7 +329,10 @@ impl SparseTernary {
         token: usize,
         out: &mut [f32],
     ) {
-        assert_eq!(self.order, LineOrder::Rows, "the order of a list of rows");
+        assert!(
+            self.order == LineOrder::Rows && !self.tiled,
+            "a list of rows of a matrix that is not in rows"
+        );
         assert_eq!(x.layout().cols(), self.cols, "columns of activations");
         assert_eq!(x.layout().group(), None, "groups of activations");
         self.kernels.sparse_listed(self, list, first, x, token, out);
@@ -257,6 +344,19 @@ impl SparseTernary {
         match self.order {
             LineOrder::Rows => 32,
             LineOrder::Columns => LISTS,
+        }
+    }
+
+    /// Rows of a matrix that lies in tiles.
+    fn view(&self, rows: Range<usize>) -> TernaryView<'_> {
+        let lines = self.cols / LINE_COLS;
+        TernaryView {
+            lines: &self.lines[rows.start / ROW_TILE * lines..rows.end / ROW_TILE * lines],
+            first_tile: rows.start / ROW_TILE,
+            lines_per_tile: lines,
+            max_code: self.max_code,
+            scales: &self.scales,
+            prefetch: self.prefetch(),
         }
     }
 
@@ -291,7 +391,14 @@ impl SparseTernary {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         assert_eq!(out.len(), self.cols, "length of a decoded row");
         let scale = self.scales.at(row / ROW_TILE, row % ROW_TILE, 0);
+        let tile = row - row % ROW_TILE;
+        let tiles = self.tiled.then(|| self.view(tile..tile + ROW_TILE));
         for (col, out) in out.iter_mut().enumerate() {
+            if let Some(tiles) = &tiles {
+                let code = tiles.code(row, col);
+                *out = (f32::from(code) - 1.0) * scale;
+                continue;
+            }
             let (line, place) = match self.order {
                 LineOrder::Rows => (self.row(row)[col / LINE_CODES], col % LINE_CODES),
                 LineOrder::Columns => {
@@ -304,6 +411,9 @@ impl SparseTernary {
         }
     }
 }
+
+/// Lines of a column's that are taken at a time: 3 and 5 were as fast, 2 and 1 slower by 4 and 9 %, of steps.
+const LINES_TOGETHER: usize = 3;
 
 /// Rows that a dense product lays out as tiles at a time: a part of the second-level cache.
 const fn dense_rows(order: LineOrder) -> usize {

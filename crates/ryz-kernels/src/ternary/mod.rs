@@ -87,6 +87,11 @@ impl Line {
     }
 }
 
+/// The code of a column of a line, in a row's word.
+fn code_of(word: u32, column: usize) -> u8 {
+    (word >> (8 * (column % 4) + 2 * (column / 4)) & 3) as u8
+}
+
 /// A ternary matrix, packed for the kernels: (rows, cols) of codes, with scales.
 #[derive(Debug)]
 pub struct PackedTernary {
@@ -115,6 +120,12 @@ pub(crate) struct TernaryView<'a> {
 }
 
 impl<'a> TernaryView<'a> {
+    /// The code of a row and column of the matrix.
+    pub(crate) fn code(&self, row: usize, col: usize) -> u8 {
+        let word = self.tile(row / ROW_TILE)[col / LINE_COLS].word(row % ROW_TILE);
+        code_of(word, col % LINE_COLS)
+    }
+
     #[inline(always)]
     pub(crate) fn tile(&self, tile: usize) -> &'a [Line] {
         &self.lines[(tile - self.first_tile) * self.lines_per_tile..][..self.lines_per_tile]
@@ -314,8 +325,7 @@ impl PackedTernary {
                 Packing::Base3 => self.base3_view().word(tile, row, index),
             };
             for (c, out) in out.iter_mut().enumerate() {
-                let code = word >> (8 * (c % 4) + 2 * (c / 4)) & 3;
-                *out = (code as f32 - 1.0) * scale;
+                *out = (f32::from(code_of(word, c)) - 1.0) * scale;
             }
         }
     }

@@ -7,7 +7,10 @@ use ryz_numa::{Leave, WriteGuard};
 use ryz_profile::Phase;
 
 use super::Pass;
-use crate::weights::{LayerWeights, Projection};
+use crate::{
+    run_state::SharedQuantized,
+    weights::{LayerWeights, Projection},
+};
 
 /// The most tokens of a step for each of which rows of `up` are listed; more read all rows once.
 const LISTED_TOKENS: usize = 3;
@@ -30,6 +33,7 @@ impl Pass<'_> {
         self.tokens(|rows| {
             self.count_zeros(index, rows.clone());
             self.prepare(index, &state.gate, norm, &layer.down, rows.clone());
+            self.watch_columns(index, &layer.down, rows.clone());
             self.count_quantized_zeros(index, &layer.down, rows);
             self.lap(Phase::Quantize, Some(index));
         })?;
@@ -55,19 +59,33 @@ impl Pass<'_> {
         let Some(activity) = self.state.activity else {
             return;
         };
-        for form in self.state.forms_of(&[down]) {
-            let mut quantized = form.rows.rows_mut(rows.clone());
-            let zeros: usize = (0..rows.len())
-                .map(|row| form.layout.zeros(quantized.row_mut(row)))
-                .sum();
-            activity[index].add_quantized(zeros as u64);
-            // Of the columns that several tokens leave out, each reads its own.
-            if let Linear::Sparse(weights) = &down.weight
-                && self.plan.rows.len() == 1
-            {
-                activity[index].add_skipped((zeros * weights.item_bytes()) as u64);
-            }
+        let zeros = self.quantized_zeros(down, rows);
+        activity[index].add_quantized(zeros as u64);
+        // Of the columns that several tokens leave out, each reads its own.
+        if let Linear::Sparse(weights) = &down.weight
+            && self.plan.rows.len() == 1
+            && !weights.is_tiled()
+        {
+            activity[index].add_skipped((zeros * weights.item_bytes()) as u64);
         }
+    }
+
+    /// Counts columns that one token does not leave out, where it is to be seen whether leaving them out pays.
+    fn watch_columns(&self, index: usize, down: &Projection, rows: Range<usize>) {
+        if let Some(watched) = self.state.watched {
+            let columns = rows.len() * down.weight.cols();
+            watched[index].add_columns(columns - self.quantized_zeros(down, rows));
+        }
+    }
+
+    fn quantized_zeros(&self, down: &Projection, rows: Range<usize>) -> usize {
+        let of_form = |form: &SharedQuantized<'_>| -> usize {
+            let mut quantized = form.rows.rows_mut(rows.clone());
+            (0..rows.len())
+                .map(|row| form.layout.zeros(quantized.row_mut(row)))
+                .sum()
+        };
+        self.state.forms_of(&[down]).map(of_form).sum()
     }
 
     /// gate = act(Wgate·normed) · (Wup·normed).
@@ -85,7 +103,7 @@ impl Pass<'_> {
         let mut up = self.state.up.rect_mut(0..tokens, rows.clone());
         self.multiply(&layer.gate, &self.state.normed, rows.clone(), &mut gate);
         match &layer.up.weight {
-            Linear::Sparse(weights) if tokens <= LISTED_TOKENS => {
+            Linear::Sparse(weights) if tokens <= LISTED_TOKENS && !weights.is_tiled() => {
                 self.listed_up(index, layer, weights, rows, &mut gate, &mut up);
             }
             _ => self.multiply(&layer.up, &self.state.normed, rows, &mut up),
@@ -122,6 +140,9 @@ impl Pass<'_> {
                 // Written in any case, kept when it counts; what is not a number counts.
                 list[count] = row;
                 count += usize::from(gate > 0.0 || gate.is_nan());
+            }
+            if let Some(watched) = self.state.watched {
+                watched[layer_index].add_rows(count);
             }
             if tokens == 1 && count as f32 > weights.listed_share() * rows.len() as f32 {
                 drop(scratch);

@@ -157,6 +157,17 @@ impl Runner {
         }
     }
 
+    /// Makes the buffers anew, for what the model has been told since.
+    pub fn renew(&mut self) {
+        let arena = Arena::new(ArenaConfig::default());
+        self.state = RunState::new(&self.model, &arena, self.chunk, self.chunk).unwrap();
+    }
+
+    /// [`Model::settle_order`].
+    pub fn settle_order(&mut self) -> bool {
+        self.model.settle_order(&mut self.state)
+    }
+
     /// Logits of every new token; `start` tokens are cached.
     pub fn extend(&mut self, tokens: &[u32], start: usize) -> Vec<Vec<f32>> {
         let mut logits = Vec::new();
