@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use ryz_kernels::{BatchLayout, KernelOptions, Kernels, Level, Packing};
 use ryz_kvcache::KvDType;
-use ryz_model::{Activations, HeadScreening, HeadType, LoadOptions, SharedQuantizer};
+use ryz_model::{
+    Activations, HeadScreening, HeadType, LoadOptions, PARALLEL_FROM, SharedQuantizer,
+};
 use ryz_numa::{LeaseOptions, Numa, Pinning};
 use ryz_tmac::{HugePages, PrefetchManager, SharedPolicy};
 
@@ -76,6 +78,8 @@ pub struct EngineConfig {
     /// Whether rows of a head of 16 or 32 bits are left out that cannot matter; default where it pays, is allowed by
     /// `memory_limit` and weights are not mapped. Tokens are the same (`docs/head.md`).
     pub head_screening: HeadScreening,
+    /// How many bytes a layer a step reads at least that is shared among threads; see [`ryz_model::LoadOptions::parallel_from`].
+    pub parallel_from: usize,
     /// What makes float projections ternary while they are loaded; default nothing, but for master weights, which absmean
     /// makes ternary as their training did.
     pub quantizer: Option<SharedQuantizer>,
@@ -119,6 +123,7 @@ impl Default for EngineConfig {
             sparsity: true,
             head: HeadType::File,
             head_screening: HeadScreening::Auto,
+            parallel_from: PARALLEL_FROM,
             quantizer: None,
             pinning: Pinning::default(),
             numa: Numa::default(),
@@ -188,6 +193,7 @@ impl EngineConfig {
                 true => HeadScreening::Off,
                 false => self.head_screening,
             },
+            parallel_from: self.parallel_from,
         })
     }
 

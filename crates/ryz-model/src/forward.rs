@@ -30,7 +30,7 @@ use std::{
 };
 
 use ryz_kernels::{BatchLayout, Line, Linear, TILE_TOKENS};
-use ryz_kvcache::{KvCache, StepBlocks};
+use ryz_kvcache::{BLOCK_TOKENS, KvCache, StepBlocks};
 use ryz_numa::{Chunks, ElasticWorker, Lease, Leave, PartitionedSlice, WriteGuard};
 use ryz_profile::{Phase, PhaseClock};
 
@@ -116,6 +116,7 @@ impl Model {
             None => self.weights.image.as_ref(),
             Some(_) => None,
         };
+        let alone = self.is_small(state.weight_bytes(), cache, batch);
         let (plan, shared) = state.begin(batch, limits, image)?;
         cache.prepare(batch.iter().map(step_blocks))?;
         let step = Step {
@@ -126,6 +127,7 @@ impl Model {
             cache,
             batch,
             cancel,
+            alone,
         };
         let layers = self.config.num_hidden_layers;
         let Some(hooks) = hooks else {
@@ -139,6 +141,22 @@ impl Model {
             }
         }
         Ok(())
+    }
+}
+
+impl Model {
+    /// Whether a step reads so little that one thread is done sooner than several ([`crate::LoadOptions::parallel_from`]): counted,
+    /// not timed, so that it is so every time. `weight_bytes` are those of one token.
+    fn is_small(&self, weight_bytes: usize, cache: &KvCache, batch: &[BatchSequence<'_>]) -> bool {
+        let of_block = cache.config().bytes_per_block().unwrap_or(usize::MAX);
+        let read = |sequence: &BatchSequence<'_>| {
+            let positions = sequence.start.saturating_add(sequence.tokens.len());
+            let of_cache = positions.div_ceil(BLOCK_TOKENS).saturating_mul(of_block);
+            let of_token = weight_bytes.saturating_add(of_cache);
+            sequence.tokens.len().saturating_mul(of_token)
+        };
+        let bytes = batch.iter().map(read).fold(0, usize::saturating_add);
+        bytes / (self.config.num_hidden_layers + 1) < self.parallel_from
     }
 }
 
@@ -168,13 +186,15 @@ struct Step<'a> {
     cache: &'a KvCache,
     batch: &'a [BatchSequence<'a>],
     cancel: &'a AtomicBool,
+    /// One thread computes it.
+    alone: bool,
 }
 
 impl Step<'_> {
     /// Computes some stages in one parallel region.
     fn region(&self, stages: Range<usize>) -> Result<(), ModelError> {
         let cancelled = AtomicBool::new(false);
-        self.lease.run_elastic(|worker| {
+        let work = |worker: &ElasticWorker<'_>| {
             let (state, cancelled) = (self.state, &cancelled);
             let clock = worker.leads().then(|| state.clock.lock());
             let clock =
@@ -192,7 +212,11 @@ impl Step<'_> {
             };
             // Either reason to stop is known outside: `cancelled`, or the region's error.
             let _stopped = pass.run(stages.clone());
-        })?;
+        };
+        match self.alone {
+            true => self.lease.run_alone(work)?,
+            false => self.lease.run_elastic(work)?,
+        }
         self.lap(Phase::Dispatch);
         if cancelled.into_inner() {
             Err(ModelError::Aborted)

@@ -34,7 +34,7 @@ pub use error::ModelError;
 pub use estimate::MemoryEstimate;
 pub use head::HeadType;
 pub use hooks::{HookPattern, HookPoint, Hooks};
-pub use load::{LoadOptions, LoadProgress, Model, QuantizedTensor};
+pub use load::{LoadOptions, LoadProgress, Model, PARALLEL_FROM, QuantizedTensor};
 pub use run_state::RunState;
 pub use screen::{HeadScreening, ROWS_PER_SURVIVOR, ScreenedHead};
 pub use source::{ModelSource, SourceKind};

@@ -41,6 +41,8 @@ pub struct RunState {
     screen: Option<ScreenScratch>,
     screened: ScreenCounter,
     statistics: Option<Arc<AttentionStatistics>>,
+    /// What a token reads of the model.
+    weight_bytes: usize,
 }
 
 /// [`LayerActivity`] that the workers count together, on cache lines of its own.
@@ -359,6 +361,7 @@ impl RunState {
             screen: screen.transpose()?,
             screened: ScreenCounter::default(),
             statistics: None,
+            weight_bytes: model.two_bit_bytes_per_token(),
             activity: (0..config.num_hidden_layers)
                 .map(|_| ActivityCounter::default())
                 .collect(),
@@ -384,6 +387,11 @@ impl RunState {
     /// Has the attention outputs of all steps from now on added to `statistics`, or of none.
     pub fn observe(&mut self, statistics: Option<Arc<AttentionStatistics>>) {
         self.statistics = statistics;
+    }
+
+    /// What a token reads of the model, in 2 bits.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        self.weight_bytes
     }
 
     /// The most tokens of a batch.

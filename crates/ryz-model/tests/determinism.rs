@@ -3,10 +3,20 @@
 
 mod common;
 
+use std::{
+    sync::{
+        Barrier,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
 use common::{Golden, Runner, Setup, ids, reference_folders};
 use ryz_kernels::{BatchLayout, KernelOptions, Level};
 use ryz_kvcache::KvDType;
 use ryz_model::Activations;
+use ryz_numa::{Lease, Pinning};
 use ryz_tmac::PrefetchManager;
 
 /// The levels of this machine; those that it lacks are named, so that a pass is not taken for theirs.
@@ -147,4 +157,39 @@ fn logits_depend_on_neither_the_layout_of_batches_nor_prefetching() {
         }
     }
     assert!(compared > 100, "only {compared} runs were compared");
+}
+
+/// While all threads are held by another engine's region, which waits for this step, a step that reads little is computed nonetheless, with the bits
+/// of those that are shared.
+#[test]
+fn small_steps_wait_for_no_thread() {
+    let path = reference_folders()[0].join("b158-v1-tq2_0.gguf");
+    let tokens = [5, 9, 2, 7];
+    let shared = Runner::load(&path, Setup::exact(Activations::Int8)).logits(&tokens);
+    let lease = || Lease::new(2, Pinning::Off).unwrap();
+    let setup = Setup {
+        parallel_from: usize::MAX,
+        ..Setup::exact(Activations::Int8)
+    };
+    let mut runner = Runner::load_on(&path, setup, lease());
+    let other = lease();
+    let (held, done) = (Barrier::new(3), AtomicBool::new(false));
+    let alone = thread::scope(|scope| {
+        let region = scope.spawn(|| {
+            other.run(|_| {
+                held.wait();
+                let begun = Instant::now();
+                while !done.load(SeqCst) && begun.elapsed() < Duration::from_secs(20) {
+                    thread::yield_now();
+                }
+                assert!(done.load(SeqCst), "the step waited for the threads");
+            })
+        });
+        held.wait();
+        let alone = runner.logits(&tokens);
+        done.store(true, SeqCst);
+        region.join().unwrap().unwrap();
+        alone
+    });
+    assert_eq!(alone, shared);
 }

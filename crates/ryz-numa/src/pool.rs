@@ -280,18 +280,29 @@ impl Lease {
         region: impl Fn(&ElasticWorker<'_>) + Sync,
     ) -> Result<(), RegionError> {
         let Some(team) = &self.team else {
-            return catch_unwind(AssertUnwindSafe(|| region(&ElasticWorker::alone()))).map_err(
-                |payload| RegionError::WorkerPanicked {
-                    worker: 0,
-                    message: panic_message(&*payload),
-                },
-            );
+            return self.run_alone(region);
         };
         if rayon::current_thread_index().is_some() {
             return Err(RegionError::Nested);
         }
         hold(&team.pools, || {
             team.crew.run(&region, |number| team.call(number))
+        })
+    }
+}
+
+impl Lease {
+    /// Runs `region` on the calling thread, which does all of the work: for so little that meeting others would take longer. Regions of
+    /// other engines are not waited for.
+    ///
+    /// # Errors
+    /// [`RegionError::WorkerPanicked`].
+    pub fn run_alone(&self, region: impl Fn(&ElasticWorker<'_>)) -> Result<(), RegionError> {
+        catch_unwind(AssertUnwindSafe(|| region(&ElasticWorker::alone()))).map_err(|payload| {
+            RegionError::WorkerPanicked {
+                worker: 0,
+                message: panic_message(&*payload),
+            }
         })
     }
 }

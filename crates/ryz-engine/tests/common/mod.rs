@@ -28,6 +28,8 @@ pub fn config() -> EngineConfig {
     EngineConfig {
         threads: Some(2),
         pinning: Pinning::Off,
+        // These models are so small that one thread would compute every step.
+        parallel_from: 0,
         ..EngineConfig::default()
     }
 }

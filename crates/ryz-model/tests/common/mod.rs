@@ -59,6 +59,8 @@ pub struct Setup {
     pub head: HeadType,
     /// Whether rows of it are left out.
     pub head_screening: HeadScreening,
+    /// What a step reads a layer that threads share.
+    pub parallel_from: usize,
 }
 
 impl Setup {
@@ -75,6 +77,7 @@ impl Setup {
             packing: Packing::TwoBits,
             head: HeadType::File,
             head_screening: HeadScreening::Off,
+            parallel_from: 0,
         }
     }
 }
@@ -123,6 +126,7 @@ impl Runner {
             packing: setup.packing,
             head: setup.head,
             head_screening: setup.head_screening,
+            parallel_from: setup.parallel_from,
             ..LoadOptions::default()
         };
         let model = Model::load(&source, &options, &arena, &lease, &mut |_| {
