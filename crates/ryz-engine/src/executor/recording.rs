@@ -11,7 +11,7 @@ use crate::profiler::{RecordedStep, operations_of_a_step};
 /// A step that takes less is short: looking at its phases costs two microseconds, which is to stay below 1 %.
 const SHORT: Duration = Duration::from_micros(400);
 /// Of so many short steps that decode as many tokens, one after another, the phases of one are looked at.
-const EVERY: u32 = 8;
+const EVERY: u32 = 16;
 
 /// Which steps are looked at as a whole, and of which the time alone is taken.
 #[derive(Default)]
