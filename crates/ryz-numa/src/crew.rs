@@ -179,12 +179,19 @@ impl Crew {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims a chunk of worker `owner`'s share in a phase, of which the share has `chunks`.
+    /// Claims chunks of worker `owner`'s share in a phase, of which the share has `chunks`: as many as `want` says of those that are
+    /// left, one at least.
     ///
     /// A share has one counter: phase in the upper half, chunks claimed in the lower. One that shows an earlier phase was not
     /// claimed in this one yet. One that shows a later phase is used up: a phase begins when all chunks of those before it
     /// are claimed. So it is never reset within a region, and a worker that is behind finds nothing to claim.
-    pub fn claim(&self, owner: usize, phase: u32, chunks: u32) -> Option<u32> {
+    pub fn claim(
+        &self,
+        owner: usize,
+        phase: u32,
+        chunks: u32,
+        want: impl Fn(u32) -> u32,
+    ) -> Option<Range<u32>> {
         let counter = &self.members[owner].0.claims;
         let mut seen = counter.load(Relaxed);
         loop {
@@ -196,9 +203,11 @@ impl Crew {
             if claimed >= chunks {
                 return None;
             }
-            let next = u64::from(phase) << 32 | u64::from(claimed + 1);
+            let left = chunks - claimed;
+            let end = claimed + want(left).clamp(1, left);
+            let next = u64::from(phase) << 32 | u64::from(end);
             match counter.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
-                Ok(_) => return Some(claimed),
+                Ok(_) => return Some(claimed..end),
                 Err(other) => seen = other,
             }
         }
@@ -343,7 +352,11 @@ mod tests {
     #[test]
     fn claims_of_a_phase_end_when_a_later_one_begins() {
         let crew = Crew::new(1, Duration::ZERO);
-        let claims = |phase, chunks| crew.claim(0, phase, chunks);
+        let claims = |phase, chunks| {
+            let claimed = crew.claim(0, phase, chunks, |_| 1)?;
+            assert_eq!(claimed.len(), 1);
+            Some(claimed.start)
+        };
         assert_eq!(
             [claims(1, 2), claims(1, 2), claims(1, 2)],
             [Some(0), Some(1), None]
@@ -353,5 +366,15 @@ mod tests {
             [None, Some(0), None, None]
         );
         assert_eq!(claims(4, 3), Some(1));
+    }
+
+    #[test]
+    fn several_are_claimed_of_those_that_are_left() {
+        let crew = Crew::new(1, Duration::ZERO);
+        let claims = |want: u32| crew.claim(0, 1, 8, |left| want.min(left + 1));
+        assert_eq!(claims(5), Some(0..5));
+        assert_eq!(claims(0), Some(5..6), "one at least");
+        assert_eq!(claims(100), Some(6..8), "not more than there are");
+        assert_eq!(claims(1), None);
     }
 }
