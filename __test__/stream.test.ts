@@ -116,6 +116,17 @@ describe("a stream", () => {
     expect(holding()).toBe(false);
   });
 
+  test("does not keep it alive when a delivery uses all credits up and but one part is read", async () => {
+    const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+    const before = timers();
+    const { stream, requests } = fakeStream({ credits: 4 });
+    const first = stream.next();
+    only(requests).deliver({ deltas: ["a", "b", "c", "d"].map((text, id) => ({ text, tokenIds: [id] })) });
+    await first;
+    expect(timers()).toBe(before);
+    await stream.return();
+  });
+
   test("stops at break, and drops what was not read", async () => {
     const { stream, requests, running } = fakeStream();
     setTimeout(() => {

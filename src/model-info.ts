@@ -114,7 +114,7 @@ export interface TunedMatrix {
   readonly listedShare?: number;
   /**
    * Where rows or columns can be left out: the share of those that count up to which that is faster than reading all of them in tiles.
-   * Layers of which more counts in the first 64 decoded tokens lie in tiles from then on; the logits are the same.
+   * Layers of which more counts in the first 64 steps of one token lie in tiles from then on; the logits are the same.
    */
   readonly orderShare?: number;
 }

@@ -139,7 +139,7 @@ export interface NativeBatch {
 }
 
 /** A string is the text of the one token `tokenId`; most calls bring that. */
-export type NativeDelivery = (delivered: NativeBatch | string, tokenId?: number) => void;
+export type NativeDelivery = (delivered: NativeBatch | string, tokenId: number | null) => void;
 
 /** A running generation. It does not keep the process alive. */
 export interface NativeRequest {

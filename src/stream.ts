@@ -126,7 +126,7 @@ export class Generation {
 
   /**
    * Nobody waits. It is looked at when something comes, and not when a reader got its part, who will nearly always ask for the next
-   * at once; more does come as long as there are credits, and the last one that a reader takes gives some back.
+   * at once; more does come while nothing is left to be read, since a reader who has read all has left credits on the other side.
    */
   #letEnd(): void {
     if (!this.#isKeptAlive) return;
@@ -136,15 +136,16 @@ export class Generation {
 
   readonly #onAbort = (): void => this.fail(this.#start.signal?.reason);
 
-  #receive(delivered: NativeBatch | string, tokenId: number | undefined): void {
+  #receive(delivered: NativeBatch | string, tokenId: number | null): void {
     if (this.#phase !== "running") return;
     if (this.#waiters.length === 0) this.#letEnd();
     if (typeof delivered === "string") {
-      this.#deliver({ type: "text-delta", text: delivered, tokenIds: tokenId === undefined ? [] : [tokenId] });
+      this.#deliver({ type: "text-delta", text: delivered, tokenIds: tokenId === null ? [] : [tokenId] });
       return;
     }
     const batch = delivered;
     for (const delta of batch.deltas) this.#deliver(partOf(delta));
+    if (this.#parts.length > 0) this.#letEnd();
     if (batch.failure !== undefined) this.#failAfterParts(errorFrom(batch.failure));
     else if (batch.finish !== undefined) this.#finish(batch.finish);
   }

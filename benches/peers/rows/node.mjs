@@ -56,6 +56,9 @@ export const api = {
     for (let pair = 0; pair < bench.of(PAIRS); pair += 1) {
       const both = [await launch(false), await launch(true)];
       launches.push(...both);
+      for (const { engines } of both) {
+        assert.deepEqual(engines[0].tokens, launches[0].engines[0].tokens, "other tokens than in another launch");
+      }
       values.push(Math.sqrt(both[0].ratio * both[1].ratio));
     }
     const sides = launches[0].engines.map((engine, index) => {

@@ -29,7 +29,8 @@ impl CacheCounters {
         self.wanted.store(true, Ordering::Release);
     }
 
-    /// Opens the counters on the threads of `lease` if it was asked for since the last time.
+    /// Opens the counters on the threads of `lease`, and on the calling one, which computes small steps, if it was asked for since the
+    /// last time.
     pub fn open(&self, lease: &Lease) {
         if !self.wanted.load(Ordering::Relaxed) || !self.wanted.swap(false, Ordering::AcqRel) {
             return;
@@ -40,7 +41,10 @@ impl CacheCounters {
             let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
             opened.push(counters);
         });
-        let opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = opened.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if !lease.is_inline() {
+            opened.push(ThreadCounters::open());
+        }
         let opened: Result<Vec<_>, _> = opened.into_iter().collect();
         *self.lock() = match (ran, opened) {
             (Ok(()), Ok(counters)) => State::Counting(counters),

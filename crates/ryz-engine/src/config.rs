@@ -78,7 +78,8 @@ pub struct EngineConfig {
     /// Whether rows of a head of 16 or 32 bits are left out that cannot matter; default where it pays, is allowed by
     /// `memory_limit` and weights are not mapped. Tokens are the same (`docs/head.md`).
     pub head_screening: HeadScreening,
-    /// How many bytes a layer a step reads at least that is shared among threads; see [`ryz_model::LoadOptions::parallel_from`].
+    /// How many bytes a layer a step reads at least that is shared among threads ([`ryz_model::LoadOptions::parallel_from`]); default
+    /// [`PARALLEL_FROM`].
     pub parallel_from: usize,
     /// What makes float projections ternary while they are loaded; default nothing, but for master weights, which absmean
     /// makes ternary as their training did.

@@ -72,12 +72,16 @@ fn both_orders_equal_the_packed_matrix() {
                 for &kernels in &levels {
                     let packed = pack(dtype, rows, cols, &bytes, kernels);
                     let mut weights = sparse(packed, order);
-                    let tiled = random.below(4) == 0;
                     let mut staging = vec![Line([0; 64]); weights.piece_lines()];
-                    for tiled in [true, false, tiled] {
-                        weights.lay_out(tiled, &mut staging);
-                        assert_eq!(weights.is_tiled(), tiled);
-                    }
+                    weights.lay_out(true, &mut staging);
+                    let tiled = Linear::Sparse(weights);
+                    assert_same(&product(&tiled, input), &expected, || {
+                        format!("laid out as tiles, {what}")
+                    });
+                    let Linear::Sparse(mut weights) = tiled else {
+                        unreachable!()
+                    };
+                    weights.lay_out(false, &mut staging);
                     let weights = Linear::Sparse(weights);
                     let name = weights.kernel_name(true);
                     assert_same(&product(&weights, input), &expected, || {
@@ -177,7 +181,7 @@ fn rows_are_decoded_exactly_and_ranges_are_parts() {
     let (rows, cols) = (768, 256);
     let bytes = ternary_blocks(&mut random, DType::TQ2_0, rows, cols, 4, ScaleRule::PerRow);
     for order in ORDERS {
-        for tokens in [1, 5] {
+        for (tokens, tiled) in [(1, false), (1, true), (5, false), (5, true)] {
             let x = some_active(&mut random, tokens, cols);
             let quantized = quantized(
                 Kernels::default(),
@@ -188,10 +192,12 @@ fn rows_are_decoded_exactly_and_ranges_are_parts() {
             let input = ActivationView::I8(quantized.rows(tokens));
             let packed = pack(DType::TQ2_0, rows, cols, &bytes, Kernels::default());
             let (mut expected, mut got) = (vec![0.0; cols], vec![0.0; cols]);
-            let weights = sparse(
+            let mut weights = sparse(
                 pack(DType::TQ2_0, rows, cols, &bytes, Kernels::default()),
                 order,
             );
+            let mut staging = vec![Line([0; 64]); weights.piece_lines()];
+            weights.lay_out(tiled, &mut staging);
             for row in 0..rows {
                 packed.decode_row(row, &mut expected);
                 weights.decode_row(row, &mut got);

@@ -46,7 +46,8 @@ use crate::{
 const LEAST_BYTES: usize = 64 << 10;
 /// and of dense weights, whose products prepare the token's activations each time, more.
 const LEAST_DENSE_BYTES: usize = 1 << 20;
-/// None has more, so that a worker whose core is taken can stop in time.
+/// None has more, so that a worker whose core is taken can stop in time; but for rows that belong together ([`Linear::rows_together`]), and
+/// for workers whose cores nobody else wants, which claim several chunks at once.
 const MOST_BYTES: usize = 1 << 20;
 
 impl Model {
@@ -116,7 +117,7 @@ impl Model {
             None => self.weights.image.as_ref(),
             Some(_) => None,
         };
-        let alone = self.is_small(state.weight_bytes(), cache, batch);
+        let alone = lease.allows_alone() && self.is_small(state.weight_bytes(), cache, batch);
         let (plan, shared) = state.begin(batch, limits, image)?;
         cache.prepare(batch.iter().map(step_blocks))?;
         let step = Step {
@@ -130,15 +131,20 @@ impl Model {
             alone,
         };
         let layers = self.config.num_hidden_layers;
-        let Some(hooks) = hooks else {
-            return step.region(0..stages(layers));
-        };
-        for stages in regions(layers, hooks) {
-            let point = stage_point(stages.end - 1, layers);
-            step.region(stages)?;
-            if hooks.wants(point) && !step.call(hooks, point) {
-                return Err(ModelError::Aborted);
+        match hooks {
+            None => step.region(0..stages(layers))?,
+            Some(hooks) => {
+                for stages in regions(layers, hooks) {
+                    let point = stage_point(stages.end - 1, layers);
+                    step.region(stages)?;
+                    if hooks.wants(point) && !step.call(hooks, point) {
+                        return Err(ModelError::Aborted);
+                    }
+                }
             }
+        }
+        if let (1, Some(orders)) = (plan.rows.len(), &mut state.orders) {
+            orders.add_token();
         }
         Ok(())
     }

@@ -53,8 +53,8 @@ pub struct LoadOptions {
     /// Whether rows of the head are left out that cannot matter; default never. Tokens are the same; the image that it takes is
     /// memory beside the head.
     pub head_screening: HeadScreening,
-    /// How many bytes a layer (of weights, times tokens, and of the cache) a step reads at least that is shared among threads; default
-    /// [`PARALLEL_FROM`]. Less is computed by one thread, with the same bits: meeting the others would take longer.
+    /// How many bytes a layer, the head counted as one more (of weights, times tokens, and of the cache), a step reads at least that is
+    /// shared among threads; default [`PARALLEL_FROM`]. Less is computed by one thread, with the same bits: meeting the others would take longer.
     pub parallel_from: usize,
 }
 

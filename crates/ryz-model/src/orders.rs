@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ryz_kernels::{Line, Linear, SparseTernary};
-use ryz_tmac::{Arena, BufferKind};
+use ryz_tmac::{AlignedVec, Arena, BufferKind};
 
 use crate::{
     Model, RunState,
@@ -25,7 +25,8 @@ pub(crate) struct OrderWatch {
     layers: Vec<WatchedLayer>,
     /// Matrices to be laid out as tiles, once it is known which.
     due: Option<Vec<Place>>,
-    arena: Arena,
+    /// For a piece of any of them: memory is not asked for between steps.
+    staging: AlignedVec<Line>,
 }
 
 /// A matrix that may be in an order: its layer, and where in that.
@@ -64,95 +65,90 @@ impl WatchedLayer {
 }
 
 impl OrderWatch {
-    /// `None` where every matrix is in the right order whatever counts.
+    /// `None` where every matrix is in the right order whatever counts, or there is no memory to lay it out anew.
     pub fn new(layers: &[LayerWeights], arena: &Arena) -> Option<Self> {
-        let of_some = |layer: &LayerWeights| {
-            [&layer.up, &layer.down]
-                .into_iter()
-                .any(|projection| ordered(projection).is_some_and(|it| it.order_share() < 1.0))
-        };
-        layers.iter().any(of_some).then(|| Self {
+        let projections = layers.iter().flat_map(|layer| [&layer.up, &layer.down]);
+        let in_question = projections
+            .filter_map(ordered)
+            .filter(|matrix| matrix.order_share() < 1.0);
+        let lines = in_question.map(SparseTernary::piece_lines).max()?;
+        let arena = arena.labelled("line orders");
+        Some(Self {
             tokens: 0,
             layers: layers.iter().map(|_| WatchedLayer::default()).collect(),
             due: None,
-            arena: arena.labelled("line orders"),
+            staging: arena.allocate_slice(lines, BufferKind::Staging).ok()?,
         })
     }
 
-    /// Where a step of one token counts, unless enough was seen.
-    pub fn step(&mut self) -> Option<&[WatchedLayer]> {
-        if self.tokens == WATCHED_TOKENS {
-            return None;
-        }
-        self.tokens += 1;
-        Some(&self.layers)
+    /// Where a step of one token counts, unless enough was seen. A step that is not finished leaves a little too much behind.
+    pub fn layers(&self) -> Option<&[WatchedLayer]> {
+        (self.tokens < WATCHED_TOKENS).then_some(&self.layers)
     }
 
-    /// The matrices of which more counts than pays; `None` until that is known.
-    fn due(&mut self, layers: &[LayerWeights]) -> Option<&mut Vec<Place>> {
-        if self.tokens < WATCHED_TOKENS {
-            return None;
+    /// Such a step was finished.
+    pub fn add_token(&mut self) {
+        self.tokens = (self.tokens + 1).min(WATCHED_TOKENS);
+    }
+
+    /// Finds the matrices of which more counts than pays, once enough tokens were seen.
+    fn decide(&mut self, layers: &[LayerWeights]) {
+        if self.tokens < WATCHED_TOKENS || self.due.is_some() {
+            return;
         }
-        let (tokens, counts) = (self.tokens, &self.layers);
-        Some(self.due.get_or_insert_with(|| {
-            let counted = layers.iter().zip(counts).enumerate();
-            let places = counted.flat_map(|(layer, (weights, counts))| {
-                let up = (Part::Up, &weights.up, &counts.rows);
-                let down = (Part::Down, &weights.down, &counts.columns);
-                [up, down].into_iter().filter_map(move |(part, it, count)| {
-                    let matrix = ordered(it)?;
-                    let share = count.load(Ordering::Relaxed) as f64
-                        / (tokens * matrix.items() as u64) as f64;
-                    (share > f64::from(matrix.order_share())).then_some(Place { layer, part })
-                })
-            });
-            places.collect()
-        }))
+        let tokens = self.tokens;
+        let mut due = Vec::new();
+        for (layer, (weights, counts)) in layers.iter().zip(&self.layers).enumerate() {
+            let up = (Part::Up, &weights.up, &counts.rows);
+            let down = (Part::Down, &weights.down, &counts.columns);
+            for (part, projection, count) in [up, down] {
+                let Some(matrix) = ordered(projection) else {
+                    continue;
+                };
+                let all = tokens * matrix.items() as u64;
+                let share = count.load(Ordering::Relaxed) as f64 / all as f64;
+                if share > f64::from(matrix.order_share()) {
+                    due.push(Place { layer, part });
+                }
+            }
+        }
+        self.due = Some(due);
     }
 }
 
 impl Model {
     /// Between steps: lays out one of the matrices as tiles that leave out less than pays, if it is known by now and there is one
-    /// left. That takes as long as reading it a few times, once in a model's life. Whether there was one.
+    /// left. That takes as long as reading it a few times, once in a model's life, and no memory. Whether there was one.
     pub fn settle_order(&mut self, state: &mut RunState) -> bool {
         let Some(watch) = &mut state.orders else {
             return false;
         };
-        let Some(due) = watch.due(&self.weights.layers) else {
+        watch.decide(&self.weights.layers);
+        let Some(due) = &mut watch.due else {
             return false;
         };
-        let place = due.pop();
         let layers = &mut self.weights.layers;
-        let matrix = place.and_then(|place| match place.part {
-            Part::Up => ordered_mut(&mut layers[place.layer].up),
-            Part::Down => ordered_mut(&mut layers[place.layer].down),
-        });
-        let Some(matrix) = matrix else {
-            state.orders = None;
-            return false;
-        };
-        let lines = matrix.piece_lines();
-        // Where memory is short, it stays as it is.
-        let staging = watch
-            .arena
-            .allocate_slice::<Line>(lines, BufferKind::Staging);
-        if let Ok(mut staging) = staging {
-            matrix.lay_out(true, &mut staging);
+        while let Some(place) = due.pop() {
+            let layer = &mut layers[place.layer];
+            let projection = match place.part {
+                Part::Up => &mut layer.up,
+                Part::Down => &mut layer.down,
+            };
+            if let Linear::Sparse(matrix) = &mut projection.weight
+                && !matrix.is_tiled()
+            {
+                matrix.lay_out(true, &mut watch.staging);
+                return true;
+            }
         }
-        true
+        state.orders = None;
+        false
     }
 }
 
 /// The matrix of a projection, where it is in an order.
 fn ordered(projection: &Projection) -> Option<&SparseTernary> {
     match &projection.weight {
-        Linear::Sparse(matrix) if !matrix.is_tiled() => Some(matrix),
-        _ => None,
-    }
-}
-
-fn ordered_mut(projection: &mut Projection) -> Option<&mut SparseTernary> {
-    match &mut projection.weight {
         Linear::Sparse(matrix) if !matrix.is_tiled() => Some(matrix),
         _ => None,
     }

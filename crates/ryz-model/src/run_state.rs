@@ -462,8 +462,8 @@ impl RunState {
             }
             _ => None,
         };
-        let watched = match &mut self.orders {
-            Some(orders) if tokens == 1 => orders.step(),
+        let watched = match &self.orders {
+            Some(orders) if tokens == 1 => orders.layers(),
             _ => None,
         };
         let mut forms = (buffers.quantized.iter_mut()).map(|scratch| scratch.share(tokens));

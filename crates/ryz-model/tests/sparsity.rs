@@ -9,7 +9,7 @@ use common::{Runner, Setup};
 use ryz_format::{DType, GgufWriter, Value, encode};
 use ryz_kernels::{BatchLayout, KernelOptions, Level, LineOrder};
 use ryz_kvcache::KvDType;
-use ryz_model::Activations;
+use ryz_model::{Activations, Counting};
 use ryz_tmac::{Arena, ArenaConfig, PrefetchManager};
 
 const HIDDEN: usize = 512;
@@ -307,6 +307,59 @@ fn matrices_that_leave_out_too_little_are_laid_out_as_tiles() {
                 assert_eq!(expected.get_or_insert_with(|| logits.clone()), &logits);
             }
         }
+    }
+}
+
+/// What a measurement does to a model: some matrices lie in tiles meanwhile, and products of every way are made.
+#[test]
+fn a_model_that_was_measured_is_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write_model(&path, 3);
+    for threads in [1, 2] {
+        let setup = Setup {
+            threads,
+            chunk: 1,
+            ..Setup::exact(Activations::Int8)
+        };
+        let mut runner = Runner::load(&path, setup);
+        let expected = bits(&runner.logits(&[7, 8]));
+        let arena = Arena::new(ArenaConfig::default());
+        let mut timers = runner.model.product_timers(&arena, 0, 1, 3).unwrap();
+        let mut ordered = 0;
+        for timer in &mut timers {
+            for tokens in [1, 3] {
+                let time = runner.model.time_products(&runner.lease, timer, tokens);
+                assert!(!time.unwrap().is_zero());
+            }
+            if timer.kind().order.is_none() {
+                continue;
+            }
+            ordered += 1;
+            assert_eq!(timer.matrices(), LAYERS);
+            let (model, lease) = (&mut runner.model, &runner.lease);
+            model.lay_out(lease, timer, 0..1, true, &arena).unwrap();
+            for window in [0..1, 1..2] {
+                timer.restrict(window);
+                assert!(!model.time_products(lease, timer, 1).unwrap().is_zero());
+            }
+            for counting in [Counting::All, Counting::Half] {
+                let time = model.time_counting(lease, timer, counting);
+                assert!(!time.unwrap().is_zero());
+            }
+            // In tiles, too, a step gives the same.
+            assert_eq!(bits(&runner.logits(&[7, 8])), expected);
+            let (model, lease) = (&mut runner.model, &runner.lease);
+            model.lay_out(lease, timer, 0..1, false, &arena).unwrap();
+        }
+        assert_eq!(ordered, 2);
+        runner.record();
+        assert_eq!(bits(&runner.logits(&[7, 8])), expected);
+        let skipped = runner
+            .activity()
+            .iter()
+            .all(|layer| layer.skipped_bytes > 0);
+        assert!(skipped, "every layer leaves something out again");
     }
 }
 

@@ -117,7 +117,7 @@ impl NativeEngine {
     pub fn generate(
         &self,
         request: Request,
-        #[napi(ts_arg_type = "(delivered: Batch | string, tokenId?: number) => void")]
+        #[napi(ts_arg_type = "(delivered: Batch | string, tokenId: number | null) => void")]
         on_delivery: Function<'_, Delivery, ()>,
     ) -> Result<NativeRequest> {
         stream::open(&on_delivery, |sink| {

@@ -1,4 +1,5 @@
-//! The way of a generation's events to JavaScript: gathered into batches, through one threadsafe function a sequence.
+//! The way of a generation's events to JavaScript: a token's text and id, or what was gathered in a batch, through one threadsafe function
+//! a sequence.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -89,7 +90,7 @@ enum Item {
     Failure(Failure),
 }
 
-/// The callback, until the generation has ended. Releasing it is what lets the process end.
+/// The callback, until the generation has ended.
 struct Line {
     callback: Mutex<Option<Callback>>,
     pending: Arc<Mutex<Vec<Item>>>,

@@ -50,6 +50,8 @@ struct Team {
     pools: Vec<(Arc<Pool>, Range<usize>)>,
     placement: Placement,
     spin: Duration,
+    /// They were leased by the memory node.
+    of_node: bool,
     /// What elastic regions share.
     crew: Arc<Crew>,
     memory: Memory,
@@ -271,7 +273,7 @@ impl Lease {
     /// claimed that was done meanwhile. So `region` must do nothing but by [`ElasticWorker::share`] that may not be done
     /// several times or never.
     ///
-    /// It costs one rayon broadcast (with rayon's few small allocations); with one thread, a call.
+    /// It costs one rayon broadcast (with rayon's few small allocations); with one thread of no node in particular, a call.
     ///
     /// # Errors
     /// [`RegionError::WorkerPanicked`], [`RegionError::Nested`]: as [`Lease::run`].
@@ -289,9 +291,17 @@ impl Lease {
             team.crew.run(&region, |number| team.call(number))
         })
     }
-}
 
-impl Lease {
+    /// Whether it is the calling thread that is the only worker.
+    pub fn is_inline(&self) -> bool {
+        self.team.is_none()
+    }
+
+    /// Whether the caller may do the work itself ([`Lease::run_alone`]): not where it was asked for the threads of one memory node.
+    pub fn allows_alone(&self) -> bool {
+        self.team.as_ref().is_none_or(|team| !team.of_node)
+    }
+
     /// Runs `region` on the calling thread, which does all of the work: for so little that meeting others would take longer. Regions of
     /// other engines are not waited for.
     ///
@@ -485,6 +495,7 @@ impl Team {
             pools,
             placement,
             spin,
+            of_node: options.node.is_some(),
             crew: Arc::new(Crew::new(threads, spin)),
             memory,
         })

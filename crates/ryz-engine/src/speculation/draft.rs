@@ -213,6 +213,7 @@ impl Draft {
             return Ok(Vec::new());
         }
         forward(&self.model, lease, &mut self.state, &mut self.cache, &batch)?;
+        self.model.settle_order(&mut self.state);
         self.passes += 1;
         for &(index, start, count) in &parts {
             let wish = &wishes[index];
@@ -273,6 +274,7 @@ impl Draft {
         let batch: Vec<_> = batch.collect();
         debug_assert_eq!(batch.len(), active.len());
         forward(&self.model, lease, &mut self.state, &mut self.cache, &batch)?;
+        self.model.settle_order(&mut self.state);
         self.passes += 1;
         for drafting in active {
             if let Some(cached) = self.sequences.get_mut(&wishes[drafting.wish].id) {

@@ -12,7 +12,7 @@ const DISTANCES: [usize; 6] = [PrefetchManager::DEFAULT_LINES, 0, 16, 32, 128, 2
 const ROUNDS: usize = 9;
 /// Of which something is computed that magnifies noise.
 const MANY_ROUNDS: usize = 25;
-/// How much less time than the default another distance or packing must take: 1 / 50, more than noise makes of nothing.
+/// How much less time than the default another distance, packing or way must take: 1 / 50, more than noise makes of nothing.
 const MARGIN: u32 = 50;
 
 /// Times all distances by turns, as long as `time` answers, and gives the one of the least median. Turns make what else

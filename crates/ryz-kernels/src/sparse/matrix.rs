@@ -200,7 +200,7 @@ impl SparseTernary {
         self.kernels = kernels;
     }
 
-    /// The kernel of products with int8 (`true`) or f32 activations.
+    /// The kernel of products with int8 (`true`) or f32 activations, in its order; it names the kind of the matrix, in tiles, too.
     pub fn kernel_name(&self, int8: bool) -> &'static str {
         let set = self.kernels.set();
         match (int8, self.order) {
