@@ -102,7 +102,9 @@ describe("a loaded engine", () => {
       );
     });
     const batches: NativeBatch[] = [];
-    const batchOf = (text: string, tokenId = Number.NaN): NativeBatch => ({ deltas: [{ text, tokenIds: [tokenId] }] });
+    const batchOf = (text: string, tokenId: number | null): NativeBatch => ({
+      deltas: [{ text, tokenIds: tokenId === null ? [] : [tokenId] }],
+    });
     const request = raw.generate(
       // Greedy: a drawn token may be a part of a character, which is delivered with the next one.
       { text: "The fox", ...checkGenerate({ ignoreEos: true, temperature: 0 }).request, credits: 1 },

@@ -78,12 +78,15 @@ describe("a stream", () => {
     const { stream, requests } = fakeStream();
     const reads = [stream.next(), stream.next(), stream.next()];
     const logprobs = [{ tokenId: 4, logprob: -1, top: [] }];
-    only(requests).deliver({
-      deltas: [
-        { text: "a", tokenIds: [1, 2] },
-        { text: "b", tokenIds: [4], logprobs },
-      ],
-    });
+    only(requests).deliver(
+      {
+        deltas: [
+          { text: "a", tokenIds: [1, 2] },
+          { text: "b", tokenIds: [4], logprobs },
+        ],
+      },
+      null,
+    );
     only(requests).token("c", 5);
     const parts = await Promise.all(reads);
     expect(parts.map(({ value }) => value)).toEqual([
@@ -121,7 +124,7 @@ describe("a stream", () => {
     const before = timers();
     const { stream, requests } = fakeStream({ credits: 4 });
     const first = stream.next();
-    only(requests).deliver({ deltas: ["a", "b", "c", "d"].map((text, id) => ({ text, tokenIds: [id] })) });
+    only(requests).deliver({ deltas: ["a", "b", "c", "d"].map((text, id) => ({ text, tokenIds: [id] })) }, null);
     await first;
     expect(timers()).toBe(before);
     await stream.return();
@@ -215,13 +218,16 @@ describe("a stream", () => {
   test("an engine failure comes after the text before it", async () => {
     const { stream, requests } = fakeStream();
     const first = stream.next();
-    only(requests).deliver({
-      deltas: [
-        { text: "a", tokenIds: [1] },
-        { text: "b", tokenIds: [2] },
-      ],
-      failure: { code: "MEMORY_LIMIT", message: "no room" },
-    });
+    only(requests).deliver(
+      {
+        deltas: [
+          { text: "a", tokenIds: [1] },
+          { text: "b", tokenIds: [2] },
+        ],
+        failure: { code: "MEMORY_LIMIT", message: "no room" },
+      },
+      null,
+    );
     expect((await first).value?.text).toBe("a");
     expect((await stream.next()).value?.text).toBe("b");
     await expect(stream.next()).rejects.toMatchObject({ code: "MEMORY_LIMIT", message: "no room" });
