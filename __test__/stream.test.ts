@@ -7,6 +7,9 @@ function only(requests: FakeRequest[]): FakeRequest {
   return requests[0] as FakeRequest;
 }
 
+/** Timers that keep the process alive. */
+const timers = (): number => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+
 describe("a stream", () => {
   test("computes nothing before the first part is asked for", async () => {
     const { stream, requests } = fakeStream();
@@ -98,7 +101,6 @@ describe("a stream", () => {
   });
 
   test("keeps the process alive only while somebody waits", async () => {
-    const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
     const before = timers();
     const holding = () => timers() > before;
     const { stream, requests } = fakeStream();
@@ -120,7 +122,6 @@ describe("a stream", () => {
   });
 
   test("does not keep it alive when a delivery uses all credits up and but one part is read", async () => {
-    const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
     const before = timers();
     const { stream, requests } = fakeStream({ credits: 4 });
     const first = stream.next();

@@ -125,8 +125,8 @@ export class Generation {
   }
 
   /**
-   * Nobody waits. It is looked at when something comes, and not when a reader got its part, who will nearly always ask for the next
-   * at once; more does come while nothing is left to be read, since a reader who has read all has left credits on the other side.
+   * Nobody waits: something came and is left to be read. It is not looked at when a reader got its part, who will nearly always ask for
+   * the next at once; more does come while nothing is left, since a reader who has read all has left credits on the other side.
    */
   #letEnd(): void {
     if (!this.#isKeptAlive) return;
@@ -138,16 +138,14 @@ export class Generation {
 
   #receive(delivered: NativeBatch | string, tokenId: number | null): void {
     if (this.#phase !== "running") return;
-    if (this.#waiters.length === 0) this.#letEnd();
     if (typeof delivered === "string") {
       this.#deliver({ type: "text-delta", text: delivered, tokenIds: tokenId === null ? [] : [tokenId] });
       return;
     }
-    const batch = delivered;
-    for (const delta of batch.deltas) this.#deliver(partOf(delta));
-    if (this.#parts.length > 0) this.#letEnd();
-    if (batch.failure !== undefined) this.#failAfterParts(errorFrom(batch.failure));
-    else if (batch.finish !== undefined) this.#finish(batch.finish);
+    const { deltas, failure, finish } = delivered;
+    for (const delta of deltas) this.#deliver(partOf(delta));
+    if (failure !== undefined) this.#failAfterParts(errorFrom(failure));
+    else if (finish !== undefined) this.#finish(finish);
   }
 
   #finish(finish: NativeFinish): void {
@@ -176,6 +174,7 @@ export class Generation {
     const waiter = this.#waiters.shift();
     if (waiter === undefined) {
       this.#parts.push(part);
+      this.#letEnd();
       return;
     }
     this.#returnCredits(part);

@@ -25,19 +25,14 @@ export const api = {
     const contextLength = room(tokens);
     const program = rustExample("ryz-engine", "generate");
     const loadOurs = () => Ryzanstein.load(path, { threads: THREADS, contextLength });
-    let bytesPerToken;
     const loadRust = () =>
-      Driven.start("Rust engine", new Driver(program, [path, String(THREADS), String(contextLength)]), bytesPerToken);
+      Driven.start("Rust engine", new Driver(program, [path, String(THREADS), String(contextLength)]));
 
     /** Fresh processes of both, by turns: who is loaded first is measured first, too. */
     const launch = async (rustFirst) => {
       const engines = [];
       try {
-        if (rustFirst) engines.push(await loadRust());
-        const ours = await loadOurs();
-        bytesPerToken = ours.bytesPerToken;
-        engines.push(ours);
-        if (!rustFirst) engines.push(await loadRust());
+        for (const load of rustFirst ? [loadRust, loadOurs] : [loadOurs, loadRust]) engines.push(await load());
         for (const engine of engines) await engine.decode(4);
         const { limits, speeds } = await bench.byTurns(engines, THREADS, (engine) => engine.decode(tokens));
         assert.deepEqual(engines[0].tokens, engines[1].tokens, "the API gives other tokens than the engine");
@@ -61,6 +56,8 @@ export const api = {
       }
       values.push(Math.sqrt(both[0].ratio * both[1].ratio));
     }
+    // Both read the same file.
+    const { bytesPerToken } = launches[0].engines[0];
     const sides = launches[0].engines.map((engine, index) => {
       const speeds = launches.flatMap((one) => one.speeds[index]);
       return side(
