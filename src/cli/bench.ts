@@ -4,10 +4,11 @@ import type { Command } from "commander";
 import { BitNetEngine } from "../engine.js";
 import { cpuInfo, inspectModel, measureReadBandwidth } from "../machine.js";
 import type { Profile } from "../profile.js";
-import { addRunOptions, engineConfig, type RunFlags, wholeNumber, wholeNumbers } from "./options.js";
+import { addRunOptions, engineConfig, type RunFlags } from "./options.js";
 import { interruptible, printJson } from "./run.js";
 import { print, StatusLine, table } from "./terminal.js";
 import { type Lateness, TimerLateness } from "./timer.js";
+import { filePath, wholeNumber, wholeNumbers } from "./values.js";
 
 interface Flags extends Omit<RunFlags, "threads"> {
   readonly prompt: number;
@@ -34,6 +35,7 @@ interface Row {
 export function addBench(program: Command): void {
   const command = program.command("bench").description("measure prefill and decode against the memory's limit");
   addRunOptions(command, { threads: false })
+    .optionsGroup("Measurements:")
     .option("-p, --prompt <n>", "prompt tokens of the prefill test; 0 = leave it out", wholeNumber(0), 512)
     .option("-n, --tokens <n>", "generated tokens of the decode test; 0 = leave it out", wholeNumber(0), 128)
     .option("-t, --threads <list>", "thread counts, separated by commas (default: the physical cores)", wholeNumbers(1))
@@ -42,8 +44,9 @@ export function addBench(program: Command): void {
     .option(
       "--trace <file>",
       "of that run, write every operation as trace-event JSON (chrome://tracing, ui.perfetto.dev)",
+      filePath,
     )
-    .option("--chart <file>", "of that run, write a chart as SVG")
+    .option("--chart <file>", "of that run, write a chart as SVG", filePath)
     .addHelpText(
       "after",
       `

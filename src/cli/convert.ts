@@ -11,6 +11,7 @@ import {
 import { BUILT_IN_QUANTIZERS } from "../quantizer.js";
 import { interruptible, printJson } from "./run.js";
 import { bytes, print, StatusLine, table } from "./terminal.js";
+import { filePath, modelPath } from "./values.js";
 
 interface Flags
   extends Pick<
@@ -28,11 +29,15 @@ export function addConvert(program: Command): void {
   program
     .command("convert")
     .description("make a ternary GGUF file of a model")
+    .optionsGroup("Files:")
     .requiredOption(
       "-m, --model <path>",
       "model: a GGUF file (of a split one, the first part) or a Hugging Face folder",
+      modelPath,
     )
-    .requiredOption("-o, --output <file>", "the GGUF file to write; it appears when it is complete")
+    .requiredOption("-o, --output <file>", "the GGUF file to write; it appears when it is complete", filePath)
+    .option("--force", "replace the file if it is there")
+    .optionsGroup("Weights:")
     .addOption(
       new Option("--type <name>", `form of the weights: ${TERNARY_TYPES.join(", ")}; Q2_0 means Q2_0_G64`)
         .argParser(ternaryType)
@@ -60,9 +65,10 @@ export function addConvert(program: Command): void {
       ]),
     )
     .option("--prepack", "lay the weights out as the kernels read them; only this engine reads such a file")
+    .optionsGroup("Metadata:")
     .option("--name <text>", "the model's name in the file")
     .option("--no-tokenizer", "leave a Hugging Face folder's tokenizer out")
-    .option("--force", "replace the file if it is there")
+    .optionsGroup("Output:")
     .option("--json", "print exactly one JSON object on stdout")
     .addHelpText(
       "after",

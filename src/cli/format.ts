@@ -1,8 +1,10 @@
 /** The command line's options about the form of an answer. */
 
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { OutputFormat } from "../format.js";
-import { readJson, readText, UsageError } from "./options.js";
+import { readJson, readText } from "./input.js";
+import { addGroup } from "./options.js";
+import { filePath, UsageError } from "./values.js";
 
 /** What `generate` and `chat` take to keep an answer to a form. */
 export interface FormatFlags {
@@ -13,21 +15,25 @@ export interface FormatFlags {
 }
 
 export function addFormatOptions(command: Command): Command {
-  return command
-    .option("--json-object", "the text is a JSON object")
-    .option("--json-schema <file>", "the text is JSON that the JSON schema in this file describes")
-    .option("--regex <pattern>", "the text matches this regular expression")
-    .option("--grammar <file>", "the text is one of the Lark grammar in this file");
+  return addGroup(command, "Form of the answer:", [
+    new Option("--json-object", "the text is a JSON object"),
+    new Option("--json-schema <file>", "the text is JSON that the JSON schema in this file describes").argParser(
+      filePath,
+    ),
+    new Option("--regex <pattern>", "the text matches this regular expression"),
+    new Option("--grammar <file>", "the text is one of the Lark grammar in this file").argParser(filePath),
+  ]);
 }
 
 /** The form that the text must have. */
-export function formatOf({ jsonObject, jsonSchema, regex, grammar }: FormatFlags): OutputFormat | undefined {
+export async function formatOf(flags: FormatFlags): Promise<OutputFormat | undefined> {
+  const { jsonObject, jsonSchema, regex, grammar } = flags;
   if ([jsonObject, jsonSchema, regex, grammar].filter((flag) => flag !== undefined).length > 1) {
     throw new UsageError("give one of --json-object, --json-schema, --regex and --grammar");
   }
   if (jsonObject) return { type: "json" };
-  if (jsonSchema !== undefined) return { type: "json_schema", schema: readJson(jsonSchema) as object };
+  if (jsonSchema !== undefined) return { type: "json_schema", schema: (await readJson(jsonSchema)) as object };
   if (regex !== undefined) return { type: "regex", pattern: regex };
-  if (grammar !== undefined) return { type: "grammar", grammar: readText(grammar) };
+  if (grammar !== undefined) return { type: "grammar", grammar: await readText(grammar) };
   return undefined;
 }

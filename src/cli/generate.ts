@@ -1,47 +1,32 @@
 import type { Command } from "commander";
 import type { Finish } from "../generate-options.js";
 import { addFormatOptions, type FormatFlags, formatOf } from "./format.js";
-import {
-  addProfileOption,
-  addRunOptions,
-  addSamplingOptions,
-  exactlyOne,
-  generateOptions,
-  type RunFlags,
-  readText,
-  type SamplingFlags,
-} from "./options.js";
+import { addPromptOptions, type PromptFlags, requiredPrompt } from "./input.js";
+import { addProfileOption, addRunOptions, type RunFlags } from "./options.js";
 import { interruptible, printJson, withEngine } from "./run.js";
+import { addSamplingOptions, generateOptions, type SamplingFlags } from "./sampling-options.js";
 import { dim, note, print } from "./terminal.js";
 
-interface Flags extends RunFlags, SamplingFlags, FormatFlags {
-  readonly prompt?: string;
-  readonly file?: string;
-  readonly special?: boolean;
-}
+type Flags = RunFlags & SamplingFlags & FormatFlags & PromptFlags;
 
 export function addGenerate(program: Command): void {
   const command = program.command("generate").description("stream the continuation of a prompt");
-  addRunOptions(command)
-    .option("-p, --prompt <text>", "the prompt")
-    .option("-f, --file <file>", "read the prompt from a file (- is stdin)")
-    .option("--special", "special tokens written in the prompt become those tokens");
+  addPromptOptions(addRunOptions(command), "prompt");
   addProfileOption(addFormatOptions(addSamplingOptions(command)))
     .addHelpText(
       "after",
       `
 Examples:
-  ryzanstein generate -m model.gguf -p "Once upon a time" -n 64
-  ryzanstein generate -m model.gguf -p "Once upon a time" --temperature 0 --json
-  echo "Once upon a time" | ryzanstein generate -m model.gguf -f -`,
+  ryzanstein generate "Once upon a time"
+  ryzanstein generate -m model.gguf "Once upon a time" -n 64 --temperature 0 --json
+  cat story.txt | ryzanstein generate -m model.gguf`,
     )
     .action(generate);
 }
 
-async function generate(flags: Flags): Promise<void> {
-  exactlyOne(["--prompt", flags.prompt], ["--file", flags.file]);
-  const format = formatOf(flags);
-  const prompt = flags.prompt ?? readText(flags.file as string);
+async function generate(words: string[], flags: Flags): Promise<void> {
+  const prompt = await requiredPrompt("generate", words, flags);
+  const format = await formatOf(flags);
   await interruptible((signal) =>
     withEngine(flags, signal, async (engine) => {
       const options = { ...generateOptions(flags), parseSpecial: flags.special, format, signal };

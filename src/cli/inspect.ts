@@ -1,9 +1,10 @@
 import type { Command } from "commander";
 import { BitNetEngine } from "../engine.js";
 import { estimateMemory, inspectModel, type MemoryEstimate, type ModelInspection } from "../machine.js";
-import { addModelOptions, type ModelFlags, wholeNumber } from "./options.js";
+import { addModelOptions, type ModelFlags } from "./options.js";
 import { printJson } from "./run.js";
 import { bytes, print, table } from "./terminal.js";
+import { wholeNumber } from "./values.js";
 
 interface Flags extends ModelFlags {
   readonly ctx?: number;
@@ -14,7 +15,9 @@ interface Flags extends ModelFlags {
 export function addInspect(program: Command): void {
   const command = program.command("inspect").description("show what a model file holds and the memory it will need");
   addModelOptions(command)
+    .optionsGroup("Model:")
     .option("--ctx <tokens>", "context length for the memory it will need", wholeNumber(16))
+    .optionsGroup("Output:")
     .option("--details", "with --json: also metadata, bitsPerWeight and memory")
     .option("--memory", "load the model and show what lies where in memory instead")
     .addHelpText("after", "\nExample:\n  ryzanstein inspect -m model.gguf")

@@ -1,8 +1,10 @@
 import type { Command } from "commander";
 import type { Logits } from "../readings.js";
-import { addRunOptions, exactlyOne, type RunFlags, wholeNumbers } from "./options.js";
+import { exactlyOne } from "./input.js";
+import { addRunOptions, type RunFlags } from "./options.js";
 import { interruptible, printJson, withEngine } from "./run.js";
 import { print, table } from "./terminal.js";
+import { wholeNumbers } from "./values.js";
 
 interface Flags extends RunFlags {
   readonly prompt?: string;
@@ -13,8 +15,10 @@ interface Flags extends RunFlags {
 export function addLogits(program: Command): void {
   const command = program.command("logits").description("print the logits after a prompt's last token, or after each");
   addRunOptions(command)
+    .optionsGroup("Input:")
     .option("--tokens <ids>", "token ids, separated by commas, taken as they are", wholeNumbers(0))
     .option("-p, --prompt <text>", "the prompt as text")
+    .optionsGroup("Output:")
     .option("--all", "every position, not the last alone")
     .addHelpText(
       "after",

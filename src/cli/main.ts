@@ -6,15 +6,17 @@ import { Command, CommanderError } from "commander";
 import { addBench } from "./bench.js";
 import { addCalibrate } from "./calibrate.js";
 import { addChat } from "./chat.js";
+import { addCompletion } from "./completion.js";
 import { addConvert } from "./convert.js";
 import { addGenerate } from "./generate.js";
+import { arrangeHelp } from "./help.js";
 import { addInspect } from "./inspect.js";
 import { addLogits } from "./logits.js";
-import { UsageError } from "./options.js";
 import { addPerplexity } from "./perplexity.js";
-import { EXIT, reportFailure } from "./run.js";
+import { EXIT, oneLine, reportFailure } from "./run.js";
 import { addTokenize } from "./tokenize.js";
 import { addFinetune, addTrain } from "./train.js";
+import { UsageError } from "./values.js";
 
 function packageVersion(): string {
   const file = join(__dirname, "..", "..", "..", "..", "package.json");
@@ -24,34 +26,56 @@ function packageVersion(): string {
 function buildProgram(json: boolean): Command {
   const program = new Command("ryzanstein")
     .description("Run ternary-weight language models on the CPU")
+    .optionsGroup("General:")
     .version(packageVersion())
-    .showHelpAfterError("(--help lists the options)")
     .addHelpText(
       "after",
       `
 Examples:
-  ryzanstein generate -m model.gguf -p "Once upon a time"
+  ryzanstein generate "Once upon a time"
   ryzanstein chat -m model.gguf
   ryzanstein inspect -m model.gguf
 
 Data goes to stdout, progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.`,
     );
-  const inference = [addGenerate, addChat, addInspect, addTokenize, addLogits, addPerplexity, addBench];
-  for (const add of [...inference, addCalibrate, addConvert, addTrain, addFinetune]) add(program);
+  const groups = {
+    "Use a model:": [addGenerate, addChat],
+    "Look at a model:": [addInspect, addTokenize, addLogits, addPerplexity, addBench],
+    "Make a model:": [addConvert, addCalibrate, addTrain, addFinetune],
+    "Set up:": [addCompletion],
+  };
+  for (const [heading, commands] of Object.entries(groups)) {
+    program.commandsGroup(heading);
+    for (const add of commands) add(program);
+  }
+  program.addHelpCommand(
+    new Command("help").argument("[command]").description("show the help of a command").helpGroup("Set up:"),
+  );
   for (const command of [program, ...program.commands]) {
-    command.exitOverride();
-    if (json) command.configureOutput({ writeErr: () => {} });
+    arrangeHelp(command);
+    command.exitOverride().configureOutput({
+      outputError: (text, write) => {
+        if (json) return;
+        const name = command === program ? "ryzanstein" : `ryzanstein ${command.name()}`;
+        write(`${oneLine(text)} (${name} --help lists what there is)\n`);
+      },
+    });
   }
   return program;
+}
+
+/** Ends the process quietly when the reader of a stream goes away, as `| head` does. */
+function endWithReader(stream: NodeJS.WriteStream): void {
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    process.exit(error.code === "EPIPE" ? EXIT.ok : EXIT.failure);
+  });
 }
 
 /** Runs one command line (without `node` and the script) and returns the exit code. */
 export async function main(args: readonly string[]): Promise<number> {
   const json = args.includes("--json");
-  // A reader that went away, as `| head` does, is no failure.
-  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    process.exit(error.code === "EPIPE" ? EXIT.ok : EXIT.failure);
-  });
+  endWithReader(process.stdout);
+  endWithReader(process.stderr);
   try {
     await buildProgram(json).parseAsync(args, { from: "user" });
     return EXIT.ok;

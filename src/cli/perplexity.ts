@@ -1,8 +1,10 @@
 import type { Command } from "commander";
 import { inspectModel } from "../machine.js";
-import { addRunOptions, exactlyOne, type RunFlags, readText, wholeNumber, wholeNumbers } from "./options.js";
+import { exactlyOne, readText } from "./input.js";
+import { addRunOptions, type RunFlags } from "./options.js";
 import { interruptible, printJson, withEngine } from "./run.js";
 import { print } from "./terminal.js";
+import { filePath, wholeNumber, wholeNumbers } from "./values.js";
 
 interface Flags extends RunFlags {
   readonly file?: string;
@@ -14,7 +16,8 @@ const LONGEST_WINDOW = 2048;
 export function addPerplexity(program: Command): void {
   const command = program.command("perplexity").description("measure how well a model predicts a text");
   addRunOptions(command, { ctx: false })
-    .option("-f, --file <file>", "the text (- is stdin)")
+    .optionsGroup("Input:")
+    .option("-f, --file <file>", "the text (- is stdin)", filePath)
     .option("--tokens <ids>", "token ids, separated by commas: one window, nothing added", wholeNumbers(0))
     .option("--ctx <tokens>", `window length (default: the model's context, at most ${LONGEST_WINDOW})`, wholeNumber(2))
     .addHelpText("after", "\nExample:\n  ryzanstein perplexity -m model.gguf -f story.txt --ctx 512 --json")
@@ -23,7 +26,7 @@ export function addPerplexity(program: Command): void {
 
 async function perplexity(flags: Flags): Promise<void> {
   exactlyOne(["--file", flags.file], ["--tokens", flags.tokens]);
-  const input = flags.tokens ?? readText(flags.file as string);
+  const input = flags.tokens ?? (await readText(flags.file as string));
   const window = flags.tokens?.length ?? flags.ctx ?? (await defaultWindow(flags.model));
   const ctx = Math.max(window, 16);
   await interruptible(async (signal) => {

@@ -2,8 +2,9 @@
 
 import { BitNetEngine } from "../engine.js";
 import { InvalidArgumentError, RyzansteinError } from "../errors.js";
-import { engineConfig, type RunFlags, UsageError } from "./options.js";
+import { engineConfig, type RunFlags } from "./options.js";
 import { note, print, red, StatusLine } from "./terminal.js";
+import { UsageError } from "./values.js";
 
 /** Exit codes: done, failed, wrongly used, interrupted. */
 export const EXIT = { ok: 0, failure: 1, usage: 2, interrupted: 130 } as const;
@@ -56,10 +57,15 @@ export function printJson(value: object): Promise<void> {
 /** Says what failed, as JSON on stdout or as text on stderr, and returns the exit code. */
 export async function reportFailure(error: unknown, json: boolean): Promise<number> {
   const exit = exitCode(error);
-  const message = error instanceof Error ? error.message : String(error);
+  const message = oneLine(error instanceof Error ? error.message : String(error));
   if (json) await printJson({ error: { code: codeOf(error), message } });
   else if (!(error instanceof Interrupted)) note(`${red("error:")} ${message}`);
   return exit;
+}
+
+/** A message without line breaks. */
+export function oneLine(text: string): string {
+  return text.trim().replace(/\s*\n\s*/g, " ");
 }
 
 function exitCode(error: unknown): number {

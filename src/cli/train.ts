@@ -1,8 +1,9 @@
 import type { Command } from "commander";
 import { finetune, type TrainConfig, type TrainEvent, type TrainingRun, type TrainReport, train } from "../train.js";
-import { readJson, wholeNumber } from "./options.js";
+import { readJson } from "./input.js";
 import { interruptible, printJson } from "./run.js";
 import { bytes, dim, note, print, StatusLine, table } from "./terminal.js";
+import { filePath, filePaths, modelPath, wholeNumber } from "./values.js";
 
 interface Flags {
   readonly corpus: string[];
@@ -23,14 +24,17 @@ interface FinetuneFlags extends Flags {
 
 function addRunFlags(command: Command): Command {
   return command
-    .requiredOption("--corpus <file...>", "text files to train on, UTF-8")
-    .option("--valid <file...>", "text files for validation (default: the end of the corpus)")
-    .requiredOption("-o, --out <file>", "the GGUF file to write; checkpoint and loss curve are beside it")
-    .option("--config <file>", "JSON with what differs from the defaults (docs/training.md)")
+    .optionsGroup("Texts:")
+    .requiredOption("--corpus <file...>", "text files to train on, UTF-8", filePaths)
+    .option("--valid <file...>", "text files for validation (default: the end of the corpus)", filePaths)
+    .optionsGroup("Run:")
+    .requiredOption("-o, --out <file>", "the GGUF file to write; checkpoint and loss curve are beside it", filePath)
+    .option("--config <file>", "JSON with what differs from the defaults (docs/training.md)", filePath)
     .option("--steps <n>", "steps of the whole run; comes before the configuration's", wholeNumber(1))
     .option("--resume", "go on from the checkpoint, with the same texts")
     .option("--force", "replace the files of an earlier run")
     .option("-t, --threads <n>", "computing threads; the result does not depend on them", wholeNumber(1))
+    .optionsGroup("Output:")
     .option("--json", "print exactly one JSON object on stdout");
 }
 
@@ -50,8 +54,9 @@ Examples:
 
 export function addFinetune(program: Command): void {
   addRunFlags(program.command("finetune").description("train a model further, ternary or float"))
-    .requiredOption("-m, --model <path>", "model to start from: a GGUF file or a Hugging Face folder")
-    .option("--teacher <path>", "model to learn from besides the texts, with the same vocabulary")
+    .optionsGroup("Model:")
+    .requiredOption("-m, --model <path>", "model to start from: a GGUF file or a Hugging Face folder", modelPath)
+    .option("--teacher <path>", "model to learn from besides the texts, with the same vocabulary", modelPath)
     .addHelpText(
       "after",
       `
@@ -66,7 +71,7 @@ Examples:
 
 async function run(flags: Flags, begin: (options: Parameters<typeof train>[0]) => TrainingRun): Promise<void> {
   const config = {
-    ...(flags.config && (readJson(flags.config) as TrainConfig)),
+    ...(flags.config && ((await readJson(flags.config)) as TrainConfig)),
     ...(flags.steps && { steps: flags.steps }),
   };
   const { corpus, valid, out: output, resume, force: overwrite, threads } = flags;

@@ -1,0 +1,31 @@
+/** Paths as people type them, and what went wrong with a file in words. */
+
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** The path that is meant: `~` is the home folder, and a `file:` URL is its path. */
+export function localPath(text: string): string {
+  if (text === "~") return homedir();
+  if (/^~[/\\]/.test(text)) return join(homedir(), text.slice(2));
+  if (/^file:\//i.test(text)) return fileURLToPath(text);
+  if (/^file:./i.test(text)) return decodeURIComponent(text.slice("file:".length));
+  return text;
+}
+
+const REASONS: Readonly<Record<string, string>> = {
+  ENOENT: "there is no such file",
+  EISDIR: "it is a folder",
+  ENOTDIR: "a part of its path is no folder",
+  EACCES: "permission denied",
+  EPERM: "permission denied",
+  ENOSPC: "the disk is full",
+  EROFS: "the disk is read-only",
+};
+
+/** The error of the file system as one line for people; its `code` stays. */
+export function fileFailure(action: "read" | "write", file: string, error: unknown): Error {
+  const { code } = error as NodeJS.ErrnoException;
+  const reason = (code !== undefined && REASONS[code]) || (error as Error).message;
+  return Object.assign(new Error(`cannot ${action} ${file}: ${reason}`, { cause: error }), { code });
+}
