@@ -4,13 +4,13 @@ import { mkdtempSync, readFileSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
-import { root } from "./support.js";
+import { root, runProgram } from "./support.js";
 import { hasTmux, Terminal } from "./terminal.js";
 
 const BIN = join(root, "bin", "ryzanstein.js");
 /** An answer that goes on for minutes. */
 const ENDLESS = ["--eviction", "sliding-window:64", "--ignore-eos", "-n", "1000000"];
-const READY = /tales-6m goes on.*\n> *$/s;
+const READY = /tales-6m continues.*\n> *$/s;
 
 let terminal: Terminal;
 afterEach(() => terminal.close());
@@ -217,6 +217,31 @@ describe.runIf(hasTmux())("on a terminal", () => {
     terminal.type("A fox");
     terminal.press("Enter");
     await answers(1);
+  });
+
+  test("thoughts are dim, and a model's control characters do not steer the terminal", async () => {
+    const module = JSON.stringify(join(root, "dist", "cjs", "src", "cli", "terminal.js"));
+    const program = `
+      const { AnswerPrinter } = require(${module});
+      const printer = new AnswerPrinter();
+      (async () => {
+        await printer.reasoning("Let me see.");
+        await printer.text("Here \\u001b[31mit\\u0007 is.");
+        await printer.call("weather", { city: "Rome" });
+        await printer.end();
+      })();`;
+    terminal = new Terminal([process.execPath, "-e", program], {});
+    await terminal.until(/ended with 0/);
+    expect(terminal.screen()).toMatch(/^Let me see\.\n\nHere �\[31mit� is\.\nweather\(\{"city":"Rome"\}\)\nended/);
+    expect(terminal.screen(true)).toContain("\u001b[2mLet me see.");
+    const { stdout } = await runProgram(process.execPath, ["-e", program]);
+    expect(stdout).toBe('Here \u001b[31mit\u0007 is.\nweather({"city":"Rome"})\n');
+  });
+
+  test("an end from outside gives the terminal back", async () => {
+    await chat();
+    process.kill(terminal.program(), "SIGTERM");
+    await terminal.until(/ended with 143: icanon echo/);
   });
 
   test("colours are for terminals that want them", async () => {

@@ -1,7 +1,7 @@
 /** What the command line reads and how it answers mistakes: prompts, pipes, paths, help, completion. */
 
 import { spawnSync } from "node:child_process";
-import { copyFileSync, mkdtempSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -16,7 +16,7 @@ const BIN = join(root, "bin", "ryzanstein.js");
 
 /** The tokens' texts that `tokenize` shows: what reached the tokenizer. */
 async function read(args: readonly string[], input = ""): Promise<string> {
-  const { code, stdout, stderr } = await cli(["tokenize", ...args, "--json"], { input });
+  const { code, stdout, stderr } = await cli(["tokenize", "--json", ...args], { input });
   expect(code, stderr).toBe(0);
   const { pieces } = JSON.parse(stdout) as { pieces: string[] };
   return pieces.slice(1).join("");
@@ -72,6 +72,17 @@ describe("a prompt", () => {
     });
     expect(status).toBe(0);
     expect(stdout.length).toBeGreaterThan(1);
+  });
+
+  test("in words waits for a pipe that is open, and says so", async () => {
+    const { code, stdout, stderr } = await cli(["tokenize", "a time", "--json"], {
+      meanwhile: (child) => {
+        child.stderr?.once("data", () => child.stdin?.end("Once upon"));
+      },
+    });
+    expect(code).toBe(0);
+    expect(stderr).toBe("reading stdin until it ends (--prompt TEXT does not read it)\n");
+    expect((JSON.parse(stdout) as { pieces: string[] }).pieces.join("")).toContain("Once upon a time");
   });
 
   test("generates the same, however it is given", async () => {
@@ -138,6 +149,15 @@ describe("mistakes", () => {
     const { code, stderr } = await runProgram(process.execPath, ["-r", preload, BIN, "--version"]);
     expect(code).toBe(1);
     expect(stderr).toBe("error: ryzanstein needs Node.js 20 or newer, and this is 16.20.2: see https://nodejs.org\n");
+  });
+
+  test("of the installation take one line", async () => {
+    const bin = join(mkdtempSync(join(tmpdir(), "ryz-")), "bin");
+    mkdirSync(bin);
+    copyFileSync(BIN, join(bin, "ryzanstein.mjs"));
+    const { code, stderr } = await runProgram(process.execPath, [join(bin, "ryzanstein.mjs"), "--version"]);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^error: a part of the package is missing \([^\n]*\): run npm run build[^\n]*\n$/);
   });
 
   test.each(["stdout", "2>&1 stdout"])("a reader of %s that goes away ends it quietly", (which) => {

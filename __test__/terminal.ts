@@ -81,6 +81,12 @@ export class Terminal {
     return this.screen();
   }
 
+  /** The process that the shell runs. */
+  program(): number {
+    const shell = this.#tmux("display-message", "-p", "#{pane_pid}").trim();
+    return Number(spawnSync("ps", ["-o", "pid=", "--ppid", shell], { encoding: "utf8" }).stdout.trim().split(/\s+/)[0]);
+  }
+
   close(): void {
     spawnSync("tmux", ["-L", this.#socket, "kill-server"]);
   }

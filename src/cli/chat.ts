@@ -158,9 +158,9 @@ async function converse(
 
 function greeting(engine: BitNetEngine, shipped: boolean): string {
   const name = engine.modelInfo.name ?? engine.modelInfo.path;
-  const keys = "/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends";
+  const keys = "/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.";
   if (!shipped) return `${name}: ${keys}`;
-  return `${name} goes on with the story that you begin (-m MODEL talks with another): ${keys}`;
+  return `${name} continues the story that you begin; -m MODEL talks with another model.\n${keys}`;
 }
 
 /** Answers a message or runs a command; `true` where the conversation is over. A failure ends a pipe, and no terminal. */

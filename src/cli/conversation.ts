@@ -30,7 +30,7 @@ const COMMANDS: readonly ChatCommand[] = [
   {
     names: ["/system"],
     takes: "[TEXT]",
-    does: "show the system prompt, or set it (/system - removes it)",
+    does: "show or set the system prompt; /system - removes it",
     run: (conversation, text) => conversation.system(text),
   },
   {
@@ -42,7 +42,7 @@ const COMMANDS: readonly ChatCommand[] = [
   {
     names: ["/save"],
     takes: "FILE",
-    does: "keep the conversation: as messages in FILE.json, else with what was computed of it",
+    does: "keep the conversation; as plain messages in FILE.json",
     run: (conversation, file) => conversation.save(file),
   },
   {
@@ -60,9 +60,9 @@ const COMMANDS: readonly ChatCommand[] = [
 ];
 
 const KEYS: readonly (readonly [keys: string, does: string])[] = [
-  ["Ctrl-C", "stop the answer; twice on an empty line: end"],
+  ["Ctrl-C", "stop the answer; twice: end"],
   ["Ctrl-D", "end"],
-  ["Alt-Enter", 'a new line; a text between two lines of """ and a paste may have many'],
+  ["Alt-Enter", 'a new line; so are those of a paste and between """'],
   ["Up, Down", "earlier messages"],
 ];
 

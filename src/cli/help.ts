@@ -33,6 +33,13 @@ function place(option: Option): number {
 /** Sorts the options of a command by group, and adds `--help-all`, which shows the hidden ones too. */
 export function arrangeHelp(command: Command): void {
   const general = (option: Option): Option => option.helpGroup("General:");
+  command.addHelpOption(general(new Option("-h, --help", "show this help")));
+  // An option of the program itself would be found behind the name of a command as well.
+  if (command.parent !== null) addHelpAll(command, general);
+  (command.options as Option[]).sort((a, b) => place(a) - place(b));
+}
+
+function addHelpAll(command: Command, general: (option: Option) => Option): void {
   const tuning = command.options.some((option) => option.hidden);
   const all = new Option("--help-all", "show the options for tuning as well");
   command.addOption(general(all).hideHelp(!tuning));
@@ -40,6 +47,4 @@ export function arrangeHelp(command: Command): void {
     for (const option of command.options) option.hideHelp(!tuning && option === all);
     command.help();
   });
-  command.addHelpOption(general(new Option("-h, --help", "show this help")));
-  (command.options as Option[]).sort((a, b) => place(a) - place(b));
 }

@@ -1,5 +1,6 @@
 /** Keys and pastes of a terminal. What nobody reads yet is kept, so that one can type while the model answers. */
 
+import { constants } from "node:os";
 import { emitKeypressEvents } from "node:readline";
 
 /** A key, as Node.js decodes it. */
@@ -37,6 +38,8 @@ export class Keyboard {
     output.on("resize", this.#onResize);
     process.on("SIGCONT", this.#onContinue);
     process.on("exit", this.#leave);
+    // An end from outside passes by "exit" too, where the terminal is given back.
+    process.on("SIGTERM", this.#onTerminate).on("SIGHUP", this.#onTerminate);
   }
 
   /** Gives what is typed to `reader`, first what was kept, until `reader` is set to another or to none. */
@@ -52,6 +55,7 @@ export class Keyboard {
     this.#output.removeListener("resize", this.#onResize);
     process.removeListener("SIGCONT", this.#onContinue);
     process.removeListener("exit", this.#leave);
+    process.removeListener("SIGTERM", this.#onTerminate).removeListener("SIGHUP", this.#onTerminate);
     this.#input.pause();
   }
 
@@ -85,8 +89,14 @@ export class Keyboard {
 
   readonly #leave = (): void => {
     this.#output.write(PASTES_OFF);
-    this.#input.setRawMode(false);
+    try {
+      this.#input.setRawMode(false);
+    } catch {
+      // The terminal has gone.
+    }
   };
+
+  readonly #onTerminate = (signal: NodeJS.Signals): void => process.exit(128 + constants.signals[signal]);
 
   #suspend(): void {
     if (process.platform === "win32") return;

@@ -73,7 +73,8 @@ function endWithReader(stream: NodeJS.WriteStream): void {
 
 /** Runs one command line (without `node` and the script) and returns the exit code. */
 export async function main(args: readonly string[]): Promise<number> {
-  const json = args.includes("--json");
+  const end = args.indexOf("--");
+  const json = args.slice(0, end < 0 ? args.length : end).includes("--json");
   endWithReader(process.stdout);
   endWithReader(process.stderr);
   try {
