@@ -37,7 +37,6 @@ const TAGGED: Format = {
   namePath: ["name"],
   argumentsPath: ["arguments"],
   argumentsAsText: false,
-  tokens: [],
 };
 
 /** What a scanner makes of a text that comes in pieces of `size` characters. */
@@ -68,13 +67,19 @@ describe("tool calls in streamed text", () => {
     ["a list of calls", TAGGED, `<tool_call>[${inner}, ${other}]</tool_call>`, "", [rome, bern]],
     ["a call that is not closed", TAGGED, `<tool_call>${inner}`, "", [rome]],
     ["no JSON", TAGGED, "<tool_call>{broken</tool_call> x", "<tool_call>{broken</tool_call> x", []],
-    ["no arguments", TAGGED, `<tool_call>{"name": "now"}</tool_call>`, "", [{ name: "now", arguments: {} }]],
+    [
+      "no arguments",
+      TAGGED,
+      `<tool_call>{"name": "now"}</tool_call>`,
+      "",
+      [{ name: "now", arguments: {}, unknown: true }],
+    ],
     [
       "arguments as text",
       TAGGED,
       `<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>`,
       "",
-      [{ name: "f", arguments: { a: 1 } }],
+      [{ name: "f", arguments: { a: 1 }, unknown: true }],
     ],
     ["bare JSON", python, `{"name": "weather", "parameters": {"city": "Rome"}}`, "", [rome]],
     [
@@ -111,7 +116,7 @@ function playedSession(options?: ChatSessionOptions, contextLength = 1000) {
       longest: () => contextLength,
       tokens: async (messages) => {
         prompts.push(messages.map(({ role, content }) => `${role}:${content}`).join("|"));
-        return new Uint32Array(prompts[prompts.length - 1]?.length ?? 0);
+        return { tokens: new Uint32Array(prompts[prompts.length - 1]?.length ?? 0), inThought: false };
       },
       stream: () => {
         const { stream, requests } = fakeStream({ credits: 1000 });
@@ -130,7 +135,7 @@ function playedSession(options?: ChatSessionOptions, contextLength = 1000) {
         return stream;
       },
       checkOptions: () => {},
-      toolCallFormat: async () => TAGGED,
+      answerForm: async () => ({ calls: TAGGED, tokens: [] }),
       save: async () => ({ tokens: 0, bytes: 0 }),
       forgot: (count) => forgotten.push(count),
     },

@@ -1,12 +1,13 @@
 /** A conversation that remembers what was said. */
 
+import { AnswerScanner } from "./answer-scanner.js";
 import type { ChatMessage, ChatTemplateOptions } from "./chat.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
 import type { Completion, Finish, GenerateOptions, TextDelta, TokenLogprobs } from "./generate-options.js";
-import type { NativeFormat, NativeToolCallFormat } from "./native.js";
+import type { NativeAnswerForm, NativeChatPrompt, NativeFormat } from "./native.js";
 import { chatNote, type SavedPrefix, type SavedPrefixOptions, savedPrefixSignal } from "./saved.js";
 import { ASYNC_DISPOSE, gather, type TextStream } from "./stream.js";
-import { checkTools, type ToolCall, ToolCallScanner, type ToolDefinition } from "./tool-calls.js";
+import { checkTools, type ToolCall, type ToolDefinition } from "./tool-calls.js";
 import { OptionReader, pathOf, textOf } from "./validate.js";
 
 /** Options of `createChatSession`. Every one may be left out. */
@@ -86,10 +87,10 @@ export interface SessionRequest {
 export interface SessionHost {
   /** Tokens that a turn of these options has room for, its answer included. */
   longest(options: SessionOptions): number;
-  tokens(messages: readonly ChatMessage[], options: ChatTemplateOptions): Promise<Uint32Array>;
+  tokens(messages: readonly ChatMessage[], options: ChatTemplateOptions): Promise<NativeChatPrompt>;
   stream(tokens: Uint32Array, options: SessionOptions, special: SessionRequest): TextStream;
   checkOptions(options: SessionOptions): void;
-  toolCallFormat(): Promise<NativeToolCallFormat | null>;
+  answerForm(tools: string | null): Promise<NativeAnswerForm>;
   save(tokens: Uint32Array, note: string, file: string, signal: AbortSignal | undefined): Promise<SavedPrefix>;
   forgot(messages: number): void;
 }
@@ -122,7 +123,7 @@ export class ChatSession {
   readonly #whenFull: "forget" | "throw";
   readonly #defaults: TurnOptions;
   #messages: ChatMessage[];
-  #format: Promise<NativeToolCallFormat> | undefined;
+  #format: Promise<NativeAnswerForm> | undefined;
   #calls = 0;
   #busy = false;
 
@@ -184,7 +185,8 @@ export class ChatSession {
     try {
       const format = this.#tools.length > 0 ? await this.#toolFormat() : undefined;
       const nothing = this.messages.length === 0;
-      const tokens = nothing ? new Uint32Array() : await this.#prompt(this.#messages, this.#defaults, format);
+      const prompt = nothing ? undefined : await this.#prompt(this.#messages, this.#defaults, format);
+      const tokens = prompt?.tokens ?? new Uint32Array();
       return await this.#host.save(tokens, chatNote(this.#system, this.#messages), file, signal);
     } finally {
       this.#busy = false;
@@ -218,12 +220,13 @@ export class ChatSession {
     try {
       options.signal?.throwIfAborted();
       const format = this.#tools.length > 0 ? await this.#toolFormat() : undefined;
-      const tokens = await this.#prompt([...this.#messages, ...said], options, format);
+      const { tokens, inThought } = await this.#prompt([...this.#messages, ...said], options, format);
       const stream = this.#host.stream(tokens, options, {
         shownTokens: format?.tokens ?? [],
-        ...(calls && { format: calls }),
+        ...(calls && { format: { ...calls, inThought } }),
       });
-      const parts = format === undefined ? stream : this.#withCalls(stream, new ToolCallScanner(format, this.#tools));
+      const parts =
+        format === undefined ? stream : this.#withCalls(stream, new AnswerScanner(format, this.#tools, inThought));
       try {
         for await (const part of parts) {
           answer.text += part.text;
@@ -242,7 +245,7 @@ export class ChatSession {
     }
   }
 
-  async *#withCalls(stream: TextStream, scanner: ToolCallScanner): AsyncGenerator<ChatPart, undefined, undefined> {
+  async *#withCalls(stream: TextStream, scanner: AnswerScanner): AsyncGenerator<ChatPart, undefined, undefined> {
     // Tokens of text that is held back come with the next text.
     let tokenIds: number[] = [];
     let logprobs: TokenLogprobs[] = [];
@@ -252,7 +255,9 @@ export class ChatSession {
         tokenIds.push(...part.tokenIds);
         logprobs.push(...(part.logprobs ?? []));
       }
-      const { text, calls } = ended ? scanner.finish() : scanner.push(part.text);
+      const found = ended ? scanner.finish() : scanner.push(part.text);
+      const text = found.map((one) => (one.type === "call" ? "" : one.text)).join("");
+      const calls = found.flatMap((one) => (one.type === "call" && !one.call.invalid ? [one.call] : []));
       if (text !== "" || calls.length > 0 || (ended && tokenIds.length > 0)) {
         yield { type: "text-delta", text, tokenIds, ...(logprobs.length > 0 && { logprobs }) };
         [tokenIds, logprobs] = [[], []];
@@ -269,28 +274,28 @@ export class ChatSession {
   async #prompt(
     messages: readonly ChatMessage[],
     options: SessionOptions,
-    format: NativeToolCallFormat | undefined,
-  ): Promise<Uint32Array> {
+    format: NativeAnswerForm | undefined,
+  ): Promise<NativeChatPrompt> {
     const contextLength = this.#host.longest(options);
     const answer = Math.min(options.maxTokens ?? contextLength, Math.max(1, Math.floor(contextLength / ANSWER_SHARE)));
     let rest = messages;
     for (;;) {
-      const tokens = await this.#host.tokens([...this.#system, ...rest.map((message) => written(message, format))], {
+      const prompt = await this.#host.tokens([...this.#system, ...rest.map((message) => written(message, format))], {
         tools: this.#tools.length > 0 ? this.#tools : undefined,
         templateVariables: this.#variables,
       });
       const next = rest.findIndex((message, index) => index > 0 && message.role === "user");
-      if (tokens.length + answer <= contextLength || this.#whenFull === "throw" || next < 0) {
+      if (prompt.tokens.length + answer <= contextLength || this.#whenFull === "throw" || next < 0) {
         if (rest !== messages) this.#host.forgot(messages.length - rest.length);
-        return tokens;
+        return prompt;
       }
       rest = rest.slice(next);
     }
   }
 
-  #toolFormat(): Promise<NativeToolCallFormat> {
-    this.#format ??= this.#host.toolCallFormat().then((format) => {
-      if (format !== null) return format;
+  #toolFormat(): Promise<NativeAnswerForm> {
+    this.#format ??= this.#host.answerForm(JSON.stringify(this.#tools)).then((format) => {
+      if (format.calls !== undefined) return format;
       throw new RyzansteinError("INVALID_TEMPLATE", "tools: the model's chat template takes none");
     });
     return this.#format;
@@ -366,9 +371,9 @@ function assistantMessage(text: string, calls: readonly ToolCall[]): ChatMessage
 }
 
 /** A message as the model's template takes it: some take the arguments of earlier calls as text. */
-function written(message: ChatMessage, format: NativeToolCallFormat | undefined): ChatMessage {
+function written(message: ChatMessage, format: NativeAnswerForm | undefined): ChatMessage {
   const calls = message["tool_calls"];
-  if (!format?.argumentsAsText || !Array.isArray(calls)) return message;
+  if (!format?.calls?.argumentsAsText || !Array.isArray(calls)) return message;
   const texts = (calls as { function: ParsedFunction }[]).map((call) => ({
     ...call,
     function: { ...call.function, arguments: JSON.stringify(call.function.arguments) },

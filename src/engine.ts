@@ -22,6 +22,7 @@ import type { ModelInfo } from "./model-info.js";
 import {
   type NativeCallback,
   type NativeCancel,
+  type NativeChatPrompt,
   type NativeCompaction,
   type NativeEngine,
   type NativeEviction,
@@ -182,7 +183,10 @@ export class BitNetEngine {
     const { tools, addGenerationPrompt, templateVariables, ...rest } = options;
     const input = templateInput(messages, { tools, addGenerationPrompt, templateVariables });
     const checked = checkGenerate(rest);
-    return this.#stream(checked, () => this.#call((done) => this.#native.chatTokens(input, done)));
+    return this.#stream(checked, async () => {
+      const prompt = await this.#call<NativeChatPrompt>((done) => this.#native.chatTokens(input, done));
+      return prompt.tokens;
+    });
   }
 
   /**
@@ -209,7 +213,7 @@ export class BitNetEngine {
         checkOptions: checkGenerate,
         save: (tokens, note, file, signal) =>
           this.#cancellable(signal, (done) => this.#native.savePrefix(tokens, note, file, done)),
-        toolCallFormat: () => this.#call((done) => this.#native.toolCallFormat(done)),
+        answerForm: (tools) => this.#call((done) => this.#native.answerForm(tools, done)),
         forgot: (messages) => this.#log("warn", "a conversation no longer fits in the context", { messages }),
       },
       options,

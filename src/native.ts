@@ -86,6 +86,8 @@ export interface NativeFormat {
   text: string;
   choice?: "auto" | "required" | "none" | "named";
   name?: string;
+  /** Of tools: whether the prompt ends within a thought that the template has opened. */
+  inThought?: boolean;
 }
 
 export interface NativeGenerateRequest {
@@ -282,14 +284,62 @@ export interface NativeEstimate {
   contextLength: number;
 }
 
-export interface NativeToolCallFormat {
+export interface NativeMarks {
   open: string;
   close: string;
+}
+
+/** How calls are written: `begin (open call close) separator (open call close) … end`. */
+export interface NativeCallForm {
+  begin?: string;
+  end?: string;
+  separator?: string;
+  open: string;
+  close: string;
+  /** Other marks that may stand before the first call. */
+  leads?: string[];
+  /** Of calls that are JSON: the keys that lead to the name, or */
   namePath?: string[];
-  afterName?: string;
+  /** that the name is the only key; */
+  nameIsKey?: boolean;
+  /** all keys that the template writes. */
+  keys?: string[];
+  /** The keys that lead to the arguments. */
   argumentsPath: string[];
+  /** Of other calls: the text behind the name; */
+  afterName?: string;
+  /** the text behind the id that follows it; */
+  afterId?: string;
+  /** the text between the name and the call's number. */
+  index?: string;
+  /** The marks around each argument. */
+  parameter?: { open: string; afterKey: string; afterKeyOther: string; close: string; separator: string };
+  /** The signs of arguments as a programming language writes them. */
+  literal?: { open: string; assign: string; close: string; quote: string };
+  /** Whether the template takes arguments as text. */
   argumentsAsText: boolean;
+  /** Whether a message holds one call at most. */
+  single?: boolean;
+  /** Whether the template writes the calls of earlier turns. */
+  written?: boolean;
+}
+
+/** How a model answers. */
+export interface NativeAnswerForm {
+  /** The marks around thoughts. */
+  reasoning?: NativeMarks;
+  /** The marks around text. */
+  text?: NativeMarks;
+  calls?: NativeCallForm;
+  /** Special tokens that are part of the form: to be shown. */
   tokens: number[];
+}
+
+/** A conversation's tokens. */
+export interface NativeChatPrompt {
+  tokens: Uint32Array;
+  /** Whether they end within a thought that the template has opened. */
+  inThought: boolean;
 }
 
 export interface NativeOperatorCall {
@@ -477,8 +527,8 @@ export interface NativeEngine {
   detokenize(tokens: Uint32Array, skipSpecial: boolean, done: NativeCallback<string>): void;
   pieces(tokens: Uint32Array, done: NativeCallback<string[]>): void;
   applyChatTemplate(input: string, done: NativeCallback<string>): void;
-  chatTokens(input: string, done: NativeCallback<Uint32Array>): void;
-  toolCallFormat(done: NativeCallback<NativeToolCallFormat>): void;
+  chatTokens(input: string, done: NativeCallback<NativeChatPrompt>): void;
+  answerForm(tools: string | null, done: NativeCallback<NativeAnswerForm>): void;
   registerOperator(
     name: string,
     places: string[],

@@ -4,25 +4,30 @@
 //! a message is cut after its first character with a mark (a Unicode noncharacter that no message contains) before
 //! rendering, and the rendered text is tokenised piece by piece between marks.
 
-use ryz_tokenizer::{CallName, ChatInput, ChatTemplate, EncodeOptions, Tokenizer, ToolCallFormat};
+use std::sync::OnceLock;
+
+use ryz_tokenizer::{ChatInput, ChatTemplate, EncodeOptions, Tokenizer};
 use serde_json::Value;
 
+use crate::answer_form::AnswerForm;
 use crate::error::EngineError;
 
 /// A model's chat template and the texts that messages must not smuggle in.
 pub(crate) struct Chat {
-    template: ChatTemplate,
+    pub template: ChatTemplate,
     /// Texts of the control tokens.
     control: Vec<String>,
+    /// How the model answers without tools, and with them, as soon as it was asked.
+    pub forms: [OnceLock<AnswerForm>; 2],
 }
 
-/// How a model writes tool calls.
+/// A conversation's tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToolCalls {
-    /// The text around a call and the JSON in it.
-    pub format: ToolCallFormat,
-    /// Control tokens that are part of that text: to be shown, or no call is ever seen.
+pub struct ChatTokens {
+    /// The tokens of the prompt.
     pub tokens: Vec<u32>,
+    /// Whether they end within a thought that the template has opened.
+    pub in_thought: bool,
 }
 
 impl Chat {
@@ -32,7 +37,11 @@ impl Chat {
             .map(|id| tokenizer.piece(id))
             .filter(|text| text.chars().nth(1).is_some())
             .collect();
-        Self { template, control }
+        Self {
+            template,
+            control,
+            forms: Default::default(),
+        }
     }
 
     /// The text the template makes.
@@ -45,13 +54,17 @@ impl Chat {
         &self,
         input: &ChatInput,
         tokenizer: &Tokenizer,
-    ) -> Result<Vec<u32>, EngineError> {
+    ) -> Result<ChatTokens, EngineError> {
         let options = EncodeOptions {
             add_special: false,
             parse_special: true,
         };
         if !self.any_control(&input.messages) {
-            return Ok(tokenizer.encode(&self.render(input)?, options)?);
+            let text = self.render(input)?;
+            return Ok(ChatTokens {
+                tokens: tokenizer.encode(&text, options)?,
+                in_thought: self.opens_thought(&text, tokenizer),
+            });
         }
         let mut mark = '\u{fdd0}';
         while contains(&input.messages, &|text| text.contains(mark)) {
@@ -73,37 +86,10 @@ impl Chat {
         for piece in text.split(mark) {
             tokens.extend(tokenizer.encode(piece, options)?);
         }
-        Ok(tokens)
-    }
-
-    /// How tool calls are written; none where the template takes no tools.
-    pub fn tool_calls(&self, tokenizer: &Tokenizer) -> Result<Option<ToolCalls>, EngineError> {
-        let Some(mut format) = self.template.tool_call_format()? else {
-            return Ok(None);
-        };
-        // A token that ends the answer is never delivered.
-        let ends = tokenizer.end_of_generation().iter();
-        let ends: Vec<String> = ends.map(|&id| tokenizer.piece(id)).collect();
-        let without_end = |text: &str| {
-            let mut ends = ends.iter().filter(|end| !end.is_empty());
-            ends.find_map(|end| Some(text.strip_suffix(end.as_str())?.trim_end().len()))
-        };
-        while let Some(rest) = without_end(&format.close) {
-            format.close.truncate(rest);
-        }
-        let between = match &format.name {
-            CallName::Before(text) => text.as_str(),
-            CallName::Inside(_) => "",
-        };
-        let texts = [format.open.as_str(), between, format.close.as_str()];
-        let tokens = (0..tokenizer.vocab_size())
-            .filter(|&id| tokenizer.is_special(id))
-            .filter(|&id| {
-                let piece = tokenizer.piece(id);
-                !piece.is_empty() && texts.iter().any(|text| text.contains(piece.as_str()))
-            })
-            .collect();
-        Ok(Some(ToolCalls { format, tokens }))
+        Ok(ChatTokens {
+            tokens,
+            in_thought: self.opens_thought(&text, tokenizer),
+        })
     }
 
     fn any_control(&self, messages: &Value) -> bool {

@@ -9,7 +9,8 @@ use std::time::Instant;
 use ryz_tmac::Arena;
 use ryz_tokenizer::{ChatInput, EncodeOptions, Tokenizer};
 
-use crate::chat::{Chat, ToolCalls};
+use crate::answer_form::AnswerForm;
+use crate::chat::{Chat, ChatTokens};
 use crate::error::EngineError;
 use crate::eviction::Eviction;
 use crate::frontend::{TextCommand, check_ids, check_length, check_prompt};
@@ -272,16 +273,16 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::apply_template`].
-    pub fn chat_tokens(&self, input: &ChatInput) -> Result<Vec<u32>, EngineError> {
+    pub fn chat_tokens(&self, input: &ChatInput) -> Result<ChatTokens, EngineError> {
         self.chat()?.encode(input, &self.inner.tokenizer)
     }
 
-    /// How this model writes tool calls, as its chat template has it; none when the template takes no tools.
+    /// How this model answers, as its chat template has it; how it calls tools where there are any.
     ///
     /// # Errors
-    /// `INVALID_TEMPLATE`, `TEMPLATE_LIMIT`.
-    pub fn tool_calls(&self) -> Result<Option<ToolCalls>, EngineError> {
-        self.chat()?.tool_calls(&self.inner.tokenizer)
+    /// `UNSUPPORTED` when the model has no template, `INVALID_TEMPLATE`, `TEMPLATE_LIMIT`.
+    pub fn answer_form(&self, tools: bool) -> Result<&AnswerForm, EngineError> {
+        self.chat()?.answer_form(&self.inner.tokenizer, tools)
     }
 
     /// The model's tokenizer.

@@ -11,6 +11,7 @@
 //! not read stops being computed when its credits are spent; one that is dropped ends within a step.
 #![forbid(unsafe_code)]
 
+mod answer_form;
 mod assembler;
 mod cache_counters;
 mod calibrate;
@@ -44,8 +45,9 @@ mod submission;
 mod task;
 mod tuning;
 
+pub use answer_form::AnswerForm;
 pub use calibrate::{CalibrateOptions, CalibrateProgress, CalibrationReport, RankCost};
-pub use chat::ToolCalls;
+pub use chat::ChatTokens;
 pub use config::EngineConfig;
 pub use engine::Engine;
 pub use error::EngineError;
@@ -81,5 +83,6 @@ pub use ryz_tmac::{
     NodePlacement, NodeSet, PlacementWish, SharedPolicy,
 };
 pub use ryz_tokenizer::{
-    CallName, ChatInput, DecodeStream, EncodeOptions, Tokenizer, ToolCallFormat,
+    CallBody, CallForm, ChatInput, DecodeStream, EncodeOptions, JsonName, Marks, NameEnd,
+    Parameter, Tokenizer,
 };

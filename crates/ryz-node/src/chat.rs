@@ -1,7 +1,8 @@
 //! A conversation: from the JSON that TypeScript makes to what the chat template takes.
 
+use napi::bindgen_prelude::Uint32Array;
 use napi_derive::napi;
-use ryz_engine::{CallName, ChatInput, ToolCalls};
+use ryz_engine::ChatInput;
 use serde_json::{Map, Value};
 
 use crate::answer::Failure;
@@ -16,43 +17,13 @@ struct Conversation {
     variables: Map<String, Value>,
 }
 
-/// How a model writes tool calls.
+/// A conversation's tokens.
 #[napi(object, object_from_js = false)]
-pub struct ToolCallFormat {
-    /// The text before a call's JSON.
-    pub open: String,
-    /// The text after it.
-    pub close: String,
-    /// The keys that lead to the function's name inside the JSON, or
-    pub name_path: Option<Vec<String>>,
-    /// the text between the name and the JSON.
-    pub after_name: Option<String>,
-    /// The keys that lead to the arguments.
-    pub arguments_path: Vec<String>,
-    /// Whether the template takes arguments as text.
-    pub arguments_as_text: bool,
-    /// Control tokens that are part of the form.
-    pub tokens: Vec<u32>,
-}
-
-impl ToolCallFormat {
-    /// The engine's own, for JavaScript.
-    pub fn of(calls: ToolCalls) -> Self {
-        let format = calls.format;
-        let (name_path, after_name) = match format.name {
-            CallName::Inside(path) => (Some(path), None),
-            CallName::Before(text) => (None, Some(text)),
-        };
-        Self {
-            open: format.open,
-            close: format.close,
-            name_path,
-            after_name,
-            arguments_path: format.arguments,
-            arguments_as_text: format.arguments_as_text,
-            tokens: calls.tokens,
-        }
-    }
+pub struct ChatTokens {
+    /// The tokens of the prompt.
+    pub tokens: Uint32Array,
+    /// Whether they end within a thought that the template has opened.
+    pub in_thought: bool,
 }
 
 /// Reads the JSON that TypeScript made.

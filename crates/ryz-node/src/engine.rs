@@ -8,6 +8,7 @@ use napi_derive::napi;
 use ryz_engine::{EncodeOptions, Engine, EngineError, Reply, RequestHandle};
 
 use crate::answer::{Answer, AnswerArgs, Failure};
+use crate::answer_form::AnswerForm;
 use crate::chat;
 use crate::info::{MemoryStats, ModelInfo};
 use crate::jobs::{self, Ending};
@@ -207,31 +208,31 @@ impl NativeEngine {
         &self,
         env: Env,
         input: String,
-        #[napi(ts_arg_type = "(failure: Failure | null, value: Uint32Array | null) => void")] done: Function<
-            '_,
-            AnswerArgs<Uint32Array>,
-            (),
-        >,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: ChatTokens | null) => void")]
+        done: Function<'_, AnswerArgs<chat::ChatTokens>, ()>,
     ) -> Result<()> {
         self.soon(&env, &done, move |engine| {
-            let tokens = engine.chat_tokens(&chat::parse(&input)?);
-            tokens
-                .map(Uint32Array::new)
-                .map_err(|error| failure(&error))
+            let chat = engine.chat_tokens(&chat::parse(&input)?);
+            let chat = chat.map_err(|error| failure(&error))?;
+            Ok(chat::ChatTokens {
+                tokens: Uint32Array::new(chat.tokens),
+                in_thought: chat.in_thought,
+            })
         })
     }
 
-    /// How the model writes tool calls; null when its template takes no tools.
+    /// How the model answers, and how it calls tools where there are any.
     #[napi(catch_unwind)]
-    pub fn tool_call_format(
+    pub fn answer_form(
         &self,
         env: Env,
-        #[napi(ts_arg_type = "(failure: Failure | null, value: ToolCallFormat | null) => void")]
-        done: Function<'_, AnswerArgs<Option<chat::ToolCallFormat>>, ()>,
+        tools: Option<String>,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: AnswerForm | null) => void")]
+        done: Function<'_, AnswerArgs<AnswerForm>, ()>,
     ) -> Result<()> {
         self.soon(&env, &done, move |engine| {
-            let calls = engine.tool_calls().map_err(|error| failure(&error))?;
-            Ok(calls.map(chat::ToolCallFormat::of))
+            let form = engine.answer_form(tools.is_some());
+            form.map(AnswerForm::of).map_err(|error| failure(&error))
         })
     }
 

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(dead_code))]
 
 mod answer;
+mod answer_form;
 mod bandwidth;
 mod calibrate;
 mod chat;

@@ -108,6 +108,8 @@ pub struct Format {
     pub choice: Option<String>,
     /// this is.
     pub name: Option<String>,
+    /// Of tools: whether the prompt ends within a thought.
+    pub in_thought: Option<bool>,
 }
 
 impl Format {
@@ -128,6 +130,7 @@ impl Format {
             "tools" => Constraint::Tools {
                 tools: text,
                 choice,
+                in_thought: self.in_thought.unwrap_or(false),
             },
             other => {
                 let message = format!("format: there is no kind {other:?}");

@@ -27,5 +27,7 @@ mod vocab;
 pub use error::{TemplateError, TokenizerError};
 pub use hf::HfFiles;
 pub use stream::DecodeStream;
-pub use template::{CallName, ChatInput, ChatTemplate, ToolCallFormat};
+pub use template::{
+    AnswerForm, CallBody, CallForm, ChatInput, ChatTemplate, JsonName, Marks, NameEnd, Parameter,
+};
 pub use tokenizer::{EncodeOptions, Tokenizer};

@@ -256,12 +256,20 @@ impl Compiler {
                 let top = TopLevelGrammar::from_lark(text.clone());
                 self.grammar("format.grammar", top)
             }
-            Constraint::Tools { tools, choice } => {
+            Constraint::Tools {
+                tools,
+                choice,
+                in_thought,
+            } => {
                 let chat = self.parts.chat.as_ref();
                 let chat = chat.ok_or(EngineError::NoChatTemplate)?;
-                let calls = chat.tool_calls(&self.parts.tokenizer)?;
-                let calls = calls.ok_or(EngineError::NoToolCalls)?;
-                let text = tools::grammar(&calls, &self.parts.tokenizer, tools, choice)?;
+                let form = chat.answer_form(&self.parts.tokenizer, true)?;
+                let request = tools::Request {
+                    tools,
+                    choice,
+                    in_thought: *in_thought,
+                };
+                let text = tools::grammar(form, &self.parts.tokenizer, &request)?;
                 self.grammar("tools", TopLevelGrammar::from_lark(text))
             }
         }

@@ -27,6 +27,8 @@ pub enum Constraint {
         tools: String,
         /// What is asked for.
         choice: ToolChoice,
+        /// Whether the prompt ends within a thought that the template has opened.
+        in_thought: bool,
     },
 }
 

@@ -1,54 +1,73 @@
 //! The grammar of tool calls: the form that the model's template writes, around arguments that fit a tool's parameters.
 
+mod arguments;
+mod before;
+mod closed;
+mod json;
+mod spelling;
+
 use std::fmt::Write as _;
 
-use ryz_tokenizer::{CallName, Tokenizer, ToolCallFormat};
-use serde_json::{Map, Value, json};
+use ryz_tokenizer::{CallBody, CallForm, NameEnd, Tokenizer};
+use serde_json::{Value, json};
 
 use super::constraint::ToolChoice;
 use super::schema;
-use crate::chat::ToolCalls;
+use crate::answer_form::AnswerForm;
 use crate::error::EngineError;
+use before::Before;
+use spelling::Spelling;
 
 /// Most tools.
 const MAX_TOOLS: usize = 128;
-/// Most calls of one answer, where the form is a list.
-const MAX_CALLS: usize = 16;
+
+/// What an answer is asked for.
+pub(super) struct Request<'a> {
+    /// The tool definitions, as JSON text.
+    pub tools: &'a str,
+    /// Whether there must be calls.
+    pub choice: &'a ToolChoice,
+    /// Whether the prompt ends within a thought.
+    pub in_thought: bool,
+}
 
 struct Tool {
+    /// Its place among the tools.
+    index: usize,
     name: String,
     parameters: Value,
 }
 
 /// The grammar of an answer.
 pub(super) fn grammar(
-    calls: &ToolCalls,
+    form: &AnswerForm,
     tokenizer: &Tokenizer,
-    tools: &str,
-    choice: &ToolChoice,
+    request: &Request<'_>,
 ) -> Result<String, EngineError> {
-    let tools = parse(tools, choice)?;
-    let form = Form { calls, tokenizer };
-    let mut text = match choice {
-        ToolChoice::None => return Ok(format!("start: plain\n{}", form.plain())),
-        ToolChoice::Auto => format!("start: plain | answer\n{}", form.plain()),
-        ToolChoice::Required | ToolChoice::Named(_) => "start: call more\n".to_owned(),
+    let calls = form.calls.as_ref().ok_or(EngineError::NoToolCalls)?;
+    let tools = parse(request.tools, request.choice)?;
+    let spelling = Spelling::new(&form.tokens, tokenizer);
+    let first = spelling.parts(calls.first_mark());
+    let before = Before {
+        spelling: &spelling,
+        thought: form.reasoning.as_ref(),
+        text: form.text.as_ref(),
+        in_thought: request.in_thought,
+        first: first.first(),
     };
-    let format = &calls.format;
-    let several = matches!(choice, ToolChoice::Auto | ToolChoice::Required);
-    // Without a mark that ends a call, or with a list, nothing can follow.
-    let alone = !several || format.close.is_empty() || format.example.is_array();
-    text += if alone {
-        "more: \"\"\n"
-    } else {
-        "more: (SPACE? call)*\n"
-    };
-    if *choice == ToolChoice::Auto {
-        text += &form.answer();
+    let mut text = before.rules(request.choice);
+    if *request.choice == ToolChoice::None {
+        return Ok(text);
     }
-    let _ = writeln!(text, "call: {} body", form.open("SPACE?"));
-    let bodies = form.bodies(&tools, several)?;
-    let _ = writeln!(text, "body: {}", bodies.join(" | "));
+    let form = Form {
+        calls,
+        spelling: &spelling,
+        several: matches!(request.choice, ToolChoice::Auto | ToolChoice::Required) && !calls.single,
+    };
+    let head = spelling.spell(&first[..first.len().min(1)]);
+    let _ = writeln!(text, "calls: {head} tail");
+    text += &form.tail(&spelling.spell(first.get(1..).unwrap_or_default()));
+    text += &form.body(&tools)?;
     text += "SPACE: /[ ]|\\r?\\n/\n";
     Ok(text)
 }
@@ -77,8 +96,9 @@ fn parse(text: &str, choice: &ToolChoice) -> Result<Vec<Tool>, EngineError> {
         };
         schema::check(&option, &parameters)?;
         tools.push(Tool {
+            index,
             name: name.to_owned(),
-            parameters,
+            parameters: closed::closed(parameters),
         });
     }
     match choice {
@@ -95,233 +115,116 @@ fn parse(text: &str, choice: &ToolChoice) -> Result<Vec<Tool>, EngineError> {
 }
 
 struct Form<'a> {
-    calls: &'a ToolCalls,
-    tokenizer: &'a Tokenizer,
-}
-
-/// A part of a form's text.
-enum Part {
-    Text(String),
-    Token(u32),
+    calls: &'a CallForm,
+    spelling: &'a Spelling<'a>,
+    /// Whether there may be more than one call.
+    several: bool,
 }
 
 impl Form<'_> {
-    fn format(&self) -> &ToolCallFormat {
-        &self.calls.format
-    }
-
-    /// What begins a call, with what may stand behind it.
-    fn open(&self, behind: &str) -> String {
-        match self.format().open.as_str() {
-            "" => String::new(),
-            open => format!("{} {behind}", self.spelt(open)),
-        }
-    }
-
-    /// A text as a grammar has it: literals, and the special tokens in it.
-    fn spelt(&self, text: &str) -> String {
-        let parts = self.parts(text).into_iter().map(|part| match part {
-            Part::Text(text) => Value::String(text).to_string(),
-            Part::Token(id) => format!("<[{id}]>"),
-        });
-        parts.collect::<Vec<_>>().join(" ")
-    }
-
-    fn parts(&self, text: &str) -> Vec<Part> {
-        let mut parts = Vec::new();
-        let mut rest = text;
-        while !rest.is_empty() {
-            let tokens = self.calls.tokens.iter().filter_map(|&id| {
-                let piece = self.tokenizer.piece(id);
-                Some((
-                    rest.find(piece.as_str())?,
-                    std::cmp::Reverse(piece.len()),
-                    id,
-                ))
-            });
-            match tokens.min() {
-                Some((at, length, id)) => {
-                    if at > 0 {
-                        parts.push(Part::Text(rest[..at].to_owned()));
-                    }
-                    parts.push(Part::Token(id));
-                    rest = &rest[at + length.0..];
-                }
-                None => {
-                    parts.push(Part::Text(rest.to_owned()));
-                    break;
-                }
-            }
-        }
-        parts
-    }
-
-    /// Text in which no call begins.
-    fn plain(&self) -> String {
-        match self.parts(&self.format().open).first() {
-            // A call is an answer that begins with JSON.
-            None => "plain: PLAIN?\nPLAIN: /\\s*[^\\s{\\[](.|\\n)*/\n".to_owned(),
-            Some(Part::Token(_)) => "plain: PLAIN?\nPLAIN: /(.|\\n)+/\n".to_owned(),
-            Some(Part::Text(open)) => {
-                let open = Value::String(open.clone());
-                format!("plain: PLAIN?\nPLAIN: /(.|\\n)+/ & ~(/(.|\\n)*/ {open} /(.|\\n)*/)\n")
-            }
-        }
-    }
-
-    /// An answer with calls: text first, perhaps.
-    fn answer(&self) -> String {
-        let parts = self.parts(&self.format().open);
-        match parts.first() {
-            None => "answer: SPACE? call more\n".to_owned(),
-            Some(Part::Token(_)) => "answer: PLAIN? call more\n".to_owned(),
-            Some(Part::Text(open)) => {
-                let rest: String = parts[1..]
-                    .iter()
-                    .map(|part| match part {
-                        Part::Text(text) => format!("{} ", Value::String(text.clone())),
-                        Part::Token(id) => format!("<[{id}]> "),
-                    })
-                    .collect();
-                let open = Value::String(open.clone());
-                format!(
-                    "answer: before {rest}SPACE? body more\nbefore[suffix={open}]: /(.|\\n)*/\n"
-                )
-            }
-        }
-    }
-
-    /// What stands behind `open`, for every tool.
-    fn bodies(&self, tools: &[Tool], several: bool) -> Result<Vec<String>, EngineError> {
-        let format = self.format();
-        let close = match format.close.as_str() {
-            "" => String::new(),
-            close => format!(" SPACE? {}", self.spelt(close)),
+    /// What follows the first part of the first mark; `rest` are its other parts.
+    fn tail(&self, rest: &str) -> String {
+        let calls = self.calls;
+        let open = self.behind(&calls.open);
+        let close = self.before(&calls.close);
+        let end = self.before(&calls.end);
+        let space = if rest.is_empty() && calls.first_mark().is_empty() {
+            ""
+        } else {
+            "SPACE?"
         };
-        match &format.name {
-            CallName::Before(after) => tools
-                .iter()
-                .map(|tool| {
-                    let name = Value::String(tool.name.clone());
-                    let after = match after.as_str() {
-                        "" => String::new(),
-                        after => format!(" {}", self.spelt(after)),
-                    };
-                    let arguments = Some(format.arguments.as_slice());
-                    let json = Self::shaped(&format.example, None, arguments, tool, "#")?;
+        let first = if calls.begin.is_empty() { "" } else { &open };
+        let separator = self.before(&calls.separator);
+        let apart = !(calls.separator.is_empty() && calls.open.is_empty());
+        let list = matches!(&calls.body, CallBody::Json { example, .. } if example.is_array());
+        let more = if self.several && apart && !list {
+            format!("({separator} SPACE? {open} body {close})*")
+        } else {
+            "\"\"".to_owned()
+        };
+        format!("tail: {rest} {space} {first} body {close} more {end}\nmore: {more}\n")
+    }
+
+    /// A mark, and white space behind it.
+    fn behind(&self, mark: &str) -> String {
+        match mark {
+            "" => String::new(),
+            mark => format!("{} SPACE?", self.spelling.spelt(mark)),
+        }
+    }
+
+    /// A mark, and white space before it.
+    fn before(&self, mark: &str) -> String {
+        match mark {
+            "" => String::new(),
+            mark => format!("SPACE? {}", self.spelling.spelt(mark)),
+        }
+    }
+
+    /// A call without its marks, for every tool.
+    fn body(&self, tools: &[Tool]) -> Result<String, EngineError> {
+        match &self.calls.body {
+            CallBody::Json {
+                name,
+                arguments,
+                example,
+                counters,
+            } => {
+                let shape = json::Shape {
+                    name,
+                    arguments,
+                    counters,
+                };
+                shape.body(example, tools, self.several)
+            }
+            CallBody::Named {
+                name,
+                arguments,
+                example,
+            } => {
+                let bodies = tools.iter().map(|tool| {
+                    let json = json::arguments(example, arguments, tool, "#")?;
                     let json = schema::with_white_space(json);
-                    Ok(format!("({name}{after} SPACE? %json {json}{close})\n"))
-                })
-                .collect(),
-            CallName::Inside(name) => {
-                if let Value::Array(calls) = &format.example {
-                    let one = calls.first().unwrap_or(&Value::Null);
-                    let many = tools.iter().enumerate().map(|(index, tool)| {
-                        let root = format!("#/items/anyOf/{index}");
-                        let arguments = Some(format.arguments.as_slice());
-                        Self::shaped(one, Some(name), arguments, tool, &root)
-                    });
-                    let many = many.collect::<Result<Vec<_>, _>>()?;
-                    let json = schema::with_white_space(json!({
-                        "type": "array",
-                        "items": { "anyOf": many },
-                        "minItems": 1,
-                        "maxItems": if several { MAX_CALLS } else { 1 },
-                    }));
-                    return Ok(vec![format!("(%json {json}{close})\n")]);
-                }
-                tools
-                    .iter()
-                    .map(|tool| {
-                        let arguments = Some(format.arguments.as_slice());
-                        let json = Self::shaped(&format.example, Some(name), arguments, tool, "#")?;
-                        let json = schema::with_white_space(json);
-                        Ok(format!("(%json {json}{close})\n"))
-                    })
-                    .collect()
-            }
-        }
-    }
-
-    /// The schema of a call like `example`, which stands at `root` in the whole schema.
-    fn shaped(
-        example: &Value,
-        name: Option<&[String]>,
-        arguments: Option<&[String]>,
-        tool: &Tool,
-        root: &str,
-    ) -> Result<Value, EngineError> {
-        if arguments.is_some_and(<[_]>::is_empty) {
-            let mut parameters = tool.parameters.clone();
-            move_references(&mut parameters, root);
-            return Ok(parameters);
-        }
-        if name.is_some_and(<[_]>::is_empty) {
-            return Ok(json!({ "const": tool.name }));
-        }
-        let Value::Object(fields) = example else {
-            return Ok(fixed(example));
-        };
-        let mut properties = Map::new();
-        for (key, value) in fields {
-            let inner = |path: Option<&'_ [String]>| match path {
-                Some([first, rest @ ..]) if first == key => Some(rest.to_vec()),
-                _ => None,
-            };
-            let (name, arguments) = (inner(name), inner(arguments));
-            if arguments.is_some() && key.contains(['/', '~']) {
-                return Err(EngineError::GrammarFault {
-                    message: format!("the template writes a call with the key {key:?}"),
+                    Ok(format!("({} SPACE? %json {json})\n", self.name(tool, name)))
                 });
+                let bodies: Result<Vec<_>, EngineError> = bodies.collect();
+                Ok(format!("body: {}\n", bodies?.join(" | ")))
             }
-            let schema = if name.is_none() && arguments.is_none() {
-                fixed(value)
-            } else {
-                let root = format!("{root}/properties/{key}");
-                Self::shaped(value, name.as_deref(), arguments.as_deref(), tool, &root)?
-            };
-            properties.insert(key.clone(), schema);
+            CallBody::Tagged { name, parameter } => {
+                arguments::tagged(self.spelling, tools, parameter, &|tool| {
+                    self.name(tool, name)
+                })
+            }
+            CallBody::Literal {
+                open,
+                assign,
+                close,
+                quote,
+            } => {
+                let signs = arguments::Signs {
+                    open,
+                    assign,
+                    close,
+                    quote,
+                };
+                arguments::literal(self.spelling, tools, &signs)
+            }
         }
-        let required: Vec<_> = properties.keys().cloned().collect();
-        Ok(json!({
-            "type": "object",
-            "properties": properties,
-            "required": required,
-            "additionalProperties": false,
-        }))
     }
-}
 
-/// A value that is in every call; an id is each call's own.
-fn fixed(value: &Value) -> Value {
-    if value.as_str() == Some(ToolCallFormat::EXAMPLE_ID) {
-        return json!({ "type": "string", "pattern": "^[a-zA-Z0-9]{9}$" });
-    }
-    json!({ "const": value })
-}
-
-/// References into a schema that has been put into another, at `root`.
-fn move_references(schema: &mut Value, root: &str) {
-    match schema {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                match value {
-                    Value::String(text) if key == "$ref" => {
-                        if let Some(path) = text.strip_prefix('#') {
-                            let path = if path == "/" { "" } else { path };
-                            *text = format!("{root}{path}");
-                        }
-                    }
-                    value => move_references(value, root),
-                }
-            }
+    /// A name, and what stands behind it.
+    fn name(&self, tool: &Tool, end: &NameEnd) -> String {
+        let mut text = Value::String(tool.name.clone()).to_string();
+        if let Some(index) = &end.index {
+            let _ = write!(text, " {} /[0-9]{{1,3}}/", self.spelling.spelt(index));
         }
-        Value::Array(items) => {
-            for item in items {
-                move_references(item, root);
-            }
+        if !end.after.is_empty() {
+            let _ = write!(text, " {}", self.spelling.spelt(&end.after));
         }
-        _ => {}
+        if let Some(after) = &end.after_id {
+            let _ = write!(text, " /[a-zA-Z0-9]{{9}}/ {}", self.spelling.spelt(after));
+        }
+        text
     }
 }
 

@@ -4,12 +4,12 @@
 //! work it does and the memory it makes (minijinja's fuel pays for instructions, for bytes and for items), of recursion
 //! and of the text it writes. It runs on a thread of its own, whose stack is large enough for whatever that fuel can nest. It reaches nothing but the conversation: there is no loader for other templates.
 
+mod answer_form;
 mod guard;
 mod guarded;
 mod json;
 mod namespaces;
 mod strftime;
-mod tool_calls;
 
 use std::time::SystemTime;
 
@@ -21,7 +21,7 @@ use serde_json::Value as Json;
 use crate::TemplateError;
 use namespaces::Namespaces;
 
-pub use tool_calls::{CallName, ToolCallFormat};
+pub use answer_form::{AnswerForm, CallBody, CallForm, JsonName, Marks, NameEnd, Parameter};
 
 /// Fuel for any rendering: some ten milliseconds.
 const FUEL: u64 = 100_000;
@@ -149,6 +149,11 @@ impl ChatTemplate {
             offset: error.valid_up_to(),
         })?;
         ChatTemplate::new(source, bos_token, eos_token)
+    }
+
+    /// The template's text, with the line breaks that Jinja gives it.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
     }
 
     /// Writes the conversation.

@@ -53,7 +53,7 @@ fn tools() -> String {
     json!([tool("weather", weather), tool("now", Value::Null)]).to_string()
 }
 
-fn automaton(written: &str, choice: &ToolChoice) -> (Tokenizer, Automaton) {
+fn automaton(written: &str, choice: &ToolChoice, in_thought: bool) -> (Tokenizer, Automaton) {
     let source = format!(
         "{{{{ tools | tojson }}}}{{% for m in messages %}}<{{{{ m.role }}}}>{{{{ m.content }}}}{{% for c in m.tool_calls or [] %}}{written}{{% endfor %}}</s>{{% endfor %}}{{% if add_generation_prompt %}}<assistant>{{% endif %}}"
     );
@@ -62,9 +62,15 @@ fn automaton(written: &str, choice: &ToolChoice) -> (Tokenizer, Automaton) {
     let _ = template
         .render(&ChatInput::new(json!([])))
         .expect("it renders");
-    let calls = Chat::new(template, &tokenizer).tool_calls(&tokenizer);
-    let calls = calls.expect("a template").expect("a form");
-    let text = grammar(&calls, &tokenizer, &tools(), choice).expect("a grammar");
+    let chat = Chat::new(template, &tokenizer);
+    let form = chat.answer_form(&tokenizer, true).expect("a form");
+    let tools = tools();
+    let request = Request {
+        tools: &tools,
+        choice,
+        in_thought,
+    };
+    let text = grammar(form, &tokenizer, &request).expect("a grammar");
     let env = token_env(&tokenizer, 259);
     let factory = ParserFactory::new_simple(&env).expect("a factory");
     let parser = factory.create_parser(TopLevelGrammar::from_lark(text.clone()));
@@ -74,7 +80,17 @@ fn automaton(written: &str, choice: &ToolChoice) -> (Tokenizer, Automaton) {
 
 /// How much of a text is let through, and whether it may end there.
 fn accepted(written: &str, choice: &ToolChoice, text: &str) -> (usize, bool) {
-    let (tokenizer, mut automaton) = automaton(written, choice);
+    accepted_within(written, choice, text, false)
+}
+
+/// As [`accepted`], where the prompt may end within a thought.
+fn accepted_within(
+    written: &str,
+    choice: &ToolChoice,
+    text: &str,
+    in_thought: bool,
+) -> (usize, bool) {
+    let (tokenizer, mut automaton) = automaton(written, choice, in_thought);
     let mut at = 0;
     while at < text.len() {
         let (id, length) = if text[at..].starts_with("<|tool|>") {
@@ -116,7 +132,7 @@ fn a_required_call_is_written_as_the_template_writes_it() {
     );
     whole(
         TAGGED,
-        "<tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>\n<tool_call>{\"name\":\"now\",\"arguments\":{\"a\":1}}</tool_call>",
+        "<tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>\n<tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>",
     );
     whole(MARKED, "<|tool|>weather:{\"city\": \"Bern\"}");
     whole(
