@@ -93,7 +93,7 @@ fn described(form: &CallForm) -> String {
 }
 
 /// Every handed template that takes tools, or that thinks; the others have neither.
-const FORMS: [(&str, &str, &str); 39] = [
+const FORMS: [(&str, &str, &str); 40] = [
     (
         "Apertus-8B-Instruct",
         "<|inner_prefix|>…<|inner_suffix|>",
@@ -259,6 +259,11 @@ const FORMS: [(&str, &str, &str); 39] = [
     ),
     (
         "mrs-nousresearch_hermes2_pro_tool_use",
+        "",
+        "~<tool_call>~json name(arguments)~</tool_call>~~",
+    ),
+    (
+        "mrs-nousresearch_hermes3_tool_use",
         "",
         "~<tool_call>~json name(arguments)~</tool_call>~~",
     ),
