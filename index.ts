@@ -57,7 +57,7 @@ export type {
   ProfilerOperation,
   ProfilerOptions,
 } from "./src/extensions.js";
-export type { OutputFormat, StandardJsonSchema } from "./src/format.js";
+export type { OutputFormat } from "./src/format.js";
 export type {
   Completion,
   Finish,
@@ -132,6 +132,17 @@ export type {
   SavedPrefix,
   SavedPrefixOptions,
 } from "./src/saved.js";
+export type {
+  InferInput,
+  InferOutput,
+  Schema,
+  StandardConverter,
+  StandardConverterOptions,
+  StandardIssue,
+  StandardJsonSchema,
+  StandardResult,
+  StandardSchema,
+} from "./src/standard-schema.js";
 export type { EngineStats } from "./src/stats.js";
 export { TextStream } from "./src/stream.js";
 export type { ToolCall, ToolDefinition } from "./src/tool-calls.js";

@@ -2,6 +2,7 @@
 
 import { InvalidArgumentError } from "./errors.js";
 import type { NativeFormat } from "./native.js";
+import { jsonSchemaOf, type Schema } from "./standard-schema.js";
 import type { OptionReader } from "./validate.js";
 
 /** The form that an answer must have. */
@@ -9,24 +10,14 @@ export type OutputFormat =
   /** A JSON object. */
   | { readonly type: "json" }
   /**
-   * JSON that a JSON schema describes: written by hand, from TypeBox, or a type of zod (4.2 or later) or of another library that
-   * gives its JSON schema. A keyword that cannot be enforced is refused.
+   * JSON that a JSON schema describes, or a type of zod, valibot, arktype or another library that follows Standard Schema
+   * (docs/structured-output.md). What cannot be enforced is refused.
    */
-  | { readonly type: "json_schema"; readonly schema: object | boolean | StandardJsonSchema }
+  | { readonly type: "json_schema"; readonly schema: Schema }
   /** Text that a regular expression matches as a whole, in the syntax of Rust's `regex` crate; `\d` and `\w` are ASCII's. */
   | { readonly type: "regex"; readonly pattern: string }
   /** Text of a grammar in llguidance's dialect of Lark, which begins with the rule `start`. */
   | { readonly type: "grammar"; readonly grammar: string };
-
-/** A type that knows its JSON schema, as [Standard JSON Schema](https://standardschema.dev/json-schema) has it. */
-export interface StandardJsonSchema {
-  readonly "~standard": {
-    readonly vendor: string;
-    readonly jsonSchema: {
-      readonly input: (options: { readonly target: "draft-2020-12" }) => Record<string, unknown>;
-    };
-  };
-}
 
 const TYPES = ["json", "json_schema", "regex", "grammar"] as const;
 
@@ -45,7 +36,7 @@ function textOf(kind: (typeof TYPES)[number], read: OptionReader): string {
     case "json":
       return "";
     case "json_schema":
-      return jsonText("format.schema", jsonSchemaOf("format.schema", read.any("schema")));
+      return jsonText("format.schema", jsonSchemaOf(read.any("schema"), "format.schema"));
     case "regex":
       return stringOf("format.pattern", read.any("pattern"));
     case "grammar":
@@ -56,22 +47,6 @@ function textOf(kind: (typeof TYPES)[number], read: OptionReader): string {
 function stringOf(option: string, value: unknown): string {
   if (typeof value === "string") return value;
   throw new InvalidArgumentError(option, "a string", value);
-}
-
-/** The JSON schema of what is to be parsed by a type; anything else stays what it is. */
-function jsonSchemaOf(option: string, value: unknown): unknown {
-  const isObject = typeof value === "function" || (typeof value === "object" && value !== null);
-  if (!isObject || !("~standard" in value)) return value;
-  const { vendor, jsonSchema } = (value as Partial<StandardJsonSchema>)["~standard"] ?? {};
-  if (typeof jsonSchema?.input !== "function") {
-    throw new InvalidArgumentError(option, `a JSON schema: this type of ${vendor} cannot give its own`, value);
-  }
-  try {
-    return jsonSchema.input({ target: "draft-2020-12" });
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new InvalidArgumentError(option, `a type that JSON schema can express (${reason})`, value);
-  }
 }
 
 /** A schema as JSON. */
