@@ -4,9 +4,10 @@
 //! a message is cut after its first character with a mark (a Unicode noncharacter that no message contains) before
 //! rendering, and the rendered text is tokenised piece by piece between marks.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 
-use ryz_tokenizer::{ChatInput, ChatTemplate, EncodeOptions, Tokenizer};
+use ryz_tokenizer::{ChatInput, ChatTemplate, EncodeOptions, HistoryForm, Tokenizer};
 use serde_json::Value;
 
 use crate::answer_form::AnswerForm;
@@ -19,6 +20,8 @@ pub(crate) struct Chat {
     control: Vec<String>,
     /// How the model answers without tools, and with them, as soon as it was asked.
     pub forms: [OnceLock<AnswerForm>; 2],
+    /// What the template takes of a history, once it was asked for.
+    history: OnceLock<HistoryForm>,
 }
 
 /// A conversation's tokens.
@@ -41,7 +44,23 @@ impl Chat {
             template,
             control,
             forms: Default::default(),
+            history: OnceLock::new(),
         }
+    }
+
+    /// The conversation in the shape that the template takes ([`HistoryForm::adapt`]).
+    pub fn adapted<'a>(
+        &self,
+        input: &'a ChatInput,
+        thorough: bool,
+    ) -> Result<Cow<'a, ChatInput>, EngineError> {
+        if !HistoryForm::concerns(&input.messages) {
+            return Ok(Cow::Borrowed(input));
+        }
+        let form = self.history.get_or_init(|| self.template.history_form());
+        let mut adapted = input.clone();
+        form.adapt(&mut adapted.messages, thorough)?;
+        Ok(Cow::Owned(adapted))
     }
 
     /// The text the template makes.

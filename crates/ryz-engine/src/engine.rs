@@ -263,9 +263,10 @@ impl Engine {
     /// The text that the model's chat template makes of a conversation.
     ///
     /// # Errors
-    /// `UNSUPPORTED` when the model has no template, `INVALID_TEMPLATE`, `TEMPLATE_LIMIT`.
+    /// `INVALID_TEMPLATE`, also when the model has no template; `TEMPLATE_LIMIT`.
     pub fn apply_template(&self, input: &ChatInput) -> Result<String, EngineError> {
-        self.chat()?.render(input)
+        let chat = self.chat()?;
+        chat.render(&*chat.adapted(input, false)?)
     }
 
     /// The tokens of that text. Unlike tokenising it whole with `parse_special`, nothing that a message says becomes a
@@ -274,7 +275,8 @@ impl Engine {
     /// # Errors
     /// As [`Engine::apply_template`].
     pub fn chat_tokens(&self, input: &ChatInput) -> Result<ChatTokens, EngineError> {
-        self.chat()?.encode(input, &self.inner.tokenizer)
+        let chat = self.chat()?;
+        chat.encode(&*chat.adapted(input, true)?, &self.inner.tokenizer)
     }
 
     /// How this model answers, as its chat template has it; how it calls tools where there are any.

@@ -104,7 +104,7 @@ pub enum EngineError {
         message: Arc<str>,
     },
     /// The model's files have no chat template.
-    #[error("the model has no chat template")]
+    #[error("the model has no chat template: give one as chatTemplate")]
     NoChatTemplate,
     /// A model's folder lacks a file.
     #[error("{} has no {name}", folder.display())]
@@ -212,7 +212,7 @@ impl EngineError {
             Self::QueueFull { .. } => "QUEUE_FULL",
             Self::Aborted => "ABORTED",
             Self::Disposed => "DISPOSED",
-            Self::NoChatTemplate => "UNSUPPORTED",
+            Self::NoChatTemplate => "INVALID_TEMPLATE",
             Self::MissingFile { .. } => "FILE_NOT_FOUND",
             Self::Thread { .. } => "OUT_OF_MEMORY",
             Self::Operator { .. } => "OPERATOR_FAILED",

@@ -198,6 +198,16 @@ pub enum TemplateError {
         /// What the template says.
         message: String,
     },
+    /// Arguments of a call are text that the template needs as an object, and they are none.
+    #[error(
+        "messages[{message}].tool_calls[{call}].function.arguments: expected JSON of an object"
+    )]
+    Arguments {
+        /// Which message.
+        message: usize,
+        /// Which of its calls.
+        call: usize,
+    },
     /// The thread that renders could not be started.
     #[error("no thread to render a chat template on")]
     Thread {
@@ -218,6 +228,7 @@ impl TemplateError {
         match self {
             TemplateError::LimitExceeded { .. } => "TEMPLATE_LIMIT",
             TemplateError::Thread { .. } => "OUT_OF_MEMORY",
+            TemplateError::Arguments { .. } => "INVALID_ARGUMENT",
             _ => "INVALID_TEMPLATE",
         }
     }

@@ -28,6 +28,7 @@ pub use error::{TemplateError, TokenizerError};
 pub use hf::HfFiles;
 pub use stream::DecodeStream;
 pub use template::{
-    AnswerForm, CallBody, CallForm, ChatInput, ChatTemplate, JsonName, Marks, NameEnd, Parameter,
+    AnswerForm, ArgumentForm, CallBody, CallForm, ChatInput, ChatTemplate, ContentForms,
+    HistoryForm, JsonName, Marks, NameEnd, Parameter,
 };
 pub use tokenizer::{EncodeOptions, Tokenizer};

@@ -7,6 +7,7 @@
 mod answer_form;
 mod guard;
 mod guarded;
+mod history;
 mod json;
 mod namespaces;
 mod strftime;
@@ -22,6 +23,7 @@ use crate::TemplateError;
 use namespaces::Namespaces;
 
 pub use answer_form::{AnswerForm, CallBody, CallForm, JsonName, Marks, NameEnd, Parameter};
+pub use history::{ArgumentForm, ContentForms, HistoryForm};
 
 /// Fuel for any rendering: some ten milliseconds.
 const FUEL: u64 = 100_000;
