@@ -38,3 +38,19 @@ export async function cancellable<T>(
     signal.removeEventListener("abort", onAbort);
   }
 }
+
+/** What is awaited, or the signal's reason as soon as it is aborted. @internal */
+export async function unlessAborted<T>(signal: AbortSignal | undefined, awaited: Promise<T>): Promise<T> {
+  if (signal === undefined) return awaited;
+  let stop = (): void => {};
+  const aborted = new Promise<never>((_, reject) => {
+    stop = () => reject(signal.reason);
+    if (signal.aborted) stop();
+    else signal.addEventListener("abort", stop, { once: true });
+  });
+  try {
+    return await Promise.race([awaited, aborted]);
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+}

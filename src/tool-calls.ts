@@ -23,6 +23,12 @@ export interface ToolCall {
   readonly name: string;
   /** What the model wrote: JSON, which fits the tool's schema where the turn had a `toolChoice`. */
   readonly arguments: Readonly<Record<string, unknown>>;
+  /** Whether no tool has this name. */
+  readonly unknown?: true;
+  /** Whether the call is broken: it cannot be made, and its text is in the answer, too. */
+  readonly invalid?: true;
+  /** Why it is broken. */
+  readonly error?: string;
 }
 
 /** Checks tool definitions. @internal */
