@@ -1,17 +1,20 @@
 /** Ryzanstein: ternary-weight language models on CPUs, streamed into TypeScript. This is the whole public surface. */
 
 export { type CalibrateOptions, type Calibration, calibrate, type RankCost } from "./src/calibrate.js";
-export type { ChatMessage, ChatRole, ChatTemplateOptions } from "./src/chat.js";
+export type { ChatMessage, ChatRole, ChatTemplateOptions, TextPart } from "./src/chat.js";
+export type { ToolChoice, TurnOptions } from "./src/chat-loop.js";
+export { ChatSession, type ChatSessionOptions } from "./src/chat-session.js";
 export {
+  type ChatFinish,
+  type ChatFinishReason,
   type ChatPart,
   type ChatReply,
-  ChatSession,
-  type ChatSessionOptions,
+  type ChatStep,
   ChatTurn,
+  type ReasoningDelta,
   type ToolCallPart,
-  type ToolChoice,
-  type TurnOptions,
-} from "./src/chat-session.js";
+  type ToolResultPart,
+} from "./src/chat-turn.js";
 export type {
   Activations,
   BatchLayout,
@@ -145,7 +148,17 @@ export type {
 } from "./src/standard-schema.js";
 export type { EngineStats } from "./src/stats.js";
 export { TextStream } from "./src/stream.js";
+export {
+  type AnyTool,
+  type FromJsonSchema,
+  type Tool,
+  type ToolArguments,
+  type ToolContext,
+  type ToolOptions,
+  tool,
+} from "./src/tool.js";
 export type { ToolCall, ToolDefinition } from "./src/tool-calls.js";
+export type { ToolResult } from "./src/tool-set.js";
 export {
   type FinetuneOptions,
   finetune,

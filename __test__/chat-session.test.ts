@@ -3,12 +3,11 @@
 import { createRequire } from "node:module";
 import { BitNetEngine, type ChatPart, type ChatSessionOptions, RyzansteinError, type ToolDefinition } from "ryzanstein";
 import { beforeAll, describe, expect, test } from "vitest";
-import { fakeStream } from "./fake-engine.js";
 import { withChatTemplate } from "./gguf-template.js";
+import { playedSession } from "./played-chat.js";
 import { fixture } from "./support.js";
 
 const require = createRequire(import.meta.url);
-const { ChatSession } = require("../dist/cjs/src/chat-session.js") as typeof import("../dist/cjs/src/chat-session.js");
 const { ToolCallScanner } = require("../dist/cjs/src/tool-calls.js") as typeof import("../dist/cjs/src/tool-calls.js");
 
 type Format = ConstructorParameters<typeof ToolCallScanner>[0];
@@ -106,44 +105,6 @@ describe("tool calls in streamed text", () => {
   });
 });
 
-/** A session whose engine is played by the test: `say` is what the model answers next. */
-function playedSession(options?: ChatSessionOptions, contextLength = 1000) {
-  const prompts: string[] = [];
-  const forgotten: number[] = [];
-  let next = "";
-  const session = new ChatSession(
-    {
-      longest: () => contextLength,
-      tokens: async (messages) => {
-        prompts.push(messages.map(({ role, content }) => `${role}:${content}`).join("|"));
-        return { tokens: new Uint32Array(prompts[prompts.length - 1]?.length ?? 0), inThought: false };
-      },
-      stream: () => {
-        const { stream, requests } = fakeStream({ credits: 1000 });
-        const said = next;
-        const begin = stream.next.bind(stream);
-        stream.next = () => {
-          const step = begin();
-          setTimeout(() => {
-            for (const request of requests.splice(0)) {
-              for (const letter of said) request.token(letter);
-              request.finish();
-            }
-          });
-          return step;
-        };
-        return stream;
-      },
-      checkOptions: () => {},
-      answerForm: async () => ({ calls: TAGGED, tokens: [] }),
-      save: async () => ({ tokens: 0, bytes: 0 }),
-      forgot: (count) => forgotten.push(count),
-    },
-    options,
-  );
-  return { session, prompts, forgotten, say: (text: string) => (next = text) };
-}
-
 describe("history", () => {
   test("every turn sees what was said before", async () => {
     const { session, prompts, say } = playedSession({ systemPrompt: "Be brief." });
@@ -196,6 +157,16 @@ describe("history", () => {
     expect(session.messages).toEqual([]);
     controller.abort(reason);
     await expect(session.send("x", { signal: controller.signal }).reply()).rejects.toBe(reason);
+  });
+
+  test("an answer without a word is an answer", async () => {
+    const { session, say } = playedSession();
+    say("");
+    expect((await session.send("Hello").reply()).text).toBe("");
+    expect(session.messages).toEqual([
+      { role: "user", content: "Hello" },
+      { role: "assistant", content: "" },
+    ]);
   });
 
   test("one turn at a time", async () => {

@@ -216,7 +216,10 @@ describe("a loaded engine", () => {
   test("has no chat template, and says so", async () => {
     expect(engine.modelInfo.hasChatTemplate).toBe(false);
     const answer = engine.chat([{ role: "user", content: "hi" }]).completion();
-    await expect(answer).rejects.toMatchObject({ code: "UNSUPPORTED", message: expect.stringContaining("template") });
+    await expect(answer).rejects.toMatchObject({
+      code: "INVALID_TEMPLATE",
+      message: expect.stringContaining("chatTemplate"),
+    });
   });
 
   describe("cancels", () => {

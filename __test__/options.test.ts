@@ -7,7 +7,7 @@ const { checkGenerate } =
   require("../dist/cjs/src/generate-options.js") as typeof import("../dist/cjs/src/generate-options.js");
 const { checkConfig } = require("../dist/cjs/src/config.js") as typeof import("../dist/cjs/src/config.js");
 const { tokenIds } = require("../dist/cjs/src/validate.js") as typeof import("../dist/cjs/src/validate.js");
-const { templateInput } = require("../dist/cjs/src/chat.js") as typeof import("../dist/cjs/src/chat.js");
+const { checkMessages, templateInput } = require("../dist/cjs/src/chat.js") as typeof import("../dist/cjs/src/chat.js");
 
 function refusal(work: () => unknown): InvalidArgumentError {
   try {
@@ -187,10 +187,10 @@ describe("chat messages", () => {
   });
 
   test("that are malformed are refused with their place", () => {
-    expect(refusal(() => templateInput([], {})).option).toBe("messages");
-    expect(refusal(() => templateInput("hi", {})).option).toBe("messages");
-    expect(refusal(() => templateInput([null], {})).option).toBe("messages[0]");
-    expect(refusal(() => templateInput([{ role: "user" }], {})).option).toBe("messages[0].content");
-    expect(refusal(() => templateInput([{ role: 1, content: "" }], {})).option).toBe("messages[0].role");
+    expect(refusal(() => checkMessages([])).option).toBe("messages");
+    expect(refusal(() => checkMessages("hi")).option).toBe("messages");
+    expect(refusal(() => checkMessages([null])).option).toBe("messages[0]");
+    expect(refusal(() => checkMessages([{ role: "user", content: 1 }])).option).toBe("messages[0].content");
+    expect(refusal(() => checkMessages([{ role: 1, content: "" }])).option).toBe("messages[0].role");
   });
 });

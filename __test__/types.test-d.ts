@@ -2,6 +2,9 @@
 
 import {
   BitNetEngine,
+  type ChatFinishReason,
+  type ChatPart,
+  type ChatReply,
   type Completion,
   type ErrorCode,
   type FinishReason,
@@ -9,7 +12,11 @@ import {
   InvalidArgumentError,
   RyzansteinError,
   type StreamPart,
+  type ToolCall,
+  type ToolResult,
+  tool,
 } from "ryzanstein";
+import { z } from "zod";
 import type { NativeBinding } from "../src/native.js";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
@@ -32,7 +39,10 @@ export async function usage(signal: AbortSignal): Promise<void> {
   same<Awaited<ReturnType<typeof engine.complete>>, Completion>();
   engine.generate([1, 2, 3]);
   engine.generate(Uint32Array.of(1));
-  engine.chat([{ role: "user", content: "hi" }], { tools: [{ type: "function" }], temperature: 0 });
+  engine.chat([{ role: "user", content: "hi" }], {
+    tools: [{ type: "function", function: { name: "now" } }],
+    temperature: 0,
+  });
   for await (const part of engine.generate("x").toReadableStream()) same<typeof part, StreamPart>();
 
   // @ts-expect-error a prompt is text or token ids
@@ -45,6 +55,68 @@ export async function usage(signal: AbortSignal): Promise<void> {
   new BitNetEngine();
   // @ts-expect-error model information cannot be changed
   engine.modelInfo.threads = 3;
+}
+
+export async function chats(engine: BitNetEngine, signal: AbortSignal): Promise<void> {
+  const weather = tool({
+    name: "weather",
+    parameters: z.object({ city: z.string(), days: z.number().default(1), unit: z.enum(["c", "f"]).optional() }),
+    execute: (args, context) => {
+      same<typeof args.city, string>();
+      // What `execute` gets has the defaults, though the model may leave them out.
+      same<typeof args.days, number>();
+      same<typeof args.unit, "c" | "f" | undefined>();
+      same<typeof context.signal, AbortSignal>();
+      // @ts-expect-error there is no such argument
+      args.town;
+      return { degrees: 20 };
+    },
+  });
+  const add = tool({
+    name: "add",
+    parameters: {
+      type: "object",
+      properties: {
+        a: { type: "number" },
+        list: { type: "array", items: { type: "string" } },
+        kind: { enum: ["x", "y"] },
+      },
+      required: ["a"],
+    },
+    execute: async (args) => {
+      same<typeof args.a, number>();
+      same<typeof args.list, string[] | undefined>();
+      same<typeof args.kind, "x" | "y" | undefined>();
+      return args.a;
+    },
+  });
+  const now = tool({ name: "now", execute: () => Date.now() });
+  const typed = tool({ name: "typed", result: z.object({ ok: z.boolean() }), execute: () => ({ ok: true }) });
+  // @ts-expect-error a result must be of the result's type
+  tool({ name: "typed", result: z.object({ ok: z.boolean() }), execute: () => ({ ok: 1 }) });
+  // @ts-expect-error a tool that runs must have something to run
+  tool({ name: "typed" });
+  const definition = { type: "function" as const, function: { name: "manual", parameters: {} } };
+
+  const session = engine.createChatSession({ tools: [weather, add, now, typed, definition] });
+  for await (const part of session.send("x", { maxSteps: 3, toolChoice: { name: "add" }, signal })) {
+    same<typeof part, ChatPart>();
+    same<typeof part.text, string>();
+    if (part.type === "tool-call") same<typeof part.call, ToolCall>();
+    else if (part.type === "finish") same<typeof part.finishReason, ChatFinishReason>();
+    else if (part.type === "reasoning-delta") same<typeof part.tokenIds, readonly number[]>();
+    else if (part.type === "tool-result") same<typeof part.error, string | undefined>();
+  }
+  const turn = engine.chat([{ role: "user", content: [{ type: "text", text: "x" }] }], { tools: [add], maxSteps: 2 });
+  same<Awaited<ReturnType<typeof turn.reply>>, ChatReply>();
+  const { reasoning, toolResults } = await turn.reply();
+  same<typeof reasoning, string>();
+  same<typeof toolResults, readonly ToolResult[]>();
+  session.addToolResult({ id: "call00001" }, { any: "thing" });
+  // @ts-expect-error pictures are not supported
+  engine.chat([{ role: "user", content: [{ type: "image_url", image_url: {} }] }]);
+  // @ts-expect-error there is no such choice
+  session.send("x", { toolChoice: "always" });
 }
 
 export function errors(error: unknown, options: GenerateOptions): void {

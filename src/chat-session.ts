@@ -1,14 +1,28 @@
 /** A conversation that remembers what was said. */
 
-import { AnswerScanner } from "./answer-scanner.js";
-import type { ChatMessage, ChatTemplateOptions } from "./chat.js";
+import { type ChatMessage, type ChatTemplateOptions, checkVariables } from "./chat.js";
+import { messageSize } from "./chat-json.js";
+import {
+  type ChatHost,
+  type CheckedTurn,
+  callMessage,
+  checkTurn,
+  holdTurn,
+  resultMessage,
+  STOPPED,
+  type TurnOptions,
+} from "./chat-loop.js";
+import { type ChatPart, ChatTurn } from "./chat-turn.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
-import type { Completion, Finish, GenerateOptions, TextDelta, TokenLogprobs } from "./generate-options.js";
-import type { NativeAnswerForm, NativeChatPrompt, NativeFormat } from "./native.js";
+import type { CheckedGenerate } from "./generate-options.js";
+import { HistoryChecker, newCallIds, shown } from "./history.js";
+import type { NativeChatPrompt } from "./native.js";
+import { longestPrompt, type Window } from "./prompt-window.js";
 import { chatNote, type SavedPrefix, type SavedPrefixOptions, savedPrefixSignal } from "./saved.js";
-import { ASYNC_DISPOSE, gather, type TextStream } from "./stream.js";
-import { checkTools, type ToolCall, type ToolDefinition } from "./tool-calls.js";
-import { OptionReader, pathOf, textOf } from "./validate.js";
+import type { AnyTool } from "./tool.js";
+import type { ToolCall } from "./tool-calls.js";
+import { resultText, ToolSet } from "./tool-set.js";
+import { bagOf, OptionReader, pathOf, textOf } from "./validate.js";
 
 /** Options of `createChatSession`. Every one may be left out. */
 export interface ChatSessionOptions {
@@ -18,7 +32,8 @@ export interface ChatSessionOptions {
    */
   readonly systemPrompt?: string | undefined;
   /**
-   * What was said before, for example the `messages` of an earlier session, without its system message.
+   * What was said before, for example the `messages` of an earlier session. Its system message, if it has one, takes the place
+   * of `systemPrompt`.
    * @defaultValue nothing
    */
   readonly history?: readonly ChatMessage[] | undefined;
@@ -26,7 +41,7 @@ export interface ChatSessionOptions {
    * Functions that the model may call. Fails with `INVALID_TEMPLATE` at the first message if the model takes none.
    * @defaultValue none
    */
-  readonly tools?: readonly ToolDefinition[] | undefined;
+  readonly tools?: readonly AnyTool[] | undefined;
   /**
    * Further variables for the template, such as `enable_thinking`.
    * @defaultValue none
@@ -45,56 +60,14 @@ export interface ChatSessionOptions {
   readonly defaults?: Omit<TurnOptions, "signal"> | undefined;
 }
 
-/** Whether the model must call a tool, and which. */
-export type ToolChoice = "auto" | "required" | "none" | { readonly name: string };
-
-/** Options of one turn. */
-export interface TurnOptions extends Omit<GenerateOptions, "parseSpecial"> {
-  /**
-   * Keeps calls to the form that the model's template writes, and their arguments to the tool's parameters: the model may
-   * call a tool (`auto`), must call one or more (`required`), must call this one (`{ name }`), or must not (`none`).
-   * @defaultValue none: the model may call tools, and what it writes is not constrained
-   */
-  readonly toolChoice?: ToolChoice | undefined;
-}
-
-/** A tool call, as soon as it is complete. */
-export interface ToolCallPart {
-  readonly type: "tool-call";
-  /** Always empty, so that `part.text` is a string in every part. */
-  readonly text: "";
-  readonly call: ToolCall;
-}
-
-/** What a turn yields. Switch on `type`. */
-export type ChatPart = TextDelta | ToolCallPart | Finish;
-
-/** A whole turn of the assistant. */
-export interface ChatReply extends Completion {
-  /** The calls that the model asks for: answer each with `addToolResult`, then `continue`. */
-  readonly toolCalls: readonly ToolCall[];
-}
-
-type SessionOptions = Omit<TurnOptions, "toolChoice">;
-
-/** What a session asks for besides its options. @internal */
-export interface SessionRequest {
-  readonly shownTokens: number[];
-  readonly format?: NativeFormat;
-}
-
 /** What a session needs of its engine. @internal */
-export interface SessionHost {
-  /** Tokens that a turn of these options has room for, its answer included. */
-  longest(options: SessionOptions): number;
-  tokens(messages: readonly ChatMessage[], options: ChatTemplateOptions): Promise<NativeChatPrompt>;
-  stream(tokens: Uint32Array, options: SessionOptions, special: SessionRequest): TextStream;
-  checkOptions(options: SessionOptions): void;
-  answerForm(tools: string | null): Promise<NativeAnswerForm>;
+export interface SessionHost extends ChatHost {
   save(tokens: Uint32Array, note: string, file: string, signal: AbortSignal | undefined): Promise<SavedPrefix>;
   forgot(messages: number): void;
 }
 
+/** Prompts are counted up to so many contexts: how far one is too long tells where to look for one that fits. */
+const COUNTED = 4;
 /** Of the context, the share that the answer must have. */
 const ANSWER_SHARE = 8;
 
@@ -116,38 +89,45 @@ const ANSWER_SHARE = 8;
  */
 export class ChatSession {
   readonly #host: SessionHost;
-  readonly #system: readonly ChatMessage[];
+  readonly #systemPrompt: string | undefined;
   readonly #initial: readonly ChatMessage[];
-  readonly #tools: readonly ToolDefinition[];
-  readonly #variables: ChatSessionOptions["templateVariables"];
+  readonly #tools: ToolSet;
+  readonly #template: ChatTemplateOptions;
   readonly #whenFull: "forget" | "throw";
   readonly #defaults: TurnOptions;
-  #messages: ChatMessage[];
-  #format: Promise<NativeAnswerForm> | undefined;
-  #calls = 0;
+  #messages: ChatMessage[] = [];
+  #checker = new HistoryChecker();
+  #window: Window | undefined;
+  #newId = newCallIds(this.#checker.ids);
   #busy = false;
+  /** Broken calls of the last answer. */
+  readonly #broken = new Map<string, ToolCall>();
+  /** Whether the last turn was stopped: calls that it left open are answered when the next one begins. */
+  #stopped = false;
 
   /** @internal */
   constructor(host: SessionHost, options: ChatSessionOptions | undefined) {
+    host.assertTemplate();
     const read = new OptionReader(options, "options");
     const system = read.any("systemPrompt");
-    this.#system = system === undefined ? [] : [{ role: "system", content: textOf("systemPrompt", system) }];
+    this.#systemPrompt = system === undefined ? undefined : textOf("systemPrompt", system);
     const history = read.any("history") ?? [];
     if (!Array.isArray(history)) throw new InvalidArgumentError("history", "an array of messages", history);
-    this.#initial = [...(history as ChatMessage[])];
-    this.#messages = [...this.#initial];
-    this.#tools = checkTools(read.any("tools"));
-    this.#variables = read.any("templateVariables") as ChatSessionOptions["templateVariables"];
+    this.#initial = Array.from(history);
+    this.#tools = new ToolSet(read.any("tools"));
+    const templateVariables = checkVariables(read.any("templateVariables"));
+    this.#template = { tools: this.#tools.isEmpty ? undefined : this.#tools.definitions, templateVariables };
     this.#whenFull = read.choice("whenFull", ["forget", "throw"]) ?? "forget";
-    this.#defaults = (read.any("defaults") ?? {}) as TurnOptions;
+    this.#defaults = bagOf("defaults", read.any("defaults") as TurnOptions | undefined);
     read.done();
     this.#host = host;
-    this.#checked(this.#defaults);
+    checkTurn(host, this.#tools, this.#defaults);
+    this.#begin();
   }
 
   /** Everything that was said, the system message first. Plain data: it can be stored as JSON. */
   get messages(): readonly ChatMessage[] {
-    return [...this.#system, ...this.#messages];
+    return [...this.#system(), ...this.#messages];
   }
 
   /** Says something to the model. The turn starts when its first part is asked for. */
@@ -161,16 +141,28 @@ export class ChatSession {
   }
 
   /** Answers a tool call. What is no string is given to the model as JSON. */
-  addToolResult(call: ToolCall, result: unknown): void {
+  addToolResult(call: Pick<ToolCall, "id">, result: unknown): void {
     this.#assertIdle();
-    const content = typeof result === "string" ? result : (JSON.stringify(result) ?? "null");
-    this.#messages.push({ role: "tool", tool_call_id: call.id, name: call.name, content });
+    const id: unknown = (call as Partial<ToolCall> | null | undefined)?.id;
+    if (typeof id === "string") this.#take(id);
+    const open = typeof id === "string" ? this.#checker.open.get(id) : undefined;
+    if (open === undefined) {
+      const known = [...this.#checker.open].map(([known, call]) => shown(known, call)).join(", ");
+      throw new InvalidArgumentError("call.id", `the id of a call without a result (${known || "there is none"})`, id);
+    }
+    let content: string;
+    try {
+      content = resultText(result);
+    } catch {
+      throw new InvalidArgumentError("result", "a value that JSON can hold", result);
+    }
+    this.#store([{ role: "tool", tool_call_id: id as string, name: open.name, content }]);
   }
 
   /** Forgets everything that was said since the session was made. */
   reset(): void {
     this.#assertIdle();
-    this.#messages = [...this.#initial];
+    this.#begin();
   }
 
   /**
@@ -183,122 +175,149 @@ export class ChatSession {
     this.#assertIdle();
     this.#busy = true;
     try {
-      const format = this.#tools.length > 0 ? await this.#toolFormat() : undefined;
-      const nothing = this.messages.length === 0;
-      const prompt = nothing ? undefined : await this.#prompt(this.#messages, this.#defaults, format);
-      const tokens = prompt?.tokens ?? new Uint32Array();
-      return await this.#host.save(tokens, chatNote(this.#system, this.#messages), file, signal);
+      const { generate } = checkTurn(this.#host, this.#tools, this.#defaults);
+      const isEmpty = this.messages.length === 0;
+      const tokens = isEmpty ? new Uint32Array() : (await this.#prompt([], generate, signal)).tokens;
+      return await this.#host.save(tokens, chatNote(this.#systemPrompt, this.#messages), file, signal);
     } finally {
       this.#busy = false;
+    }
+  }
+
+  #system(): readonly ChatMessage[] {
+    return this.#systemPrompt === undefined ? [] : [{ role: "system", content: this.#systemPrompt }];
+  }
+
+  /** Starts from the history that was given. */
+  #begin(): void {
+    this.#messages = [];
+    this.#checker = new HistoryChecker();
+    this.#newId = newCallIds(this.#checker.ids);
+    this.#window = undefined;
+    this.#stopped = false;
+    this.#broken.clear();
+    for (const [index, message] of this.#initial.entries()) {
+      const checked = this.#checker.add(`history[${index}]`, message);
+      if (index === 0 && this.#systemPrompt !== undefined && isSystem(checked)) {
+        throw new InvalidArgumentError("history[0]", "left out where there is a systemPrompt", "a system message");
+      }
+      this.#messages.push(checked);
+    }
+  }
+
+  #store(messages: readonly ChatMessage[]): void {
+    for (const message of messages) {
+      this.#messages.push(this.#checker.add(`messages[${this.#messages.length}]`, message));
     }
   }
 
   #turn(said: readonly ChatMessage[], options: TurnOptions | undefined): ChatTurn {
-    const { generate, calls } = this.#checked({ ...this.#defaults, ...options });
-    return new ChatTurn(this.#run(said, generate, calls));
+    const checked = checkTurn(this.#host, this.#tools, { ...this.#defaults, ...bagOf("options", options) });
+    return new ChatTurn(this.#run(said, checked));
   }
 
-  /** A turn's options, and the constraint that its `toolChoice` is. */
-  #checked({ toolChoice, ...generate }: TurnOptions): { generate: SessionOptions; calls: NativeFormat | undefined } {
-    this.#host.checkOptions(generate);
-    const calls = toolChoice === undefined ? undefined : toolFormat(toolChoice, this.#tools);
-    if (calls !== undefined && generate.format !== undefined) {
-      throw new InvalidArgumentError("format", "left out where there is a toolChoice", generate.format);
-    }
-    return { generate, calls };
-  }
-
-  async *#run(
-    said: readonly ChatMessage[],
-    options: SessionOptions,
-    calls: NativeFormat | undefined,
-  ): AsyncGenerator<ChatPart, undefined, undefined> {
+  async *#run(begin: readonly ChatMessage[], options: CheckedTurn): AsyncGenerator<ChatPart, undefined, undefined> {
     this.#assertIdle();
+    this.#assertAnswered();
     this.#busy = true;
-    const answer = { text: "", calls: [] as ToolCall[] };
+    const { signal } = options.generate;
+    const said = [...begin];
     let keep = false;
+    let ended = false;
     try {
-      options.signal?.throwIfAborted();
-      const format = this.#tools.length > 0 ? await this.#toolFormat() : undefined;
-      const { tokens, inThought } = await this.#prompt([...this.#messages, ...said], options, format);
-      const stream = this.#host.stream(tokens, options, {
-        shownTokens: format?.tokens ?? [],
-        ...(calls && { format: { ...calls, inThought } }),
-      });
-      const parts =
-        format === undefined ? stream : this.#withCalls(stream, new AnswerScanner(format, this.#tools, inThought));
-      try {
-        for await (const part of parts) {
-          answer.text += part.text;
-          if (part.type === "tool-call") answer.calls.push(part.call);
-          // Here the reader may leave the loop.
-          keep = true;
-          yield part;
+      const prompt = (all: readonly ChatMessage[]): Promise<NativeChatPrompt> =>
+        this.#prompt(all, options.generate, signal);
+      const turn = { host: this.#host, tools: this.#tools, options, prompt, newId: this.#newId };
+      this.#broken.clear();
+      for await (const part of holdTurn(turn, said)) {
+        if (part.type === "tool-call" && part.call.invalid && part.call.name !== "") {
+          if (options.maxSteps === undefined) this.#broken.set(part.call.id, part.call);
         }
-      } catch (error) {
-        keep &&= options.signal?.aborted === true;
-        throw error;
+        keep = true;
+        ended = part.type === "finish";
+        // Here the reader may leave the loop.
+        yield part;
       }
+    } catch (error) {
+      keep &&= signal?.aborted === true;
+      throw error;
     } finally {
       this.#busy = false;
-      if (keep) this.#messages.push(...said, assistantMessage(answer.text, answer.calls));
+      if (keep) {
+        this.#store(said);
+        this.#stopped = !ended;
+      }
     }
   }
 
-  async *#withCalls(stream: TextStream, scanner: AnswerScanner): AsyncGenerator<ChatPart, undefined, undefined> {
-    // Tokens of text that is held back come with the next text.
-    let tokenIds: number[] = [];
-    let logprobs: TokenLogprobs[] = [];
-    for await (const part of stream) {
-      const ended = part.type === "finish";
-      if (!ended) {
-        tokenIds.push(...part.tokenIds);
-        logprobs.push(...(part.logprobs ?? []));
+  /** Makes a broken call of the last answer a call of the history: it is text alone until somebody answers it. */
+  #take(id: string): void {
+    const call = this.#broken.get(id);
+    if (call === undefined || !this.#broken.delete(id)) return;
+    const index = this.#messages.findLastIndex(({ role }) => role === "assistant");
+    const message = this.#messages[index] as ChatMessage;
+    const calls = (message["tool_calls"] as object[] | undefined) ?? [];
+    this.#messages[index] = { ...message, tool_calls: [...calls, callMessage(call)] };
+    this.#checker.open.set(id, { name: call.name, place: `messages[${index}]` });
+    this.#checker.ids.add(id);
+  }
+
+  /** Every call has its result before the model speaks again. */
+  #assertAnswered(): void {
+    for (const [id, { name }] of [...this.#checker.open]) {
+      if (!this.#stopped) {
+        const expected = `answered by addToolResult before the next turn: ${shown(id, { name })} has no result`;
+        throw new InvalidArgumentError("toolCalls", expected, undefined);
       }
-      const found = ended ? scanner.finish() : scanner.push(part.text);
-      const text = found.map((one) => (one.type === "call" ? "" : one.text)).join("");
-      const calls = found.flatMap((one) => (one.type === "call" && !one.call.invalid ? [one.call] : []));
-      if (text !== "" || calls.length > 0 || (ended && tokenIds.length > 0)) {
-        yield { type: "text-delta", text, tokenIds, ...(logprobs.length > 0 && { logprobs }) };
-        [tokenIds, logprobs] = [[], []];
-      }
-      for (const call of calls) {
-        this.#calls += 1;
-        yield { type: "tool-call", text: "", call: { id: `call${String(this.#calls).padStart(5, "0")}`, ...call } };
-      }
-      if (ended) yield part;
+      const call = { id, name, arguments: {} };
+      this.#store([resultMessage({ call, error: STOPPED })]);
     }
   }
 
-  /** The prompt's tokens; turns that no longer fit are left out, the oldest first. */
+  /** The prompt; turns that no longer fit are left out, the oldest first. */
   async #prompt(
-    messages: readonly ChatMessage[],
-    options: SessionOptions,
-    format: NativeAnswerForm | undefined,
+    said: readonly ChatMessage[],
+    options: CheckedGenerate,
+    signal: AbortSignal | undefined,
   ): Promise<NativeChatPrompt> {
     const contextLength = this.#host.longest(options);
-    const answer = Math.min(options.maxTokens ?? contextLength, Math.max(1, Math.floor(contextLength / ANSWER_SHARE)));
-    let rest = messages;
-    for (;;) {
-      const prompt = await this.#host.tokens([...this.#system, ...rest.map((message) => written(message, format))], {
-        tools: this.#tools.length > 0 ? this.#tools : undefined,
-        templateVariables: this.#variables,
+    const most = options.request.maxTokens ?? contextLength;
+    const room = contextLength - Math.min(most, Math.max(1, Math.floor(contextLength / ANSWER_SHARE)));
+    const all = [...this.#messages, ...said];
+    const first = all.findIndex((message) => !isSystem(message));
+    const rest = first < 0 ? [] : all.slice(first);
+    const head = [...this.#system(), ...all.slice(0, all.length - rest.length)];
+    const starts = [0];
+    for (const [index, { role }] of rest.entries()) if (index > 0 && role === "user") starts.push(index);
+    const prompt = (start: number): Promise<NativeChatPrompt> => {
+      signal?.throwIfAborted();
+      return this.#host.prompt([...head, ...rest.slice(start)], this.#template, {
+        signal,
+        most: COUNTED * contextLength,
       });
-      const next = rest.findIndex((message, index) => index > 0 && message.role === "user");
-      if (prompt.tokens.length + answer <= contextLength || this.#whenFull === "throw" || next < 0) {
-        if (rest !== messages) this.#host.forgot(messages.length - rest.length);
-        return prompt;
-      }
-      rest = rest.slice(next);
-    }
-  }
-
-  #toolFormat(): Promise<NativeAnswerForm> {
-    this.#format ??= this.#host.answerForm(JSON.stringify(this.#tools)).then((format) => {
-      if (format.calls !== undefined) return format;
-      throw new RyzansteinError("INVALID_TEMPLATE", "tools: the model's chat template takes none");
-    });
-    return this.#format;
+    };
+    if (this.#whenFull === "throw" || starts.length === 1) return prompt(0);
+    const last = starts[starts.length - 1] as number;
+    const search = {
+      starts,
+      sizes: sizesFrom(rest, starts),
+      room,
+      last: this.#window,
+      prompt: async (start: number) => {
+        try {
+          const { tokens, inThought } = await prompt(start);
+          return { length: tokens.length, tokens, inThought };
+        } catch (error) {
+          // Far more than the context can hold: nobody counts it.
+          if (start !== last && RyzansteinError.isInstance(error) && TOO_LONG.has(error.code)) return undefined;
+          throw error;
+        }
+      },
+    };
+    const found = await longestPrompt(search);
+    this.#window = { start: found.start, room };
+    if (found.start > 0) this.#host.forgot(found.start);
+    return found.prompt;
   }
 
   #assertIdle(): void {
@@ -306,82 +325,22 @@ export class ChatSession {
   }
 }
 
-/** The parts of one turn, in order: an async generator, like {@link TextStream}. */
-export class ChatTurn implements AsyncGenerator<ChatPart, undefined, undefined> {
-  readonly #parts: AsyncGenerator<ChatPart, undefined, undefined>;
+const TOO_LONG: ReadonlySet<string> = new Set(["CONTEXT_OVERFLOW", "TEMPLATE_LIMIT"]);
 
-  /** @internal */
-  constructor(parts: AsyncGenerator<ChatPart, undefined, undefined>) {
-    this.#parts = parts;
-  }
-
-  /** The next part; waits until there is one. */
-  next(): Promise<IteratorResult<ChatPart, undefined>> {
-    return this.#parts.next();
-  }
-
-  /** Stops the turn; what was said so far stays in the history. A loop's `break` calls it. */
-  return(): Promise<IteratorResult<ChatPart, undefined>> {
-    return this.#parts.return(undefined);
-  }
-
-  /** Stops the turn and throws `error`. */
-  throw(error: unknown): Promise<IteratorResult<ChatPart, undefined>> {
-    return this.#parts.throw(error);
-  }
-
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  async [ASYNC_DISPOSE](): Promise<void> {
-    await this.return();
-  }
-
-  /** Reads the turn to its end and gathers what was said. */
-  async reply(): Promise<ChatReply> {
-    const toolCalls: ToolCall[] = [];
-    const completion = await gather<ToolCallPart>(this, ({ call }) => toolCalls.push(call));
-    if (completion !== undefined) return { ...completion, toolCalls };
-    throw new RyzansteinError("ABORTED", "the turn was ended before its last part");
-  }
+function isSystem({ role }: ChatMessage): boolean {
+  return role === "system" || role === "developer";
 }
 
-/** The constraint that a choice of tools is. */
-function toolFormat(choice: ToolChoice, tools: readonly ToolDefinition[]): NativeFormat {
-  if (tools.length === 0) throw new InvalidArgumentError("toolChoice", "left out where there are no tools", choice);
-  let text: string;
-  try {
-    text = JSON.stringify(tools);
-  } catch {
-    throw new InvalidArgumentError("tools", "values that JSON can hold", tools);
+/** Characters of the messages from each start on. */
+function sizesFrom(messages: readonly ChatMessage[], starts: readonly number[]): number[] {
+  const sizes = new Array<number>(starts.length);
+  let size = 0;
+  let end = messages.length;
+  for (let at = starts.length - 1; at >= 0; at -= 1) {
+    const start = starts[at] as number;
+    for (let index = start; index < end; index += 1) size += messageSize(messages[index] as ChatMessage);
+    sizes[at] = size;
+    end = start;
   }
-  if (choice === "auto" || choice === "required" || choice === "none") return { kind: "tools", text, choice };
-  const name: unknown = (choice as { name?: unknown } | null)?.name;
-  if (!tools.some((tool) => tool.function.name === name)) {
-    throw new InvalidArgumentError("toolChoice", "auto, required, none or { name } of a tool", choice);
-  }
-  return { kind: "tools", text, choice: "named", name: name as string };
-}
-
-function assistantMessage(text: string, calls: readonly ToolCall[]): ChatMessage {
-  if (calls.length === 0) return { role: "assistant", content: text };
-  const toolCalls = calls.map(({ id, ...call }) => ({ id, type: "function", function: call }));
-  return { role: "assistant", content: text.trim(), tool_calls: toolCalls };
-}
-
-/** A message as the model's template takes it: some take the arguments of earlier calls as text. */
-function written(message: ChatMessage, format: NativeAnswerForm | undefined): ChatMessage {
-  const calls = message["tool_calls"];
-  if (!format?.calls?.argumentsAsText || !Array.isArray(calls)) return message;
-  const texts = (calls as { function: ParsedFunction }[]).map((call) => ({
-    ...call,
-    function: { ...call.function, arguments: JSON.stringify(call.function.arguments) },
-  }));
-  return { ...message, tool_calls: texts };
-}
-
-interface ParsedFunction {
-  readonly name: string;
-  readonly arguments: unknown;
+  return sizes;
 }

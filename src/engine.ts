@@ -1,8 +1,11 @@
 /** The engine: a model file loaded once, and everything that can be asked of it. */
 
 import { settleAll } from "./batch.js";
-import { type ChatMessage, type ChatTemplateOptions, templateInput } from "./chat.js";
-import { ChatSession, type ChatSessionOptions } from "./chat-session.js";
+import { type ChatMessage, type ChatTemplateOptions, checkMessages, checkTemplateOptions } from "./chat.js";
+import { chatInput } from "./chat-json.js";
+import { checkTurn, holdTurn, type TurnOptions } from "./chat-loop.js";
+import { ChatSession, type ChatSessionOptions, type SessionHost } from "./chat-session.js";
+import { ChatTurn } from "./chat-turn.js";
 import { checkConfig, type EngineConfig } from "./config.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
 import { longestUnder } from "./eviction.js";
@@ -15,11 +18,13 @@ import {
   setProfiler,
 } from "./extensions.js";
 import { type Completion, checkGenerate, type GenerateOptions } from "./generate-options.js";
+import { newCallIds, refuseOpenCalls } from "./history.js";
 import { ProgressReporter } from "./load-progress.js";
 import type { Log } from "./logger.js";
 import { type Compaction, type MemoryLayout, type MemoryStats, nativeMemoryPolicy } from "./memory.js";
 import type { ModelInfo } from "./model-info.js";
 import {
+  type NativeAnswerForm,
   type NativeCallback,
   type NativeCancel,
   type NativeChatPrompt,
@@ -56,14 +61,22 @@ import {
   savedPrefixSignal,
 } from "./saved.js";
 import { type EngineStats, engineStats } from "./stats.js";
-import { ASYNC_DISPOSE, type Generation, TextStream } from "./stream.js";
-import { OptionReader, pathOf, promptOf, textOf, tokenIds } from "./validate.js";
+import { ASYNC_DISPOSE, type Generation, type GenerationStart, TextStream } from "./stream.js";
+import type { AnyTool } from "./tool.js";
+import { ToolSet } from "./tool-set.js";
+import { bagOf, OptionReader, pathOf, promptOf, textOf, tokenIds } from "./validate.js";
 
 /** Text, or token ids that are taken as they are. */
 export type Prompt = string | readonly number[] | Uint32Array;
 
 /** Options of `chat`. */
-export interface ChatOptions extends Omit<GenerateOptions, "parseSpecial">, ChatTemplateOptions {}
+export interface ChatOptions extends TurnOptions, Omit<ChatTemplateOptions, "tools"> {
+  /**
+   * Functions that the model may call.
+   * @defaultValue none
+   */
+  readonly tools?: readonly AnyTool[] | undefined;
+}
 
 /**
  * A loaded model.
@@ -88,6 +101,8 @@ export class BitNetEngine {
   readonly #log: Log;
   readonly #eviction: NativeEviction | undefined;
   readonly #running = new Set<Generation>();
+  readonly #chatHost: SessionHost;
+  readonly #forms = new Map<boolean, Promise<NativeAnswerForm>>();
   #disposed: Promise<void> | undefined;
 
   private constructor(engine: NativeEngine, loadMs: number, log: Log, eviction: NativeEviction | undefined) {
@@ -96,6 +111,7 @@ export class BitNetEngine {
     this.#log = log;
     this.modelInfo = Object.freeze(engine.modelInfo()) as ModelInfo;
     this.loadMs = loadMs;
+    this.#chatHost = this.#makeChatHost();
   }
 
   /**
@@ -175,22 +191,39 @@ export class BitNetEngine {
   }
 
   /**
-   * Streams the assistant's next message. The model's own chat template makes the prompt.
+   * Streams the assistant's next message: thoughts, text and tool calls. The model's own chat template makes the prompt.
    *
    * Special tokens written inside a message stay plain text: a user cannot end a turn by writing its end token.
+   *
+   * @example
+   * const messages = [{ role: "user", content: "What is the weather in Rome?" }];
+   * for await (const part of engine.chat(messages, { tools })) {
+   *   if (part.type === "text-delta") process.stdout.write(part.text);
+   *   if (part.type === "tool-call") console.log(part.call.name, part.call.arguments);
+   * }
    */
-  chat(messages: readonly ChatMessage[], options: ChatOptions = {}): TextStream {
-    const { tools, addGenerationPrompt, templateVariables, ...rest } = options;
-    const input = templateInput(messages, { tools, addGenerationPrompt, templateVariables });
-    const checked = checkGenerate(rest);
-    return this.#stream(checked, async () => {
-      const prompt = await this.#call<NativeChatPrompt>((done) => this.#native.chatTokens(input, done));
-      return prompt.tokens;
-    });
+  chat(messages: readonly ChatMessage[], options?: ChatOptions): ChatTurn {
+    const host = this.#chatHost;
+    const { tools, addGenerationPrompt, templateVariables, ...rest } = bagOf("options", options);
+    const { messages: before, open, ids } = checkMessages(messages);
+    if (addGenerationPrompt !== false) refuseOpenCalls("messages", open);
+    const set = new ToolSet(tools);
+    const checked = checkTurn(host, set, rest);
+    const definitions = set.isEmpty ? undefined : set.definitions;
+    const template = checkTemplateOptions({ tools: definitions, addGenerationPrompt, templateVariables });
+    this.#assertUsable();
+    const prompt = (said: readonly ChatMessage[]): Promise<NativeChatPrompt> => {
+      const begins = said.length === 0 ? template : { ...template, addGenerationPrompt: true };
+      const bounds = { signal: checked.generate.signal, most: host.longest(checked.generate) };
+      return host.prompt([...before, ...said], begins, bounds);
+    };
+    return new ChatTurn(holdTurn({ host, tools: set, options: checked, prompt, newId: newCallIds(ids) }, []));
   }
 
   /**
    * A conversation that keeps its history. Any number of them may share an engine.
+   *
+   * @throws {@link RyzansteinError} with the code `INVALID_TEMPLATE` when the model has no chat template.
    *
    * @example
    * const session = engine.createChatSession({ systemPrompt: "You are brief." });
@@ -198,26 +231,7 @@ export class BitNetEngine {
    */
   createChatSession(options?: ChatSessionOptions): ChatSession {
     this.#assertUsable();
-    return new ChatSession(
-      {
-        longest: (turn) =>
-          longestUnder(checkGenerate(turn).request.eviction ?? this.#eviction, this.modelInfo.contextLength),
-        tokens: (messages, template) => {
-          const input = templateInput(messages, template);
-          return this.#call((done) => this.#native.chatTokens(input, done));
-        },
-        stream: (tokens, turn, special) => {
-          const { request, signal } = checkGenerate(turn);
-          return this.#stream({ request: { ...request, ...special }, signal }, () => tokens);
-        },
-        checkOptions: checkGenerate,
-        save: (tokens, note, file, signal) =>
-          this.#cancellable(signal, (done) => this.#native.savePrefix(tokens, note, file, done)),
-        answerForm: (tools) => this.#call((done) => this.#native.answerForm(tools, done)),
-        forgot: (messages) => this.#log("warn", "a conversation no longer fits in the context", { messages }),
-      },
-      options,
-    );
+    return new ChatSession(this.#chatHost, options);
   }
 
   /**
@@ -226,9 +240,9 @@ export class BitNetEngine {
    *
    * @throws {@link ModelFileError} as `restorePrefix` does, and when the file has no conversation.
    */
-  async restoreChatSession(path: string | URL, options: RestoreChatSessionOptions = {}): Promise<ChatSession> {
+  async restoreChatSession(path: string | URL, options?: RestoreChatSessionOptions): Promise<ChatSession> {
     const file = pathOf("path", path);
-    const { signal, ...session } = options;
+    const { signal, ...session } = bagOf("options", options);
     const { note } = await this.#restore(file, savedPrefixSignal({ signal }));
     const given: ChatSessionOptions = session;
     for (const name of ["systemPrompt", "history"] as const) {
@@ -260,9 +274,15 @@ export class BitNetEngine {
     return { tokens, restored };
   }
 
-  /** The prompt that `chat` makes of these messages, as text. */
+  /**
+   * What the model's chat template makes of these messages.
+   *
+   * It is the prompt of `chat`, but for a template that takes one call a message at most: `chat` hands it several calls one by
+   * one, here it refuses them.
+   */
   async applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Promise<string> {
-    const input = templateInput(messages, options);
+    const checked = checkTemplateOptions(options);
+    const input = await chatInput(checkMessages(messages).messages, checked);
     return this.#call((done) => this.#native.applyChatTemplate(input, done));
   }
 
@@ -493,17 +513,43 @@ export class BitNetEngine {
     return this.dispose();
   }
 
-  #stream(
-    checked: ReturnType<typeof checkGenerate>,
-    prompt: () => string | Uint32Array | Promise<Uint32Array>,
-    log = this.#log,
-  ): TextStream {
+  #stream(checked: ReturnType<typeof checkGenerate>, prompt: GenerationStart["prompt"], log = this.#log): TextStream {
     this.#assertUsable();
-    const usable = (): string | Uint32Array | Promise<Uint32Array> => {
+    const usable: GenerationStart["prompt"] = () => {
       this.#assertUsable();
       return prompt();
     };
     return new TextStream({ ...checked, native: this.#native, prompt: usable, running: this.#running, log });
+  }
+
+  #makeChatHost(): SessionHost {
+    return {
+      assertTemplate: () => {
+        if (!this.modelInfo.hasChatTemplate) throw noTemplate(this.modelInfo.path);
+      },
+      check: checkGenerate,
+      answerForm: (tools) => this.#answerForm(tools.length > 0),
+      prompt: async (messages, template, { signal, most }) => {
+        const input = await chatInput(messages, template, signal);
+        const limit = Math.min(most, MOST_TOKENS);
+        return this.#cancellable(signal, (done) => this.#native.chatTokens(input, limit, done));
+      },
+      stream: (prompt, checked) => this.#stream(checked, prompt),
+      longest: ({ request }) => longestUnder(request.eviction ?? this.#eviction, this.modelInfo.contextLength),
+      save: (tokens, note, file, signal) =>
+        this.#cancellable(signal, (done) => this.#native.savePrefix(tokens, note, file, done)),
+      forgot: (messages) => this.#log("warn", "a conversation no longer fits in the context", { messages }),
+    };
+  }
+
+  /** How the model answers, with tools and without. */
+  #answerForm(tools: boolean): Promise<NativeAnswerForm> {
+    const known = this.#forms.get(tools);
+    if (known !== undefined) return known;
+    const form = this.#call<NativeAnswerForm>((done) => this.#native.answerForm(tools ? "[]" : null, done));
+    this.#forms.set(tools, form);
+    form.catch(() => this.#forms.delete(tools));
+    return form;
   }
 
   #logLoaded(maxSequences = 2): void {
@@ -539,6 +585,13 @@ export class BitNetEngine {
   #assertUsable(): void {
     if (this.#disposed !== undefined) throw disposedError();
   }
+}
+
+const MOST_TOKENS = 0xffff_ffff;
+
+function noTemplate(path: string): RyzansteinError {
+  const message = `${path} has no chat template: give one to load as chatTemplate`;
+  return new RyzansteinError("INVALID_TEMPLATE", message);
 }
 
 function disposedError(): RyzansteinError {

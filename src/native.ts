@@ -526,8 +526,9 @@ export interface NativeEngine {
   tokenize(text: string, addSpecial: boolean, parseSpecial: boolean, done: NativeCallback<Uint32Array>): void;
   detokenize(tokens: Uint32Array, skipSpecial: boolean, done: NativeCallback<string>): void;
   pieces(tokens: Uint32Array, done: NativeCallback<string[]>): void;
-  applyChatTemplate(input: string, done: NativeCallback<string>): void;
-  chatTokens(input: string, done: NativeCallback<NativeChatPrompt>): void;
+  applyChatTemplate(input: string | Uint8Array, done: NativeCallback<string>): void;
+  /** At most `most` tokens: a longer prompt is refused with `CONTEXT_OVERFLOW`. */
+  chatTokens(input: string | Uint8Array, most: number, done: NativeCallback<NativeChatPrompt>): NativeCancel;
   answerForm(tools: string | null, done: NativeCallback<NativeAnswerForm>): void;
   registerOperator(
     name: string,

@@ -3,6 +3,7 @@
 import type { ChatMessage } from "./chat.js";
 import type { ChatSessionOptions } from "./chat-session.js";
 import { ModelFileError } from "./errors.js";
+import { checkHistory } from "./history.js";
 import { OptionReader } from "./validate.js";
 
 /** What `savePrefix` wrote. */
@@ -51,8 +52,8 @@ export function savedPrefixSignal(options: SavedPrefixOptions | undefined): Abor
 }
 
 /** A conversation as the note of a file. @internal */
-export function chatNote(system: readonly ChatMessage[], history: readonly ChatMessage[]): string {
-  return JSON.stringify({ chat: { systemPrompt: system[0]?.content, history } });
+export function chatNote(systemPrompt: string | undefined, history: readonly ChatMessage[]): string {
+  return JSON.stringify({ chat: { systemPrompt, history } });
 }
 
 /** The conversation in a file's note; a file may have been written by anyone. @internal */
@@ -65,12 +66,14 @@ export function chatOf(path: string, note: string): SavedChat {
   }
   const { systemPrompt, history } = chat ?? {};
   const isText = systemPrompt === undefined || typeof systemPrompt === "string";
-  if (isText && Array.isArray(history) && history.every(isMessage)) {
-    return { history, ...(systemPrompt !== undefined && { systemPrompt }) };
+  if (!isText || !Array.isArray(history)) {
+    throw new ModelFileError("INVALID_FILE", `${path}: expected a saved chat session, got a prefix without one`);
   }
-  throw new ModelFileError("INVALID_FILE", `${path}: expected a saved chat session, got a prefix without one`);
-}
-
-function isMessage(value: unknown): value is ChatMessage {
-  return typeof value === "object" && value !== null && typeof (value as ChatMessage).role === "string";
+  try {
+    checkHistory("history", history);
+  } catch (cause) {
+    const message = `${path}: expected a saved chat session: ${(cause as Error).message}`;
+    throw new ModelFileError("INVALID_FILE", message, { cause });
+  }
+  return { history, ...(systemPrompt !== undefined && { systemPrompt }) };
 }

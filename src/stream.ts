@@ -27,10 +27,13 @@ interface Waiter {
   readonly reader: object;
 }
 
+/** A prompt that says more of its request. @internal */
+export type PreparedPrompt = { readonly tokens: Uint32Array } & Partial<GenerationStart["request"]>;
+
 /** How a generation begins: its prompt may need work first, such as a chat template. @internal */
 export interface GenerationStart extends CheckedGenerate {
   readonly native: NativeEngine;
-  readonly prompt: () => string | Uint32Array | Promise<string | Uint32Array>;
+  readonly prompt: () => string | Uint32Array | Promise<string | Uint32Array | PreparedPrompt>;
   /** The engine's running generations, which `dispose` stops. */
   readonly running: Set<Generation>;
   readonly log?: Log;
@@ -104,10 +107,10 @@ export class Generation {
 
   async #submit(): Promise<void> {
     const { native, prompt, request } = this.#start;
-    let text = prompt();
-    if (typeof text === "object" && "then" in text) text = await text;
+    const made = prompt();
+    const text = typeof made === "object" && "then" in made ? await made : made;
     if (this.#phase !== "running") return;
-    const input = typeof text === "string" ? { text } : { tokens: text };
+    const input = typeof text === "string" ? { text } : text instanceof Uint32Array ? { tokens: text } : text;
     this.#request = native.generate({ ...request, ...input }, (delivered, tokenId) =>
       this.#receive(delivered, tokenId),
     );
@@ -204,6 +207,24 @@ export class Generation {
 
 /** `Symbol.asyncDispose`, also on the first releases of Node.js 20, which lack it. @internal */
 export const ASYNC_DISPOSE: typeof Symbol.asyncDispose = Symbol.asyncDispose ?? Symbol.for("nodejs.asyncDispose");
+
+/** Lets something be read once: parts that two readers share would each be seen by one of them. @internal */
+export class OneReader {
+  readonly #what: string;
+  #claimed = false;
+
+  constructor(what: string) {
+    this.#what = what;
+  }
+
+  claim(): void {
+    if (this.#claimed) {
+      const message = `this ${this.#what} has a reader already: keep its parts, or start another one`;
+      throw new RyzansteinError("ALREADY_READ" as never, message);
+    }
+    this.#claimed = true;
+  }
+}
 
 const abandoned = new FinalizationRegistry<Generation>((generation) => generation.cancel());
 

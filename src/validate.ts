@@ -129,6 +129,13 @@ export class OptionReader {
   }
 }
 
+/** A bag of options, empty where there is none. @internal */
+export function bagOf<T extends object>(name: string, options: T | undefined): T {
+  if (options === undefined) return {} as T;
+  if (typeof options === "object" && options !== null && !Array.isArray(options)) return options;
+  throw new InvalidArgumentError(name, "an object", options);
+}
+
 const MAX_TOKEN_ID = 0xffff_ffff;
 
 /** Token ids from any array of them. */

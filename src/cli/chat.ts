@@ -1,6 +1,8 @@
 import { resolve } from "node:path";
 import { type Command, Option } from "commander";
-import type { ChatSessionOptions, ChatTurn, ToolChoice } from "../chat-session.js";
+import type { ToolChoice } from "../chat-loop.js";
+import type { ChatSessionOptions } from "../chat-session.js";
+import type { ChatTurn } from "../chat-turn.js";
 import { defaultModelPath } from "../default-model.js";
 import type { BitNetEngine } from "../engine.js";
 import type { ToolDefinition } from "../tool-calls.js";
@@ -108,9 +110,8 @@ async function answer(turn: ChatTurn): Promise<void> {
   const printer = new AnswerPrinter();
   try {
     for await (const part of turn) {
-      const kind: string = part.type;
       if (part.type === "tool-call") await printer.call(part.call.name, part.call.arguments);
-      else if (kind === "reasoning-delta") await printer.reasoning(part.text);
+      else if (part.type === "reasoning-delta") await printer.reasoning(part.text);
       else await printer.text(part.text);
       if (part.type === "finish") {
         await printer.end();

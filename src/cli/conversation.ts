@@ -151,7 +151,7 @@ export class Conversation {
     } else {
       this.#session = await this.#engine.restoreChatSession(file, this.#options);
       const first = this.#session.messages[0];
-      this.#system = first?.role === "system" ? (first.content ?? undefined) : undefined;
+      this.#system = first?.role === "system" && typeof first.content === "string" ? first.content : undefined;
     }
     this.#files.add(file);
     return { say: `${this.#session.messages.length} messages of ${file} are loaded.` };

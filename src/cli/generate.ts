@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import type { ChatFinish } from "../chat-turn.js";
 import type { Finish } from "../generate-options.js";
 import { addFormatOptions, type FormatFlags, formatOf } from "./format.js";
 import { addPromptOptions, type PromptFlags, requiredPrompt } from "./input.js";
@@ -47,7 +48,7 @@ async function generate(words: string[], flags: Flags): Promise<void> {
 }
 
 /** One line about a finished generation. */
-export function summary({ usage, timings, finishReason }: Finish): string {
+export function summary({ usage, timings, finishReason }: Finish | ChatFinish): string {
   const speed = timings.tokensPerSecond > 0 ? `, ${timings.tokensPerSecond.toFixed(1)} tokens/s` : "";
   const first = `first after ${timings.timeToFirstTokenMs.toFixed(0)} ms`;
   return `[${usage.promptTokens} + ${usage.completionTokens} tokens, ${first}${speed}, ${finishReason}]`;

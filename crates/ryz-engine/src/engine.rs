@@ -272,11 +272,26 @@ impl Engine {
     /// The tokens of that text. Unlike tokenising it whole with `parse_special`, nothing that a message says becomes a
     /// control token.
     ///
+    /// At most `most`; the work ends early when `cancelled` says so.
+    ///
     /// # Errors
-    /// As [`Engine::apply_template`].
-    pub fn chat_tokens(&self, input: &ChatInput) -> Result<ChatTokens, EngineError> {
+    /// As [`Engine::apply_template`], and `CONTEXT_OVERFLOW`, `ABORTED`.
+    pub fn chat_tokens(
+        &self,
+        input: &ChatInput,
+        most: usize,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<ChatTokens, EngineError> {
         let chat = self.chat()?;
-        chat.encode(&*chat.adapted(input, true)?, &self.inner.tokenizer)
+        if cancelled() {
+            return Err(EngineError::Aborted);
+        }
+        let tokens = chat.encode(&*chat.adapted(input, true)?, &self.inner.tokenizer)?;
+        if cancelled() {
+            return Err(EngineError::Aborted);
+        }
+        check_length(tokens.tokens.len(), most, self.inner.info.context_length)?;
+        Ok(tokens)
     }
 
     /// How this model answers, as its chat template has it; how it calls tools where there are any.

@@ -1,6 +1,6 @@
 //! A conversation: from the JSON that TypeScript makes to what the chat template takes.
 
-use napi::bindgen_prelude::Uint32Array;
+use napi::bindgen_prelude::{Either, Uint8Array, Uint32Array};
 use napi_derive::napi;
 use ryz_engine::ChatInput;
 use serde_json::{Map, Value};
@@ -26,9 +26,17 @@ pub struct ChatTokens {
     pub in_thought: bool,
 }
 
+/// JSON that came as text, or piece by piece as UTF-8.
+pub fn bytes(json: Either<String, Uint8Array>) -> Vec<u8> {
+    match json {
+        Either::A(text) => text.into_bytes(),
+        Either::B(bytes) => bytes.to_vec(),
+    }
+}
+
 /// Reads the JSON that TypeScript made.
-pub fn parse(json: &str) -> Result<ChatInput, Failure> {
-    let read: Result<Conversation, _> = serde_json::from_str(json);
+pub fn parse(json: &[u8]) -> Result<ChatInput, Failure> {
+    let read: Result<Conversation, _> = serde_json::from_slice(json);
     let conversation = read.map_err(|error| Failure::new("INVALID_ARGUMENT", &error))?;
     let mut input = ChatInput::new(conversation.messages);
     input.tools = conversation.tools;
@@ -45,7 +53,7 @@ mod tests {
     fn every_field_arrives() {
         let json = r#"{ "messages": [{ "role": "user", "content": "hi" }], "tools": [{}],
             "addGenerationPrompt": false, "variables": { "enable_thinking": true } }"#;
-        let input = parse(json).expect("a conversation");
+        let input = parse(json.as_bytes()).expect("a conversation");
         assert_eq!(input.messages[0]["content"], "hi");
         assert_eq!(
             input
@@ -59,7 +67,7 @@ mod tests {
 
     #[test]
     fn what_is_no_conversation_is_refused() {
-        let failure = parse("{}").expect_err("no messages");
+        let failure = parse(b"{}").expect_err("no messages");
         assert_eq!(failure.code, "INVALID_ARGUMENT");
     }
 }

@@ -1,8 +1,9 @@
 //! A loaded engine, as TypeScript holds it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use napi::bindgen_prelude::{Float32Array, Function, ToNapiValue, Uint32Array};
+use napi::bindgen_prelude::{Either, Float32Array, Function, ToNapiValue, Uint8Array, Uint32Array};
 use napi::{Env, Result};
 use napi_derive::napi;
 use ryz_engine::{EncodeOptions, Engine, EngineError, Reply, RequestHandle};
@@ -186,15 +187,16 @@ impl NativeEngine {
         })
     }
 
-    /// Renders the chat template.
+    /// Renders the chat template. The input is JSON, as text or as UTF-8.
     #[napi(catch_unwind)]
     pub fn apply_chat_template(
         &self,
         env: Env,
-        input: String,
+        input: Either<String, Uint8Array>,
         #[napi(ts_arg_type = "(failure: Failure | null, value: string | null) => void")]
         done: Function<'_, AnswerArgs<String>, ()>,
     ) -> Result<()> {
+        let input = chat::bytes(input);
         self.soon(&env, &done, move |engine| {
             engine
                 .apply_template(&chat::parse(&input)?)
@@ -202,23 +204,32 @@ impl NativeEngine {
         })
     }
 
-    /// The tokens of a conversation.
+    /// The tokens of a conversation, `most` at most. The input is as that of `apply_chat_template`.
     #[napi(catch_unwind)]
     pub fn chat_tokens(
         &self,
         env: Env,
-        input: String,
+        input: Either<String, Uint8Array>,
+        most: u32,
         #[napi(ts_arg_type = "(failure: Failure | null, value: ChatTokens | null) => void")]
         done: Function<'_, AnswerArgs<chat::ChatTokens>, ()>,
-    ) -> Result<()> {
+    ) -> Result<NativeCancel> {
+        let input = chat::bytes(input);
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&cancelled);
         self.soon(&env, &done, move |engine| {
-            let chat = engine.chat_tokens(&chat::parse(&input)?);
+            let is_cancelled = || asked.load(Ordering::Relaxed);
+            let chat = chat::parse(&input)
+                .map(|input| engine.chat_tokens(&input, most as usize, &is_cancelled))?;
             let chat = chat.map_err(|error| failure(&error))?;
             Ok(chat::ChatTokens {
                 tokens: Uint32Array::new(chat.tokens),
                 in_thought: chat.in_thought,
             })
-        })
+        })?;
+        Ok(NativeCancel::new(move || {
+            cancelled.store(true, Ordering::Relaxed);
+        }))
     }
 
     /// How the model answers, and how it calls tools where there are any.
