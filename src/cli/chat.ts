@@ -96,7 +96,9 @@ async function messageOf(words: readonly string[], flags: Flags): Promise<string
 
 function begin(engine: BitNetEngine, session: ChatSessionOptions, flags: Flags): Conversation {
   if (!engine.modelInfo.hasChatTemplate) {
-    throw new Error(`${flags.model} has no chat template: give one by --chat-template FILE, or use ryzanstein generate`);
+    throw new Error(
+      `${flags.model} has no chat template: give one by --chat-template FILE, or use ryzanstein generate`,
+    );
   }
   return new Conversation(engine, session, flags.system);
 }

@@ -96,7 +96,8 @@ _ryzanstein_words() {
 }
 
 _ryzanstein_files() {
-  compopt -o filenames 2>/dev/null
+  # By default the shell itself expands a ~, which compgen does not.
+  compopt -o filenames -o default 2>/dev/null
   mapfile -t COMPREPLY < <(compgen -f -- "\${COMP_WORDS[COMP_CWORD]}")
 }
 
