@@ -59,7 +59,7 @@ pub enum ConvertError {
     #[error(transparent)]
     Quantizer(#[from] QuantizeError),
     /// The target is there already and was not to be replaced.
-    #[error("{}: exists already", path.display())]
+    #[error("{}: exists already (--force or overwrite: true replaces it)", path.display())]
     TargetExists {
         /// The target.
         path: PathBuf,

@@ -283,6 +283,11 @@ impl<'a> Planner<'a> {
         dtype: DType,
         progress: &mut Progress<'_>,
     ) -> Result<Option<(Method, Work)>, ConvertError> {
+        // A layer that the model itself leaves out of its quantisation.
+        if self.source.config.keeps_floats(&tensor.name) {
+            progress.bytes(&tensor.name, tensor.bytes)?;
+            return Ok(None);
+        }
         let rows = Rows::new(self.source, tensor, 1.0);
         let found = scan::floats(rows, dtype, progress)?;
         // Masters mean what the rule makes of them, even those that happen to have one magnitude.
@@ -308,7 +313,8 @@ impl<'a> Planner<'a> {
         };
         if is_master {
             let codes = Codes::Absmean(found.absmean);
-            return tensor_scale(codes, Method::Quantized, found.absmean.scale, true);
+            let scale = found.absmean.scale_in(tensor.dtype);
+            return tensor_scale(codes, Method::Quantized, scale, true);
         }
         match (found.ternary, self.options.float_weights) {
             // Codes of one block each are what ternary `Q8_0` has already.

@@ -40,7 +40,7 @@ pub(crate) fn ternary(
                 });
             }
             if let Some(column) = codes.iter().position(|&code| code > 2) {
-                if ternary::max_code(tensor.dtype) < 3 {
+                if tensor.dtype.max_code() < 3 {
                     return Err(ConvertError::BadCode {
                         name: name(),
                         dtype: tensor.dtype,
@@ -48,7 +48,7 @@ pub(crate) fn ternary(
                         column,
                     });
                 }
-                if ternary::max_code(target) < 3 {
+                if target.max_code() < 3 {
                     return Err(ConvertError::Unrepresentable {
                         name: name(),
                         form: target,

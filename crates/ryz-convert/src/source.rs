@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ryz_format::{
     FormatError, Gguf, ModelConfig, ModelHeader, SplitInfo, TensorInfo,
     hf::{MAX_JSON_BYTES, Safetensors, ShardIndex},
-    split_paths,
+    part_paths,
 };
 use ryz_tmac::{InputFile, MemoryError};
 
@@ -23,6 +23,11 @@ pub(crate) struct Source {
     files: Vec<InputFile>,
 }
 
+fn names_in(folder: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
 impl Source {
     pub(crate) fn open(path: &Path) -> Result<Source, ConvertError> {
         if path.is_dir() {
@@ -35,9 +40,12 @@ impl Source {
     fn open_gguf(path: &Path) -> Result<Source, ConvertError> {
         let (file, part) = open_part(path, Gguf::parse)?;
         let split = SplitInfo::from_metadata(&part.metadata).map_err(at(path))?;
-        let (files, parts) = match split.and_then(|_| split_paths(path)) {
+        let (files, parts) = match split {
             None => (vec![file], vec![part]),
-            Some(paths) => {
+            Some(split) => {
+                let folder = path.parent().filter(|folder| *folder != Path::new(""));
+                let beside = names_in(folder.unwrap_or(Path::new(".")));
+                let paths = part_paths(path, &split, beside).map_err(at(path))?;
                 let opened: Result<Vec<_>, _> = paths
                     .iter()
                     .map(|path| open_part(path, Gguf::parse))
@@ -58,6 +66,13 @@ impl Source {
 
     fn open_folder(path: &Path) -> Result<Source, ConvertError> {
         let config_path = path.join("config.json");
+        if !config_path.exists() {
+            let mut holds: Vec<String> = names_in(path)
+                .filter(|name| name.to_ascii_lowercase().ends_with(".gguf"))
+                .collect();
+            holds.sort_unstable();
+            return Err(at(path)(FormatError::NoConfig { holds }));
+        }
         let config_json = read_small(&config_path, MAX_JSON_BYTES)?;
         let index_path = path.join("model.safetensors.index.json");
         let index = match path.join("model.safetensors").exists() || !index_path.exists() {
@@ -96,7 +111,8 @@ impl Source {
             Some(tensor) => {
                 let error = FormatError::UnsupportedType {
                     name: tensor.name.clone(),
-                    type_id: tensor.dtype.name().to_owned(),
+                    expected: "a type that a prepacked file was made of".to_owned(),
+                    got: tensor.dtype.name().to_owned(),
                 };
                 Err(self.fault(tensor, error))
             }

@@ -96,14 +96,6 @@ pub(crate) fn block_of(dtype: DType, cols: usize) -> usize {
     }
 }
 
-/// The highest code that a type holds.
-pub(crate) fn max_code(dtype: DType) -> u8 {
-    match dtype {
-        DType::TQ1_0 | DType::I2S | DType::HfPacked => 2,
-        _ => 3,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,7 +89,7 @@ impl Engine {
         progress: &mut (dyn FnMut(CalibrateProgress) -> ControlFlow<()> + Send),
     ) -> Result<CalibrationReport, EngineError> {
         config.validate()?;
-        let source = ModelSource::open(path)?;
+        let source = ModelSource::open_with(path, &config.all_overrides()?)?;
         let shape = source.config();
         let channels = shape.value_head_dim;
         let window = options
@@ -133,7 +133,8 @@ impl Engine {
         }
         run.state.observe(None);
         let count = learnt.len() * window;
-        let calibration = statistics.calibration(source.fingerprint()?, count as u64);
+        let calibration =
+            statistics.calibration(run.model.fingerprint().text().to_owned(), count as u64);
         let mean_nll = run.mean_nll(held_out)?;
         let costs = ranks.iter().map(|&rank| {
             run.compress(&calibration, rank)?;

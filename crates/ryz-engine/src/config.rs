@@ -1,14 +1,14 @@
 //! What an engine is loaded with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ryz_kernels::{BatchLayout, KernelOptions, Kernels, Level, Packing};
 use ryz_kvcache::KvDType;
 use ryz_model::{
-    Activations, HeadScreening, HeadType, LoadOptions, PARALLEL_FROM, SharedQuantizer,
+    Activations, HeadScreening, HeadType, LoadOptions, Overrides, PARALLEL_FROM, SharedQuantizer,
 };
 use ryz_numa::{LeaseOptions, Numa, Pinning};
-use ryz_tmac::{HugePages, PrefetchManager, SharedPolicy};
+use ryz_tmac::{HugePages, InputFile, PrefetchManager, SharedPolicy};
 
 use crate::error::EngineError;
 use crate::eviction::Eviction;
@@ -16,6 +16,12 @@ use crate::eviction::Eviction;
 /// Options of [`crate::Engine::load`]; each has a default.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
+    /// Values in the place of the file's own, known before anything reads it.
+    pub overrides: Overrides,
+    /// A chat template in the place of the file's own.
+    pub chat_template: Option<String>,
+    /// The same, in a file.
+    pub chat_template_file: Option<PathBuf>,
     /// Threads that compute; default the physical cores this process may use, within its CPU quota.
     pub threads: Option<usize>,
     /// The instruction set; default the best of this machine. Every level gives the same logits.
@@ -98,6 +104,9 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self {
+            overrides: Overrides::default(),
+            chat_template: None,
+            chat_template_file: None,
             threads: None,
             level: None,
             batch_layout: None,
@@ -138,6 +147,21 @@ impl Default for EngineConfig {
 const DEFAULT_CONTEXT: usize = 4096;
 
 impl EngineConfig {
+    /// All that is put in the place of the file's own.
+    ///
+    /// # Errors
+    /// When the file of a chat template cannot be read.
+    pub fn all_overrides(&self) -> Result<Overrides, EngineError> {
+        let mut overrides = self.overrides.clone();
+        if let Some(template) = &self.chat_template {
+            overrides.set_chat_template(template.clone());
+        }
+        if let Some(path) = &self.chat_template_file {
+            overrides.set_chat_template(template_of(path)?);
+        }
+        Ok(overrides)
+    }
+
     /// Checks what can be checked without a model.
     pub fn validate(&self) -> Result<(), EngineError> {
         if let Some(threads) = self.threads {
@@ -227,6 +251,24 @@ impl EngineConfig {
         within("contextLength", wanted, 2, trained)?;
         Ok(wanted)
     }
+}
+
+/// The longest template that is read; real ones have some ten thousand bytes.
+const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+
+/// The text of a template's file.
+fn template_of(path: &Path) -> Result<String, EngineError> {
+    let file = InputFile::open(path).map_err(ryz_model::ModelError::from)?;
+    if file.len() > MAX_TEMPLATE_BYTES {
+        let expected = format!("a file of at most {MAX_TEMPLATE_BYTES} bytes");
+        let got = format!("{} of {}", path.display(), file.len());
+        return Err(EngineError::invalid("chatTemplate", expected, got));
+    }
+    let mut bytes = vec![0; file.len() as usize];
+    let read = file.read_at(0, &mut bytes);
+    read.map_err(ryz_model::ModelError::from)?;
+    String::from_utf8(bytes)
+        .map_err(|_| EngineError::invalid("chatTemplate", "UTF-8".to_owned(), path.display()))
 }
 
 fn within(option: &'static str, got: usize, low: usize, high: usize) -> Result<(), EngineError> {

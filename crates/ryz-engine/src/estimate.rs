@@ -54,7 +54,7 @@ impl Engine {
         config: &EngineConfig,
     ) -> Result<EngineMemory, EngineError> {
         config.validate()?;
-        let source = ModelSource::open(path)?;
+        let source = ModelSource::open_with(path, &config.all_overrides()?)?;
         Ok(estimate(config, &source, config.load_options()?)?.1)
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ryz_kernels::{Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
-    Activations, Calibration, HeadType, LoadProgress, Model, ModelConfig, ModelSource,
+    Activations, Calibration, Fingerprint, HeadType, LoadProgress, Model, ModelConfig, ModelSource,
     QuantizedTensor, RunState, SourceKind,
 };
 use ryz_numa::{Lease, Placement};
@@ -50,8 +50,10 @@ pub struct ModelInfo {
     pub architecture: String,
     /// The name the file gives the model.
     pub name: Option<String>,
-    /// What tells the file's weights from others ([`ModelSource::fingerprint`]).
-    pub fingerprint: String,
+    /// What tells the model from others.
+    pub fingerprint: Arc<Fingerprint>,
+    /// What is probably wrong with its files although it runs, each in a sentence.
+    pub warnings: Vec<String>,
     /// Weights in all tensors.
     pub parameters: u64,
     /// Bytes of the file, or of all its parts.
@@ -145,7 +147,7 @@ impl Engine {
     ) -> Result<Self, EngineError> {
         let started = Instant::now();
         config.validate()?;
-        let source = ModelSource::open(path)?;
+        let source = ModelSource::open_with(path, &config.all_overrides()?)?;
         let context_length = config.context_for(source.config().max_position_embeddings)?;
         config.eviction.validate(context_length)?;
         let kernels = config.kernels()?;
@@ -166,7 +168,8 @@ impl Engine {
         if let Some(rank) = config.value_rank {
             let given = config.calibration.clone();
             let calibration = given.unwrap_or_else(|| Calibration::default_path(path));
-            let calibration = Calibration::load(&calibration, &source)?;
+            let calibration =
+                Calibration::load(&calibration, source.config(), model.fingerprint().text())?;
             model.compress_values(&calibration, rank, &arena)?;
         }
         let tuning = tuning::tune(&mut model, config, &lease, &arena)?;
@@ -200,7 +203,8 @@ impl Engine {
                 .get_str("general.name")
                 .ok()
                 .map(str::to_owned),
-            fingerprint: source.fingerprint()?,
+            fingerprint: Arc::clone(model.fingerprint()),
+            warnings: source.warnings(),
             parameters: source
                 .tensors()
                 .iter()
@@ -338,6 +342,14 @@ fn memory(lease: &Lease) -> &'static str {
         (false, 1) => "interleaved",
         (false, _) => "local",
     }
+}
+
+/// Whether the text side of a model can be used: its vocabulary, and how that splits text.
+///
+/// # Errors
+/// Those of [`Engine::load`] about it.
+pub fn check_text(source: &ModelSource) -> Result<(), EngineError> {
+    tokenizer(source).map(drop)
 }
 
 /// The tokenizer of a GGUF file's metadata, or of the files beside a Hugging Face model.

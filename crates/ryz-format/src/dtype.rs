@@ -43,6 +43,12 @@ pub enum DType {
     Q2_0G64,
     /// 128 weights of 2 bits, fp16 scale (Prism ML's `Q2_0`).
     Q2_0G128,
+    /// 128 weights of one bit, +1 or −1, fp16 scale.
+    Q1_0,
+    /// The block of [`DType::Q2_0G128`] under an id of its own (Prism ML).
+    PQ2_0,
+    /// 128 ternary weights, five to a byte, fp16 scale (Prism ML).
+    PTQ1_0,
     /// 128 ternary weights in 32 bytes, one fp32 scale in a 32-byte tail of the tensor (microsoft/BitNet).
     I2S,
     /// Hugging Face's packing: uint8 (rows/4, cols), four output rows to a byte; the scale is a tensor of its own.
@@ -58,7 +64,7 @@ pub enum PrepackedScales {
     Tensor,
     /// 64 of a row, as in llama.cpp's `Q2_0`: fp16.
     Group64,
-    /// 128 of a row, as in Prism ML's `Q2_0`: fp16.
+    /// 128 of a row, as in `Q1_0` and Prism ML's types: fp16.
     Group128,
     /// 256 of a row, as in `TQ1_0` and `TQ2_0`: fp16.
     Group256,
@@ -66,7 +72,7 @@ pub enum PrepackedScales {
 
 impl DType {
     /// Every type but the prepacked ones, in the order of their declaration.
-    pub const ALL: [DType; 19] = [
+    pub const ALL: [DType; 22] = [
         DType::F32,
         DType::F16,
         DType::BF16,
@@ -84,6 +90,9 @@ impl DType {
         DType::TQ2_0,
         DType::Q2_0G64,
         DType::Q2_0G128,
+        DType::Q1_0,
+        DType::PQ2_0,
+        DType::PTQ1_0,
         DType::I2S,
         DType::HfPacked,
     ];
@@ -109,7 +118,7 @@ impl DType {
             DType::F32 | DType::F16 | DType::BF16 | DType::HfPacked => 1,
             DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1 | DType::Q8_0 => 32,
             DType::Q2_0G64 => 64,
-            DType::Q2_0G128 | DType::I2S => 128,
+            DType::Q2_0G128 | DType::Q1_0 | DType::PQ2_0 | DType::PTQ1_0 | DType::I2S => 128,
             DType::Q2K
             | DType::Q3K
             | DType::Q4K
@@ -128,12 +137,13 @@ impl DType {
             DType::Prepacked(_) => 64,
             DType::F16 | DType::BF16 => 2,
             DType::F32 => 4,
-            DType::Q4_0 | DType::Q2_0G64 => 18,
+            DType::Q4_0 | DType::Q2_0G64 | DType::Q1_0 => 18,
             DType::Q4_1 => 20,
             DType::Q5_0 => 22,
             DType::Q5_1 => 24,
+            DType::PTQ1_0 => 28,
             DType::I2S => 32,
-            DType::Q8_0 | DType::Q2_0G128 => 34,
+            DType::Q8_0 | DType::Q2_0G128 | DType::PQ2_0 => 34,
             DType::TQ1_0 => 54,
             DType::TQ2_0 => 66,
             DType::Q2K => 84,
@@ -153,7 +163,8 @@ impl DType {
         }
     }
 
-    /// Whether the weights are codes t + 1 with a scale (code 3, that is +2, is legal in `TQ2_0` and `Q2_0` only).
+    /// Whether the weights are codes t + 1 with a scale. Code 3, that is +2, is legal in `TQ2_0`, `Q2_0` and `PQ2_0` only;
+    /// `Q1_0` has codes 0 and 2.
     pub const fn is_ternary(self) -> bool {
         matches!(
             self,
@@ -161,6 +172,9 @@ impl DType {
                 | DType::TQ2_0
                 | DType::Q2_0G64
                 | DType::Q2_0G128
+                | DType::Q1_0
+                | DType::PQ2_0
+                | DType::PTQ1_0
                 | DType::I2S
                 | DType::HfPacked
                 | DType::Prepacked(_)
@@ -177,7 +191,9 @@ impl DType {
         Some(DType::Prepacked(match self {
             DType::I2S | DType::HfPacked => PrepackedScales::Tensor,
             DType::Q2_0G64 => PrepackedScales::Group64,
-            DType::Q2_0G128 => PrepackedScales::Group128,
+            DType::Q2_0G128 | DType::Q1_0 | DType::PQ2_0 | DType::PTQ1_0 => {
+                PrepackedScales::Group128
+            }
             DType::TQ1_0 | DType::TQ2_0 => PrepackedScales::Group256,
             _ => return None,
         }))
@@ -199,6 +215,14 @@ impl DType {
                 .checked_mul(2 * tile_rows)?,
         };
         Some((lines, scales))
+    }
+
+    /// The greatest code of a ternary type: 3, that is +2, where the format allows it.
+    pub const fn max_code(self) -> u8 {
+        match self {
+            DType::TQ1_0 | DType::PTQ1_0 | DType::Q1_0 | DType::I2S | DType::HfPacked => 2,
+            _ => 3,
+        }
     }
 
     /// Whether the elements are plain floats.
@@ -234,6 +258,9 @@ impl DType {
             DType::TQ2_0 => "TQ2_0",
             DType::Q2_0G64 => "Q2_0_G64",
             DType::Q2_0G128 => "Q2_0_G128",
+            DType::Q1_0 => "Q1_0",
+            DType::PQ2_0 => "PQ2_0",
+            DType::PTQ1_0 => "PTQ1_0",
             DType::I2S => "I2_S",
             DType::HfPacked => "HF_PACKED",
             DType::Prepacked(PrepackedScales::Tensor) => "RYZ_T2",
@@ -262,7 +289,10 @@ impl DType {
             DType::TQ1_0 => 34,
             DType::TQ2_0 => 35,
             DType::I2S => 36,
+            DType::Q1_0 => 41,
             DType::Q2_0G64 | DType::Q2_0G128 => 42,
+            DType::PQ2_0 => 142,
+            DType::PTQ1_0 => 143,
             DType::HfPacked => return None,
             // "RZ" and a number, far from those that ggml gives.
             DType::Prepacked(scales) => 0x525A_0000 + scales as u32,

@@ -14,7 +14,7 @@ use crate::DType;
 /// # Panics
 ///
 /// When the type is not ternary or is [`DType::HfPacked`], the codes are not whole blocks, the scales are not as many as
-/// said above, or a code is over 2 (over 3 for `TQ2_0` and `Q2_0`).
+/// said above, or a code is over [`DType::max_code`], or 1 for `Q1_0`, which has no zero.
 pub fn encode_ternary(dtype: DType, codes: &[u8], scales: &[f32], out: &mut Vec<u8>) {
     assert!(
         dtype.is_ternary() && dtype != DType::HfPacked && !dtype.is_prepacked(),
@@ -32,14 +32,14 @@ pub fn encode_ternary(dtype: DType, codes: &[u8], scales: &[f32], out: &mut Vec<
         if dtype == DType::I2S { 1 } else { blocks },
         "scales of {dtype}"
     );
-    let max = if matches!(dtype, DType::TQ1_0 | DType::I2S) {
-        2
-    } else {
-        3
-    };
+    let max = dtype.max_code();
     assert!(
         codes.iter().all(|&code| code <= max),
         "codes of {dtype} are at most {max}"
+    );
+    assert!(
+        dtype != DType::Q1_0 || !codes.contains(&1),
+        "{dtype} has no zero"
     );
 
     out.reserve(blocks * dtype.block_bytes() + dtype.tail_bytes());
@@ -56,7 +56,22 @@ pub fn encode_ternary(dtype: DType, codes: &[u8], scales: &[f32], out: &mut Vec<
                 out.extend((0..64).map(|i| pairs(block, 128 * (i / 32) + i % 32, 32)));
                 out.extend(scale());
             }
-            DType::Q2_0G64 | DType::Q2_0G128 => {
+            DType::PTQ1_0 => {
+                out.extend((0..16).map(|m| trits(block, m, 16, 5)));
+                out.extend((0..8).map(|m| trits(block, 80 + m, 8, 5)));
+                out.extend((0..2).map(|m| trits(block, 120 + m, 2, 4)));
+                out.extend(scale());
+            }
+            DType::Q1_0 => {
+                out.extend(scale());
+                let bits = block.as_chunks::<8>().0.iter();
+                out.extend(
+                    bits.map(|codes| {
+                        (codes.iter().rev()).fold(0, |byte, code| byte << 1 | code >> 1)
+                    }),
+                );
+            }
+            DType::Q2_0G64 | DType::Q2_0G128 | DType::PQ2_0 => {
                 out.extend(scale());
                 out.extend((0..block_values / 4).map(|i| pairs(block, 4 * i, 1)));
             }
@@ -172,6 +187,16 @@ pub struct Absmean {
 }
 
 impl Absmean {
+    /// The scale as masters of a type have it: transformers rounds 1/s·t to the type of the weights.
+    pub fn scale_in(self, masters: DType) -> f32 {
+        let scale = 1.0 / self.multiplier;
+        match masters {
+            DType::F32 => scale,
+            DType::F16 => f16::from_f32(scale).to_f32(),
+            _ => bf16::from_f32(scale).to_f32(),
+        }
+    }
+
     /// The code t + 1 of a weight.
     pub fn code(self, weight: f32) -> u8 {
         ((weight * self.multiplier)

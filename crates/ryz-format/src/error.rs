@@ -17,7 +17,9 @@ pub enum FormatError {
         got: u64,
     },
     /// The file ends inside something.
-    #[error("file ends inside {what}: expected {expected} bytes at offset {offset}, got {got}")]
+    #[error(
+        "file ends inside {what}: expected {expected} bytes at offset {offset}, got {got}: the file is incomplete, download it again"
+    )]
     Truncated {
         /// What was being read.
         what: String,
@@ -33,6 +35,12 @@ pub enum FormatError {
     BadMagic {
         /// The first four bytes.
         got: [u8; 4],
+    },
+    /// The file is something else, which is recognised.
+    #[error("not a model: the file is {is}")]
+    Mistaken {
+        /// What it is, and what to do.
+        is: &'static str,
     },
     /// The version is not 2 or 3.
     #[error("GGUF version: expected 2 or 3 (little endian), got {got:#x}")]
@@ -114,6 +122,31 @@ pub enum FormatError {
         /// The value in the file.
         got: String,
     },
+    /// A key of the architecture that is not known, and that may change the function.
+    #[error(
+        "key {} is not known and may change what the model computes: where it does not, the override null leaves it out",
+        Shown(key)
+    )]
+    UnknownKey {
+        /// The key.
+        key: String,
+    },
+    /// Attention to the last positions alone, in a context that is longer.
+    #[error(
+        "{} is not supported below the context of {context}: got {window} (with an override of {} to at most {window} it runs)",
+        Shown(key),
+        Shown(context_key)
+    )]
+    SlidingWindow {
+        /// The key or field.
+        key: String,
+        /// Positions that are seen.
+        window: usize,
+        /// The context.
+        context: usize,
+        /// The key or field of the context.
+        context_key: String,
+    },
     /// The architecture is not one of those implemented.
     #[error(
         "architecture {} is not supported: expected one of {expected}",
@@ -142,12 +175,17 @@ pub enum FormatError {
         got: String,
     },
     /// A tensor's type is unknown, removed, or not implemented.
-    #[error("tensor {}: type id {type_id} is not supported", Shown(name))]
+    #[error(
+        "tensor {}: type {got} does not run here: expected one of {expected}",
+        Shown(name)
+    )]
     UnsupportedType {
         /// The tensor.
         name: String,
-        /// GGUF's id or the other format's name of the type.
-        type_id: String,
+        /// The types that the format has and that run.
+        expected: String,
+        /// The type's name.
+        got: String,
     },
     /// A tensor has a type that its place does not allow.
     #[error("tensor {}: expected type {expected}, got {got}", Shown(name))]
@@ -174,8 +212,8 @@ pub enum FormatError {
     },
     /// A tensor's data reach past the end of the file.
     #[error(
-        "tensor {}: {bytes} bytes at offset {offset} of the data end past the file's {file_len} bytes",
-        Shown(name)
+        "tensor {}: {bytes} bytes at offset {offset} of the data end past the file's {file_len} bytes{}",
+        Shown(name), Missing(*file_len, *needed)
     )]
     OutOfFile {
         /// The tensor.
@@ -186,6 +224,8 @@ pub enum FormatError {
         bytes: u64,
         /// The file's length.
         file_len: u64,
+        /// The length that holds all tensors.
+        needed: u64,
     },
     /// Two tensors share bytes.
     #[error("tensor {} overlaps tensor {}", Shown(name), Shown(other))]
@@ -241,6 +281,48 @@ pub enum FormatError {
         /// What the part says.
         got: u64,
     },
+    /// One file of a split model has a name by which the others cannot be found.
+    #[error(
+        "part {part} of {count} of a split model, whose parts are found by their names: expected NAME-{part:05}-of-{count:05}.gguf \
+         beside the others, got {}; {}",
+        Shown(got),
+        Beside("parts", beside)
+    )]
+    SplitName {
+        /// The part, from 1.
+        part: u32,
+        /// How many there are.
+        count: u32,
+        /// The file's name.
+        got: String,
+        /// Files in its folder that are named as parts.
+        beside: Vec<String>,
+    },
+    /// A part of a split model is not there.
+    #[error(
+        "split model: part {part} of {count} is missing: expected {} beside {}",
+        Shown(name),
+        Shown(first)
+    )]
+    MissingPart {
+        /// The part, from 1.
+        part: usize,
+        /// How many there are.
+        count: usize,
+        /// The missing file.
+        name: String,
+        /// The model's first file.
+        first: String,
+    },
+    /// A folder that is no model's.
+    #[error(
+        "a folder without config.json: pass a .gguf file, or a folder with config.json and safetensors; {}",
+        Beside("GGUF files", holds)
+    )]
+    NoConfig {
+        /// GGUF files in it.
+        holds: Vec<String>,
+    },
     /// A slice has another length than the shape and type need.
     #[error("tensor {}: expected {expected} bytes, got {got}", Shown(name))]
     ByteCount {
@@ -286,6 +368,8 @@ impl FormatError {
         match self {
             FormatError::NestedArray { .. }
             | FormatError::UnsupportedValue { .. }
+            | FormatError::UnknownKey { .. }
+            | FormatError::SlidingWindow { .. }
             | FormatError::UnsupportedArchitecture { .. }
             | FormatError::UnsupportedType { .. }
             | FormatError::UnexpectedTensor { .. } => "UNSUPPORTED",
@@ -294,6 +378,7 @@ impl FormatError {
                 got: 1 | 0x0200_0000 | 0x0300_0000,
             } => "UNSUPPORTED",
             FormatError::Write { .. } => "IO",
+            FormatError::MissingPart { .. } | FormatError::NoConfig { .. } => "FILE_NOT_FOUND",
             _ => "INVALID_FILE",
         }
     }
@@ -308,6 +393,50 @@ impl fmt::Display for Shown<'_> {
             Some((end, _)) => write!(f, "{:?}… ({} bytes)", &self.0[..end], self.0.len()),
             None => write!(f, "{:?}", self.0),
         }
+    }
+}
+
+/// A few of the files of a folder.
+struct Beside<'a>(&'a str, &'a [String]);
+
+impl fmt::Display for Beside<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Beside(what, names) = self;
+        if names.is_empty() {
+            return write!(f, "no {what} lie in it");
+        }
+        write!(f, "{what} in it: ")?;
+        for (i, name) in names.iter().take(4).enumerate() {
+            let comma = if i > 0 { ", " } else { "" };
+            write!(f, "{comma}{}", Shown(name))?;
+        }
+        match names.len() {
+            more @ 5.. => write!(f, " and {} more", more - 4),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How much of a file is there, where it may have been cut short; nothing where a number in it must be wrong.
+struct Missing(u64, u64);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Missing(got, needed) = self;
+        // No file is that long.
+        if got >= needed || needed > 1 << 50 {
+            return Ok(());
+        }
+        let (unit, name) = match needed {
+            1_000_000_000.. => (1e9, "GB"),
+            1_000_000.. => (1e6, "MB"),
+            _ => (1e3, "kB"),
+        };
+        let [got, needed] = [got, needed].map(|bytes| bytes as f64 / unit);
+        write!(
+            f,
+            ": the file is incomplete ({got:.1} of {needed:.1} {name}): download it again"
+        )
     }
 }
 

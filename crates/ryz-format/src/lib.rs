@@ -34,6 +34,7 @@ mod error_sums;
 pub mod gguf;
 pub mod hf;
 mod metadata;
+mod overrides;
 mod quantize;
 mod view;
 
@@ -44,7 +45,12 @@ pub use config::{
 pub use dtype::{DType, PrepackedScales};
 pub use error::FormatError;
 pub use error_sums::{ErrorSums, TensorError};
-pub use gguf::{Gguf, GgufBody, GgufWriter, ModelHeader, SplitInfo, TensorInfo, split_paths};
+pub use gguf::{
+    DescribedTensor, Description, GgmlType, Gguf, GgufBody, GgufWriter, ModelHeader, SplitInfo,
+    TensorInfo, part_paths, split_paths, type_name,
+};
+pub use hf::FolderOverrides;
 pub use metadata::{Array, Metadata, StringArray, Value};
+pub use overrides::Overrides;
 pub use quantize::{BuiltIn, QuantizeError, Quantized, Quantizer, ScaleGroup, SharedQuantizer};
 pub use view::TensorView;

@@ -1,6 +1,6 @@
 //! A file's key–value pairs, and getters whose errors name the key, the type needed and the type there.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use crate::FormatError;
 
@@ -188,6 +188,16 @@ impl Value {
         }
     }
 
+    /// The value of any type of number; a bool is 0 or 1.
+    pub(crate) fn as_number(&self) -> Option<f64> {
+        match *self {
+            Value::F32(v) => Some(v.into()),
+            Value::F64(v) => Some(v),
+            Value::Bool(v) => Some(f64::from(u8::from(v))),
+            _ => self.as_integer().map(|v| v as f64),
+        }
+    }
+
     /// The value of any integer type.
     fn as_integer(&self) -> Option<i128> {
         Some(match *self {
@@ -201,6 +211,23 @@ impl Value {
             Value::I64(v) => v.into(),
             _ => return None,
         })
+    }
+}
+
+/// As messages show it: strings plain, arrays by their length.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Value::String(v) => f.write_str(v),
+            Value::Array(array) => write!(f, "{} of {}", array.type_name(), array.len()),
+            Value::Bool(v) => write!(f, "{v}"),
+            Value::F32(v) => write!(f, "{v}"),
+            Value::F64(v) => write!(f, "{v}"),
+            _ => match self.as_integer() {
+                Some(v) => write!(f, "{v}"),
+                None => f.write_str(self.type_name()),
+            },
+        }
     }
 }
 
@@ -262,6 +289,18 @@ impl Metadata {
                 self.by_key.insert(i, self.pairs.len() as u32);
                 self.pairs.push((key.to_owned(), value.into()));
             }
+        }
+    }
+
+    /// Takes a key out, where it is there.
+    pub fn remove(&mut self, key: &str) {
+        let Ok(i) = self.search(key) else {
+            return;
+        };
+        let index = self.by_key.remove(i);
+        self.pairs.remove(index as usize);
+        for other in &mut self.by_key {
+            *other -= u32::from(*other > index);
         }
     }
 

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{from_hex, reference};
+use common::{from_hex, reference, shared};
 use ryz_format::{DType, TensorView, decode, encode};
 use serde_json::Value;
 
@@ -33,14 +33,23 @@ fn assert_bits(got: &[f32], expected: &[f32], what: &str) {
     }
 }
 
+/// The cases of the first set, and of the second where it is.
+fn dequant() -> Vec<Value> {
+    let read = |folder: std::path::PathBuf| -> Vec<Value> {
+        let text = std::fs::read_to_string(folder.join("blocks.json")).unwrap();
+        let vectors: Value = serde_json::from_str(&text).unwrap();
+        vectors["dequant"].as_array().unwrap().clone()
+    };
+    let first = read(reference());
+    assert_eq!(first.len(), 10);
+    let second = shared("reference2").map_or(Vec::new(), read);
+    assert!(second.is_empty() || second.len() == 7);
+    [first, second].concat()
+}
+
 #[test]
 fn blocks_decode_as_in_ggml() {
-    let vectors: Value =
-        serde_json::from_str(&std::fs::read_to_string(reference().join("blocks.json")).unwrap())
-            .unwrap();
-    let cases = vectors["dequant"].as_array().unwrap();
-    assert_eq!(cases.len(), 10);
-    for case in cases {
+    for case in dequant() {
         let dtype = dtype(case["form"].as_str().unwrap());
         let expected: Vec<f32> = case["dequant"]
             .as_array()
@@ -90,16 +99,18 @@ fn every_ternary_code_survives_encoding() {
         DType::TQ2_0,
         DType::Q2_0G64,
         DType::Q2_0G128,
+        DType::Q1_0,
+        DType::PQ2_0,
+        DType::PTQ1_0,
         DType::I2S,
     ] {
-        let max = if matches!(dtype, DType::TQ1_0 | DType::I2S) {
-            3
-        } else {
-            4
-        };
+        let max = u64::from(dtype.max_code()) + 1;
         // 243 consecutive counts in base 3 (or 4) put every byte into every place.
         let mut rng = common::Rng(7);
-        let codes: Vec<u8> = (0..256 * 64).map(|_| (rng.next() % max) as u8).collect();
+        let mut codes: Vec<u8> = (0..256 * 64).map(|_| (rng.next() % max) as u8).collect();
+        if dtype == DType::Q1_0 {
+            codes.iter_mut().for_each(|code| *code = *code / 2 * 2);
+        }
         let blocks = codes.len() / dtype.block_values();
         let scales: Vec<f32> = match dtype {
             DType::I2S => vec![-0.3],
@@ -129,10 +140,7 @@ fn every_ternary_code_survives_encoding() {
 
 #[test]
 fn codes_and_scales_make_the_decoded_weights() {
-    let vectors: Value =
-        serde_json::from_str(&std::fs::read_to_string(reference().join("blocks.json")).unwrap())
-            .unwrap();
-    for case in vectors["dequant"].as_array().unwrap() {
+    for case in dequant() {
         let dtype = dtype(case["form"].as_str().unwrap());
         if !dtype.is_ternary() || dtype == DType::I2S {
             continue;

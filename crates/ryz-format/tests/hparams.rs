@@ -5,7 +5,7 @@ mod common;
 
 use common::{parse, tiny_model};
 use ryz_format::{
-    Architecture, DType, FormatError, HiddenAct, Metadata, ModelConfig, RopeScaling, Value,
+    Architecture, Array, DType, FormatError, HiddenAct, Metadata, ModelConfig, RopeScaling, Value,
     WeightScales,
 };
 
@@ -36,6 +36,7 @@ fn architectures_by_name() {
         ("bitnet-25", Architecture::BitnetB158, HiddenAct::Relu2),
         ("bitnet", Architecture::Bitnet, HiddenAct::Silu),
         ("llama", Architecture::Llama, HiddenAct::Silu),
+        ("qwen2", Architecture::Qwen2, HiddenAct::Silu),
         ("qwen3", Architecture::Qwen3, HiddenAct::Silu),
     ] {
         let config = config(name, |_, _| {}).unwrap();
@@ -316,4 +317,134 @@ fn pairs_of_a_config_give_it_back() {
             config
         );
     }
+}
+
+#[test]
+fn the_activation_is_what_the_key_says() {
+    for (architecture, name, act) in [
+        ("bitnet", "relu2", HiddenAct::Relu2),
+        ("bitnet", "silu", HiddenAct::Silu),
+        ("bitnet-b1.58", "relu2", HiddenAct::Relu2),
+        ("bitnet-b1.58", "silu", HiddenAct::Silu),
+        ("llama", "silu", HiddenAct::Silu),
+    ] {
+        let key = format!("{architecture}.hidden_activation");
+        let config = config(architecture, |pairs, _| pairs.set(&key, name)).unwrap();
+        assert_eq!(config.hidden_act, act, "{key} {name}");
+        // What is written says the same.
+        let mut again = Metadata::new();
+        for (key, value) in config.gguf_pairs() {
+            again.set(&key, value);
+        }
+        let again = ModelConfig::from_gguf_keys(&again, &[]).unwrap();
+        assert_eq!(again.hidden_act, act, "{key} {name}");
+    }
+    let error = with("hidden_activation", "gelu").unwrap_err();
+    assert_eq!(error.code(), "UNSUPPORTED");
+    assert!(
+        error.to_string().contains("llama.hidden_activation"),
+        "{error}"
+    );
+}
+
+#[test]
+fn silu_in_a_bitnet_of_2b_4ts_vocabulary_is_warned_of() {
+    let warnings = |vocab: u32, act: Option<&str>| {
+        let file = tiny_model("bitnet", |pairs, _| {
+            pairs.set("bitnet.vocab_size", vocab);
+            if let Some(act) = act {
+                pairs.set("bitnet.hidden_activation", act);
+            }
+        });
+        let gguf = parse(&file).unwrap();
+        ModelConfig::gguf_warnings(&gguf.metadata, &gguf.tensors)
+    };
+    let given = warnings(128_256, None);
+    assert!(
+        given.len() == 1 && given[0].contains("hidden_activation"),
+        "{given:?}"
+    );
+    assert_eq!(warnings(128_256, Some("silu")), [""; 0]);
+    assert_eq!(warnings(32_000, None), [""; 0]);
+}
+
+#[test]
+fn a_qwen2_without_its_biases_is_refused() {
+    let error = config("qwen2", |_, tensors| {
+        tensors.retain(|(name, ..)| !name.ends_with(".bias"))
+    });
+    assert!(matches!(error, Err(FormatError::MissingTensor { .. })));
+}
+
+#[test]
+fn keys_of_real_files_load() {
+    let harmless: [(&str, Value); 9] = [
+        ("tensor_data_layout", "Meta AI original pth".into()),
+        ("rope.scaling.finetuned", true.into()),
+        ("expert_count", 0u32.into()),
+        ("expert_used_count", 0u32.into()),
+        ("pooling_type", 3u32.into()),
+        ("attention.layer_norm_epsilon", 1e-5f32.into()),
+        ("use_parallel_residual", false.into()),
+        ("logit_scale", 1f32.into()),
+        ("attention.sliding_window", 4096u32.into()),
+    ];
+    for (key, value) in harmless {
+        with(key, value).unwrap_or_else(|error| panic!("{key}: {error}"));
+    }
+}
+
+#[test]
+fn keys_that_may_change_the_function_are_refused_by_name() {
+    let unknown: [(&str, Value); 8] = [
+        ("rope.scaling.alpha", 1000f32.into()),
+        ("attention.temperature_scale", 0.1f32.into()),
+        ("nextn_predict_layers", 1u32.into()),
+        ("attention.max_alibi_bias", 8f32.into()),
+        ("rope.dimension_sections", Value::from("8")),
+        ("swiglu_clamp_exp", 7f32.into()),
+        ("attention.sliding_window", 64u32.into()),
+        ("attention.scale", 0.5f32.into()),
+    ];
+    for (key, value) in unknown {
+        let error = with(key, value).unwrap_err();
+        assert_eq!(error.code(), "UNSUPPORTED", "{error}");
+        assert!(
+            error.to_string().contains(&format!("llama.{key}")),
+            "{error}"
+        );
+    }
+    // The scale that is computed with anyway.
+    with("attention.scale", 0.125f32).unwrap();
+    let error = config("qwen3", |pairs, _| {
+        pairs.set("prism.hadamard.version", 1u32)
+    })
+    .unwrap_err();
+    assert_eq!(error.code(), "UNSUPPORTED");
+    assert!(
+        error.to_string().contains("prism.hadamard.version"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_the_activations_and_float_layers_are_is_written_down() {
+    let pairs = |edit: fn(&mut Metadata)| {
+        let config = config("llama", |pairs, _| edit(pairs)).unwrap();
+        let mut again = Metadata::new();
+        for (key, value) in config.gguf_pairs() {
+            again.set(&key, value);
+        }
+        let again = ModelConfig::from_gguf_keys(&again, &[]).unwrap();
+        (again.row_activations, again.float_layers)
+    };
+    assert_eq!(pairs(|_| {}), (false, vec![]));
+    let given = pairs(|pairs| {
+        pairs.set("ryzanstein.activations", "int8");
+        let names = ["blk.0.ffn_up.weight", "blk.0.attn_q.weight"];
+        let names = Array::Strings(names.iter().collect());
+        pairs.set("ryzanstein.float_layers", Value::Array(names));
+    });
+    let names = ["blk.0.attn_q.weight", "blk.0.ffn_up.weight"];
+    assert_eq!(given, (true, names.map(str::to_owned).to_vec()));
 }

@@ -437,11 +437,9 @@ fn the_f32_path_is_the_dense_product_of_the_decoded_weights() {
 fn equal_scales_become_one() {
     let mut random = seed("equal_scales_become_one");
     let arena = arena();
-    for dtype in [DType::TQ1_0, DType::TQ2_0, DType::Q2_0G64, DType::Q2_0G128] {
-        let at = match dtype {
-            DType::TQ1_0 => 52,
-            DType::TQ2_0 => 64,
-            _ => 0,
+    for dtype in TERNARY {
+        let Some(at) = scale_at(dtype) else {
+            continue;
         };
         let (rows, cols) = (33, 1024);
         let mut bytes = ternary_blocks(&mut random, dtype, rows, cols, 3, ScaleRule::Same);

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use ryz_format::{Architecture, DType};
+use ryz_format::{DType, ModelConfig};
 use ryz_kernels::QuantizedLayout;
 
 use crate::ModelError;
@@ -34,10 +34,10 @@ impl Activations {
     }
 
     /// What a model was trained with.
-    pub fn default_for(architecture: Architecture) -> Self {
-        match architecture {
-            Architecture::BitnetB158 | Architecture::Bitnet => Self::Int8,
-            _ => Self::Int8Group,
+    pub fn default_for(config: &ModelConfig) -> Self {
+        match config.row_activations {
+            true => Self::Int8,
+            false => Self::Int8Group,
         }
     }
 

@@ -16,7 +16,7 @@ use ryz_tmac::MatRef;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::{ModelError, ModelSource};
+use crate::ModelError;
 
 const VERSION: (&str, &str) = ("ryzanstein.calibration.version", "1");
 const FINGERPRINT: &str = "ryzanstein.model_fingerprint";
@@ -27,7 +27,7 @@ const MAX_BYTES: u64 = 1 << 30;
 /// The principal components of a model's values, as attention weights them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
-    /// Of the model's files ([`ModelSource::fingerprint`]).
+    /// Of the model ([`crate::Fingerprint`]).
     pub fingerprint: String,
     /// Positions of text that were looked at.
     pub tokens: u64,
@@ -124,12 +124,12 @@ impl Calibration {
         Ok(())
     }
 
-    /// Reads the calibration of a model.
+    /// Reads the calibration of a model of that fingerprint.
     ///
     /// # Errors
     /// [`ModelError::Memory`] when there is no such file, [`ModelError::CalibrationFile`] and [`ModelError::Calibration`]
     /// when it is malformed, of another shape, or of another model.
-    pub fn load(path: &Path, source: &ModelSource) -> Result<Self, ModelError> {
+    pub fn load(path: &Path, config: &ModelConfig, fingerprint: &str) -> Result<Self, ModelError> {
         let file = ryz_tmac::InputFile::open(path)?;
         let wrong = |what: &'static str, expected: String, got: String| ModelError::Calibration {
             path: path.to_owned(),
@@ -154,12 +154,11 @@ impl Calibration {
         if version != VERSION.1 {
             return Err(wrong("version", VERSION.1.to_owned(), version));
         }
-        let (got, fingerprint) = (required(FINGERPRINT), source.fingerprint()?);
+        let got = required(FINGERPRINT);
         if got != fingerprint {
-            return Err(wrong("model fingerprint", fingerprint, got));
+            return Err(wrong("model fingerprint", fingerprint.to_owned(), got));
         }
         let tokens = field(TOKENS).and_then(|tokens| tokens.parse().ok());
-        let config = source.config();
         let (layers, kv_heads) = (config.num_hidden_layers, config.num_key_value_heads);
         let dim = config.value_head_dim;
         let tensors = SafeTensors::deserialize(&bytes).map_err(invalid)?;
@@ -181,7 +180,7 @@ impl Calibration {
             mean: read("mean", &[layers, kv_heads, dim])?,
             variance: read("variance", &[layers, kv_heads, dim])?,
             tokens: tokens.unwrap_or(0),
-            fingerprint,
+            fingerprint: fingerprint.to_owned(),
             layers,
             kv_heads,
             dim,

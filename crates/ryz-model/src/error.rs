@@ -18,6 +18,9 @@ pub enum ModelError {
         /// What is wrong in it.
         source: FormatError,
     },
+    /// A value that was given in the place of the file's own does not fit.
+    #[error("overrides")]
+    Overrides(#[source] FormatError),
     /// A tensor's bytes cannot be used.
     #[error("{}", path.display())]
     Tensor {
@@ -140,7 +143,8 @@ impl ModelError {
             Self::Region(error) => error.code(),
             Self::Calibration { .. } | Self::CalibrationFile { .. } => "INVALID_FILE",
             Self::CalibrationIo { .. } => "IO",
-            Self::TokenOutOfRange { .. }
+            Self::Overrides(_)
+            | Self::TokenOutOfRange { .. }
             | Self::ValueRank { .. }
             | Self::UnknownActivations { .. }
             | Self::UnknownHook { .. } => "INVALID_ARGUMENT",

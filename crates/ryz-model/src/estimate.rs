@@ -50,7 +50,7 @@ impl MemoryEstimate {
     ) -> Self {
         let config = source.config();
         let activations = options.activations;
-        let activations = activations.unwrap_or(Activations::default_for(config.architecture));
+        let activations = activations.unwrap_or(Activations::default_for(config));
         let angles = RopeAngles::new(&config.rope, config.rope_dim, None);
         let sparsity = Sparsity::new(options.sparsity, config, activations, threads);
         let tensor = |name: &str| source.tensor(name);
@@ -65,7 +65,7 @@ impl MemoryEstimate {
             if head.is_some_and(|head| head.replaces(&tensor.name)) {
                 continue;
             }
-            let master = is_master(config, expected.role);
+            let master = is_master(config, &expected.name, expected.role);
             let (kept, mut staged) = match expected.role {
                 TensorRole::Vector => (
                     tensor.cols * size_of::<f32>(),
@@ -88,6 +88,7 @@ impl MemoryEstimate {
             weights = weights.saturating_add(kept.next_multiple_of(LINE));
             staging.push(Reverse(staged.div_ceil(LINE).saturating_mul(LINE)));
             if expected.role == TensorRole::Linear
+                && !config.keeps_floats(&expected.name)
                 && let Some(form) = activations.form(dtype, cols)
                 && !forms.contains(&form)
             {

@@ -18,8 +18,9 @@ use ryz_numa::{Lease, WorkQueue};
 use ryz_tmac::{Arena, BufferKind, MappedFile};
 
 use crate::{
-    Activations, Calibration, ModelError, ModelSource,
+    Activations, Calibration, Fingerprint, ModelError, ModelSource,
     compression::ValueProjection,
+    fingerprint::TensorHashes,
     head::{HeadType, OUTPUT, Requantized},
     place::{Reservations, Reserved},
     rope::RopeAngles,
@@ -119,6 +120,7 @@ pub struct Model {
     pub(crate) scratch_lines: usize,
     /// See [`LoadOptions::parallel_from`].
     pub(crate) parallel_from: usize,
+    fingerprint: Arc<Fingerprint>,
 }
 
 impl Model {
@@ -139,7 +141,7 @@ impl Model {
         let config = source.config().clone();
         let activations = options
             .activations
-            .unwrap_or(Activations::default_for(config.architecture));
+            .unwrap_or(Activations::default_for(&config));
         let tensor = |name: &str| source.tensor(name);
         let head = Requantized::of(options.head, &config, tensor);
         let mut loader = Loader {
@@ -157,6 +159,7 @@ impl Model {
             sparsity: Sparsity::new(options.sparsity, &config, activations, lease.threads()),
             packing: options.packing,
             scratch_lines: AtomicUsize::new(0),
+            hashes: TensorHashes::default(),
         };
         loader.reserve(lease)?;
         let linears = loader.linears(lease, progress)?;
@@ -167,6 +170,8 @@ impl Model {
         let (mut weights, quantized) = loader.assemble(&config, activations, linears, head)?;
         weights.image = loader.image(weights.head(), options, lease)?;
         let factors = loader.vector("rope_freqs.weight")?;
+        let hashes = std::mem::take(&mut loader.hashes);
+        let fingerprint = Arc::new(Fingerprint::new(source, hashes, &loader.maps)?);
         let of_products = weights.linears().map(Linear::scratch_lines).max();
         let scratch_lines = of_products
             .unwrap_or(0)
@@ -187,6 +192,7 @@ impl Model {
             threads: lease.threads(),
             scratch_lines,
             parallel_from: options.parallel_from,
+            fingerprint,
             config,
         })
     }
@@ -194,6 +200,11 @@ impl Model {
     /// What the model is.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// What tells it from all others.
+    pub fn fingerprint(&self) -> &Arc<Fingerprint> {
+        &self.fingerprint
     }
 
     /// How inputs of projections are quantised.
@@ -332,8 +343,8 @@ impl Model {
 }
 
 /// Whether a tensor's floats are masters that are made ternary on load.
-pub(crate) fn is_master(config: &ModelConfig, role: TensorRole) -> bool {
-    config.quantize_weights && role == TensorRole::Linear
+pub(crate) fn is_master(config: &ModelConfig, name: &str, role: TensorRole) -> bool {
+    config.quantize_weights && role == TensorRole::Linear && !config.keeps_floats(name)
 }
 
 /// What reading a tensor needs.
@@ -354,6 +365,8 @@ pub(crate) struct Loader<'a> {
     packing: Packing,
     /// The most that a matrix which leaves something out needs.
     scratch_lines: AtomicUsize,
+    /// Of the bytes that were read.
+    pub hashes: TensorHashes,
 }
 
 /// A matrix that was read.
@@ -386,7 +399,7 @@ impl Loader<'_> {
                 _ if self.replaced(&tensor.name) => continue,
                 // Of what type these will be is the quantiser's to say.
                 role if self.makes_ternary(tensor, role) && self.quantizer.is_some() => continue,
-                role if is_master(config, role) => {
+                role if is_master(config, &tensor.name, role) => {
                     Reserved::Ternary(self.labelled(tensor).packer(DType::HfPacked)?)
                 }
                 _ if tensor.dtype.is_ternary() => {
@@ -562,8 +575,10 @@ impl Loader<'_> {
 
     /// Whether floats of the file are ternary in use.
     fn makes_ternary(&self, tensor: &TensorInfo, role: TensorRole) -> bool {
+        let config = self.source.config();
         let given = self.quantizer.is_some() && role == TensorRole::Linear;
-        is_master(self.source.config(), role) || (given && !tensor.dtype.is_ternary())
+        is_master(config, &tensor.name, role)
+            || (given && !tensor.dtype.is_ternary() && !config.keeps_floats(&tensor.name))
     }
 
     /// Puts the tensors in their places. The header was checked against the config, so that all of them are there.
@@ -613,7 +628,10 @@ impl Loader<'_> {
                             _ => scale[0],
                         }),
                 };
-                let form = activations.form(dtype, weight.cols());
+                let form = match config.keeps_floats(&tensor) {
+                    true => None,
+                    false => activations.form(dtype, weight.cols()),
+                };
                 let bias = if bias {
                     Some(vector(&format!("{prefix}.bias"))?)
                 } else {

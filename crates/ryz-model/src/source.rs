@@ -6,20 +6,17 @@ use std::{
 };
 
 use ryz_format::{
-    FormatError, Gguf, Metadata, ModelConfig, ModelHeader, SplitInfo, TensorInfo,
+    FolderOverrides, FormatError, Gguf, Metadata, ModelConfig, ModelHeader, Overrides, SplitInfo,
+    TensorInfo,
     hf::{MAX_JSON_BYTES, Safetensors, ShardIndex},
-    split_paths,
+    part_paths,
 };
 use ryz_tmac::{Arena, InputFile, MappedFile, MemoryError};
-use xxhash_rust::xxh3::Xxh3;
 
 use crate::ModelError;
 
 /// First read of a header; it is read again, twice as long, while it does not hold the whole header.
 const FIRST_READ: usize = 1 << 20;
-
-/// Bytes of a tensor's beginning and of its end that its model's fingerprint takes in.
-const SAMPLE_BYTES: usize = 4096;
 
 /// An opened model: a GGUF file, all parts of a split one, or a Hugging Face folder; headers read and checked.
 #[derive(Debug)]
@@ -29,6 +26,8 @@ pub struct ModelSource {
     files: Vec<InputFile>,
     header: ModelHeader,
     config: ModelConfig,
+    /// What is changed in the files of a folder.
+    overrides: FolderOverrides,
 }
 
 /// Where a model's description comes from.
@@ -48,30 +47,27 @@ impl ModelSource {
     /// [`ModelError::Memory`] when a file cannot be opened or read, [`ModelError::Format`] when a header is malformed
     /// or describes a model that is not supported.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
+        Self::open_with(path, &Overrides::default())
+    }
+
+    /// [`ModelSource::open`] with values in the place of the file's own.
+    ///
+    /// # Errors
+    /// As [`ModelSource::open`], and [`ModelError::Overrides`] for a value that does not fit.
+    pub fn open_with(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
         if path.is_dir() {
-            Self::open_folder(path)
+            Self::open_folder(path, overrides)
         } else {
-            Self::open_gguf(path)
+            Self::open_gguf(path, overrides)
         }
     }
 
-    fn open_gguf(path: &Path) -> Result<Self, ModelError> {
-        let (file, part) = open_part(path, Gguf::parse)?;
-        let (mut files, mut parts) = (vec![file], vec![part]);
-        if SplitInfo::from_metadata(&parts[0].metadata)
-            .map_err(at(path))?
-            .is_some()
-            && let Some(paths) = split_paths(path)
-        {
-            files.clear();
-            parts.clear();
-            for path in &paths {
-                let (file, part) = open_part(path, Gguf::parse)?;
-                files.push(file);
-                parts.push(part);
-            }
-        }
-        let header = ModelHeader::merge(parts).map_err(at(path))?;
+    fn open_gguf(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
+        let (files, parts) = open_parts(path, Gguf::parse, |gguf| &gguf.metadata)?;
+        let mut header = ModelHeader::merge(parts).map_err(at(path))?;
+        overrides
+            .apply(&mut header.metadata)
+            .map_err(ModelError::Overrides)?;
         let config = ModelConfig::from_gguf(&header.metadata, &header.tensors).map_err(at(path))?;
         Ok(Self {
             path: path.to_owned(),
@@ -79,12 +75,21 @@ impl ModelSource {
             files,
             header,
             config,
+            overrides: FolderOverrides::default(),
         })
     }
 
-    fn open_folder(path: &Path) -> Result<Self, ModelError> {
+    fn open_folder(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
         let config_path = path.join("config.json");
+        if !config_path.exists() {
+            let holds = gguf_files(path);
+            return Err(at(path)(FormatError::NoConfig { holds }));
+        }
         let config_json = read_small(&config_path)?;
+        let overrides = FolderOverrides::of(overrides).map_err(ModelError::Overrides)?;
+        let config_json = overrides
+            .config(config_json)
+            .map_err(ModelError::Overrides)?;
         let index_path = path.join("model.safetensors.index.json");
         // An index says what the folder holds, also beside a model.safetensors, which may be one of its shards.
         let index = if index_path.exists() {
@@ -112,6 +117,7 @@ impl ModelSource {
             files,
             header,
             config,
+            overrides,
         })
     }
 
@@ -130,9 +136,19 @@ impl ModelSource {
         if self.kind != SourceKind::HuggingFace {
             return Ok(None);
         }
-        match read_small(&self.path.join(name)) {
-            Err(ModelError::Memory(MemoryError::FileNotFound { .. })) => Ok(None),
-            read => read.map(Some),
+        let read = match read_small(&self.path.join(name)) {
+            Err(ModelError::Memory(MemoryError::FileNotFound { .. })) => None,
+            read => Some(read?),
+        };
+        let changed = self.overrides.neighbour(name, read);
+        changed.map_err(ModelError::Overrides)
+    }
+
+    /// What is probably wrong with the model although it can be run, each in a sentence.
+    pub fn warnings(&self) -> Vec<String> {
+        match self.kind {
+            SourceKind::Gguf => ModelConfig::gguf_warnings(self.metadata(), self.tensors()),
+            SourceKind::HuggingFace => Vec::new(),
         }
     }
 
@@ -166,33 +182,6 @@ impl ModelSource {
         self.files.iter().map(InputFile::len).sum()
     }
 
-    /// What tells this model from others: a hash (XXH3) of the names, types and shapes of its tensors, and of the first and
-    /// last 4 KiB of each. It reads little of the files, and is the same however they are split.
-    ///
-    /// # Errors
-    /// [`ModelError::Memory`].
-    pub fn fingerprint(&self) -> Result<String, ModelError> {
-        let mut tensors: Vec<&TensorInfo> = self.header.tensors.iter().collect();
-        tensors.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut hash = Xxh3::new();
-        let mut sample = vec![0; SAMPLE_BYTES];
-        for tensor in tensors {
-            hash.update(tensor.name.as_bytes());
-            hash.update(tensor.dtype.name().as_bytes());
-            for size in &tensor.shape {
-                hash.update(&size.to_le_bytes());
-            }
-            let sample = &mut sample
-                [..SAMPLE_BYTES.min(usize::try_from(tensor.bytes).unwrap_or(SAMPLE_BYTES))];
-            for offset in [0, tensor.bytes - sample.len() as u64] {
-                self.file_of(tensor)
-                    .read_at(tensor.offset + offset, sample)?;
-                hash.update(sample);
-            }
-        }
-        Ok(format!("{:032x}", hash.digest128()))
-    }
-
     /// Maps every part.
     pub(crate) fn map_files(&self, arena: &Arena) -> Result<Vec<Arc<MappedFile>>, ModelError> {
         let maps = self.files.iter().map(|file| arena.map_file(file));
@@ -206,7 +195,7 @@ impl ModelSource {
 }
 
 /// A fault of the file at `path`.
-fn at(path: &Path) -> impl Fn(FormatError) -> ModelError {
+pub(crate) fn at(path: &Path) -> impl Fn(FormatError) -> ModelError {
     let path = path.to_owned();
     move |source| ModelError::Format {
         path: path.clone(),
@@ -215,7 +204,7 @@ fn at(path: &Path) -> impl Fn(FormatError) -> ModelError {
 }
 
 /// Reads a whole file that a model's folder has beside its weights.
-fn read_small(path: &Path) -> Result<Vec<u8>, ModelError> {
+pub(crate) fn read_small(path: &Path) -> Result<Vec<u8>, ModelError> {
     let file = InputFile::open(path)?;
     if file.len() > MAX_JSON_BYTES {
         let what = "bytes of a JSON file".to_owned();
@@ -230,8 +219,58 @@ fn read_small(path: &Path) -> Result<Vec<u8>, ModelError> {
     Ok(bytes)
 }
 
+/// The names of the GGUF files in a folder, in order.
+pub(crate) fn gguf_files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = names_in(folder)
+        .filter(|name| name.to_ascii_lowercase().ends_with(".gguf"))
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+fn names_in(folder: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
+/// Opens a file, and all parts when it is one of a split model.
+pub(crate) fn open_parts<H>(
+    path: &Path,
+    parse: impl Fn(&[u8], u64) -> Result<H, FormatError> + Copy,
+    metadata: impl Fn(&H) -> &Metadata,
+) -> Result<(Vec<InputFile>, Vec<H>), ModelError> {
+    let (file, part) = open_part(path, parse)?;
+    let Some(split) = SplitInfo::from_metadata(metadata(&part)).map_err(at(path))? else {
+        return Ok((vec![file], vec![part]));
+    };
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let beside = names_in(folder.unwrap_or(Path::new(".")));
+    let paths = part_paths(path, &split, beside).map_err(at(path))?;
+    let (mut files, mut parts) = (Vec::new(), Vec::new());
+    for (index, part) in paths.iter().enumerate() {
+        let (file, header) = match open_part(part, parse) {
+            Err(ModelError::Memory(MemoryError::FileNotFound { .. })) => {
+                let name = |path: &Path| {
+                    let name = path.file_name().unwrap_or_default();
+                    name.to_string_lossy().into_owned()
+                };
+                return Err(at(path)(FormatError::MissingPart {
+                    part: index + 1,
+                    count: paths.len(),
+                    name: name(part),
+                    first: name(&paths[0]),
+                }));
+            }
+            opened => opened?,
+        };
+        files.push(file);
+        parts.push(header);
+    }
+    Ok((files, parts))
+}
+
 /// Opens one file and parses its header from a prefix as long as needed.
-fn open_part<H>(
+pub(crate) fn open_part<H>(
     path: &Path,
     parse: impl Fn(&[u8], u64) -> Result<H, FormatError>,
 ) -> Result<(InputFile, H), ModelError> {

@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ryz_format::{
     BuiltIn, DType, ErrorSums, QuantizeError, Quantized, ScaleGroup, SharedQuantizer, TensorInfo,
-    TensorView, decode, encode,
+    TensorView, decode,
+    encode::{self, AbsmeanSum},
 };
 use ryz_kernels::{DenseWeight, Linear, PackedTernary, ROW_TILE, TernaryPacker};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, InputFile, MappedSlice, Stored};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     ModelError,
@@ -96,6 +98,9 @@ impl TensorLoader<'_> {
                         .into(),
                 },
             };
+            if let Stored::Owned(blocks) = &blocks {
+                self.hashed([blocks]);
+            }
             let (rows, cols) = (tensor.rows, tensor.cols);
             let kernels = self.loader.kernels;
             let weight = DenseWeight::new(&tensor.name, tensor.dtype, rows, cols, blocks, kernels);
@@ -109,6 +114,7 @@ impl TensorLoader<'_> {
         let Some(row_bytes) = row_bytes.filter(|_| tensor.dtype != DType::HfPacked) else {
             // Rows of a Hugging Face tensor are four to a byte, far apart: it is packed from the whole tensor.
             let staged = file.read_range(tensor.offset, bytes, &self.arena, BufferKind::Staging)?;
+            self.hashed([staged.as_bytes()]);
             let scaled = TensorView::with_scale(
                 &tensor.name,
                 tensor.dtype,
@@ -120,13 +126,13 @@ impl TensorLoader<'_> {
             let view = scaled.map_err(malformed)?;
             return Ok(Linear::Ternary(self.pack_whole(&view)?));
         };
-        let mut scale = 1.0;
-        if tensor.dtype.has_tensor_scale() {
-            let mut tail = [0; 4];
-            let tail_at = tensor.bytes - tensor.dtype.tail_bytes() as u64;
-            file.read_at(tensor.offset + tail_at, &mut tail)?;
-            scale = f32::from_le_bytes(tail);
-        }
+        let mut tail = vec![0; tensor.dtype.tail_bytes()];
+        let tail_at = tensor.bytes - tail.len() as u64;
+        file.read_at(tensor.offset + tail_at, &mut tail)?;
+        let scale = tail
+            .first_chunk()
+            .map_or(1.0, |scale| f32::from_le_bytes(*scale));
+        let mut hash = Xxh3::new();
         let mut packer = self.packer(tensor.dtype)?;
         let rows = stage_rows(usize::MAX, row_bytes);
         let staged_rows = stage_rows(tensor.rows, row_bytes);
@@ -140,6 +146,7 @@ impl TensorLoader<'_> {
             let range = chunk.rows();
             let bytes = &mut staged.as_bytes_mut()[..range.len() * row_bytes];
             file.read_at(tensor.offset + (range.start * row_bytes) as u64, bytes)?;
+            hash.update(bytes);
             let view = TensorView::with_scale(
                 &tensor.name,
                 tensor.dtype,
@@ -150,7 +157,16 @@ impl TensorLoader<'_> {
             );
             chunk.pack(&view.map_err(malformed)?).map_err(at)?;
         }
+        hash.update(&tail);
+        self.loader.hashes.add(tensor, &hash);
         Ok(Linear::Ternary(packer.finish(&self.arena).map_err(at)?))
+    }
+
+    /// Takes the hash of the tensor's bytes, which are these pieces.
+    fn hashed<const N: usize>(&self, pieces: [&[u8]; N]) {
+        let mut hash = Xxh3::new();
+        pieces.iter().for_each(|piece| hash.update(piece));
+        self.loader.hashes.add(self.tensor, &hash);
     }
 
     /// Elements of the mapped file, where it is mapped and they lie as they must.
@@ -182,12 +198,17 @@ impl TensorLoader<'_> {
         if !lines.is_empty() {
             file.read_at(tensor.offset, lines)?;
         }
-        let mut scale = [0; 4];
+        let mut tail = vec![0; dtype.tail_bytes()];
         match dtype.has_tensor_scale() {
-            true => file.read_at(after, &mut scale)?,
+            true => file.read_at(after, &mut tail)?,
             false => file.read_at(after, scales)?,
         }
-        let scale = f32::from_le_bytes(scale);
+        if !lines.is_empty() {
+            self.hashed([lines, scales, &tail]);
+        }
+        let scale = tail
+            .first_chunk()
+            .map_or(0.0, |scale| f32::from_le_bytes(*scale));
         let packed = packer.finish_prepacked(scale, &self.arena).map_err(at)?;
         Ok(Linear::Ternary(packed))
     }
@@ -202,11 +223,18 @@ impl TensorLoader<'_> {
         let mut weights = self
             .arena
             .allocate_slice::<f32>(rows * cols, BufferKind::Staging)?;
+        self.hashed([staged.as_bytes()]);
         decode::decode_row(tensor.dtype, staged.as_bytes(), &mut weights);
         drop(staged);
         let absmean = || SharedQuantizer::new(BuiltIn::Absmean);
         let quantizer = self.loader.quantizer.cloned().unwrap_or_else(absmean);
-        let (quantized, group) = quantizer.quantize(&tensor.name, &weights, rows, cols)?;
+        let (mut quantized, group) = quantizer.quantize(&tensor.name, &weights, rows, cols)?;
+        if self.loader.quantizer.is_none() {
+            // Masters by their own rule.
+            let mut sum = AbsmeanSum::default();
+            sum.add(&weights);
+            quantized.scales[0] = sum.finish().scale_in(tensor.dtype);
+        }
         let failed = |message| QuantizeError {
             quantizer: quantizer.name().to_owned(),
             tensor: tensor.name.clone(),
@@ -260,6 +288,9 @@ impl Loader<'_> {
             &arena,
             BufferKind::Staging,
         )?;
+        let mut hash = Xxh3::new();
+        hash.update(staged.as_bytes());
+        self.hashes.add(tensor, &hash);
         let mut values = arena.allocate_slice::<f32>(tensor.cols, BufferKind::Weights)?;
         decode::decode_row(tensor.dtype, staged.as_bytes(), &mut values);
         Ok(Some(values))

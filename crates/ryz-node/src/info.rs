@@ -63,6 +63,8 @@ pub struct ModelInfo {
     pub weight_bytes_per_token: f64,
     /// What was made ternary on load.
     pub quantized: Vec<QuantizedTensor>,
+    /// What is probably wrong with its files.
+    pub warnings: Vec<String>,
     /// How the ways in which weights are streamed were chosen.
     pub tuning: Tuning,
     /// The draft model.
@@ -110,6 +112,7 @@ impl ModelInfo {
             packed_bytes: info.packed_bytes as f64,
             weight_bytes_per_token: info.weight_bytes_per_token as f64,
             quantized: info.quantized.iter().map(QuantizedTensor::of).collect(),
+            warnings: info.warnings.clone(),
             tuning: Tuning::of(&info.tuning),
             draft: info.draft.as_ref().map(DraftModel::of),
             has_chat_template: info.has_chat_template,

@@ -5,13 +5,16 @@ use std::path::Path;
 use napi::bindgen_prelude::Function;
 use napi::{Env, Result};
 use napi_derive::napi;
-use ryz_format::{Array, Metadata, TensorInfo, Value};
+use ryz_engine::check_text;
+use ryz_format::{Array, DescribedTensor, Metadata, TensorInfo, Value};
 use ryz_kernels::TernaryPacker;
-use ryz_model::ModelSource;
+use ryz_model::{Described, DescribedKind};
 use serde_json::{Map, Value as Json, json};
 
 use crate::answer::{Answer, AnswerArgs, Failure};
+use crate::engine::failure;
 use crate::jobs;
+use crate::load::{Config, engine_config};
 
 /// A tensor of a file.
 #[napi(object)]
@@ -30,8 +33,16 @@ pub struct Tensor {
 /// What a file holds, and what it will take.
 #[napi(object)]
 pub struct Inspection {
+    /// "gguf", "folder" or "safetensors".
+    pub format: String,
     /// Name of the architecture in the file.
-    pub architecture: String,
+    pub architecture: Option<String>,
+    /// Whether it can be run.
+    pub runs: bool,
+    /// Why it cannot.
+    pub reason: Option<String>,
+    /// What is probably wrong with it although it runs.
+    pub warnings: Vec<String>,
     /// Elements of all tensors.
     pub parameters: f64,
     /// Bytes of all parts.
@@ -49,59 +60,124 @@ pub struct Inspection {
     /// As this engine keeps them.
     pub packed: f64,
     /// Bytes of key-value cache a token, at 2 bytes a number.
-    pub kv_bytes_per_token: f64,
+    pub kv_bytes_per_token: Option<f64>,
     /// The longest context the model was made for.
-    pub context_length: f64,
+    pub context_length: Option<f64>,
 }
 
-/// Reads the header of a model file.
+/// Describes a model file by its header.
 #[napi(catch_unwind)]
 pub fn inspect_model(
     env: Env,
     path: String,
+    config: Config,
     #[napi(ts_arg_type = "(failure: Failure | null, value: Inspection | null) => void")]
     done: Function<'_, AnswerArgs<Inspection>, ()>,
 ) -> Result<()> {
     let answer = Answer::new(&done)?;
     jobs::spawn(&env, "ryz-inspect", move |_| {
         answer.send_from(|| {
-            let source = ModelSource::open(Path::new(&path));
-            source
-                .map(|source| inspection(&source))
+            let overrides = engine_config(config)?.all_overrides();
+            let overrides = overrides.map_err(|error| failure(&error))?;
+            let described = Described::open(Path::new(&path), &overrides);
+            described
+                .map(|described| inspection(&described))
                 .map_err(|error| Failure::new(error.code(), &error))
         });
     })?;
     Ok(())
 }
 
-fn inspection(source: &ModelSource) -> Inspection {
-    let config = source.config();
-    let tensors = source.tensors();
-    let parameters: f64 = tensors.iter().map(elements).sum();
-    let kv_values = config.num_key_value_heads * (config.key_head_dim + config.value_head_dim);
+fn inspection(described: &Described) -> Inspection {
+    let tensors = &described.tensors;
+    let parameters: f64 = match &described.source {
+        // Of packed tensors only the source knows the elements.
+        Ok(source) => source.tensors().iter().map(elements).sum(),
+        Err(_) => tensors.iter().map(|tensor| product(&tensor.shape)).sum(),
+    };
+    let packed = match &described.source {
+        Ok(source) => source.tensors().iter().map(packed_bytes).sum(),
+        Err(_) => tensors.iter().map(|tensor| tensor.bytes as f64).sum(),
+    };
+    let config = described.config();
+    let reason = reason(described);
+    let metadata = match &described.config_json {
+        Some(json) => serde_json::from_slice(json).unwrap_or(Json::Null),
+        None => Json::Object(metadata(&described.metadata)),
+    };
     Inspection {
-        architecture: config.architecture.name().to_owned(),
+        format: match described.kind {
+            DescribedKind::Gguf => "gguf",
+            DescribedKind::Folder => "folder",
+            DescribedKind::Safetensors => "safetensors",
+        }
+        .to_owned(),
+        architecture: described.architecture.clone(),
+        runs: reason.is_none(),
+        reason,
+        warnings: described.warnings(),
         parameters,
-        file_bytes: source.file_bytes() as f64,
-        metadata: Json::Object(metadata(source.metadata())).to_string(),
+        file_bytes: described.file_bytes as f64,
+        metadata: metadata.to_string(),
         tensors: tensors.iter().map(tensor).collect(),
         fp32: parameters * 4.0,
         fp16: parameters * 2.0,
         int8: parameters,
-        packed: tensors.iter().map(packed_bytes).sum(),
-        kv_bytes_per_token: (config.num_hidden_layers * kv_values * 2) as f64,
-        context_length: config.max_position_embeddings as f64,
+        packed,
+        kv_bytes_per_token: config.map(|config| {
+            let heads = config.num_key_value_heads;
+            let values = heads * (config.key_head_dim + config.value_head_dim);
+            (config.num_hidden_layers * values * 2) as f64
+        }),
+        context_length: config.map(|config| config.max_position_embeddings as f64),
     }
+}
+
+/// Why a model cannot be run, in a sentence; `None` where it can.
+fn reason(described: &Described) -> Option<String> {
+    if described.kind == DescribedKind::Safetensors {
+        return Some(
+            "a file of tensors alone: pass the folder that holds it with its config.json"
+                .to_owned(),
+        );
+    }
+    match &described.source {
+        Ok(source) => check_text(source).err().map(|error| chain(&error)),
+        Err(_) if described.tensors.is_empty() => {
+            Some("it holds no tensors, only a vocabulary or metadata".to_owned())
+        }
+        Err(error) => Some(match std::error::Error::source(error) {
+            // The path goes without saying.
+            Some(source) => chain(source),
+            None => chain(error),
+        }),
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 fn elements(tensor: &TensorInfo) -> f64 {
     tensor.rows as f64 * tensor.cols as f64
 }
 
-fn tensor(tensor: &TensorInfo) -> Tensor {
+fn product(shape: &[u64]) -> f64 {
+    shape.iter().map(|&size| size as f64).product()
+}
+
+fn tensor(tensor: &DescribedTensor) -> Tensor {
     Tensor {
         name: tensor.name.clone(),
-        dtype: tensor.dtype.name().to_owned(),
+        dtype: tensor.dtype.clone(),
         shape: tensor.shape.iter().rev().map(|&size| size as f64).collect(),
         bytes: tensor.bytes as f64,
     }

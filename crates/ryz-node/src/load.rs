@@ -13,6 +13,7 @@ use napi::threadsafe_function::{
 use napi::{Env, Result, Status};
 use napi_derive::napi;
 use ryz_engine::{BatchLayout, Engine, EngineConfig, Level, LoadProgress, Packing};
+use ryz_model::{ModelError, Overrides};
 
 use crate::answer::{Failure, catching};
 use crate::engine::{NativeCancel, NativeEngine, Slot, failure};
@@ -26,6 +27,12 @@ use crate::quantizer::{NativeQuantizer, built_in_quantizer};
 #[napi(object, object_to_js = false)]
 #[derive(Default)]
 pub struct Config {
+    /// Values of the metadata, as a JSON object.
+    pub overrides: Option<String>,
+    /// A chat template.
+    pub chat_template: Option<String>,
+    /// The file of one.
+    pub chat_template_file: Option<String>,
     /// Computing threads.
     pub threads: Option<u32>,
     /// Instruction set.
@@ -242,7 +249,15 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
     let quantizer = config.quantizer.map(|name| built_in_quantizer(&name));
     let eviction = config.eviction.map(EvictionPolicy::convert).transpose()?;
     let numa = config.numa.map(|name| named("numa", &NUMA, &name));
+    let overrides = config.overrides.map(|json| Overrides::parse(&json));
+    let overrides = overrides.transpose().map_err(|error| {
+        let error = ModelError::Overrides(error);
+        Failure::new(error.code(), &error)
+    })?;
     Ok(EngineConfig {
+        overrides: overrides.unwrap_or_default(),
+        chat_template: config.chat_template,
+        chat_template_file: config.chat_template_file.map(PathBuf::from),
         threads: config.threads.map(size),
         level: level.transpose()?,
         batch_layout: batch_layout.transpose()?,

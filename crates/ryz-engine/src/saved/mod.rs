@@ -266,7 +266,7 @@ impl Engine {
     fn identity(&self) -> Identity {
         let info = &self.inner.info;
         Identity {
-            fingerprint: info.fingerprint.clone(),
+            fingerprint: info.fingerprint.text().to_owned(),
             kv: info.kv.to_string(),
             value_rank: info.value_rank.to_string(),
             activations: info.activations.to_string(),

@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! cargo run --release -p ryz-format --example synthetic -- OUT.gguf [--shape 2b|0.7b|0.1b|bonsai-1.7b|bonsai-8b]
-//!     [--type TQ2_0|TQ1_0|I2_S|Q2_0_G64|Q2_0_G128] [--head Q6_K|Q4_K|Q8_0|F16|ternary] [--architecture NAME] [--layers N]
-//!     [--active FRACTION]
+//!     [--type TQ2_0|TQ1_0|I2_S|Q2_0_G64|Q2_0_G128|Q1_0|PQ2_0|PTQ1_0] [--head Q6_K|Q4_K|Q8_0|F16|ternary]
+//!     [--architecture NAME] [--layers N] [--active FRACTION] [--vocabulary VOCABULARY.gguf] [--template FILE.jinja]
 //! ```
 //!
 //! Weights are random (a third of them 0), so the text is noise; sizes, types and the order of tensors are real. Files that
 //! differ in the architecture alone have the same weights. With `--active` so many of the gates of a BitNet shape are
-//! positive, in place of a half.
+//! positive, in place of a half. With `--vocabulary` the model speaks the tokens of another GGUF file (that of a vocabulary alone
+//! will do), and `--template` gives it a chat template.
 
 mod gates;
+mod graft;
 mod shape;
 mod weights;
 
@@ -21,6 +23,7 @@ use std::{
 };
 
 use gates::Gates;
+use graft::Graft;
 use ryz_format::{Array, DType, GgufWriter, StringArray, Value};
 use shape::{SHAPES, Shape};
 use weights::Random;
@@ -32,6 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .ok_or("usage: synthetic OUT.gguf [--shape …] [--type …] [--head …]")?;
     let (mut shape, mut dtype, mut head) = (&SHAPES[0], DType::TQ2_0, DType::Q6K);
     let (mut architecture, mut layers, mut active) = (None, None, None);
+    let (mut vocabulary, mut template) = (None, None);
     while let Some(option) = arguments.next() {
         let value = arguments
             .next()
@@ -58,6 +62,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--architecture" => architecture = Some(value),
             "--layers" => layers = Some(value.parse()?),
             "--active" => active = Some(value.parse()?),
+            "--vocabulary" => vocabulary = Some(value),
+            "--template" => template = Some(value),
             _ => return Err(format!("no option {option}").into()),
         }
     }
@@ -74,26 +80,46 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .into(),
         );
     }
-    write_model(
-        &out,
+    if template.is_some() && vocabulary.is_none() {
+        return Err("--template needs a --vocabulary that can write it".into());
+    }
+    let graft = vocabulary.map(|vocabulary| Graft {
+        vocabulary,
+        template,
+    });
+    let model = Model {
         shape,
         architecture,
-        layers.unwrap_or(shape.layers),
+        layers: layers.unwrap_or(shape.layers),
         dtype,
         head,
         active,
-    )
+        graft,
+    };
+    write_model(&out, &model)
 }
 
-fn write_model(
-    out: &str,
-    shape: &Shape,
-    architecture: &str,
+/// What is asked for.
+struct Model<'a> {
+    shape: &'a Shape,
+    architecture: &'a str,
     layers: usize,
     dtype: DType,
     head: DType,
     active: Option<f64>,
-) -> Result<(), Box<dyn Error>> {
+    graft: Option<Graft>,
+}
+
+fn write_model(out: &str, model: &Model<'_>) -> Result<(), Box<dyn Error>> {
+    let Model {
+        shape,
+        architecture,
+        layers,
+        dtype,
+        head,
+        active,
+        ..
+    } = *model;
     let mut writer = GgufWriter::new();
     let key = |name: &str| format!("{architecture}.{name}");
     writer.push("general.architecture", Value::from(architecture))?;
@@ -120,7 +146,10 @@ fn write_model(
         Value::from(1e-5f32),
     )?;
     writer.push(&key("rope.freq_base"), Value::from(shape.rope_base))?;
-    vocabulary(&mut writer, shape.vocab)?;
+    match &model.graft {
+        Some(graft) => graft.write(&mut writer, shape.vocab)?,
+        None => vocabulary(&mut writer, shape.vocab)?,
+    }
 
     let mut tensors: Vec<(String, DType, usize, usize)> = Vec::new();
     tensors.push((

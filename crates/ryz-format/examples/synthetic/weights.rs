@@ -29,14 +29,17 @@ pub fn codes(rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
 }
 
 /// The blocks of a ternary type. BitNet's matrices have one scale each, also where every block could have its own; those of
-/// the types that are for groups (`Q2_0`) have a random one a group, within a quarter.
+/// the types that are for groups (`Q2_0` and Prism ML's) have a random one a group, within a quarter.
 pub fn ternary(dtype: DType, codes: &[u8], cols: usize, random: &mut Random) -> Vec<u8> {
     let count = if dtype.has_tensor_scale() {
         1
     } else {
         codes.len() / dtype.block_values()
     };
-    let grouped = matches!(dtype, DType::Q2_0G64 | DType::Q2_0G128);
+    let grouped = matches!(
+        dtype,
+        DType::Q2_0G64 | DType::Q2_0G128 | DType::Q1_0 | DType::PQ2_0 | DType::PTQ1_0
+    );
     let scales: Vec<f32> = (0..count)
         .map(|_| {
             let around = if grouped {
@@ -48,7 +51,15 @@ pub fn ternary(dtype: DType, codes: &[u8], cols: usize, random: &mut Random) -> 
         })
         .collect();
     let mut bytes = Vec::new();
-    encode_ternary(dtype, codes, &scales, &mut bytes);
+    if dtype == DType::Q1_0 {
+        // It has no zero.
+        let signs: Vec<u8> = (codes.iter().enumerate())
+            .map(|(i, &code)| if code == 1 { (i % 2 * 2) as u8 } else { code })
+            .collect();
+        encode_ternary(dtype, &signs, &scales, &mut bytes);
+    } else {
+        encode_ternary(dtype, codes, &scales, &mut bytes);
+    }
     bytes
 }
 

@@ -2,9 +2,9 @@
 
 use super::{
     Architecture, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle, WeightScales,
-    validate::Keys,
+    keys::Key, validate::Keys,
 };
-use crate::{FormatError, Metadata, TensorInfo, Value};
+use crate::{Array, FormatError, Metadata, TensorInfo, Value};
 
 impl Architecture {
     fn from_gguf(name: &str) -> Option<Architecture> {
@@ -13,23 +13,12 @@ impl Architecture {
             "bitnet-b1.58" | "bitnet-25" => Architecture::BitnetB158,
             "bitnet" => Architecture::Bitnet,
             "llama" => Architecture::Llama,
+            "qwen2" => Architecture::Qwen2,
             "qwen3" => Architecture::Qwen3,
             _ => return None,
         })
     }
 }
-
-/// Keys that change the function and that the forward pass does not have, with the value that changes nothing.
-const UNSUPPORTED: [(&str, f32); 8] = [
-    ("expert_count", 0.0),
-    ("attention.scale", 0.0),
-    ("attention.clamp_kqv", 0.0),
-    ("logit_scale", 1.0),
-    ("residual_scale", 1.0),
-    ("embedding_scale", 1.0),
-    ("attn_logit_softcapping", 0.0),
-    ("final_logit_softcapping", 0.0),
-];
 
 impl ModelConfig {
     /// Reads a model's config and checks it against the tensors: each needed one is there in the shape needed.
@@ -85,10 +74,7 @@ impl ModelConfig {
             None if head_dim.is_none() => key_head_dim,
             None => source.default_head_dim(hidden_size, num_attention_heads)?,
         };
-        let is_bitnet = matches!(
-            architecture,
-            Architecture::BitnetB158 | Architecture::Bitnet
-        );
+        let is_bitnet = architecture.is_bitnet();
         let max_position_embeddings = source.size("context_length")?;
         let config = ModelConfig {
             architecture,
@@ -115,13 +101,9 @@ impl ModelConfig {
                 },
                 scaling: source.scaling(max_position_embeddings, has("rope_freqs.weight"))?,
             },
-            hidden_act: if architecture == Architecture::BitnetB158 {
-                HiddenAct::Relu2
-            } else {
-                HiddenAct::Silu
-            },
+            hidden_act: source.hidden_act(architecture)?,
             tie_word_embeddings: !has("output.weight"),
-            attention_bias: has("blk.0.attn_q.bias"),
+            attention_bias: architecture == Architecture::Qwen2 || has("blk.0.attn_q.bias"),
             attention_output_bias: has("blk.0.attn_output.bias"),
             sub_norms: is_bitnet,
             qk_norm: architecture == Architecture::Qwen3,
@@ -131,14 +113,43 @@ impl ModelConfig {
                 WeightScales::None
             },
             quantize_weights: false,
+            row_activations: is_bitnet || source.row_activations()?,
+            float_layers: source.float_layers()?,
         };
         config.validate(&Keys {
             name: &|field| source.key(gguf_key(field)),
         })?;
-        source.refuse_unsupported(max_position_embeddings)?;
+        source.refuse_unsupported(&config)?;
         Ok(config)
     }
+
+    /// What is probably wrong with a file that can be run all the same, each in a sentence.
+    pub fn gguf_warnings(metadata: &Metadata, tensors: &[TensorInfo]) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Ok(config) = ModelConfig::from_gguf_keys(metadata, tensors) {
+            let said = metadata.find_str("bitnet.hidden_activation");
+            if config.architecture == Architecture::Bitnet
+                && config.vocab_size == BITNET_2B_4T_VOCAB
+                && matches!(said, Ok(None))
+            {
+                warnings.push(format!(
+                    "architecture bitnet means SiLU, which is probably wrong for a vocabulary of {BITNET_2B_4T_VOCAB}: \
+                     BitNet b1.58 2B-4T has a squared ReLU; the override bitnet.hidden_activation = relu2 sets it"
+                ));
+            }
+        }
+        warnings
+    }
 }
+
+/// Tokens of microsoft/bitnet-b1.58-2B-4T and what was made of it, some of it under the wrong architecture.
+const BITNET_2B_4T_VOCAB: usize = 128_256;
+
+/// Whether activations are quantised row by row where the architecture does not say so.
+const ROW_ACTIVATIONS: &str = "ryzanstein.activations";
+
+/// Linear layers whose weights and activations stay floats in a model that quantises the others.
+const FLOAT_LAYERS: &str = "ryzanstein.float_layers";
 
 impl ModelConfig {
     /// The GGUF pairs that say what this config says, `general.architecture` first: [`ModelConfig::from_gguf_keys`] reads
@@ -170,6 +181,9 @@ impl ModelConfig {
             Value::F32(self.rms_norm_eps),
         );
         push("rope.freq_base", Value::F32(self.rope.theta));
+        if self.hidden_act != self.architecture.hidden_act() {
+            push("hidden_activation", self.hidden_act.name().into());
+        }
         match self.rope.scaling {
             RopeScaling::None | RopeScaling::FreqFactors | RopeScaling::Llama3 { .. } => {}
             RopeScaling::Linear { factor } => {
@@ -195,6 +209,13 @@ impl ModelConfig {
                 push("rope.scaling.yarn_beta_slow", beta_slow.into());
                 push("rope.scaling.yarn_ext_factor", ext_factor.into());
             }
+        }
+        if self.row_activations && !self.architecture.is_bitnet() {
+            pairs.push((ROW_ACTIVATIONS.to_owned(), "int8".into()));
+        }
+        if !self.float_layers.is_empty() {
+            let names = Array::Strings(self.float_layers.iter().collect());
+            pairs.push((FLOAT_LAYERS.to_owned(), Value::Array(names)));
         }
         pairs
     }
@@ -347,32 +368,80 @@ impl Source<'_> {
         })
     }
 
-    /// Refuses features that would change the function if they were passed over.
-    fn refuse_unsupported(&self, context: usize) -> Result<(), FormatError> {
-        for (name, neutral) in UNSUPPORTED {
-            let key = self.key(name);
-            let got = match self.metadata.find_f32(&key) {
-                Ok(got) => got.unwrap_or(neutral),
-                Err(_) => self.metadata.get_u32(&key)? as f32,
+    fn hidden_act(&self, architecture: Architecture) -> Result<HiddenAct, FormatError> {
+        let key = self.key("hidden_activation");
+        let Some(name) = self.metadata.find_str(&key)? else {
+            return Ok(architecture.hidden_act());
+        };
+        HiddenAct::of_name(name).ok_or_else(|| FormatError::UnsupportedValue {
+            key,
+            got: name.to_owned(),
+        })
+    }
+
+    fn row_activations(&self) -> Result<bool, FormatError> {
+        match self.metadata.find_str(ROW_ACTIVATIONS)? {
+            None => Ok(false),
+            Some("int8") => Ok(true),
+            Some(got) => Err(FormatError::UnsupportedValue {
+                key: ROW_ACTIVATIONS.to_owned(),
+                got: got.to_owned(),
+            }),
+        }
+    }
+
+    fn float_layers(&self) -> Result<Vec<String>, FormatError> {
+        let names = self.metadata.find_strings(FLOAT_LAYERS)?;
+        let mut names: Vec<String> = names.map_or(Vec::new(), |names| {
+            names.iter().map(str::to_owned).collect()
+        });
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Refuses features that would change the function if they were passed over, and whatever may be one.
+    fn refuse_unsupported(&self, config: &ModelConfig) -> Result<(), FormatError> {
+        let unsupported = |key: &str, got: String| {
+            let key = key.to_owned();
+            Err(FormatError::UnsupportedValue { key, got })
+        };
+        let prefix = format!("{}.", self.prefix);
+        for (key, value) in self.metadata.iter() {
+            // Weights that are folded with a transform, which the forward pass would have to apply.
+            if key.starts_with("prism.") {
+                return unsupported(key, value.to_string());
+            }
+            let Some(name) = key.strip_prefix(&prefix) else {
+                continue;
             };
-            if got != neutral {
-                return Err(FormatError::UnsupportedValue {
-                    key,
-                    got: got.to_string(),
-                });
+            match Key::of(name) {
+                Key::Read | Key::Harmless => {}
+                Key::Neutral(neutral) if value.as_number() == Some(neutral.into()) => {}
+                Key::Neutral(_) => return unsupported(key, value.to_string()),
+                Key::Unknown => {
+                    let key = key.to_owned();
+                    return Err(FormatError::UnknownKey { key });
+                }
+            }
+        }
+        let scale = self.key("attention.scale");
+        if let Some(got) = self.find_f32("attention.scale")? {
+            let ours = 1.0 / (config.key_head_dim as f32).sqrt();
+            if got != 0.0 && (got / ours - 1.0).abs() > 1e-6 {
+                return unsupported(&scale, got.to_string());
             }
         }
         let causal = self.key("attention.causal");
         if self.metadata.find_bool(&causal)? == Some(false) {
-            return Err(FormatError::UnsupportedValue {
-                key: causal,
-                got: "false".to_owned(),
-            });
+            return unsupported(&causal, "false".to_owned());
         }
+        let context = config.max_position_embeddings;
         match self.find_size("attention.sliding_window")? {
-            Some(window) if (1..context).contains(&window) => Err(FormatError::UnsupportedValue {
+            Some(window) if (1..context).contains(&window) => Err(FormatError::SlidingWindow {
                 key: self.key("attention.sliding_window"),
-                got: window.to_string(),
+                window,
+                context,
+                context_key: self.key("context_length"),
             }),
             _ => Ok(()),
         }

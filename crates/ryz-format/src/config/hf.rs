@@ -2,9 +2,12 @@
 
 use super::{
     Architecture, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle, WeightScales,
-    validate::Keys,
+    validate::{Keys, MAX_LAYERS},
 };
-use crate::{FormatError, TensorInfo, hf::Object};
+use crate::{
+    FormatError, TensorInfo,
+    hf::{Object, linear_modules},
+};
 
 /// What an architecture has when config.json does not say.
 struct Defaults {
@@ -12,8 +15,9 @@ struct Defaults {
     rms_norm_eps: f32,
     rope_theta: f32,
     head_dim: Option<usize>,
-    hidden_act: &'static str,
     max_position_embeddings: usize,
+    /// Whether linear layers are float masters where no `quantization_config` says so.
+    masters: bool,
 }
 
 impl ModelConfig {
@@ -43,7 +47,7 @@ impl ModelConfig {
         let source = Object::new(&fields);
         let defaults = defaults(&source)?;
         let has = |name: &str| tensors.iter().any(|tensor| tensor.name == name);
-        let is_bitnet = defaults.architecture == Architecture::BitnetB158;
+        let is_bitnet = defaults.architecture.is_bitnet();
 
         let hidden_size = source.size("hidden_size")?;
         let num_attention_heads = source.size("num_attention_heads")?;
@@ -54,7 +58,8 @@ impl ModelConfig {
         let max_position_embeddings = source
             .find_size("max_position_embeddings")?
             .unwrap_or(defaults.max_position_embeddings);
-        let (weight_scales, quantize_weights) = quantization(&source)?;
+        let layers = source.size("num_hidden_layers")?.min(MAX_LAYERS);
+        let quantization = quantization(&source, defaults.masters, layers)?;
         let config = ModelConfig {
             architecture: defaults.architecture,
             hidden_size,
@@ -73,28 +78,28 @@ impl ModelConfig {
                 .find_f32("rms_norm_eps")?
                 .unwrap_or(defaults.rms_norm_eps),
             rope: rope(&source, defaults.rope_theta, max_position_embeddings)?,
-            hidden_act: match source
-                .find_str("hidden_act")?
-                .unwrap_or(defaults.hidden_act)
-            {
-                "silu" | "swish" => HiddenAct::Silu,
-                "relu2" => HiddenAct::Relu2,
-                other => return Err(source.unsupported("hidden_act", other)),
+            hidden_act: match source.find_str("hidden_act")? {
+                None => defaults.architecture.hidden_act(),
+                Some(name) => HiddenAct::of_name(name)
+                    .ok_or_else(|| source.unsupported("hidden_act", name))?,
             },
             tie_word_embeddings: source
                 .find_bool("tie_word_embeddings")?
                 .unwrap_or(!has("output.weight")),
-            attention_bias: has("blk.0.attn_q.bias"),
+            attention_bias: defaults.architecture == Architecture::Qwen2
+                || has("blk.0.attn_q.bias"),
             attention_output_bias: has("blk.0.attn_output.bias"),
             sub_norms: is_bitnet,
             qk_norm: defaults.architecture == Architecture::Qwen3,
-            weight_scales,
-            quantize_weights,
+            weight_scales: quantization.scales,
+            quantize_weights: quantization.masters,
+            row_activations: is_bitnet || quantization.is_bitnet,
+            float_layers: quantization.float_layers,
         };
         config.validate(&Keys {
             name: &|field| field.to_owned(),
         })?;
-        refuse_unsupported(&source)?;
+        refuse_unsupported(&source, &config)?;
         Ok(config)
     }
 }
@@ -115,28 +120,45 @@ fn defaults(source: &Object<'_>) -> Result<Defaults, FormatError> {
             rms_norm_eps: 1e-5,
             rope_theta: 500_000.0,
             head_dim: None,
-            hidden_act: "relu2",
             max_position_embeddings: 2048,
+            masters: false,
+        },
+        // 1bitLLM's: a llama with sub-norms, whose linear layers quantise themselves.
+        "BitnetForCausalLM" => Defaults {
+            architecture: Architecture::Bitnet,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
+            head_dim: None,
+            max_position_embeddings: 2048,
+            masters: true,
         },
         "LlamaForCausalLM" | "llama" => Defaults {
             architecture: Architecture::Llama,
             rms_norm_eps: 1e-6,
             rope_theta: 10_000.0,
             head_dim: None,
-            hidden_act: "silu",
             max_position_embeddings: 2048,
+            masters: false,
+        },
+        "Qwen2ForCausalLM" | "qwen2" => Defaults {
+            architecture: Architecture::Qwen2,
+            rms_norm_eps: 1e-6,
+            rope_theta: 10_000.0,
+            head_dim: None,
+            max_position_embeddings: 32_768,
+            masters: false,
         },
         "Qwen3ForCausalLM" | "qwen3" => Defaults {
             architecture: Architecture::Qwen3,
             rms_norm_eps: 1e-6,
             rope_theta: 10_000.0,
             head_dim: Some(128),
-            hidden_act: "silu",
             max_position_embeddings: 32_768,
+            masters: false,
         },
         other => {
             return Err(FormatError::UnsupportedArchitecture {
-                expected: "BitNetForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM",
+                expected: "BitNetForCausalLM, BitnetForCausalLM, LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
                 got: other.to_owned(),
             });
         }
@@ -154,10 +176,39 @@ fn divide(hidden: usize, heads: usize) -> Result<usize, FormatError> {
     Ok(hidden / heads)
 }
 
-/// How `quantization_config` has linear layers stored: what their scales do, and whether they are float masters.
-fn quantization(source: &Object<'_>) -> Result<(WeightScales, bool), FormatError> {
+/// How linear layers are stored and quantised.
+struct Quantization {
+    /// What their scales do.
+    scales: WeightScales,
+    /// Whether their floats are masters.
+    masters: bool,
+    /// Whether they are BitNet's, with int8 activations of one scale a row.
+    is_bitnet: bool,
+    /// Those of them that stay floats.
+    float_layers: Vec<String>,
+}
+
+/// What `quantization_config` says of linear layers.
+fn quantization(
+    source: &Object<'_>,
+    masters: bool,
+    layers: usize,
+) -> Result<Quantization, FormatError> {
     let Some(config) = source.find_object("quantization_config", "quantization_config.")? else {
-        return Ok((WeightScales::None, false));
+        for (field, bits) in [("weight_bits", 1), ("input_bits", 8)] {
+            if let Some(got) = source
+                .find_size(field)?
+                .filter(|&got| masters && got != bits)
+            {
+                return Err(source.unsupported(field, got));
+            }
+        }
+        return Ok(Quantization {
+            scales: WeightScales::None,
+            masters,
+            is_bitnet: masters,
+            float_layers: Vec::new(),
+        });
     };
     match config.need("quant_method", config.find_str("quant_method")?)? {
         "bitnet" => {}
@@ -167,18 +218,57 @@ fn quantization(source: &Object<'_>) -> Result<(WeightScales, bool), FormatError
         return Err(config.unsupported("use_rms_norm", true));
     }
     let mode = config.find_str("quantization_mode")?.unwrap_or("offline");
-    match (
+    let (scales, masters) = match (
         config.find_str("linear_class")?.unwrap_or("bitlinear"),
         mode,
     ) {
-        ("autobitlinear", "offline") => Ok((WeightScales::Multiply, false)),
-        ("autobitlinear", "online") => Ok((WeightScales::None, true)),
-        ("bitlinear", "offline") => Ok((WeightScales::Divide, false)),
+        ("autobitlinear", "offline") => (WeightScales::Multiply, false),
+        ("autobitlinear", "online") => (WeightScales::None, true),
+        ("bitlinear", "offline") => (WeightScales::Divide, false),
         ("autobitlinear" | "bitlinear", other) => {
-            Err(config.unsupported("quantization_mode", other))
+            return Err(config.unsupported("quantization_mode", other));
         }
-        (other, _) => Err(config.unsupported("linear_class", other)),
+        (other, _) => return Err(config.unsupported("linear_class", other)),
+    };
+    Ok(Quantization {
+        scales,
+        masters,
+        is_bitnet: true,
+        float_layers: float_layers(&config, layers)?,
+    })
+}
+
+/// The layers that `modules_to_not_convert` leaves out: each entry, as transformers reads it, names a module by how its path
+/// begins or ends. Without the list that is the head alone.
+fn float_layers(config: &Object<'_>, layers: usize) -> Result<Vec<String>, FormatError> {
+    const FIELD: &str = "modules_to_not_convert";
+    let Some(list) = config.find_array(FIELD)? else {
+        return Ok(Vec::new());
+    };
+    let mut entries = Vec::with_capacity(list.len());
+    for entry in list {
+        let plain = |entry: &&str| !entry.contains(|c| "^$*+?()[]{}|\\".contains(c));
+        match entry.as_str().filter(plain) {
+            Some(entry) => entries.push(entry),
+            None => return Err(config.unsupported(FIELD, entry)),
+        }
     }
+    let left_out =
+        |path: &str| (entries.iter()).any(|entry| path.starts_with(entry) || path.ends_with(entry));
+    if !left_out("lm_head") {
+        let got = "a list without lm_head, which makes the head ternary";
+        return Err(config.unsupported(FIELD, got));
+    }
+    let mut names = Vec::new();
+    for layer in 0..layers {
+        for (module, name) in linear_modules() {
+            if left_out(&format!("model.layers.{layer}.{module}")) {
+                names.push(format!("blk.{layer}.{name}.weight"));
+            }
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// Positions: `rope_scaling` with `rope_theta` beside it, or `rope_parameters` with it inside (transformers 5).
@@ -279,14 +369,31 @@ fn ln(x: f64) -> f64 {
 }
 
 /// Refuses features that would change the function if they were passed over.
-fn refuse_unsupported(source: &Object<'_>) -> Result<(), FormatError> {
-    if source.find_bool("use_sliding_window")? == Some(true) {
-        return Err(source.unsupported("use_sliding_window", true));
+fn refuse_unsupported(source: &Object<'_>, config: &ModelConfig) -> Result<(), FormatError> {
+    let types = source
+        .find_array("layer_types")?
+        .map_or(&[][..], Vec::as_slice);
+    for kind in types {
+        if kind != "full_attention" && kind != "sliding_attention" {
+            return Err(source.unsupported("layer_types", kind));
+        }
     }
-    if let Some(types) = source.find_array("layer_types")?
-        && let Some(other) = types.iter().find(|kind| *kind != "full_attention")
-    {
-        return Err(source.unsupported("layer_types", other));
+    // Without a list, the layers from `max_window_layers` on are windowed.
+    let whole = source.find_size("max_window_layers")?;
+    let said = source.find_bool("use_sliding_window")?;
+    let windowed = match types {
+        [] => said == Some(true) && whole.is_none_or(|whole| whole < config.num_hidden_layers),
+        types => said != Some(false) && types.iter().any(|kind| kind == "sliding_attention"),
+    };
+    let context = config.max_position_embeddings;
+    let window = source.find_size("sliding_window")?;
+    if windowed && let Some(window) = window.filter(|window| (1..context).contains(window)) {
+        return Err(FormatError::SlidingWindow {
+            key: "sliding_window".to_owned(),
+            window,
+            context,
+            context_key: "max_position_embeddings".to_owned(),
+        });
     }
     if let Some(factor) = source.find_f32("partial_rotary_factor")?
         && factor != 1.0

@@ -2,6 +2,7 @@
 
 mod gguf;
 mod hf;
+mod keys;
 mod rope;
 mod tensors;
 mod validate;
@@ -19,13 +20,15 @@ pub enum Architecture {
     Bitnet,
     /// Llama and the many models of its shape.
     Llama,
+    /// Qwen2: biases of q, k and v.
+    Qwen2,
     /// Qwen3: a norm on each head of q and k.
     Qwen3,
 }
 
 impl Architecture {
     /// The names for messages.
-    pub(crate) const NAMES: &'static str = "bitnet-b1.58, bitnet-25, bitnet, llama, qwen3";
+    pub(crate) const NAMES: &'static str = "bitnet-b1.58, bitnet-25, bitnet, llama, qwen2, qwen3";
 
     /// The name in GGUF files.
     pub const fn name(self) -> &'static str {
@@ -33,7 +36,21 @@ impl Architecture {
             Architecture::BitnetB158 => "bitnet-b1.58",
             Architecture::Bitnet => "bitnet",
             Architecture::Llama => "llama",
+            Architecture::Qwen2 => "qwen2",
             Architecture::Qwen3 => "qwen3",
+        }
+    }
+
+    /// Whether it is one of BitNet's.
+    pub const fn is_bitnet(self) -> bool {
+        matches!(self, Architecture::BitnetB158 | Architecture::Bitnet)
+    }
+
+    /// The activation where a file names none.
+    pub(crate) const fn hidden_act(self) -> HiddenAct {
+        match self {
+            Architecture::BitnetB158 => HiddenAct::Relu2,
+            _ => HiddenAct::Silu,
         }
     }
 }
@@ -46,6 +63,25 @@ pub enum HiddenAct {
     Silu,
     /// max(x, 0)²
     Relu2,
+}
+
+impl HiddenAct {
+    /// The name in files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            HiddenAct::Silu => "silu",
+            HiddenAct::Relu2 => "relu2",
+        }
+    }
+
+    /// The activation of that name.
+    pub(crate) fn of_name(name: &str) -> Option<HiddenAct> {
+        match name {
+            "silu" | "swish" => Some(HiddenAct::Silu),
+            "relu2" => Some(HiddenAct::Relu2),
+            _ => None,
+        }
+    }
 }
 
 /// What a tensor `blk.N.NAME.scale` beside `blk.N.NAME.weight` does to that linear layer's output.
@@ -110,6 +146,10 @@ pub struct ModelConfig {
     /// s = 1/max(mean|w|, 1e-5) in f32, t = clip(round(w·s), −1, 1) and the scale is 1/s rounded to bf16.
     /// See [`crate::encode::quantize_absmean`].
     pub quantize_weights: bool,
+    /// Whether the model was trained with int8 activations of one scale a row.
+    pub row_activations: bool,
+    /// Names of the linear layers' weights that stay floats, with float activations, while the others are quantised; sorted.
+    pub float_layers: Vec<String>,
 }
 
 impl ModelConfig {
@@ -126,6 +166,12 @@ impl ModelConfig {
     /// Width of all value heads together.
     pub fn value_dim(&self) -> usize {
         self.num_key_value_heads * self.value_head_dim
+    }
+
+    /// Whether a linear layer of these weights keeps floats where the others are quantised.
+    pub fn keeps_floats(&self, name: &str) -> bool {
+        let search = |layer: &String| layer.as_str().cmp(name);
+        self.float_layers.binary_search_by(search).is_ok()
     }
 
     /// Width of the attention's output before its projection.

@@ -45,7 +45,14 @@ pub fn decode_row(dtype: DType, bytes: &[u8], out: &mut [f32]) {
         DType::Q4K => each(bytes, out, k_quants::q4_k),
         DType::Q5K => each(bytes, out, k_quants::q5_k),
         DType::Q6K => each(bytes, out, k_quants::q6_k),
-        DType::TQ1_0 | DType::TQ2_0 | DType::Q2_0G64 | DType::Q2_0G128 | DType::I2S => {
+        DType::TQ1_0
+        | DType::TQ2_0
+        | DType::Q2_0G64
+        | DType::Q2_0G128
+        | DType::Q1_0
+        | DType::PQ2_0
+        | DType::PTQ1_0
+        | DType::I2S => {
             let mut codes = [0; 256];
             let codes = &mut codes[..dtype.block_values()];
             for (block, out) in bytes
@@ -98,7 +105,9 @@ pub fn unpack_codes(dtype: DType, bytes: &[u8], codes: &mut [u8], scales: &mut [
         let block_scale = match dtype {
             DType::TQ1_0 => ternary::tq1_0(block, codes),
             DType::TQ2_0 => ternary::tq2_0(block, codes),
-            DType::Q2_0G64 | DType::Q2_0G128 => ternary::q2_0(block, codes),
+            DType::Q2_0G64 | DType::Q2_0G128 | DType::PQ2_0 => ternary::q2_0(block, codes),
+            DType::Q1_0 => ternary::q1_0(block, codes),
+            DType::PTQ1_0 => ternary::ptq1_0(block, codes),
             DType::I2S => {
                 ternary::i2_s(block, codes);
                 continue;

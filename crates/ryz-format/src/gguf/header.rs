@@ -1,6 +1,6 @@
 //! Parsing of the header: counts, pairs, tensor infos.
 
-use super::{DEFAULT_ALIGNMENT, Gguf, layout, reader::Reader};
+use super::{DEFAULT_ALIGNMENT, Gguf, layout, mistaken::mistaken, reader::Reader};
 use crate::{Array, FormatError, Metadata, StringArray, Value, error::Shown};
 
 /// More than any real file has, and few enough that the parsed form of so many stays within twice the file.
@@ -14,11 +14,36 @@ const MAX_NAME_BYTES: u64 = 64;
 const MIN_PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
 const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 4 + 8;
 
+/// A header as it stands, before it is known whether its tensors run and lie inside the file.
+pub(super) struct Header<'a> {
+    pub version: u32,
+    pub metadata: Metadata,
+    pub tensors: Vec<layout::RawTensor<'a>>,
+    pub data_start: u64,
+    pub alignment: u64,
+}
+
 pub(super) fn parse(prefix: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
+    let header = read(prefix, file_len)?;
+    let (data_start, alignment) = (header.data_start, header.alignment);
+    let tensors = layout::place(&header.tensors, data_start, alignment, file_len)?;
+    Ok(Gguf {
+        version: header.version,
+        metadata: header.metadata,
+        tensors,
+        data_start,
+        alignment,
+    })
+}
+
+pub(super) fn read(prefix: &[u8], file_len: u64) -> Result<Header<'_>, FormatError> {
     let mut reader = Reader::new(prefix, file_len);
     let magic = reader.bytes::<4>("the magic")?;
     if magic != *b"GGUF" {
-        return Err(FormatError::BadMagic { got: magic });
+        return Err(match mistaken(prefix) {
+            Some(is) => FormatError::Mistaken { is },
+            None => FormatError::BadMagic { got: magic },
+        });
     }
     let version = reader.u32("the version")?;
     if !matches!(version, 2 | 3) {
@@ -35,16 +60,15 @@ pub(super) fn parse(prefix: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
     let metadata = Metadata::from_pairs(pairs)?;
     let alignment = alignment(&metadata)?;
 
-    let mut raw = Vec::new();
+    let mut tensors = Vec::new();
     for _ in 0..tensor_count {
-        raw.push(tensor(&mut reader)?);
+        tensors.push(tensor(&mut reader)?);
     }
     let data_start = reader
         .offset()
         .checked_next_multiple_of(alignment)
         .unwrap_or(u64::MAX);
-    let tensors = layout::place(&raw, data_start, alignment, file_len)?;
-    Ok(Gguf {
+    Ok(Header {
         version,
         metadata,
         tensors,

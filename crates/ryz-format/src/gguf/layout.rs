@@ -1,5 +1,6 @@
 //! Where each tensor lies: its type, its size, and the checks that keep it inside the file and off its neighbours.
 
+use super::types::{GgmlType, STQ1_0, type_name};
 use crate::{DType, FormatError};
 
 /// A tensor's place in the file.
@@ -70,7 +71,26 @@ pub(super) fn place(
 
     let mut tensors = Vec::with_capacity(raw.len());
     for tensor in raw {
-        tensors.push(info(tensor, q2_0, data_start, data_len, file_len)?);
+        tensors.push(info(tensor, q2_0, data_start)?);
+    }
+    // What a whole file has to be, for whoever has a part of one.
+    let ends = tensors
+        .iter()
+        .map(|tensor| tensor.offset.saturating_add(tensor.bytes));
+    let needed = ends.max().unwrap_or(0);
+    if let Some(out) = (tensors.iter()).find(|tensor| {
+        tensor
+            .offset
+            .checked_add(tensor.bytes)
+            .is_none_or(|end| end > file_len)
+    }) {
+        return Err(FormatError::OutOfFile {
+            name: out.name.clone(),
+            offset: out.offset - data_start,
+            bytes: out.bytes,
+            file_len,
+            needed,
+        });
     }
     for pair in by_offset.windows(2) {
         let (earlier, later) = (&tensors[pair[0] as usize], &tensors[pair[1] as usize]);
@@ -95,14 +115,8 @@ fn check_names(raw: &[RawTensor<'_>]) -> Result<(), FormatError> {
     }
 }
 
-/// One tensor, inside the file.
-fn info(
-    tensor: &RawTensor<'_>,
-    q2_0: DType,
-    data_start: u64,
-    data_len: u64,
-    file_len: u64,
-) -> Result<TensorInfo, FormatError> {
+/// One tensor, wherever it lies.
+fn info(tensor: &RawTensor<'_>, q2_0: DType, data_start: u64) -> Result<TensorInfo, FormatError> {
     let name = tensor.name.to_owned();
     let dtype = match tensor.type_id {
         Q2_0 => q2_0,
@@ -112,12 +126,7 @@ fn info(
             .find(|dtype| dtype.gguf_id() == Some(id))
         {
             Some(dtype) => dtype,
-            None => {
-                return Err(FormatError::UnsupportedType {
-                    name,
-                    type_id: id.to_string(),
-                });
-            }
+            None => return Err(unsupported(tensor.name, type_name(id))),
         },
     };
     let (rows, cols) = tensor.rows_and_cols()?;
@@ -128,34 +137,36 @@ fn info(
             got: tensor.shape_text(),
         });
     };
-    if tensor
-        .offset
-        .checked_add(bytes)
-        .is_none_or(|end| end > data_len)
-    {
-        return Err(FormatError::OutOfFile {
-            name,
-            offset: tensor.offset,
-            bytes,
-            file_len,
-        });
-    }
-    let shape = tensor.dims[..tensor.rank].to_vec();
     Ok(TensorInfo {
         name,
         dtype,
         rows,
         cols,
-        shape,
-        offset: data_start + tensor.offset,
+        shape: tensor.dims[..tensor.rank].to_vec(),
+        offset: data_start.saturating_add(tensor.offset),
         bytes,
         shard: 0,
     })
 }
 
+/// A type that does not run, and those that do.
+pub(super) fn unsupported(name: &str, got: String) -> FormatError {
+    let mut expected: Vec<&str> = DType::ALL
+        .iter()
+        .filter(|dtype| dtype.gguf_id().is_some_and(|id| id != Q2_0))
+        .map(|dtype| dtype.name())
+        .collect();
+    expected.push("Q2_0");
+    FormatError::UnsupportedType {
+        name: name.to_owned(),
+        expected: expected.join(", "),
+        got,
+    }
+}
+
 /// Decides which layout the file's `Q2_0` tensors have: the one in which every one of them fills, up to padding, exactly
 /// the room to the next tensor. After the last tensor of a file there may be other bytes, so that for it filling the
-/// room exactly is asked only when nothing else decides.
+/// room exactly is asked only when nothing else decides; or it may be cut short, and then only the others tell.
 fn q2_layout(
     raw: &[RawTensor<'_>],
     room: &[u64],
@@ -166,30 +177,51 @@ fn q2_layout(
     let mut fits = [true; 2];
     let mut fills = [true; 2];
     let mut subject = None;
+    let mut sherry = true;
     for (i, tensor) in raw
         .iter()
         .enumerate()
         .filter(|(_, tensor)| tensor.type_id == Q2_0)
     {
         let (rows, cols) = tensor.rows_and_cols()?;
+        let is_last = last == Some(i);
+        let padded = |bytes: u64| {
+            bytes
+                .checked_next_multiple_of(alignment)
+                .unwrap_or(u64::MAX)
+        };
+        // The padding after a file's last tensor may be missing.
+        let exact = |bytes: u64| padded(bytes) == room[i] || (is_last && bytes == room[i]);
+        let of_sherry = STQ1_0.tensor_bytes(rows as u64, cols as u64);
+        let is_sherry = of_sherry.is_some_and(exact);
+        let sizes = layouts.map(|layout| layout.tensor_bytes(rows, cols));
+        let least = sizes.into_iter().flatten().min();
+        let is_cut = is_last && !is_sherry && least.is_some_and(|least| room[i] < least);
+        if is_cut {
+            if subject.is_none() {
+                // Nothing else tells: whichever it is, the file lacks bytes of it.
+                let layout = if sizes[1].is_some() { 1 } else { 0 };
+                return Ok(layouts[layout]);
+            }
+            continue;
+        }
+        sherry &= is_sherry;
         let before = fits;
-        let mut padded = [0; 2];
-        for (n, layout) in layouts.into_iter().enumerate() {
-            let Some(bytes) = layout.tensor_bytes(rows, cols) else {
+        for (n, size) in sizes.into_iter().enumerate() {
+            let Some(bytes) = size else {
                 fits[n] = false;
                 continue;
             };
-            padded[n] = bytes
-                .checked_next_multiple_of(alignment)
-                .unwrap_or(u64::MAX);
-            // The padding after a file's last tensor may be missing.
-            let exact = padded[n] == room[i] || (last == Some(i) && bytes == room[i]);
-            fills[n] &= exact;
-            fits[n] &= exact || (last == Some(i) && bytes <= room[i]);
+            fills[n] &= exact(bytes);
+            fits[n] &= exact(bytes) || (is_last && bytes <= room[i]);
         }
         // The error names the tensor that left no layout, or failing that the last of those that leave both.
         if before != [false; 2] {
-            subject = Some((tensor.name, padded, room[i]));
+            subject = Some((
+                tensor.name,
+                sizes.map(|size| size.map_or(0, padded)),
+                room[i],
+            ));
         }
     }
     let Some((name, [g64, g128], got)) = subject else {
@@ -198,6 +230,10 @@ fn q2_layout(
     match (fits, fills) {
         ([true, false], _) | ([true, true], [true, false]) => Ok(DType::Q2_0G64),
         ([false, true], _) | ([true, true], [false, true]) => Ok(DType::Q2_0G128),
+        ([false, false], _) if sherry => Err(unsupported(
+            name,
+            format!("{} (id {Q2_0}, as Q2_0)", STQ1_0.name),
+        )),
         (fits, _) => Err(FormatError::Q2Layout {
             name: name.to_owned(),
             g64,
@@ -209,6 +245,20 @@ fn q2_layout(
 }
 
 impl RawTensor<'_> {
+    /// Its bytes, where the blocks of its type are known and are all of one size.
+    pub(super) fn bytes(&self) -> Option<u64> {
+        let (rows, cols) = self.rows_and_cols().ok()?;
+        let id = self.type_id;
+        let known = DType::ALL.into_iter().filter(|_| id != Q2_0);
+        match known
+            .chain(DType::PREPACKED)
+            .find(|dtype| dtype.gguf_id() == Some(id))
+        {
+            Some(dtype) => dtype.tensor_bytes(rows, cols),
+            None => GgmlType::of_id(id)?.tensor_bytes(rows as u64, cols as u64),
+        }
+    }
+
     fn rows_and_cols(&self) -> Result<(usize, usize), FormatError> {
         let rows = self.dims[1..]
             .iter()

@@ -7,14 +7,19 @@
 //! padding to general.alignment (default 32), then the data
 //! ```
 
+mod describe;
 mod header;
 mod layout;
+pub(crate) mod mistaken;
 mod reader;
 mod split;
+mod types;
 mod writer;
 
+pub use describe::{DescribedTensor, Description};
 pub use layout::TensorInfo;
-pub use split::{ModelHeader, SplitInfo, split_paths};
+pub use split::{ModelHeader, SplitInfo, part_paths, split_paths};
+pub use types::{GgmlType, type_name};
 pub use writer::{GgufBody, GgufWriter};
 
 use crate::{FormatError, Metadata};

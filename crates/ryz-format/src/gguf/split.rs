@@ -48,7 +48,11 @@ impl SplitInfo {
 ///
 /// Only names: whether the files exist is for the caller to find out.
 pub fn split_paths(path: &Path) -> Option<Vec<PathBuf>> {
-    let stem = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
+    let name = path.file_name()?.to_str()?;
+    let (stem, extension) = name.split_at_checked(name.len().checked_sub(5)?)?;
+    if !extension.eq_ignore_ascii_case(".gguf") {
+        return None;
+    }
     let (rest, count) = stem.rsplit_once("-of-")?;
     let (base, number) = rest.rsplit_once('-')?;
     let five_digits = |s: &str| {
@@ -66,9 +70,40 @@ pub fn split_paths(path: &Path) -> Option<Vec<PathBuf>> {
     }
     Some(
         (1..=count)
-            .map(|n| path.with_file_name(format!("{base}-{n:05}-of-{count:05}.gguf")))
+            .map(|n| path.with_file_name(format!("{base}-{n:05}-of-{count:05}{extension}")))
             .collect(),
     )
+}
+
+/// The paths of all parts of a split model, of which one is given.
+///
+/// # Errors
+///
+/// [`FormatError::SplitName`] when its name does not tell the others'; `beside` are the names of the files in its folder.
+pub fn part_paths(
+    path: &Path,
+    split: &SplitInfo,
+    beside: impl IntoIterator<Item = String>,
+) -> Result<Vec<PathBuf>, FormatError> {
+    let named = split_paths(path);
+    // Parts that disagree about their number are told so when they are joined.
+    if let Some(paths) = named {
+        return Ok(paths);
+    }
+    let mut beside: Vec<String> = beside
+        .into_iter()
+        .filter(|name| {
+            split_paths(Path::new(name)).is_some_and(|p| p.len() == split.count as usize)
+        })
+        .collect();
+    beside.sort_unstable();
+    let got = path.file_name().unwrap_or_default().to_string_lossy();
+    Err(FormatError::SplitName {
+        part: split.number + 1,
+        count: split.count,
+        got: got.into_owned(),
+        beside,
+    })
 }
 
 /// The header of a whole model, in however many files.
@@ -182,6 +217,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_part_by_another_name_is_told_the_names_beside_it() {
+        let split = SplitInfo {
+            number: 1,
+            count: 3,
+            tensors: 9,
+        };
+        let beside = [
+            "x-00001-of-00003.gguf",
+            "y-00001-of-00002.gguf",
+            "notes.txt",
+        ];
+        let beside = || beside.iter().map(|name| (*name).to_owned());
+        let error = part_paths(Path::new("/m/mine.gguf"), &split, beside()).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("part 2 of 3") && text.contains("NAME-00002-of-00003.gguf"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("parts in it: \"x-00001-of-00003.gguf\""),
+            "{text}"
+        );
+        let path = Path::new("/m/x-00002-of-00003.gguf");
+        let parts = part_paths(path, &split, beside()).unwrap();
+        assert_eq!(parts[0], Path::new("/m/x-00001-of-00003.gguf"));
+    }
+
+    #[test]
     fn split_names() {
         let paths = split_paths(Path::new("/m/x-00002-of-00003.gguf")).unwrap();
         assert_eq!(
@@ -193,7 +256,10 @@ mod tests {
             ]
             .map(PathBuf::from)
         );
+        let upper = split_paths(Path::new("X-00002-of-00002.GGUF")).unwrap();
+        assert_eq!(upper[0], Path::new("X-00001-of-00002.GGUF"));
         for whole in [
+            "é.gguf",
             "x.gguf",
             "x-00004-of-00003.gguf",
             "x-00000-of-00003.gguf",

@@ -61,10 +61,7 @@ impl GgufWriter {
             });
         }
         let Some(type_id) = dtype.gguf_id() else {
-            return Err(FormatError::UnsupportedType {
-                name: name.to_owned(),
-                type_id: dtype.name().to_owned(),
-            });
+            return Err(super::layout::unsupported(name, dtype.name().to_owned()));
         };
         let cols = shape.first().copied().unwrap_or(1);
         let rows = shape

@@ -6,10 +6,11 @@
 mod index;
 mod json;
 mod names;
+mod overrides;
 mod safetensors;
 
-pub(crate) use self::json::Object;
-pub use self::{index::ShardIndex, safetensors::Safetensors};
+pub use self::{index::ShardIndex, overrides::FolderOverrides, safetensors::Safetensors};
+pub(crate) use self::{json::Object, names::linear_modules};
 
 /// The longest `config.json` or index that is parsed.
 pub const MAX_JSON_BYTES: u64 = 16 << 20;

@@ -1,5 +1,21 @@
 //! Hugging Face's tensor names as GGUF's, which are the names inside the engine.
 
+/// The linear layers of a block, by their paths in the checkpoint.
+const LINEAR: [(&str, &str); 7] = [
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+/// The linear layers of a block: path in the checkpoint, and GGUF's name.
+pub(crate) fn linear_modules() -> impl Iterator<Item = (&'static str, &'static str)> {
+    LINEAR.into_iter()
+}
+
 /// GGUF's name, or `None` for a name that is not one of the architectures' (it is kept as it is and refused later).
 pub(super) fn to_gguf(name: &str) -> Option<String> {
     let name = name.strip_prefix("model.").unwrap_or(name);
@@ -19,20 +35,16 @@ pub(super) fn to_gguf(name: &str) -> Option<String> {
         .ok()
         .filter(|number: &u32| number.to_string() == layer)?;
     let (module, kind) = rest.rsplit_once('.')?;
-    let module = match module {
-        "self_attn.q_proj" => "attn_q",
-        "self_attn.k_proj" => "attn_k",
-        "self_attn.v_proj" => "attn_v",
-        "self_attn.o_proj" => "attn_output",
-        "mlp.gate_proj" => "ffn_gate",
-        "mlp.up_proj" => "ffn_up",
-        "mlp.down_proj" => "ffn_down",
-        "input_layernorm" => "attn_norm",
-        "post_attention_layernorm" => "ffn_norm",
-        "self_attn.attn_sub_norm" => "attn_sub_norm",
-        "mlp.ffn_sub_norm" => "ffn_sub_norm",
-        "self_attn.q_norm" => "attn_q_norm",
-        "self_attn.k_norm" => "attn_k_norm",
+    let linear = LINEAR.iter().find(|(path, _)| *path == module);
+    let module = match (linear, module) {
+        (Some((_, name)), _) => *name,
+        (_, "input_layernorm") => "attn_norm",
+        (_, "post_attention_layernorm") => "ffn_norm",
+        // The second names are 1bitLLM's.
+        (_, "self_attn.attn_sub_norm" | "self_attn.inner_attn_ln") => "attn_sub_norm",
+        (_, "mlp.ffn_sub_norm" | "mlp.ffn_layernorm") => "ffn_sub_norm",
+        (_, "self_attn.q_norm") => "attn_q_norm",
+        (_, "self_attn.k_norm") => "attn_k_norm",
         _ => return None,
     };
     let kind = match kind {
@@ -56,10 +68,7 @@ pub(super) fn is_linear(name: &str) -> bool {
     let module = rest
         .split_once('.')
         .and_then(|(_, module)| module.strip_suffix(".weight"));
-    matches!(
-        module,
-        Some("attn_q" | "attn_k" | "attn_v" | "attn_output" | "ffn_gate" | "ffn_up" | "ffn_down")
-    )
+    module.is_some_and(|module| LINEAR.iter().any(|(_, name)| *name == module))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use serde::{
 };
 
 use super::{ShardIndex, names};
-use crate::{DType, FormatError, Metadata, ModelHeader, TensorInfo};
+use crate::{DType, FormatError, Metadata, ModelHeader, TensorInfo, gguf::mistaken::mistaken};
 
 /// Headers of real files stay below a tenth of this.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
@@ -69,12 +69,12 @@ impl Safetensors {
             .map_err(|source| FormatError::Safetensors { source })?;
         let (expected, got) = (table.data_len() as u64, file_len - data_start);
         if expected > got {
-            let what = "the tensors' data".to_owned();
-            return Err(FormatError::Truncated {
-                what,
-                offset: data_start,
-                expected,
-                got,
+            return Err(FormatError::OutOfFile {
+                name: "(all tensors)".to_owned(),
+                offset: 0,
+                bytes: expected,
+                file_len,
+                needed: data_start.saturating_add(expected),
             });
         }
         if expected < got {
@@ -90,13 +90,15 @@ impl Safetensors {
         })
     }
 
-    /// The names in the file, with type and shape as it writes them, in the order of the data.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&str, String, &[usize])> {
+    /// The names in the file, with type and shape as it writes them, and bytes, in the order of the data.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&str, String, &[usize], u64)> {
         self.tensors.iter().map(|(name, entry)| {
+            let (start, end) = entry.data_offsets;
             (
                 name.as_str(),
                 format!("{:?}", entry.dtype),
                 entry.shape.as_slice(),
+                (end - start) as u64,
             )
         })
     }
@@ -174,6 +176,10 @@ fn header(prefix: &[u8], file_len: u64) -> Result<&[u8], FormatError> {
     };
     need("the header's length", 0, 8)?;
     let len = u64::from_le_bytes(*prefix.first_chunk().expect("8 bytes are there"));
+    // A header's own first 16 bytes are none of these.
+    if let Some(is) = mistaken(prefix).filter(|_| prefix.get(8) != Some(&b'{')) {
+        return Err(FormatError::Mistaken { is });
+    }
     if len > MAX_HEADER_BYTES {
         let what = "the safetensors header's length".to_owned();
         return Err(FormatError::LimitExceeded {
@@ -202,7 +208,8 @@ fn info(
         other => {
             return Err(FormatError::UnsupportedType {
                 name,
-                type_id: format!("{other:?}"),
+                expected: "F32, F16, BF16, and U8 for a linear layer's packed weights".to_owned(),
+                got: format!("{other:?}"),
             });
         }
     };

@@ -115,6 +115,10 @@ pub fn tiny_model(
             256,
         );
     }
+    if architecture == "qwen2" {
+        vectors(&["blk.0.attn_q.bias"], 256);
+        vectors(&["blk.0.attn_k.bias", "blk.0.attn_v.bias"], 128);
+    }
     if architecture == "qwen3" {
         vectors(
             &["blk.0.attn_q_norm.weight", "blk.0.attn_k_norm.weight"],

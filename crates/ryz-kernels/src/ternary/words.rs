@@ -47,7 +47,7 @@ pub(super) fn unpack(
             }
             scales[0] = view.scale();
         }
-        DType::Q2_0G64 | DType::Q2_0G128 => {
+        DType::Q2_0G64 | DType::Q2_0G128 | DType::PQ2_0 => {
             let dtype = view.dtype();
             let blocks = words.chunks_mut(dtype.block_values() / LINE_COLS);
             let bytes = view.row(row).chunks_exact(dtype.block_bytes());
@@ -55,6 +55,17 @@ pub(super) fn unpack(
                 let (half, bytes) = block.split_at(2);
                 for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
                     *word = consecutive(*bytes);
+                }
+                *scale = half::f16::from_le_bytes([half[0], half[1]]).to_f32();
+            }
+        }
+        DType::Q1_0 => {
+            let blocks = words.as_chunks_mut::<8>().0.iter_mut();
+            let bytes = view.row(row).as_chunks::<18>().0.iter();
+            for ((words, block), scale) in blocks.zip(bytes).zip(scales) {
+                let (half, bytes) = block.split_at(2);
+                for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
+                    *word = of_bits(*bytes);
                 }
                 *scale = half::f16::from_le_bytes([half[0], half[1]]).to_f32();
             }
@@ -74,6 +85,15 @@ fn of_codes(codes: &[u8; LINE_COLS]) -> u32 {
     let words: [u32; 4] = bytemuck::cast(*codes);
     let [a, b, c, d] = words.map(u32::from_le);
     a | b << 2 | c << 4 | d << 6
+}
+
+/// 16 bits, the low ones first, as codes 0 and 2.
+fn of_bits(bytes: [u8; 2]) -> u32 {
+    let bits = u32::from(u16::from_le_bytes(bytes));
+    // Bit m of a nibble goes to bit 0 of byte m: times 2^(7·m) it lies at 8·m, and no other product does.
+    let spread = |nibble: u32| (nibble * 0x0020_4081) & 0x0101_0101;
+    let field = |k: u32| spread((bits >> (4 * k)) & 15) << (2 * k + 1);
+    field(0) | field(1) | field(2) | field(3)
 }
 
 /// 128 codes of which number 32·l + m is in byte m, bits 2·l.
@@ -126,6 +146,9 @@ mod tests {
             DType::I2S,
             DType::Q2_0G64,
             DType::Q2_0G128,
+            DType::Q1_0,
+            DType::PQ2_0,
+            DType::PTQ1_0,
         ];
         for dtype in types {
             let (rows, cols) = (3, 512);

@@ -91,13 +91,27 @@ pub fn arena() -> Arena {
     Arena::new(ArenaConfig::default())
 }
 
-pub const TERNARY: [DType; 5] = [
+pub const TERNARY: [DType; 8] = [
     DType::I2S,
     DType::TQ1_0,
     DType::TQ2_0,
     DType::Q2_0G64,
     DType::Q2_0G128,
+    DType::Q1_0,
+    DType::PQ2_0,
+    DType::PTQ1_0,
 ];
+
+/// Where the fp16 scale is in a ternary block.
+pub fn scale_at(dtype: DType) -> Option<usize> {
+    match dtype {
+        DType::TQ1_0 => Some(52),
+        DType::TQ2_0 => Some(64),
+        DType::PTQ1_0 => Some(26),
+        DType::I2S => None,
+        _ => Some(0),
+    }
+}
 
 /// How the scales of random ternary blocks are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,19 +132,14 @@ pub fn ternary_blocks(
 ) -> Vec<u8> {
     let row_bytes = dtype.row_bytes(cols).unwrap();
     let mut bytes = vec![0; rows * row_bytes];
-    let at = match dtype {
-        DType::TQ1_0 => Some(52),
-        DType::TQ2_0 => Some(64),
-        DType::I2S => None,
-        _ => Some(0),
-    };
+    let at = scale_at(dtype);
     let tensor = random.scale();
     for row in bytes.chunks_exact_mut(row_bytes) {
         let of_row = random.scale();
         for block in row.chunks_exact_mut(dtype.block_bytes()) {
             let constant = (random.below(4) == 0).then(|| random.pick(&[0, codes - 1]));
             for byte in block.iter_mut() {
-                *byte = if dtype == DType::TQ1_0 {
+                *byte = if matches!(dtype, DType::TQ1_0 | DType::PTQ1_0 | DType::Q1_0) {
                     random.next() as u8
                 } else {
                     (0..4).fold(0, |byte, _| {

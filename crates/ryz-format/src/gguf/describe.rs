@@ -1,0 +1,78 @@
+//! What a file holds, whether its tensors run here or not.
+
+use super::{Gguf, header, types::type_name};
+use crate::{FormatError, Metadata};
+
+/// A header of which nothing is asked but that it is well formed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Description {
+    /// The key–value pairs.
+    pub metadata: Metadata,
+    /// The tensors, in the header's order.
+    pub tensors: Vec<DescribedTensor>,
+    /// Why its tensors do not run here.
+    pub fault: Option<FormatError>,
+}
+
+/// A tensor of any type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DescribedTensor {
+    /// The name.
+    pub name: String,
+    /// The type's name.
+    pub dtype: String,
+    /// All dimensions in the file's order, the contiguous one first.
+    pub shape: Vec<u64>,
+    /// How many bytes it has; of a type whose blocks are not known, as many as lie up to the next tensor.
+    pub bytes: u64,
+}
+
+impl Description {
+    /// Describes the file whose prefix is given, of which `file_len` is the whole length.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gguf::parse`], but for types of tensors.
+    pub fn parse(prefix: &[u8], file_len: u64) -> Result<Description, FormatError> {
+        let fault = match Gguf::parse(prefix, file_len) {
+            Ok(gguf) => {
+                return Ok(Description {
+                    metadata: gguf.metadata,
+                    tensors: gguf
+                        .tensors
+                        .into_iter()
+                        .map(|tensor| DescribedTensor {
+                            name: tensor.name,
+                            dtype: tensor.dtype.name().to_owned(),
+                            shape: tensor.shape,
+                            bytes: tensor.bytes,
+                        })
+                        .collect(),
+                    fault: None,
+                });
+            }
+            Err(fault @ FormatError::UnsupportedType { .. }) => fault,
+            Err(error) => return Err(error),
+        };
+        let header = header::read(prefix, file_len)?;
+        let data_len = file_len.saturating_sub(header.data_start);
+        let mut starts: Vec<u64> = header.tensors.iter().map(|tensor| tensor.offset).collect();
+        starts.sort_unstable();
+        let tensors = header.tensors.iter().map(|tensor| {
+            let next = starts.partition_point(|&start| start <= tensor.offset);
+            let end = starts.get(next).copied().unwrap_or(data_len);
+            DescribedTensor {
+                name: tensor.name.to_owned(),
+                dtype: type_name(tensor.type_id),
+                shape: tensor.dims[..tensor.rank].to_vec(),
+                bytes: (tensor.bytes()).unwrap_or(end.saturating_sub(tensor.offset)),
+            }
+        });
+        Ok(Description {
+            tensors: tensors.collect(),
+            metadata: header.metadata,
+            fault: Some(fault),
+        })
+    }
+}

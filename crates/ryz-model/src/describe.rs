@@ -1,0 +1,173 @@
+//! What any model file holds, and why it cannot be run where it cannot.
+
+use std::path::Path;
+
+use ryz_format::{
+    DescribedTensor, Description, Metadata, ModelConfig, Overrides,
+    hf::{Safetensors, ShardIndex},
+};
+
+use crate::{
+    ModelError, ModelSource,
+    source::{at, open_part, open_parts, read_small},
+};
+
+/// What a file or folder holds, whatever its architecture.
+#[derive(Debug)]
+pub struct Described {
+    /// Which format it is.
+    pub kind: DescribedKind,
+    /// The architecture's name, as the file has it.
+    pub architecture: Option<String>,
+    /// Bytes of all parts.
+    pub file_bytes: u64,
+    /// The metadata of a GGUF file; those of a folder are in `config_json`.
+    pub metadata: Metadata,
+    /// `config.json` of a folder.
+    pub config_json: Option<Vec<u8>>,
+    /// All tensors of all parts, the contiguous dimension first.
+    pub tensors: Vec<DescribedTensor>,
+    /// The model as it can be run, or why it cannot.
+    pub source: Result<ModelSource, ModelError>,
+}
+
+/// A format of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DescribedKind {
+    /// One file or the parts of a split one.
+    Gguf,
+    /// A folder with `config.json`.
+    Folder,
+    /// A file of tensors that nothing describes.
+    Safetensors,
+}
+
+impl Described {
+    /// Describes the file or folder at `path`.
+    ///
+    /// # Errors
+    /// [`ModelError::Memory`] when a file cannot be opened or read, [`ModelError::Format`] when it is malformed, and
+    /// [`ModelError::Overrides`].
+    pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
+        let is_safetensors = path
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"));
+        if path.is_dir() {
+            Self::folder(path, overrides)
+        } else if is_safetensors {
+            let (file, part) = open_part(path, Safetensors::parse)?;
+            Ok(Self {
+                kind: DescribedKind::Safetensors,
+                architecture: None,
+                file_bytes: file.len(),
+                metadata: Metadata::new(),
+                config_json: None,
+                tensors: entries(&part),
+                source: ModelSource::open_with(path, overrides),
+            })
+        } else {
+            Self::gguf(path, overrides)
+        }
+    }
+
+    fn gguf(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
+        let (files, parts) = open_parts(path, Description::parse, |part| &part.metadata)?;
+        let (mut metadata, mut tensors, mut fault) = (None, Vec::new(), None);
+        for part in parts {
+            metadata.get_or_insert(part.metadata);
+            tensors.extend(part.tensors);
+            fault = fault.or(part.fault);
+        }
+        let mut metadata = metadata.unwrap_or_default();
+        overrides
+            .apply(&mut metadata)
+            .map_err(ModelError::Overrides)?;
+        let source = match fault {
+            Some(fault) => Err(at(path)(fault)),
+            None => ModelSource::open_with(path, overrides),
+        };
+        Ok(Self {
+            kind: DescribedKind::Gguf,
+            architecture: (metadata.get_str("general.architecture").ok()).map(str::to_owned),
+            file_bytes: files.iter().map(|file| file.len()).sum(),
+            metadata,
+            config_json: None,
+            tensors,
+            source,
+        })
+    }
+
+    fn folder(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
+        let source = ModelSource::open_with(path, overrides);
+        if let Err(error @ ModelError::Overrides(_)) = source {
+            return Err(error);
+        }
+        let config_path = path.join("config.json");
+        if !config_path.exists() {
+            return Err(source.err().unwrap_or(ModelError::Aborted));
+        }
+        let config_json = read_small(&config_path)?;
+        let index_path = path.join("model.safetensors.index.json");
+        let names = match index_path.exists() {
+            true => {
+                let index = ShardIndex::parse(&read_small(&index_path)?);
+                index.map_err(at(&index_path))?.files
+            }
+            false => vec!["model.safetensors".to_owned()],
+        };
+        let (mut file_bytes, mut tensors) = (0, Vec::new());
+        for name in names {
+            let (file, part) = open_part(&path.join(name), Safetensors::parse)?;
+            file_bytes += file.len();
+            tensors.extend(entries(&part));
+        }
+        // As the engine names them, where it runs them.
+        if let Ok(source) = &source {
+            tensors = (source.tensors().iter())
+                .map(|tensor| DescribedTensor {
+                    name: tensor.name.clone(),
+                    dtype: tensor.dtype.name().to_owned(),
+                    shape: tensor.shape.clone(),
+                    bytes: tensor.bytes,
+                })
+                .collect();
+        }
+        let fields: serde_json::Value =
+            serde_json::from_slice(&config_json).unwrap_or(serde_json::Value::Null);
+        let name = fields["architectures"][0].as_str();
+        Ok(Self {
+            kind: DescribedKind::Folder,
+            architecture: name.or(fields["model_type"].as_str()).map(str::to_owned),
+            file_bytes,
+            metadata: Metadata::new(),
+            config_json: Some(config_json),
+            tensors,
+            source,
+        })
+    }
+
+    /// What is probably wrong with it although it runs, each in a sentence.
+    pub fn warnings(&self) -> Vec<String> {
+        match &self.source {
+            Ok(source) => source.warnings(),
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// What the model is, where it runs.
+    pub fn config(&self) -> Option<&ModelConfig> {
+        self.source.as_ref().ok().map(ModelSource::config)
+    }
+}
+
+fn entries(part: &Safetensors) -> Vec<DescribedTensor> {
+    let entries = part.entries();
+    entries
+        .map(|(name, dtype, shape, bytes)| DescribedTensor {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.iter().rev().map(|&size| size as u64).collect(),
+            bytes,
+        })
+        .collect()
+}
