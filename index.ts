@@ -102,6 +102,7 @@ export {
 } from "./src/memory.js";
 export type { DraftModel, ModelInfo, QuantizationLoss, ScreenedHead, TunedMatrix, Tuning } from "./src/model-info.js";
 export { executeOnNode } from "./src/node-scope.js";
+export type { ModelOverrides, OverrideValue } from "./src/overrides.js";
 export type {
   LatencySummary,
   LayerProfile,

@@ -14,6 +14,7 @@ import {
 } from "./memory.js";
 import type { NativeEngineConfig } from "./native.js";
 import { currentNode } from "./node-scope.js";
+import { type ModelOverrides, readOverrides } from "./overrides.js";
 import { type BuiltInQuantizer, checkQuantizer, currentQuantizer, type Quantizer } from "./quantizer.js";
 import { defined, OptionReader, pathOf } from "./validate.js";
 
@@ -63,7 +64,7 @@ export interface LoadProgress {
 }
 
 /** Options of `BitNetEngine.load`. Every one may be left out. */
-export interface EngineConfig {
+export interface EngineConfig extends ModelOverrides {
   /**
    * Threads that compute; `"auto"` is the default.
    * @defaultValue the physical cores this process may use (its CPU affinity and cgroup quota count), without the slow ones of
@@ -279,6 +280,7 @@ export function checkConfig(config: unknown): CheckedConfig {
   const packing = read.choice("packing", PACKINGS);
   const draftModel = read.any("draftModel");
   const native = defined<NativeEngineConfig>({
+    ...readOverrides(read),
     ...memoryPolicySettings(policy),
     quantizer: typeof quantizer === "string" ? quantizer : undefined,
     hugePages: read.choice("hugePages", HUGE_PAGES),

@@ -147,6 +147,7 @@ export class BitNetEngine {
       });
     const loaded = new BitNetEngine(engine, performance.now() - start, log, settings.eviction);
     loaded.#logLoaded(settings.maxSequences);
+    for (const warning of loaded.modelInfo.warnings) log("warn", warning, { path: file });
     return loaded;
   }
 

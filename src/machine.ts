@@ -4,8 +4,9 @@ import { cpus } from "node:os";
 import { checkConfig, type EngineConfig } from "./config.js";
 import { type NativeEstimate, type NativeInspection, native } from "./native.js";
 import { currentNode } from "./node-scope.js";
+import { type ModelOverrides, readOverrides } from "./overrides.js";
 import { promised } from "./promised.js";
-import { OptionReader, pathOf, textOf } from "./validate.js";
+import { OptionReader, pathOf } from "./validate.js";
 
 /** A tensor of a model file. */
 export interface ModelTensor {
@@ -19,7 +20,16 @@ export interface ModelTensor {
 
 /** What a model file holds, read from its header alone. */
 export interface ModelInspection {
+  /** `gguf`, `folder` (a Hugging Face folder) or `safetensors` (a file of tensors that nothing describes). */
+  readonly format: "gguf" | "folder" | "safetensors";
+  /** The architecture's name in the file; `"unknown"` where it has none. */
   readonly architecture: string;
+  /** Whether this engine can run it. */
+  readonly runs: boolean;
+  /** Why it cannot. */
+  readonly reason?: string;
+  /** What is probably wrong with it although it runs. */
+  readonly warnings: readonly string[];
   readonly parameters: number;
   readonly fileBytes: number;
   /** Key and value of everything the header says; long arrays are shortened. */
@@ -29,28 +39,38 @@ export interface ModelInspection {
   readonly sizes: { readonly fp32: number; readonly fp16: number; readonly int8: number; readonly packed: number };
   /** Bits in the file per parameter. */
   readonly bitsPerWeight: number;
-  /** Bytes of key-value cache per token of context (f16). */
-  readonly kvBytesPerToken: number;
-  /** The longest context the model was made for. */
-  readonly trainedContextLength: number;
+  /** Bytes of key-value cache per token of context (f16); of a model that runs. */
+  readonly kvBytesPerToken?: number;
+  /** The longest context the model was made for; of a model that runs. */
+  readonly trainedContextLength?: number;
 }
 
-/** Reads a model file's header, without its weights. */
-export async function inspectModel(path: string): Promise<ModelInspection> {
-  const file = textOf("path", path);
-  const found = await promised<NativeInspection>((done) => native().inspectModel(file, done));
-  const { architecture, parameters, fileBytes, tensors, fp32, fp16, int8, packed, kvBytesPerToken } = found;
+/**
+ * Describes a GGUF file, a safetensors file or a Hugging Face folder of any architecture by its header, without its weights, and
+ * says whether it can be run.
+ */
+export async function inspectModel(path: string | URL, options?: ModelOverrides): Promise<ModelInspection> {
+  const file = pathOf("path", path);
+  const read = new OptionReader(options, "options");
+  const config = readOverrides(read);
+  read.done();
+  const found = await promised<NativeInspection>((done) => native().inspectModel(file, config, done));
+  const { parameters, fileBytes, tensors, fp32, fp16, int8, packed, kvBytesPerToken, contextLength } = found;
   const tensorBytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
   return {
-    architecture,
+    format: found.format as ModelInspection["format"],
+    architecture: found.architecture ?? "unknown",
+    runs: found.runs,
+    ...(found.reason !== undefined && { reason: found.reason }),
+    warnings: found.warnings,
     parameters,
     fileBytes,
     metadata: JSON.parse(found.metadata) as Record<string, unknown>,
     tensors,
     sizes: { fp32, fp16, int8, packed },
     bitsPerWeight: parameters > 0 ? (tensorBytes * 8) / parameters : 0,
-    kvBytesPerToken,
-    trainedContextLength: found.contextLength,
+    ...(kvBytesPerToken !== undefined && { kvBytesPerToken }),
+    ...(contextLength !== undefined && { trainedContextLength: contextLength }),
   };
 }
 

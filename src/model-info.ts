@@ -51,6 +51,8 @@ export interface ModelInfo {
   readonly weightBytesPerToken: number;
   /** What float weights lost when they were made ternary on load; empty where none were. */
   readonly quantized: readonly QuantizationLoss[];
+  /** What is probably wrong with the model's files although it runs, each in a sentence; the logger is warned of it. */
+  readonly warnings: readonly string[];
   /** How the ways in which weights are streamed were chosen. */
   readonly tuning: Tuning;
   /** The draft model, where one was loaded beside. */

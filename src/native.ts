@@ -16,6 +16,9 @@ export interface NativeFailure {
 export type NativeCallback<T> = (failure: NativeFailure | null, value: T | null) => void;
 
 export interface NativeEngineConfig {
+  overrides?: string;
+  chatTemplate?: string;
+  chatTemplateFile?: string;
   threads?: number;
   level?: string;
   batchLayout?: string;
@@ -187,6 +190,7 @@ export interface NativeModelInfo {
   packedBytes: number;
   weightBytesPerToken: number;
   quantized: NativeQuantizedTensor[];
+  warnings: string[];
   tuning: NativeTuning;
   draft?: NativeDraftModel;
   hasChatTemplate: boolean;
@@ -391,7 +395,11 @@ export interface NativeTensor {
 }
 
 export interface NativeInspection {
-  architecture: string;
+  format: string;
+  architecture?: string;
+  runs: boolean;
+  reason?: string;
+  warnings: string[];
   parameters: number;
   fileBytes: number;
   metadata: string;
@@ -400,8 +408,8 @@ export interface NativeInspection {
   fp16: number;
   int8: number;
   packed: number;
-  kvBytesPerToken: number;
-  contextLength: number;
+  kvBytesPerToken?: number;
+  contextLength?: number;
 }
 
 export interface NativeCalibrateSettings {
@@ -606,7 +614,7 @@ export interface NativeBinding {
     onMessage: (failure: NativeFailure | null, report: string | null, event: string | null) => void,
   ): NativeCancel;
   estimateMemory(path: string, config: NativeEngineConfig, done: NativeCallback<NativeEstimate>): void;
-  inspectModel(path: string, done: NativeCallback<NativeInspection>): void;
+  inspectModel(path: string, config: NativeEngineConfig, done: NativeCallback<NativeInspection>): void;
   readBandwidth(
     bytes: number,
     threads: number | undefined,

@@ -1,5 +1,7 @@
 /** Checks options before they reach the native side, where a `-1` would wrap to four billion. */
 
+import { homedir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { InvalidArgumentError } from "./errors.js";
 
@@ -169,12 +171,22 @@ export function textOf(name: string, value: unknown): string {
   throw new InvalidArgumentError(name, "a string", value);
 }
 
-/** A file's path, out of a path or a file: URL. */
+const NO_DOWNLOAD =
+  "a path on this machine (nothing is downloaded from here: fetch the file first, for example with `hf download` or `curl -LO`)";
+
+/** A file's path, out of a path or a file: URL; `~/` is the home folder. */
 export function pathOf(name: string, path: unknown): string {
   if (path instanceof URL) {
     if (path.protocol === "file:") return fileURLToPath(path);
-    throw new InvalidArgumentError(name, "a file path or a file: URL", path.href);
+    throw new InvalidArgumentError(name, NO_DOWNLOAD, path.href);
   }
-  if (typeof path === "string" && path !== "" && !path.includes("\0")) return path;
+  if (typeof path === "string" && path !== "" && !path.includes("\0")) {
+    if (/^~[/\\]/.test(path)) return join(homedir(), path.slice(2));
+    if (/^file:\/\//i.test(path)) return fileURLToPath(path);
+    if (/^(hf|hf-mirror|ollama|modelscope|s3|gs):|^https?:\/\//i.test(path)) {
+      throw new InvalidArgumentError(name, NO_DOWNLOAD, path);
+    }
+    return path;
+  }
   throw new InvalidArgumentError(name, "a file path or a file: URL", path);
 }

@@ -4,7 +4,7 @@ import type { Command } from "commander";
 import { BitNetEngine } from "../engine.js";
 import { cpuInfo, inspectModel, measureReadBandwidth } from "../machine.js";
 import type { Profile } from "../profile.js";
-import { addRunOptions, engineConfig, type RunFlags } from "./options.js";
+import { addRunOptions, engineConfig, overridesOf, type RunFlags } from "./options.js";
 import { interruptible, printJson } from "./run.js";
 import { print, StatusLine, table } from "./terminal.js";
 import { type Lateness, TimerLateness } from "./timer.js";
@@ -150,9 +150,9 @@ function tests({ prompt, tokens }: Flags): Test[] {
 }
 
 async function loadFor(flags: Flags, threads: number, signal: AbortSignal): Promise<BitNetEngine> {
-  const { trainedContextLength } = await inspectModel(flags.model);
+  const { trainedContextLength } = await inspectModel(flags.model, overridesOf(flags));
   const needed = Math.max(16, flags.prompt, flags.tokens + 2);
-  const ctx = flags.ctx ?? Math.min(needed, trainedContextLength);
+  const ctx = flags.ctx ?? Math.min(needed, trainedContextLength ?? needed);
   return BitNetEngine.load(flags.model, { ...engineConfig({ ...flags, threads, ctx }), signal });
 }
 

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { BitNetEngine } from "../engine.js";
 import { estimateMemory, inspectModel, type MemoryEstimate, type ModelInspection } from "../machine.js";
-import { addModelOptions, type ModelFlags } from "./options.js";
+import { addModelOptions, type ModelFlags, overridesOf } from "./options.js";
 import { printJson } from "./run.js";
 import { bytes, print, table } from "./terminal.js";
 import { wholeNumber } from "./values.js";
@@ -29,9 +29,10 @@ async function inspect(flags: Flags): Promise<void> {
     await showMemory(flags);
     return;
   }
-  const found = await inspectModel(flags.model);
-  const need = await estimateMemory(flags.model, { contextLength: flags.ctx });
-  const { architecture, parameters, tensors, sizes } = found;
+  const overrides = overridesOf(flags);
+  const found = await inspectModel(flags.model, overrides);
+  const need = found.runs ? await estimateMemory(flags.model, { ...overrides, contextLength: flags.ctx }) : undefined;
+  const { format, architecture, runs, reason, warnings, parameters, tensors, sizes } = found;
   if (!flags.json) {
     await print(report(found, need));
     return;
@@ -41,12 +42,12 @@ async function inspect(flags: Flags): Promise<void> {
     bitsPerWeight: found.bitsPerWeight,
     memory: need,
   };
-  await printJson({ architecture, parameters, tensors, sizes, ...details });
+  await printJson({ format, architecture, runs, reason, warnings, parameters, tensors, sizes, ...details });
 }
 
 /** What lies where, once the model is loaded. */
 async function showMemory(flags: Flags): Promise<void> {
-  const engine = await BitNetEngine.load(flags.model, { contextLength: flags.ctx });
+  const engine = await BitNetEngine.load(flags.model, { ...overridesOf(flags), contextLength: flags.ctx });
   try {
     if (flags.json) await printJson({ stats: engine.memoryStats(), layout: engine.memoryLayout() });
     else await print(engine.memoryReport());
@@ -55,15 +56,18 @@ async function showMemory(flags: Flags): Promise<void> {
   }
 }
 
-function report(found: ModelInspection, need: MemoryEstimate): string {
+function report(found: ModelInspection, need: MemoryEstimate | undefined): string {
   const { sizes, tensors } = found;
   const share = (size: number): string => (sizes.packed > 0 ? `${(size / sizes.packed).toFixed(2)} x` : "");
   return [
     table([
+      ["format", found.format],
       ["architecture", found.architecture],
+      ["runs", found.runs ? "yes" : `no: ${found.reason}`],
+      ...found.warnings.map((warning) => ["warning", warning]),
       ["parameters", found.parameters.toLocaleString("en")],
       ["file", `${bytes(found.fileBytes)}, ${found.bitsPerWeight.toFixed(2)} bits per weight`],
-      ["context", `${found.trainedContextLength} tokens`],
+      ...(found.trainedContextLength === undefined ? [] : [["context", `${found.trainedContextLength} tokens`]]),
     ]),
     "\nsize\n",
     table(
@@ -75,17 +79,7 @@ function report(found: ModelInspection, need: MemoryEstimate): string {
       ],
       [1, 2],
     ),
-    `\nmemory it will need (context of ${need.contextLength} tokens, int8 cache of ${need.kvTokens} tokens)\n`,
-    table(
-      [
-        ["weights", bytes(need.weights)],
-        ["key-value cache", bytes(need.kvCache)],
-        ["scratch", bytes(need.scratch)],
-        ["together", bytes(need.total)],
-        ["at most, while loading", bytes(need.peak)],
-      ],
-      [1],
-    ),
+    need === undefined ? "" : memory(need),
     "\nmetadata\n",
     table(Object.entries(found.metadata).map(([key, value]) => [key, shown(value)])),
     "\ntensors\n",
@@ -97,6 +91,20 @@ function report(found: ModelInspection, need: MemoryEstimate): string {
       [3],
     ),
   ].join("");
+}
+
+function memory(need: MemoryEstimate): string {
+  const rows = table(
+    [
+      ["weights", bytes(need.weights)],
+      ["key-value cache", bytes(need.kvCache)],
+      ["scratch", bytes(need.scratch)],
+      ["together", bytes(need.total)],
+      ["at most, while loading", bytes(need.peak)],
+    ],
+    [1],
+  );
+  return `\nmemory it will need (context of ${need.contextLength} tokens, int8 cache of ${need.kvTokens} tokens)\n${rows}`;
 }
 
 function shown(value: unknown): string {

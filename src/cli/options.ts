@@ -15,11 +15,14 @@ import {
 import { defaultModelPath } from "../default-model.js";
 import type { Eviction } from "../eviction.js";
 import { HUGE_PAGES } from "../memory.js";
-import { evictionPolicy, filePath, modelPath, threadCount, wholeNumber } from "./values.js";
+import type { ModelOverrides, OverrideValue } from "../overrides.js";
+import { evictionPolicy, filePath, modelPath, override, threadCount, wholeNumber } from "./values.js";
 
 /** What every command that reads a model file takes. */
 export interface ModelFlags {
   readonly model: string;
+  readonly override?: Readonly<Record<string, OverrideValue>>;
+  readonly chatTemplate?: string;
   readonly json?: boolean;
 }
 
@@ -69,7 +72,14 @@ function modelOption(): Option {
 }
 
 export function addModelOptions(command: Command): Command {
-  addGroup(command, "Model:", [modelOption()]);
+  addGroup(command, "Model:", [
+    modelOption(),
+    new Option(
+      "--override <key=value>",
+      "a value of the file's metadata in the place of its own; may be repeated",
+    ).argParser(override),
+    new Option("--chat-template <file>", "a chat template in the place of the model's own").argParser(filePath),
+  ]);
   return addGroup(command, "Output:", [new Option("--json", "print exactly one JSON object on stdout")]);
 }
 
@@ -147,6 +157,11 @@ export function addProfileOption(command: Command): Command {
   return addGroup(command, "Output:", [new Option("--profile", "print where the time went (on stderr)")]);
 }
 
+/** What the flags put in the place of the file's own. */
+export function overridesOf({ override, chatTemplate }: ModelFlags): ModelOverrides {
+  return { overrides: override, chatTemplate };
+}
+
 export function engineConfig(flags: RunFlags): EngineConfig {
   const { threads, pinning, numa, node, hugePages, mapWeights, level, activations, kv, ctx } = flags;
   const {
@@ -176,5 +191,5 @@ export function engineConfig(flags: RunFlags): EngineConfig {
     autoTune,
     activations,
   };
-  return { threads, pinning, numa, node, level, ...weights, ...cache };
+  return { threads, pinning, numa, node, level, ...weights, ...cache, ...overridesOf(flags) };
 }

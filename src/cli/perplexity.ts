@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import { inspectModel } from "../machine.js";
 import { exactlyOne, readText } from "./input.js";
-import { addRunOptions, type RunFlags } from "./options.js";
+import { addRunOptions, overridesOf, type RunFlags } from "./options.js";
 import { interruptible, printJson, withEngine } from "./run.js";
 import { print } from "./terminal.js";
 import { filePath, wholeNumber, wholeNumbers } from "./values.js";
@@ -27,7 +27,7 @@ export function addPerplexity(program: Command): void {
 async function perplexity(flags: Flags): Promise<void> {
   exactlyOne(["--file", flags.file], ["--tokens", flags.tokens]);
   const input = flags.tokens ?? (await readText(flags.file as string));
-  const window = flags.tokens?.length ?? flags.ctx ?? (await defaultWindow(flags.model));
+  const window = flags.tokens?.length ?? flags.ctx ?? (await defaultWindow(flags));
   const ctx = Math.max(window, 16);
   await interruptible(async (signal) => {
     const measure = (changed: Partial<Flags>) =>
@@ -57,7 +57,7 @@ function costOf(head: string, meanNll: number, ofFile: number): string {
   return `head ${head}: mean nll ${percent < 0 ? "" : "+"}${percent.toFixed(3)} % over the file's own head (${ofFile.toFixed(5)})`;
 }
 
-async function defaultWindow(model: string): Promise<number> {
-  const { trainedContextLength } = await inspectModel(model);
-  return Math.min(trainedContextLength, LONGEST_WINDOW);
+async function defaultWindow(flags: RunFlags): Promise<number> {
+  const { trainedContextLength } = await inspectModel(flags.model, overridesOf(flags));
+  return Math.min(trainedContextLength ?? LONGEST_WINDOW, LONGEST_WINDOW);
 }

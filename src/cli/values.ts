@@ -2,6 +2,7 @@
 
 import { InvalidArgumentError as InvalidOption } from "commander";
 import type { Eviction } from "../eviction.js";
+import type { OverrideValue } from "../overrides.js";
 import { localPath } from "./paths.js";
 
 /** A failure of the command line itself: exit code 2. */
@@ -14,6 +15,30 @@ export function wholeNumber(min: number): (text: string) => number {
     if (Number.isSafeInteger(value) && value >= min) return value;
     throw new InvalidOption(`It must be a whole number from ${min}.`);
   };
+}
+
+/**
+ * `KEY=VALUE`, added to those before. The value is JSON where it is (a number, `true`, `null`, an array), else text; `str:`, `int:`,
+ * `float:` and `bool:` before it say which, as llama.cpp's do.
+ */
+export function override(text: string, before: Record<string, OverrideValue> = {}): Record<string, OverrideValue> {
+  const [, key, type, value] = /^([^=]+)=(?:(str|int|float|bool):)?(.*)$/s.exec(text) ?? [];
+  if (key === undefined || value === undefined) throw new InvalidOption("It must be KEY=VALUE.");
+  const parsed = type === "str" ? value : plainValue(value);
+  const fits = { str: "string", int: "number", float: "number", bool: "boolean" } as const;
+  if (type !== undefined && typeof parsed !== fits[type as keyof typeof fits]) {
+    throw new InvalidOption(`${JSON.stringify(value)} is no ${type}.`);
+  }
+  return { ...before, [key.trim()]: parsed };
+}
+
+function plainValue(text: string): OverrideValue {
+  if (!/^(-?[\d.]|true$|false$|null$|\[|")/.test(text)) return text;
+  try {
+    return JSON.parse(text) as OverrideValue;
+  } catch {
+    return text;
+  }
 }
 
 /** A number of threads, or `auto`. */
