@@ -18,7 +18,7 @@ export function addInspect(program: Command): void {
     .optionsGroup("Model:")
     .option("--ctx <tokens>", "context length for the memory it will need", wholeNumber(16))
     .optionsGroup("Output:")
-    .option("--details", "with --json: also metadata, bitsPerWeight and memory")
+    .option("--details", "with --json: also format, metadata, bitsPerWeight and memory")
     .option("--memory", "load the model and show what lies where in memory instead")
     .addHelpText("after", "\nExample:\n  ryzanstein inspect -m model.gguf")
     .action(inspect);
@@ -37,12 +37,16 @@ async function inspect(flags: Flags): Promise<void> {
     await print(report(found, need));
     return;
   }
+  // What is said only where there is something to say.
+  const trouble = { ...(!runs && { runs, reason }), ...(warnings.length > 0 && { warnings }) };
   const details = flags.details && {
+    format,
+    runs,
     metadata: found.metadata,
     bitsPerWeight: found.bitsPerWeight,
     memory: need,
   };
-  await printJson({ format, architecture, runs, reason, warnings, parameters, tensors, sizes, ...details });
+  await printJson({ architecture, parameters, tensors, sizes, ...trouble, ...details });
 }
 
 /** What lies where, once the model is loaded. */
