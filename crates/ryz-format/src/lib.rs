@@ -37,6 +37,7 @@ mod metadata;
 mod overrides;
 mod quantize;
 mod view;
+mod warning;
 
 pub use config::{
     Architecture, ExpectedTensor, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle,
@@ -54,3 +55,4 @@ pub use metadata::{Array, Metadata, StringArray, Value};
 pub use overrides::Overrides;
 pub use quantize::{BuiltIn, QuantizeError, Quantized, Quantizer, ScaleGroup, SharedQuantizer};
 pub use view::TensorView;
+pub use warning::Warning;

@@ -133,15 +133,28 @@ pub enum TokenizerError {
         /// The id.
         got: u64,
     },
-    /// The vocabulary has no token for a byte of the text.
-    #[error("the vocabulary has no token for byte {byte:#04x} of {}", Shown(text))]
-    Unencodable {
-        /// The byte.
-        byte: u8,
-        /// The word or character that it is part of.
-        text: String,
+    /// A pre-tokenizer that is not known.
+    #[error(
+        "tokenizer.ggml.pre: {} is not known; if it cuts words as a known one does, name that one by \
+         an override of tokenizer.ggml.pre, for instance {:?} or {:?}",
+        Shown(name),
+        "llama-bpe",
+        "qwen2"
+    )]
+    UnknownPretokenizer {
+        /// The name.
+        name: String,
     },
-    /// The `tokenizers` crate refused a vocabulary that passed the checks here.
+    /// A text is more tokens than it may be.
+    #[error("the text is more than {limit} tokens")]
+    TooManyTokens {
+        /// The most that it may be.
+        limit: usize,
+    },
+    /// The work was cancelled.
+    #[error("the work was cancelled")]
+    Cancelled,
+    /// A table of the vocabulary cannot be built.
     #[error("the vocabulary is refused")]
     Model {
         /// Why.
@@ -153,8 +166,11 @@ impl TokenizerError {
     /// The stable code that callers switch on.
     pub fn code(&self) -> &'static str {
         match self {
-            TokenizerError::Unsupported { .. } => "UNSUPPORTED",
-            TokenizerError::Unencodable { .. } => "INVALID_ARGUMENT",
+            TokenizerError::Unsupported { .. } | TokenizerError::UnknownPretokenizer { .. } => {
+                "UNSUPPORTED"
+            }
+            TokenizerError::TooManyTokens { .. } => "CONTEXT_OVERFLOW",
+            TokenizerError::Cancelled => "ABORTED",
             _ => "INVALID_TOKENIZER",
         }
     }

@@ -7,8 +7,8 @@
 //! All of it reads files that may be hostile: vocabularies are checked whole before they are used, no regular expression
 //! out of a file is ever compiled, and text of a user never yields a control token unless it is asked to.
 //!
-//! Byte-level BPE and its merges are those of the `tokenizers` crate; what that crate cannot express (SentencePiece
-//! scores) or does not bound (patterns, added tokens of any number) is written here.
+//! Merging is written here, because no crate bounds its time and memory, or can be told to stop; tests
+//! compare it with the `tokenizers` crate.
 #![forbid(unsafe_code)]
 
 mod bpe;
@@ -16,6 +16,8 @@ mod byte_level;
 mod error;
 mod gguf;
 mod hf;
+mod merge;
+mod output;
 mod pretokenizer;
 mod special;
 mod spm;
@@ -26,6 +28,8 @@ mod vocab;
 
 pub use error::{TemplateError, TokenizerError};
 pub use hf::HfFiles;
+pub use output::{Bounds, Encoded};
+pub use pretokenizer::names_of_pattern;
 pub use stream::DecodeStream;
 pub use template::{
     AnswerForm, ArgumentForm, CallBody, CallForm, ChatInput, ChatTemplate, ContentForms,

@@ -46,7 +46,12 @@ const END_OF_INFILL: [&str; 11] = [
 
 /// Whether a token of this name ends a generation.
 pub(crate) fn ends_generation(text: &str) -> bool {
-    END_OF_GENERATION.contains(&text) || END_OF_INFILL.contains(&text)
+    END_OF_GENERATION.contains(&text) || ends_infill(text)
+}
+
+/// Whether a token of this name ends what is filled in: it is no instruction in itself.
+pub(crate) fn ends_infill(text: &str) -> bool {
+    END_OF_INFILL.contains(&text)
 }
 
 /// An added token and how it takes its neighbourhood.

@@ -1,65 +1,24 @@
 //! SentencePiece's BPE as GGUF files store it: a score for each token and no list of merges.
 //!
-//! The model of the `tokenizers` crate needs an ordered list of merges. Here any two neighbours merge when their union
-//! is a token, the highest score first and of equal scores the leftmost, so that tokens of one score keep the text's
-//! order: no list of ranks says that, and so the loop is written out. It is llama.cpp's `llm_tokenizer_spm`.
-
-use std::{cmp::Ordering, collections::BinaryHeap};
+//! Any two neighbours merge when their union is a token, the highest score first and of equal scores
+//! the leftmost. It is llama.cpp's `llm_tokenizer_spm`.
 
 use ahash::AHashMap;
 
-use crate::TokenizerError;
+use crate::{
+    TokenizerError,
+    merge::{NONE, Pairs, Scratch, Step, Symbol, Union, merge},
+    output::Output,
+};
 
 /// Tokens with scores.
 pub(crate) struct Spm {
     text_ids: AHashMap<String, u32>,
-    /// Score of each id.
-    scores: Vec<f32>,
+    /// Rank of each id: less is better.
+    ranks: Vec<u32>,
     /// The token of each byte: `<0xHH>`, else a token that is the byte's own character.
     byte_ids: [Option<u32>; 256],
 }
-
-/// A piece of the text; pieces form a list by their indices.
-struct Symbol {
-    start: usize,
-    /// 0 once it was merged into its left neighbour.
-    len: usize,
-    previous: usize,
-    next: usize,
-}
-
-const NONE: usize = usize::MAX;
-
-/// Two neighbours whose union is a token.
-struct Pair {
-    score: f32,
-    left: usize,
-    right: usize,
-    /// Bytes of the union: a symbol that has since grown tells that the pair is out of date.
-    len: usize,
-}
-
-impl Ord for Pair {
-    fn cmp(&self, other: &Pair) -> Ordering {
-        self.score
-            .total_cmp(&other.score)
-            .then(other.left.cmp(&self.left))
-    }
-}
-
-impl PartialOrd for Pair {
-    fn partial_cmp(&self, other: &Pair) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Pair {
-    fn eq(&self, other: &Pair) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Pair {}
 
 impl Spm {
     /// Checks the scores: one a token, each a number.
@@ -89,8 +48,7 @@ impl Spm {
         });
         Ok(Spm {
             text_ids,
-            // One zero, so that an order of all floats has equal scores where the file has.
-            scores: scores.iter().map(|score| score + 0.0).collect(),
+            ranks: scores.iter().copied().map(rank).collect(),
             byte_ids,
         })
     }
@@ -101,84 +59,64 @@ impl Spm {
     }
 
     /// Appends the ids of text in which spaces are `▁`.
-    pub(crate) fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), TokenizerError> {
-        let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
-        for (i, (start, char)) in text.char_indices().enumerate() {
-            symbols.push(Symbol {
-                start,
-                len: char.len_utf8(),
-                previous: i.checked_sub(1).unwrap_or(NONE),
-                next: i + 1,
-            });
-        }
-        let Some(last) = symbols.last_mut() else {
-            return Ok(());
-        };
-        last.next = NONE;
-
-        let mut queue = BinaryHeap::with_capacity(symbols.len());
-        for right in 1..symbols.len() {
-            self.push_pair(text, &symbols, right - 1, right, &mut queue);
-        }
-        while let Some(pair) = queue.pop() {
-            let (left, right) = (&symbols[pair.left], &symbols[pair.right]);
-            if left.len == 0 || right.len == 0 || left.len + right.len != pair.len {
-                continue;
-            }
-            let (previous, next) = (left.previous, right.next);
-            symbols[pair.left].len = pair.len;
-            symbols[pair.left].next = next;
-            symbols[pair.right].len = 0;
-            if next != NONE {
-                symbols[next].previous = pair.left;
-                self.push_pair(text, &symbols, pair.left, next, &mut queue);
-            }
-            if previous != NONE {
-                self.push_pair(text, &symbols, previous, pair.left, &mut queue);
-            }
-        }
-        for symbol in symbols.iter().filter(|symbol| symbol.len > 0) {
-            let piece = &text[symbol.start..symbol.start + symbol.len];
-            if let Some(&id) = self.text_ids.get(piece) {
-                out.push(id);
-                continue;
-            }
-            for byte in piece.bytes() {
-                let id = self.byte_ids[byte as usize];
-                let id = id.ok_or_else(|| TokenizerError::Unencodable {
-                    byte,
-                    text: piece.to_owned(),
-                })?;
-                out.push(id);
-            }
-        }
-        Ok(())
+    pub(crate) fn encode(&self, text: &str, out: &mut Output<'_>) -> Result<(), TokenizerError> {
+        merge(
+            self,
+            text,
+            &mut Scratch::default(),
+            &mut |step| match step {
+                Step::Token { id: NONE, text } => self.push_bytes(text, out),
+                Step::Token { id, .. } => out.push(id),
+                Step::Worked(bytes) => out.worked(bytes),
+            },
+        )
     }
 
-    fn push_pair(
-        &self,
-        text: &str,
-        symbols: &[Symbol],
-        left: usize,
-        right: usize,
-        queue: &mut BinaryHeap<Pair>,
-    ) {
-        let start = symbols[left].start;
-        let len = symbols[left].len + symbols[right].len;
-        if let Some(&id) = self.text_ids.get(&text[start..start + len]) {
-            queue.push(Pair {
-                score: self.scores[id as usize],
-                left,
-                right,
-                len,
-            });
+    /// A character without a token becomes its bytes, or is unknown.
+    fn push_bytes(&self, text: &str, out: &mut Output<'_>) -> Result<(), TokenizerError> {
+        let ids = || text.bytes().map(|byte| self.byte_ids[usize::from(byte)]);
+        if ids().any(|id| id.is_none()) {
+            return out.push_unknown();
+        }
+        ids().flatten().try_for_each(|id| out.push(id))
+    }
+}
+
+impl Pairs for Spm {
+    fn symbols(&self, text: &str, out: &mut Vec<Symbol>) {
+        for (at, char) in text.char_indices() {
+            let len = char.len_utf8();
+            let id = self.token_to_id(&text[at..at + len]);
+            out.push(Symbol::new(id.unwrap_or(NONE), at, len));
         }
     }
+
+    fn union(&self, text: &str, left: &Symbol, right: &Symbol) -> Option<Union> {
+        let whole = left.start as usize..(right.start + right.len) as usize;
+        let id = self.token_to_id(&text[whole])?;
+        Some(Union {
+            rank: self.ranks[id as usize],
+            id,
+        })
+    }
+}
+
+/// A number that is less for a higher score, and equal for equal scores.
+fn rank(score: f32) -> u32 {
+    // One zero.
+    let bits = (score + 0.0).to_bits();
+    let ascending = if bits >> 31 == 1 {
+        !bits
+    } else {
+        bits | 1 << 31
+    };
+    !ascending
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::{Bounds, Encoded, Unknown};
 
     fn spm(tokens: &[(&str, f32)]) -> Spm {
         let ids = (0..)
@@ -189,9 +127,17 @@ mod tests {
     }
 
     fn ids(spm: &Spm, text: &str) -> Vec<u32> {
-        let mut out = Vec::new();
+        encoded(spm, text).ids
+    }
+
+    fn encoded(spm: &Spm, text: &str) -> Encoded {
+        let unknown = Unknown {
+            id: Some(99),
+            fused: false,
+        };
+        let mut out = Output::new(0, Bounds::NONE, unknown);
         spm.encode(text, &mut out).unwrap();
-        out
+        out.encoded
     }
 
     #[test]
@@ -221,10 +167,14 @@ mod tests {
             ("!", 0.0),
         ]);
         assert_eq!(ids(&spm, "a€!"), [0, 1, 2, 3, 4]);
-        let error = spm.encode("aé", &mut Vec::new()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the vocabulary has no token for byte 0xc3 of \"é\""
-        );
+        let unknown = encoded(&spm, "aé");
+        assert_eq!((unknown.ids, unknown.unknown), (vec![0, 99], 1));
+    }
+
+    #[test]
+    fn ranks_are_in_the_order_of_scores() {
+        let scores = [f32::INFINITY, 3.5, 1.0, 0.0, -0.5, -1e10, f32::NEG_INFINITY];
+        assert!(scores.windows(2).all(|pair| rank(pair[0]) < rank(pair[1])));
+        assert_eq!(rank(0.0), rank(-0.0));
     }
 }

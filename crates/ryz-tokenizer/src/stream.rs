@@ -66,6 +66,12 @@ impl DecodeStream {
         text
     }
 
+    /// Ends the text where it was cut: half a character is left out. The stream can then be used anew.
+    pub fn cut(&mut self) -> String {
+        self.pending.clear();
+        String::new()
+    }
+
     /// Ends the text: U+FFFD for a character that was never completed. The stream can then be used anew.
     pub fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.pending).into_owned();

@@ -2,12 +2,13 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use unicode_normalization::UnicodeNormalization;
+use ryz_format::Warning;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::{
-    ChatTemplate, DecodeStream, TemplateError, TokenizerError,
-    bpe::ByteLevelBpe,
-    hf::SentencePieceBpe,
+    Bounds, ChatTemplate, DecodeStream, Encoded, TemplateError, TokenizerError,
+    bpe::{ByteLevelBpe, SentencePieceBpe},
+    output::{Output, Unknown},
     special::{AddedTokens, Fragment},
     spm::Spm,
     vocab::{Kind, Vocab},
@@ -78,6 +79,12 @@ pub(crate) struct Inner {
     /// But not where the text begins with a space.
     pub(crate) unless_space: bool,
     pub(crate) chat_template: Option<String>,
+    /// Bytes of the longest token.
+    pub(crate) longest: usize,
+    /// What stands for text that the vocabulary cannot say.
+    pub(crate) unknown: Unknown,
+    /// What is probably wrong with the files.
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// Where a SentencePiece model puts a space before text.
@@ -109,7 +116,7 @@ pub(crate) enum Model {
 }
 
 impl Model {
-    fn encode(&self, text: &str, out: &mut Vec<u32>) -> Result<(), TokenizerError> {
+    fn encode(&self, text: &str, out: &mut Output<'_>) -> Result<(), TokenizerError> {
         match self {
             Model::ByteLevel(model) => model.encode(text, out),
             Model::Spm(model) => model.encode(text, out),
@@ -131,16 +138,62 @@ impl Model {
 }
 
 impl Tokenizer {
-    /// The ids of a text.
+    /// The ids of a text. What the vocabulary cannot say becomes the unknown token, or is left out
+    /// where there is none.
     ///
     /// # Errors
     ///
-    /// [`TokenizerError::Unencodable`] for text that the vocabulary has no tokens for; a vocabulary with all bytes has none.
+    /// None that a text can cause.
     pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<u32>, TokenizerError> {
+        let encoded = self.encode_within(text, options, Bounds::NONE)?;
+        Ok(encoded.ids)
+    }
+
+    /// The ids of a text, within bounds of work, and how much of it the vocabulary cannot say.
+    ///
+    /// It takes time in proportion to the text's length, and memory in proportion to the number of ids
+    /// and, where text is normalised or spaces become `▁`, the text's length.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::TooManyTokens`] and [`TokenizerError::Cancelled`], as `bounds` says.
+    pub fn encode_within(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        bounds: Bounds<'_>,
+    ) -> Result<Encoded, TokenizerError> {
+        let suffix = &self.inner.suffix;
+        let behind = if options.add_special { suffix } else { &[][..] };
+        self.run(text, options, bounds, behind)
+    }
+
+    /// The ids of a text that a model is to continue: as [`Tokenizer::encode_within`], and never with
+    /// EOS behind it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::encode_within`].
+    pub fn encode_prompt(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        bounds: Bounds<'_>,
+    ) -> Result<Encoded, TokenizerError> {
+        self.run(text, options, bounds, &[])
+    }
+
+    fn run(
+        &self,
+        text: &str,
+        options: EncodeOptions,
+        bounds: Bounds<'_>,
+        behind: &[u32],
+    ) -> Result<Encoded, TokenizerError> {
         let inner = &*self.inner;
-        let mut out = Vec::with_capacity(text.len() / 3 + 2);
+        let mut out = Output::new(text.len() / 3 + 2, bounds, inner.unknown);
         if options.add_special {
-            out.extend_from_slice(&inner.prefix);
+            inner.prefix.iter().try_for_each(|&id| out.push(id))?;
         }
         let mut first = true;
         let mut after_token = true;
@@ -149,10 +202,10 @@ impl Tokenizer {
             options.parse_special,
             &mut |fragment| match fragment {
                 Fragment::Token(id) => {
-                    out.push(id);
+                    out.worked(0)?;
                     after_token = true;
                     first = false;
-                    Ok(())
+                    out.push(id)
                 }
                 Fragment::Text(text) => {
                     let prefix = match inner.space_prefix {
@@ -162,14 +215,28 @@ impl Tokenizer {
                     };
                     after_token = false;
                     first = false;
-                    inner.model.encode(&inner.prepare(text, prefix), &mut out)
+                    let text = inner.prepare(text, prefix, &mut out)?;
+                    inner.model.encode(&text, &mut out)
                 }
             },
         )?;
-        if options.add_special {
-            out.extend_from_slice(&inner.suffix);
-        }
-        Ok(out)
+        behind.iter().try_for_each(|&id| out.push(id))?;
+        Ok(out.encoded)
+    }
+
+    /// The most bytes of text that `tokens` tokens can be: a longer text is more tokens, whatever it
+    /// says. Characters that the vocabulary leaves out count as text all the same.
+    pub fn most_bytes(&self, tokens: usize) -> usize {
+        // Composed characters are at most three times as long when they are decomposed.
+        let factor = if self.inner.nfc { 3 } else { 1 };
+        tokens
+            .saturating_mul(self.inner.longest.max(1))
+            .saturating_mul(factor)
+    }
+
+    /// What is probably wrong with the files that the tokenizer was read from.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.inner.warnings
     }
 
     /// The text of ids; bytes that are not UTF-8, such as a character cut at either end, become U+FFFD.
@@ -313,22 +380,41 @@ impl Tokenizer {
 }
 
 impl Inner {
-    fn prepare<'t>(&self, text: &'t str, prefix: bool) -> Cow<'t, str> {
+    /// Text as the model wants it.
+    fn prepare<'t>(
+        &self,
+        text: &'t str,
+        prefix: bool,
+        out: &mut Output<'_>,
+    ) -> Result<Cow<'t, str>, TokenizerError> {
         let mut text = Cow::Borrowed(text);
-        if self.nfc && !text.is_ascii() {
-            text = Cow::Owned(text.nfc().collect());
+        if self.nfc && is_nfc_quick(text.chars()) != IsNormalized::Yes {
+            let mut composed = String::with_capacity(text.len());
+            for char in text.nfc() {
+                composed.push(char);
+                out.worked(0)?;
+            }
+            text = Cow::Owned(composed);
         }
-        if self.model.is_sentence_piece() {
-            let mut escaped = String::with_capacity(text.len() + text.len() / 2 + 3);
-            if prefix && !(self.unless_space && text.starts_with([' ', '▁'])) {
+        if !self.model.is_sentence_piece() {
+            return Ok(text);
+        }
+        let prefix = prefix && !(self.unless_space && text.starts_with([' ', '▁']));
+        if !prefix && !text.contains(' ') {
+            return Ok(text);
+        }
+        let mut escaped = String::with_capacity(text.len() + text.len() / 2 + 3);
+        if prefix {
+            escaped.push('▁');
+        }
+        for (i, piece) in text.split(' ').enumerate() {
+            if i > 0 {
                 escaped.push('▁');
             }
-            for char in text.chars() {
-                escaped.push(if char == ' ' { '▁' } else { char });
-            }
-            text = Cow::Owned(escaped);
+            escaped.push_str(piece);
+            out.worked(0)?;
         }
-        text
+        Ok(Cow::Owned(escaped))
     }
 }
 

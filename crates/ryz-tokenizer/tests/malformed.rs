@@ -30,7 +30,7 @@ fn gguf_faults_name_the_key_and_index() {
         (
             "pre",
             "nope".into(),
-            "tokenizer.ggml.pre: \"nope\" is not supported",
+            "tokenizer.ggml.pre: \"nope\" is not known; if it cuts words as a known one does",
             "UNSUPPORTED",
         ),
         (

@@ -5,10 +5,10 @@ mod common;
 
 use std::sync::LazyLock;
 
-use common::{PLAIN, SPECIAL, chain, fixture, fixture_json, gguf, hf, small, strings};
+use common::{PLAIN, SPECIAL, chain, fixture, fixture_json, gguf, hf, metadata, small, strings};
 use proptest::prelude::*;
-use ryz_format::{Array, Value};
-use ryz_tokenizer::{EncodeOptions, HfFiles, Tokenizer};
+use ryz_format::{Array, Metadata, Value};
+use ryz_tokenizer::{Bounds, EncodeOptions, HfFiles, Tokenizer};
 use serde_json::json;
 
 #[test]
@@ -174,12 +174,8 @@ fn hugging_face_sentence_piece() {
         "white space around [X] is part of it"
     );
     assert_eq!(first.decode(&[6, 6, 7, 8], true), "ab abé");
-    let error = never.encode("abü", PLAIN).unwrap_err();
-    assert_eq!(error.code(), "INVALID_ARGUMENT");
-    assert_eq!(
-        error.to_string(),
-        "the vocabulary has no token for byte 0xc3 of \"ü\""
-    );
+    let unknown = never.encode_within("abü", PLAIN, Bounds::NONE).unwrap();
+    assert_eq!((unknown.ids, unknown.unknown), (vec![5], 1));
 }
 
 #[test]
@@ -237,24 +233,165 @@ fn a_stream_never_gives_half_a_character() {
     assert_eq!(stream.push(u32::MAX), "", "and so is what is no token");
 }
 
-#[test]
-fn a_vocabulary_without_a_byte_refuses_text_with_it() {
-    let mut metadata = small(&[], &[]);
+/// A vocabulary without "z", and what type the token has that is named as the unknown one.
+fn without_z(unknown: Option<i32>) -> Tokenizer {
+    let mut metadata = small(&["<unk>"], &[]);
     let source = metadata.get_strings("tokenizer.ggml.tokens").unwrap();
-    let tokens: Vec<String> = source
-        .iter()
-        .filter(|t| *t != "z")
-        .map(str::to_owned)
-        .collect();
-    let list: Vec<&str> = tokens.iter().map(String::as_str).collect();
-    metadata.set("tokenizer.ggml.tokens", strings(&list));
-    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
-    assert_eq!(tokenizer.encode("abc", PLAIN).unwrap().len(), 3);
-    let error = tokenizer.encode("ab zz", PLAIN).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the vocabulary has no token for byte 0x7a of \" zz\""
+    let tokens: Vec<&str> = source.iter().filter(|t| *t != "z").collect();
+    let mut types = vec![1; tokens.len()];
+    let id = tokens.len() - 1;
+    let tokens = strings(&tokens);
+    metadata.set("tokenizer.ggml.tokens", tokens);
+    if let Some(kind) = unknown {
+        types[id] = kind;
+        metadata.set("tokenizer.ggml.unknown_token_id", id as u32);
+    }
+    metadata.set("tokenizer.ggml.token_type", Value::Array(Array::I32(types)));
+    Tokenizer::from_gguf(&metadata).unwrap()
+}
+
+#[test]
+fn what_a_vocabulary_cannot_say_becomes_the_unknown_token_or_is_left_out() {
+    let encoded = |tokenizer: &Tokenizer, text: &str| {
+        tokenizer.encode_within(text, PLAIN, Bounds::NONE).unwrap()
+    };
+    for kind in [None, Some(3)] {
+        let tokenizer = without_z(kind);
+        let got = encoded(&tokenizer, "ab zzé");
+        assert_eq!(got.ids, tokenizer.encode("ab é", PLAIN).unwrap());
+        assert_eq!(got.unknown, 2, "an instruction stands for no text");
+    }
+    let tokenizer = without_z(Some(2));
+    let unknown = tokenizer.unk().unwrap();
+    let got = encoded(&tokenizer, "azz");
+    assert_eq!(got.ids[1..], [unknown, unknown]);
+    assert_eq!(got.unknown, 2);
+    assert_eq!(encoded(&tokenizer, "abc").unknown, 0);
+}
+
+#[test]
+fn padding_and_unknown_ids_out_of_range_are_dropped_with_a_warning() {
+    for (name, value) in [
+        ("padding", Value::from(300u32)),
+        ("padding", Value::from(-1i32)),
+        ("unknown", Value::from(u32::MAX)),
+    ] {
+        let mut metadata = small(&[], &[]);
+        metadata.set(&format!("tokenizer.ggml.{name}_token_id"), value);
+        let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+        assert_eq!((tokenizer.pad(), tokenizer.unk()), (None, None));
+        let [warning] = tokenizer.warnings() else {
+            panic!("{:?}", tokenizer.warnings())
+        };
+        assert_eq!(warning.subject, format!("tokenizer.ggml.{name}_token_id"));
+        assert!(
+            warning.message.contains("is no token of 0 to 255"),
+            "{warning}"
+        );
+    }
+}
+
+#[test]
+fn a_file_without_a_pre_tokenizer_has_its_architectures_or_a_warning() {
+    let mut named = metadata("llama-bpe.gguf");
+    named.set("tokenizer.ggml.pre", "llama-bpe");
+    let text = "It's \"quoted\" (really)! 12345";
+    let expected = Tokenizer::from_gguf(&named).unwrap();
+    let expected = expected.encode(text, EncodeOptions::default()).unwrap();
+    let without = |architecture: &str| {
+        let mut metadata = Metadata::new();
+        for (key, value) in named.iter().filter(|(key, _)| *key != "tokenizer.ggml.pre") {
+            metadata.set(key, value.clone());
+        }
+        metadata.set("general.architecture", architecture);
+        Tokenizer::from_gguf(&metadata).unwrap()
+    };
+    for architecture in ["bitnet-b1.58", "bitnet-25"] {
+        let tokenizer = without(architecture);
+        let got = tokenizer.encode(text, EncodeOptions::default()).unwrap();
+        assert_eq!(got, expected, "{architecture}");
+        assert!(tokenizer.warnings().is_empty());
+    }
+    let tokenizer = without("llama");
+    assert_ne!(
+        tokenizer.encode(text, EncodeOptions::default()).unwrap(),
+        expected
     );
+    let [warning] = tokenizer.warnings() else {
+        panic!("{:?}", tokenizer.warnings())
+    };
+    let warning = warning.to_string();
+    assert!(
+        warning.starts_with("tokenizer.ggml.pre: it is missing"),
+        "{warning}"
+    );
+    assert!(warning.contains("override"), "{warning}");
+}
+
+#[test]
+fn a_normal_token_that_a_merge_makes_is_text_whatever_its_name() {
+    let mut metadata = small(&["</s", "</s>", "</", "[PAD]"], &["< /", "</ s", "</s >"]);
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    assert_eq!(
+        tokenizer.encode("</s>", PLAIN).unwrap().len(),
+        3,
+        "the words do not let it merge"
+    );
+    assert_eq!(tokenizer.encode("</s>", SPECIAL).unwrap().len(), 3);
+    assert!(!tokenizer.is_control(257) && !tokenizer.is_end_of_generation(257));
+    assert!(tokenizer.is_end_of_generation(259), "no merge makes [PAD]");
+    metadata.set("tokenizer.ggml.eos_token_id", 257u32);
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    assert!(
+        tokenizer.is_end_of_generation(257),
+        "the file's ids come first"
+    );
+    assert_eq!(tokenizer.encode("</s>", PLAIN).unwrap().len(), 3);
+}
+
+#[test]
+fn a_prompt_has_no_eos_behind_it() {
+    let mut metadata = small(&["<s>", "</s>"], &[]);
+    metadata.set("tokenizer.ggml.bos_token_id", 256u32);
+    metadata.set("tokenizer.ggml.eos_token_id", 257u32);
+    metadata.set("tokenizer.ggml.add_eos_token", true);
+    let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+    let options = EncodeOptions::default();
+    let whole = tokenizer.encode("a", options).unwrap();
+    let prompt = tokenizer.encode_prompt("a", options, Bounds::NONE).unwrap();
+    assert_eq!((whole[2], prompt.ids.as_slice()), (257, &whole[..2]));
+}
+
+#[test]
+fn work_ends_at_the_first_token_past_the_limit_and_when_it_is_cancelled() {
+    use std::cell::Cell;
+    let tokenizer = gguf("llama-bpe.gguf");
+    let text = "old woman ".repeat(1 << 17);
+    let asked = Cell::new(0);
+    let bounds = |most, after: usize| {
+        let asked = &asked;
+        (most, move || {
+            asked.set(asked.get() + 1);
+            asked.get() > after
+        })
+    };
+    let (most, cancelled) = bounds(100, usize::MAX);
+    let within = Bounds {
+        most,
+        cancelled: &cancelled,
+    };
+    let error = tokenizer.encode_within(&text, PLAIN, within).unwrap_err();
+    assert_eq!(error.code(), "CONTEXT_OVERFLOW");
+    assert!(asked.get() < 3, "{} slices", asked.get());
+    asked.set(0);
+    let (most, cancelled) = bounds(usize::MAX, 3);
+    let within = Bounds {
+        most,
+        cancelled: &cancelled,
+    };
+    let error = tokenizer.encode_within(&text, PLAIN, within).unwrap_err();
+    assert_eq!((error.code(), asked.get()), ("ABORTED", 4));
+    assert!(tokenizer.most_bytes(10) >= 10 * tokenizer.token_bytes(511).len());
 }
 
 /// Long words and long runs: the merge loop and the pre-tokenizers are not quadratic.

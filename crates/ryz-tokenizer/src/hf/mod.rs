@@ -5,7 +5,6 @@
 
 mod json;
 mod pipeline;
-mod sentence_piece;
 
 use std::sync::Arc;
 
@@ -21,14 +20,14 @@ use self::{
 };
 use crate::{
     Tokenizer, TokenizerError,
-    bpe::ByteLevelBpe,
+    bpe::{ByteLevelBpe, Merges, SentencePieceBpe},
     gguf::end_of_generation,
-    special::{Added, AddedTokens, ends_generation},
+    output::Unknown,
+    pretokenizer::Pretokenizer,
+    special::{Added, AddedTokens, ends_generation, ends_infill},
     tokenizer::{Inner, Model, SpacePrefix, SpecialTokens},
     vocab::{Alphabet, Kind, MAX_TOKENS, Vocab, parse_byte},
 };
-
-pub(crate) use self::sentence_piece::SentencePieceBpe;
 
 const FILE: &str = "tokenizer.json";
 const VOCAB: &str = "tokenizer.json: model.vocab";
@@ -92,17 +91,18 @@ fn build(
         Split::ByteLevel(_) => Alphabet::ByteLevel,
         Split::SentencePiece { .. } => Alphabet::SentencePiece,
     };
-    let (mut vocab, added) = vocab(&file, config, alphabet)?;
+    let (mut vocab, added) = vocab(&file, alphabet)?;
     let merges = file.model.merges.as_deref().unwrap_or_default();
     let pairs = merges.iter().map(|merge| match merge {
         MergeJson::Pair(left, right) => Ok((&**left, &**right)),
         MergeJson::Joined(joined) => joined.split_once(' ').ok_or(&**joined),
     });
     let text_ids = std::mem::take(&mut vocab.text_ids);
+    let merges = Merges::new(MERGES, text_ids, pairs, &vocab.apart())?;
     let ignore_merges = file.model.ignore_merges;
     let (model, space_prefix, unless_space) = match steps.split {
         Split::ByteLevel(words) => {
-            let model = ByteLevelBpe::new(MERGES, text_ids, pairs, words, ignore_merges)?;
+            let model = ByteLevelBpe::new(merges, words, ignore_merges);
             (Model::ByteLevel(Box::new(model)), SpacePrefix::Never, false)
         }
         Split::SentencePiece {
@@ -110,7 +110,8 @@ fn build(
             unless_space,
         } => {
             let fallback = file.model.byte_fallback;
-            let model = SentencePieceBpe::new(MERGES, text_ids, pairs, fallback, ignore_merges)?;
+            let words = Pretokenizer::new();
+            let model = SentencePieceBpe::new(merges, words, fallback, ignore_merges);
             (
                 Model::SentencePieceBpe(Box::new(model)),
                 prefix,
@@ -132,10 +133,14 @@ fn build(
         }),
         (_, id) => Ok(id),
     };
+    let unk = match &file.model.unk_token {
+        Some(text) => added.token_to_id(text).or_else(|| model.token_to_id(text)),
+        None => None,
+    };
     let special = SpecialTokens {
         bos: named("bos_token", &config.bos_token)?,
         eos: named("eos_token", &config.eos_token)?,
-        unk: find(&config.unk_token),
+        unk: unk.or(find(&config.unk_token)),
         pad: find(&config.pad_token),
         ..SpecialTokens::default()
     };
@@ -157,6 +162,7 @@ fn build(
     ends.sort_unstable();
     ends.dedup();
     ends.retain(|&id| id < vocab.len());
+    let longest = vocab.longest();
     Ok(Tokenizer {
         inner: Arc::new(Inner {
             vocab,
@@ -170,6 +176,12 @@ fn build(
             space_prefix,
             unless_space,
             chat_template,
+            longest,
+            unknown: Unknown {
+                id: unk,
+                fused: file.model.fuse_unk,
+            },
+            warnings: Vec::new(),
         }),
     })
 }
@@ -212,7 +224,6 @@ fn check_model(file: &TokenizerJson<'_>) -> Result<(), TokenizerError> {
 /// The tokens by id, those of the model and the added ones, and the added ones as they are looked for.
 fn vocab(
     file: &TokenizerJson<'_>,
-    config: &TokenizerConfig,
     alphabet: Alphabet,
 ) -> Result<(Vocab, Vec<Added>), TokenizerError> {
     let VocabJson::Map(pairs) = &file.model.vocab else {
@@ -237,7 +248,7 @@ fn vocab(
         &mut file.added_tokens.iter().map(|token| token.id),
     )?);
 
-    let unk = config.unk_token.as_ref().map(TokenName::text);
+    let unk = file.model.unk_token.as_deref();
     let mut tokens: Vec<(&str, Kind)> = vec![("", Kind::Unused); size];
     let mut taken = vec![false; size];
     for (text, id) in pairs {
@@ -265,7 +276,8 @@ fn vocab(
                 got: format!("token {id}, {text:?}"),
             });
         }
-        let kind = match token.special || ends_generation(text) {
+        let named = ends_generation(text) && !ends_infill(text);
+        let kind = match token.special || named {
             true if Some(text) == unk => Kind::Unknown,
             true => Kind::Control,
             false => Kind::UserDefined,

@@ -64,13 +64,15 @@ pub(super) fn steps(
             "Split" => {
                 let pattern = step.pointer("/pattern/Regex").and_then(Value::as_str);
                 let behavior = step.get("behavior").and_then(Value::as_str);
-                let whole = match (behavior, flag("invert", false)) {
-                    (Some("Isolated"), Some(false)) => true,
-                    // The patterns match everywhere, so that nothing is left to remove.
-                    (Some("Removed"), Some(true)) => pattern != Some("[0-9][0-9][0-9]"),
-                    _ => false,
+                let removed = match (behavior, flag("invert", false)) {
+                    (Some("Isolated"), Some(false)) => Some(false),
+                    // Patterns that match everywhere leave nothing to remove.
+                    (Some("Removed"), Some(true)) => Some(true),
+                    _ => None,
                 };
-                let known = pattern.filter(|_| whole).and_then(|p| words.published(p));
+                let known = pattern
+                    .zip(removed)
+                    .and_then(|(p, r)| words.published(p, r));
                 words = known.ok_or_else(refused)??;
             }
             "Digits" => {

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -31,6 +31,11 @@ pub fn shared(name: &str) -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path);
     }
+    assert!(
+        std::env::var_os("RYZ_SHARED").is_none(),
+        "RYZ_SHARED is set, and {} is missing",
+        path.display()
+    );
     let mut stderr = std::io::stderr();
     writeln!(
         stderr,
@@ -61,6 +66,21 @@ pub fn fixture_json(name: &str) -> serde_json::Value {
 /// The metadata of a GGUF file in the fixtures; they have no tensors.
 pub fn metadata(name: &str) -> Metadata {
     let bytes = fixture(name);
+    Gguf::parse(&bytes, bytes.len() as u64).unwrap().metadata
+}
+
+/// The metadata of a GGUF file on the disk, packed by xz or not.
+pub fn metadata_of(path: &Path) -> Metadata {
+    let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let bytes = if path.extension().is_some_and(|extension| extension == "xz") {
+        let mut plain = Vec::new();
+        lzma_rust2::XzReader::new(&bytes[..], false)
+            .read_to_end(&mut plain)
+            .unwrap();
+        plain
+    } else {
+        bytes
+    };
     Gguf::parse(&bytes, bytes.len() as u64).unwrap().metadata
 }
 
