@@ -6,7 +6,7 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use ryz_format::{Array, FormatError, Metadata, Value};
-use ryz_tokenizer::{EncodeOptions, HfFiles, Tokenizer, TokenizerError};
+use ryz_tokenizer::{EncodeOptions, HfFiles, Tokenizer, TokenizerError, names_of_pattern};
 use serde::Deserialize;
 
 use crate::{
@@ -16,26 +16,6 @@ use crate::{
 
 /// The longest file that is read; real ones of 256,000 tokens have 34 MB.
 const MAX_BYTES: u64 = 128 << 20;
-
-/// The patterns of a `Split` that name a pre-tokenizer, with the name.
-const PATTERNS: [(&str, &str); 4] = [
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        "llama-bpe",
-    ),
-    (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        "qwen2",
-    ),
-    (
-        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-        "gpt-2",
-    ),
-    (
-        r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-        "gpt-2",
-    ),
-];
 
 /// Texts that tell pre-tokenizers, normalisers and affixes apart.
 const PROBES: [&str; 6] = [
@@ -53,6 +33,7 @@ const UNKNOWN: i32 = 2;
 const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
+const BYTE: i32 = 6;
 
 /// A tokenizer in GGUF's words.
 pub(crate) struct Converted {
@@ -93,6 +74,8 @@ struct Model<'a> {
     merges: Vec<Merge<'a>>,
     #[serde(default)]
     ignore_merges: bool,
+    #[serde(default)]
+    unk_token: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -145,6 +128,7 @@ pub(crate) fn convert(source: &Source) -> Result<Converted, ConvertError> {
         }
     }
     compare(&original, &written).map_err(refused)??;
+    notes.extend(unequal(&original, &written).map_err(refused)?);
     Ok(Converted { pairs, notes })
 }
 
@@ -155,8 +139,12 @@ fn pairs(
     vocab_size: usize,
 ) -> Result<(Metadata, Vec<String>), ConvertError> {
     let mut notes = Vec::new();
-    let pre = pre(file.pre_tokenizer.as_ref(), file.model.ignore_merges)?;
-    if file.normalizer.as_ref().is_some_and(|step| !step.is_null()) {
+    let spaces = spaces(file);
+    let pre = match spaces {
+        Some(_) => None,
+        None => Some(pre(file.pre_tokenizer.as_ref(), file.model.ignore_merges)?),
+    };
+    if spaces.is_none() && file.normalizer.as_ref().is_some_and(|step| !step.is_null()) {
         notes.push("text is no longer brought to Unicode's NFC before it is encoded".to_owned());
     }
     let count = original.vocab_size() as usize;
@@ -172,13 +160,16 @@ fn pairs(
     let mut types = vec![UNUSED; vocab_size];
     for (text, &id) in &file.model.vocab {
         tokens[id as usize] = text.as_str().into();
-        types[id as usize] = NORMAL;
+        types[id as usize] = match original.is_byte(id) {
+            true => BYTE,
+            false => NORMAL,
+        };
     }
     for token in &file.added_tokens {
         let id = token.id as usize;
         tokens[id] = token.content.as_str().into();
         types[id] = match original.is_special(token.id) || token.special {
-            true if original.unk() == Some(token.id) => UNKNOWN,
+            true if file.model.unk_token.as_ref() == Some(&token.content) => UNKNOWN,
             true => CONTROL,
             false => USER_DEFINED,
         };
@@ -190,18 +181,29 @@ fn pairs(
         }
     }
     let mut pairs = Metadata::new();
-    pairs.set("tokenizer.ggml.model", "gpt2");
-    pairs.set("tokenizer.ggml.pre", pre);
+    pairs.set(
+        "tokenizer.ggml.model",
+        if pre.is_some() { "gpt2" } else { "llama" },
+    );
+    pairs.set("tokenizer.ggml.pre", pre.unwrap_or("default"));
     pairs.set(
         "tokenizer.ggml.tokens",
         Array::Strings(tokens.iter().collect()),
     );
-    pairs.set("tokenizer.ggml.token_type", Array::I32(types));
-    let merges = file.model.merges.iter().map(|merge| match merge {
-        Merge::Joined(joined) => joined.to_string(),
-        Merge::Pair(left, right) => format!("{left} {right}"),
-    });
-    pairs.set("tokenizer.ggml.merges", Array::Strings(merges.collect()));
+    pairs.set("tokenizer.ggml.token_type", Array::I32(types.clone()));
+    match spaces {
+        None => {
+            let merges = file.model.merges.iter().map(|merge| match merge {
+                Merge::Joined(joined) => joined.to_string(),
+                Merge::Pair(left, right) => format!("{left} {right}"),
+            });
+            pairs.set("tokenizer.ggml.merges", Array::Strings(merges.collect()));
+        }
+        Some(prefix) => {
+            pairs.set("tokenizer.ggml.scores", Array::F32(scores(file, &types)));
+            pairs.set("tokenizer.ggml.add_space_prefix", prefix);
+        }
+    }
     let (prefix, suffix) = affixes(original)?;
     let ids = [
         ("bos", original.bos().or(prefix)),
@@ -224,6 +226,56 @@ fn pairs(
     Ok((pairs, notes))
 }
 
+/// For SentencePiece's BPE, whether a space is put before a text; none for other models.
+fn spaces(file: &File<'_>) -> Option<bool> {
+    let kind = |step: &serde_json::Value| step["type"].as_str().unwrap_or_default().to_owned();
+    let mut steps = Vec::new();
+    let normalizer = file.normalizer.as_ref();
+    normalizer.inspect(|step| flatten(step, "normalizers", &mut steps));
+    let kinds: Vec<String> = steps.into_iter().map(kind).collect();
+    let mut before = Vec::new();
+    let pre_tokenizer = file.pre_tokenizer.as_ref();
+    pre_tokenizer.inspect(|step| flatten(step, "pretokenizers", &mut before));
+    match before.as_slice() {
+        [] if kinds.iter().any(|kind| kind == "Replace") => {
+            Some(kinds.iter().any(|kind| kind == "Prepend"))
+        }
+        [step] if kind(step) == "Metaspace" => Some(step["prepend_scheme"] != "never"),
+        _ => None,
+    }
+}
+
+/// A score for each token: the less, the later the first merge that makes it. What no merge makes
+/// comes last; its score is never asked for.
+fn scores(file: &File<'_>, types: &[i32]) -> Vec<f32> {
+    let last = file.model.merges.len();
+    let text = |types: &i32| *types == NORMAL;
+    let mut scores: Vec<f32> = (0..)
+        .zip(types)
+        .map(|(id, kind)| {
+            if text(kind) {
+                -((last + id) as f32)
+            } else {
+                0.0
+            }
+        })
+        .collect();
+    let mut whole = String::new();
+    for (rank, merge) in file.model.merges.iter().enumerate().rev() {
+        let (left, right) = match merge {
+            Merge::Joined(joined) => joined.split_once(' ').unwrap_or((joined, "")),
+            Merge::Pair(left, right) => (left.as_str(), right.as_str()),
+        };
+        whole.clear();
+        whole.push_str(left);
+        whole.push_str(right);
+        if let Some(&id) = file.model.vocab.get(&whole) {
+            scores[id as usize] = -(rank as f32);
+        }
+    }
+    scores
+}
+
 /// The name of the pre-tokenizer, among those that say the same.
 fn pre(
     pre_tokenizer: Option<&serde_json::Value>,
@@ -231,7 +283,7 @@ fn pre(
 ) -> Result<&'static str, ConvertError> {
     let mut steps = Vec::new();
     if let Some(step) = pre_tokenizer {
-        flatten(step, &mut steps);
+        flatten(step, "pretokenizers", &mut steps);
     }
     let text = |step: &serde_json::Value, path: &str| {
         let text = step.pointer(path).and_then(serde_json::Value::as_str);
@@ -246,9 +298,12 @@ fn pre(
     let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
     let name = match (kinds.as_slice(), steps.as_slice()) {
         (["Split", "ByteLevel"], [split, bytes]) if !flag(bytes, "use_regex", true) => {
-            let pattern = text(split, "/pattern/Regex");
-            let known = PATTERNS.iter().find(|(known, _)| *known == pattern);
-            known.map(|(_, name)| *name)
+            let names = names_of_pattern(&text(split, "/pattern/Regex"));
+            let same = names.iter().find(|(_, ignores)| *ignores == ignore_merges);
+            if let Some((name, _)) = same {
+                return Ok(name);
+            }
+            names.first().map(|(name, _)| *name)
         }
         (["ByteLevel"], [bytes]) if flag(bytes, "use_regex", true) => Some("gpt-2"),
         (["Digits", "ByteLevel"], [digits, bytes])
@@ -260,8 +315,6 @@ fn pre(
     };
     // Whether a word that is a token needs no merges comes with the name.
     match (name, ignore_merges) {
-        (Some("llama-bpe"), true) => Ok("llama-bpe"),
-        (Some("llama-bpe"), false) => Ok("smaug-bpe"),
         (Some(name), false) => Ok(name),
         (Some(name), true) => Err(ConvertError::TokenizerForm {
             field: "model.ignore_merges",
@@ -274,9 +327,9 @@ fn pre(
     }
 }
 
-fn flatten<'a>(step: &'a serde_json::Value, out: &mut Vec<&'a serde_json::Value>) {
-    match step.get("pretokenizers").and_then(|list| list.as_array()) {
-        Some(steps) => steps.iter().for_each(|step| flatten(step, out)),
+fn flatten<'a>(step: &'a serde_json::Value, list: &str, out: &mut Vec<&'a serde_json::Value>) {
+    match step.get(list).and_then(|steps| steps.as_array()) {
+        Some(steps) => steps.iter().for_each(|step| flatten(step, list, out)),
         None if step.is_null() => {}
         None => out.push(step),
     }
@@ -348,10 +401,37 @@ fn compare(
     Ok(Ok(()))
 }
 
+/// Words of the vocabulary itself that the second cuts in another way, in a sentence.
+fn unequal(original: &Tokenizer, written: &Tokenizer) -> Result<Option<String>, TokenizerError> {
+    const MOST: u32 = 4096;
+    let options = EncodeOptions::default();
+    let count = original.vocab_size();
+    let step = (count / MOST).max(1);
+    let mut text = String::new();
+    for id in (0..count)
+        .step_by(step as usize)
+        .filter(|&id| original.is_text(id))
+    {
+        // Each word with the one before it.
+        let previous = text.len();
+        text.push_str(&original.piece(id));
+        if original.encode(&text, options)? != written.encode(&text, options)? {
+            return Ok(Some(format!(
+                "{text:?} is cut in another way, and other words may be"
+            )));
+        }
+        text.drain(..previous);
+    }
+    Ok(None)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
     #[test]
     fn names_of_pre_tokenizers() {
@@ -362,15 +442,9 @@ mod tests {
                 byte_level(false),
             ]})
         };
-        for (pattern, name) in PATTERNS {
-            let expected = if name == "llama-bpe" {
-                "smaug-bpe"
-            } else {
-                name
-            };
-            assert_eq!(pre(Some(&split(pattern)), false).unwrap(), expected);
-        }
-        assert_eq!(pre(Some(&split(PATTERNS[0].0)), true).unwrap(), "llama-bpe");
+        assert_eq!(pre(Some(&split(LLAMA3)), false).unwrap(), "smaug-bpe");
+        assert_eq!(pre(Some(&split(LLAMA3)), true).unwrap(), "llama-bpe");
+        assert_eq!(pre(Some(&split(QWEN2)), false).unwrap(), "qwen2");
         assert_eq!(pre(Some(&byte_level(true)), false).unwrap(), "gpt-2");
         let digits = json!({"pretokenizers": [
             {"type": "Digits", "individual_digits": true},
@@ -379,7 +453,7 @@ mod tests {
         assert_eq!(pre(Some(&digits), false).unwrap(), "smollm");
         for (step, ignore_merges) in [
             (split("(a+)+$"), false),
-            (split(PATTERNS[1].0), true),
+            (split(QWEN2), true),
             (byte_level(false), false),
             (json!({"type": "Metaspace"}), false),
             (json!(null), false),
