@@ -158,6 +158,7 @@ export {
   type ToolOptions,
   tool,
 } from "./src/tool.js";
+export { type EncodedText, type SpecialTokens, Tokenizer } from "./src/tokenizer.js";
 export type { ToolCall, ToolDefinition } from "./src/tool-calls.js";
 export type { ToolResult } from "./src/tool-set.js";
 export {

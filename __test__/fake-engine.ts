@@ -36,7 +36,10 @@ export class FakeRequest {
 
   finish(finishReason = "stop"): void {
     const times = { queueMs: 0, prefillMs: 1, timeToFirstTokenMs: 2, decodeMs: 3, tokensPerSecond: 1000 };
-    this.deliver({ deltas: [], finish: { finishReason, promptTokens: 4, completionTokens: 4, ...times } }, null);
+    this.deliver(
+      { deltas: [], finish: { finishReason, promptTokens: 4, completionTokens: 4, unknownCharacters: 0, ...times } },
+      null,
+    );
   }
 }
 

@@ -259,7 +259,7 @@ export class BitNetEngine {
   async savePrefix(prompt: Prompt, path: string | URL, options?: SavedPrefixOptions): Promise<SavedPrefix> {
     const file = pathOf("path", path);
     const signal = savedPrefixSignal(options);
-    const tokens = await this.#tokensOf(prompt);
+    const tokens = await this.#tokensOf(prompt, false, true, signal);
     return this.#cancellable(signal, (done) => this.#native.savePrefix(tokens, "", file, done));
   }
 
@@ -287,14 +287,20 @@ export class BitNetEngine {
     return this.#call((done) => this.#native.applyChatTemplate(input, done));
   }
 
-  /** The token ids of a text. */
+  /**
+   * The token ids of a text. A long text does not hold up others. Characters that the vocabulary cannot say become the unknown
+   * token, or are left out where there is none.
+   */
   async tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array> {
     const input = textOf("text", text);
     const read = new OptionReader(options, "options");
     const addSpecial = read.boolean("addSpecial") ?? true;
     const parseSpecial = read.boolean("parseSpecial") ?? false;
+    const signal = read.signal();
     read.done();
-    return this.#call((done) => this.#native.tokenize(input, addSpecial, parseSpecial, done));
+    return this.#cancellable(signal, (done) =>
+      this.#native.tokenize(input, addSpecial, parseSpecial, true, false, done),
+    );
   }
 
   /** The text of some token ids. Bytes that are not whole characters become U+FFFD. */
@@ -315,7 +321,7 @@ export class BitNetEngine {
   /** The logits after the prompt's last token, or after each of its tokens. */
   async logits(prompt: Prompt, options?: LogitsOptions): Promise<Logits> {
     const { all, priority, signal } = checkLogits(options);
-    const tokens = await this.#tokensOf(prompt);
+    const tokens = await this.#tokensOf(prompt, false, true, signal);
     const result = await this.#cancellable<NativeLogits>(signal, (done) =>
       this.#native.logits(tokens, all, priority, done),
     );
@@ -325,7 +331,7 @@ export class BitNetEngine {
   /** The hidden state after the prompt's last token, after the final norm: a vector for comparing texts. */
   async embed(prompt: Prompt, options?: EmbedOptions): Promise<Float32Array> {
     const { normalize, priority, signal } = checkEmbed(options);
-    const tokens = await this.#tokensOf(prompt);
+    const tokens = await this.#tokensOf(prompt, true, true, signal);
     return this.#cancellable(signal, (done) => this.#native.embed(tokens, normalize, priority, done));
   }
 
@@ -334,7 +340,7 @@ export class BitNetEngine {
     const { contextLength } = this.modelInfo;
     const longest = longestUnder(this.#eviction, contextLength);
     const { window, priority, signal } = checkPerplexity(options, contextLength, longest);
-    const tokens = await this.#tokensOf(prompt);
+    const tokens = await this.#tokensOf(prompt, true, false, signal);
     if (tokens.length < 2) throw new InvalidArgumentError("prompt", "at least two tokens long", tokens.length);
     const score = await this.#cancellable<NativeScore>(signal, (done) =>
       this.#native.score(tokens, window, priority, done),
@@ -562,9 +568,15 @@ export class BitNetEngine {
     }
   }
 
-  async #tokensOf(prompt: Prompt): Promise<Uint32Array> {
+  /** A prompt's tokens: of a text that is `whole`, with its end; where it must fit the context, no more than that. */
+  async #tokensOf(prompt: Prompt, whole: boolean, fits: boolean, signal?: AbortSignal): Promise<Uint32Array> {
     const input = promptOf("prompt", prompt);
-    const tokens = typeof input === "string" ? await this.tokenize(input) : input;
+    const tokens =
+      typeof input === "string"
+        ? await this.#cancellable<Uint32Array>(signal, (done) =>
+            this.#native.tokenize(input, true, false, whole, fits, done),
+          )
+        : input;
     if (tokens.length === 0) throw new InvalidArgumentError("prompt", "at least one token long", prompt);
     return tokens;
   }

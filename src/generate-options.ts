@@ -92,6 +92,11 @@ export type FinishReason = "stop" | "length";
 export interface Usage {
   readonly promptTokens: number;
   readonly completionTokens: number;
+  /**
+   * Characters of the prompt that the vocabulary cannot say. Each became the unknown token, or was left out where there is
+   * none. Absent where there are none, and for prompts of tokens.
+   */
+  readonly unknownCharacters?: number;
 }
 
 /** Where a generation's time went. */

@@ -129,6 +129,7 @@ export interface NativeFinish {
   finishReason: string;
   promptTokens: number;
   completionTokens: number;
+  unknownCharacters: number;
   queueMs: number;
   prefillMs: number;
   timeToFirstTokenMs: number;
@@ -520,6 +521,36 @@ export interface NativeTrainSettings {
   threads?: number;
 }
 
+export interface NativeTokenizerInfo {
+  vocabularySize: number;
+  bosToken?: number;
+  eosToken?: number;
+  eotToken?: number;
+  unknownToken?: number;
+  paddingToken?: number;
+  endTokens: number[];
+  chatTemplate?: string;
+  warnings: string[];
+}
+
+export interface NativeEncodedText {
+  tokenIds: Uint32Array;
+  unknownCharacters: number;
+}
+
+export interface NativeTokenizer {
+  info(): NativeTokenizerInfo;
+  tokenId(text: string): number | null;
+  encode(
+    text: string,
+    addSpecial: boolean,
+    parseSpecial: boolean,
+    done: NativeCallback<NativeEncodedText>,
+  ): NativeCancel;
+  decode(tokens: Uint32Array, skipSpecial: boolean, done: NativeCallback<string>): void;
+  pieces(tokens: Uint32Array, done: NativeCallback<string[]>): void;
+}
+
 export interface NativeEngine {
   modelInfo(): NativeModelInfo;
   memoryStats(): NativeMemoryStats;
@@ -531,7 +562,14 @@ export interface NativeEngine {
   memoryReport(): string;
   compactMemory(done: NativeCallback<NativeCompaction>): void;
   generate(request: NativeGenerateRequest, onDelivery: NativeDelivery): NativeRequest;
-  tokenize(text: string, addSpecial: boolean, parseSpecial: boolean, done: NativeCallback<Uint32Array>): void;
+  tokenize(
+    text: string,
+    addSpecial: boolean,
+    parseSpecial: boolean,
+    whole: boolean,
+    fits: boolean,
+    done: NativeCallback<Uint32Array>,
+  ): NativeCancel;
   detokenize(tokens: Uint32Array, skipSpecial: boolean, done: NativeCallback<string>): void;
   pieces(tokens: Uint32Array, done: NativeCallback<string[]>): void;
   applyChatTemplate(input: string | Uint8Array, done: NativeCallback<string>): void;
@@ -613,6 +651,7 @@ export interface NativeBinding {
     settings: NativeTrainSettings,
     onMessage: (failure: NativeFailure | null, report: string | null, event: string | null) => void,
   ): NativeCancel;
+  loadTokenizer(path: string, done: NativeCallback<NativeTokenizer>): void;
   estimateMemory(path: string, config: NativeEngineConfig, done: NativeCallback<NativeEstimate>): void;
   inspectModel(path: string, config: NativeEngineConfig, done: NativeCallback<NativeInspection>): void;
   readBandwidth(

@@ -15,6 +15,11 @@ export interface TokenizeOptions {
    * @defaultValue `false`
    */
   readonly parseSpecial?: boolean | undefined;
+  /**
+   * Stops the work; the promise rejects with `signal.reason`.
+   * @defaultValue none
+   */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** How tokens are turned into text. */

@@ -299,12 +299,20 @@ function partOf(delta: NativeDelta): StreamPart {
 }
 
 function finishOf(finish: NativeFinish): Finish {
-  const { promptTokens, completionTokens, prefillMs, timeToFirstTokenMs, decodeMs, tokensPerSecond } = finish;
+  const {
+    promptTokens,
+    completionTokens,
+    unknownCharacters,
+    prefillMs,
+    timeToFirstTokenMs,
+    decodeMs,
+    tokensPerSecond,
+  } = finish;
   return {
     type: "finish",
     text: "",
     finishReason: finish.finishReason as FinishReason,
-    usage: { promptTokens, completionTokens },
+    usage: { promptTokens, completionTokens, ...(unknownCharacters > 0 && { unknownCharacters }) },
     timings: { prefillMs, timeToFirstTokenMs, decodeMs, tokensPerSecond },
   };
 }

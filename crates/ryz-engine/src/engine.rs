@@ -13,7 +13,7 @@ use crate::answer_form::AnswerForm;
 use crate::chat::{Chat, ChatTokens};
 use crate::error::EngineError;
 use crate::eviction::Eviction;
-use crate::frontend::{TextCommand, check_ids, check_length, check_prompt};
+use crate::frontend::{TextCommand, Tokenizing, check_ids, check_length, check_prompt};
 use crate::generation::GenerationParts;
 use crate::guide::Guides;
 use crate::jobs::{Job, Score};
@@ -126,6 +126,7 @@ impl Engine {
             speculation,
             shown_tokens: request.shown_tokens,
             max_tokens: request.max_tokens,
+            unknown_characters: 0,
             sink,
             submitted: Instant::now(),
         };
@@ -164,6 +165,38 @@ impl Engine {
                 Ok(handle)
             }
         }
+    }
+
+    /// The tokens of a text, made on a thread of the engine; other texts do not wait for a long one.
+    /// Setting the flag ends the work with `ABORTED`.
+    ///
+    /// With `whole` EOS is put behind the text where the model's files say so; without, the text is one
+    /// to be continued. With `fits` it may be no more tokens than a job can read.
+    ///
+    /// # Errors
+    /// `DISPOSED`, `INTERNAL` after a panic. Through `reply` also `CONTEXT_OVERFLOW`, `ABORTED`.
+    pub fn tokenize(
+        &self,
+        text: String,
+        options: EncodeOptions,
+        whole: bool,
+        fits: bool,
+        reply: Reply<Vec<u32>>,
+    ) -> Result<Arc<AtomicBool>, EngineError> {
+        self.inner.shared.check_alive()?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let longest = self.longest();
+        let task = Tokenizing {
+            text,
+            options,
+            whole,
+            fits: fits.then_some((longest, self.inner.info.context_length)),
+            cancelled: Arc::clone(&cancelled),
+            reply: Some(reply),
+        };
+        // A closed channel drops the task, which answers that the engine is disposed.
+        drop(self.inner.texts.send(TextCommand::Tokenize(Box::new(task))));
+        Ok(cancelled)
     }
 
     /// Logits after the last token, or after every token with `all`; `priority` as [`GenerateRequest::priority`]. Dropping the

@@ -85,6 +85,19 @@ pub enum EngineError {
         /// Tokens of the prompt.
         got: usize,
     },
+    /// A text is more tokens than fit the context with room for one more.
+    #[error(
+        "prompt: expected at most {limit} tokens for a context of {context_length}, got more: \
+         the text has {bytes} bytes"
+    )]
+    TextOverflow {
+        /// The most that fit.
+        limit: usize,
+        /// The engine's context.
+        context_length: usize,
+        /// Bytes of the text.
+        bytes: usize,
+    },
     /// More requests wait than may.
     #[error("the queue is full: {limit} requests are waiting")]
     QueueFull {
@@ -208,7 +221,7 @@ impl EngineError {
             | Self::SavedStateFile { .. } => "INVALID_FILE",
             Self::SavedStateIo { .. } => "IO",
             Self::Panicked { .. } | Self::GrammarFault { .. } => "INTERNAL",
-            Self::ContextOverflow { .. } => "CONTEXT_OVERFLOW",
+            Self::ContextOverflow { .. } | Self::TextOverflow { .. } => "CONTEXT_OVERFLOW",
             Self::QueueFull { .. } => "QUEUE_FULL",
             Self::Aborted => "ABORTED",
             Self::Disposed => "DISPOSED",

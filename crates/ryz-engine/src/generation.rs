@@ -24,6 +24,8 @@ pub(crate) struct GenerationParts {
     pub stop_tokens: Vec<u32>,
     pub shown_tokens: Vec<u32>,
     pub max_tokens: Option<u32>,
+    /// Of the prompt.
+    pub unknown_characters: usize,
     pub speculation: Speculation,
     pub sink: Box<dyn EventSink>,
     pub submitted: Instant,
@@ -77,6 +79,7 @@ impl Generation {
             usage: Usage {
                 prompt_tokens: prompt.len(),
                 completion_tokens: 0,
+                unknown_characters: parts.unknown_characters,
             },
             submitted: parts.submitted,
             started: None,
@@ -154,7 +157,8 @@ impl Generation {
         self.last_token = Some(now);
         if self.end_tokens.binary_search(&sampled.token).is_ok() {
             let whole = self.guide.as_mut().is_none_or(Guide::is_whole);
-            self.flush(clock);
+            let rest = self.stream.finish();
+            self.flush(&rest, clock);
             return Some(Ok(stopped(whole)));
         }
         // At once, so that the next mask is computed while this token is delivered and the forward pass runs.
@@ -192,7 +196,12 @@ impl Generation {
             return None;
         };
         if !assembled.stopped {
-            self.flush(clock);
+            // A cut inside a character ends with the character before.
+            let rest = match reason {
+                FinishReason::Stop => self.stream.finish(),
+                FinishReason::Length | FinishReason::Abort => self.stream.cut(),
+            };
+            self.flush(&rest, clock);
         }
         Some(Ok(reason))
     }
@@ -202,10 +211,9 @@ impl Generation {
         self.sink.deliver(Event::Failed(error));
     }
 
-    /// Delivers what is still held back.
-    fn flush(&mut self, clock: &mut PhaseClock) {
-        let rest = self.stream.finish();
-        if let Some(delta) = self.assembler.finish(&rest) {
+    /// Delivers what is still held back, and `rest` behind it.
+    fn flush(&mut self, rest: &str, clock: &mut PhaseClock) {
+        if let Some(delta) = self.assembler.finish(rest) {
             self.sink.deliver(Event::Delta(delta));
             clock.lap(Phase::Deliver, None);
         }

@@ -421,6 +421,7 @@ fn start(
         limits,
         shared: Arc::clone(&shared),
     };
+    let front_texts = texts.clone();
     let (front_tokenizer, front_shared) = (tokenizer.clone(), Arc::clone(&shared));
     let chat = chat.map(Arc::new);
     let guides = Guides::new(GuidesParts {
@@ -453,6 +454,7 @@ fn start(
     engine.adopt(frontend::spawn("ryz-tokenize", move || {
         frontend::run(
             &received_texts,
+            &front_texts,
             &front_tokenizer,
             context_length,
             &front_shared,

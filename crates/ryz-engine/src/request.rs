@@ -113,6 +113,9 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// Tokens generated; the end token that the model chose last does not count.
     pub completion_tokens: usize,
+    /// Characters of a prompt of text that the vocabulary cannot say: each became the unknown token,
+    /// or was left out where there is none.
+    pub unknown_characters: usize,
 }
 
 /// Where the time went.

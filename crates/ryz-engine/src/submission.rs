@@ -10,7 +10,7 @@ use crate::generation::{Generation, GenerationParts};
 use crate::guide::Guide;
 use crate::jobs::Job;
 use crate::request::{Control, Event, FinishReason};
-use crate::shared::Shared;
+use crate::shared::{Command, Shared};
 
 /// A validated request on its way to the engine thread. It holds a place in the queue; one that is dropped on the way,
 /// because the engine was disposed, says so to its consumer.
@@ -60,6 +60,24 @@ impl Submission {
     pub fn guide(&mut self, guide: Guide) {
         if let Some(Work::Generate(parts)) = &mut self.work {
             parts.guide = Some(guide);
+        }
+    }
+
+    /// Counts the characters of its text that the vocabulary cannot say.
+    pub fn unknown(&mut self, characters: usize) {
+        if let Some(Work::Generate(parts)) = &mut self.work {
+            parts.unknown_characters = characters;
+        }
+    }
+
+    /// Ends the request before its first step: a generation as aborted, with an empty answer.
+    pub fn abort(self: Box<Self>) {
+        let shared = Arc::clone(&self.shared);
+        if matches!(self.work, Some(Work::Generate(_))) {
+            // The engine's thread tells it, as it tells all others.
+            shared.send(Command::Submit(self));
+        } else {
+            self.fail(EngineError::Aborted);
         }
     }
 

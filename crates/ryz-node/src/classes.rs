@@ -11,7 +11,7 @@ use napi_derive::napi;
 const PREFIX: &str = "Native";
 
 /// The names of all exported classes, as napi-rs files them.
-const CLASSES: [&str; 7] = [
+const CLASSES: [&str; 8] = [
     "NativeCancel\0",
     "NativeEngine\0",
     "NativeMemoryPolicy\0",
@@ -19,6 +19,7 @@ const CLASSES: [&str; 7] = [
     "NativeQuantizer\0",
     "NativeRanker\0",
     "NativeRequest\0",
+    "NativeTokenizer\0",
 ];
 
 /// Called when an environment loads the package, after all is exported.

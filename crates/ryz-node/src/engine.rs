@@ -130,29 +130,52 @@ impl NativeEngine {
         })
     }
 
-    /// Text to token ids.
+    /// Text to token ids. With `whole` EOS is put behind the text where the model's files say so; with
+    /// `fits` it must fit the context.
     #[napi(catch_unwind)]
     pub fn tokenize(
         &self,
-        env: Env,
         text: String,
         add_special: bool,
         parse_special: bool,
+        whole: bool,
+        fits: bool,
         #[napi(ts_arg_type = "(failure: Failure | null, value: Uint32Array | null) => void")] done: Function<
             '_,
             AnswerArgs<Uint32Array>,
             (),
         >,
-    ) -> Result<()> {
-        self.soon(&env, &done, move |engine| {
-            let options = EncodeOptions {
-                add_special,
-                parse_special,
-            };
-            let ids = engine.tokenizer().encode(&text, options);
-            ids.map(Uint32Array::new)
-                .map_err(|error| Failure::new(error.code(), &error))
-        })
+    ) -> Result<NativeCancel> {
+        let options = EncodeOptions {
+            add_special,
+            parse_special,
+        };
+        let waiting = Arc::new(Mutex::new(Some(Answer::new(&done)?)));
+        let replied = Arc::clone(&waiting);
+        let answer = move |result| {
+            if let Some(answer) = locked(&replied).take() {
+                answer.send(result);
+            }
+        };
+        let refuse = answer.clone();
+        let reply: Reply<Vec<u32>> = Box::new(move |result| {
+            let ids = result.map(Uint32Array::new);
+            answer(ids.map_err(|error| failure(&error)));
+        });
+        let begun = self.slot.get().and_then(|engine| {
+            let begun = engine.tokenize(text, options, whole, fits, reply);
+            begun.map_err(|error| failure(&error))
+        });
+        let cancelled = match begun {
+            Ok(cancelled) => cancelled,
+            Err(failure) => {
+                refuse(Err(failure));
+                Arc::default()
+            }
+        };
+        Ok(NativeCancel::new(move || {
+            cancelled.store(true, Ordering::Relaxed);
+        }))
     }
 
     /// Token ids to text.

@@ -32,6 +32,7 @@ mod request;
 mod saved;
 mod stats;
 mod stream;
+mod tokenizer;
 mod train;
 
 use napi_derive::napi;

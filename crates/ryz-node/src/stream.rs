@@ -54,6 +54,8 @@ pub struct Finish {
     pub prompt_tokens: u32,
     /// Tokens generated.
     pub completion_tokens: u32,
+    /// Characters of the prompt that the vocabulary cannot say.
+    pub unknown_characters: u32,
     /// From the request to its first step.
     pub queue_ms: f64,
     /// From its first step to its first token.
@@ -271,6 +273,7 @@ fn finish_of(finish: &ryz_engine::Finish) -> Finish {
         finish_reason: finish.reason.as_str().to_owned(),
         prompt_tokens: count(usage.prompt_tokens),
         completion_tokens: count(usage.completion_tokens),
+        unknown_characters: count(usage.unknown_characters),
         queue_ms: ms(timings.queue),
         prefill_ms: ms(timings.prefill),
         time_to_first_token_ms: ms(timings.time_to_first_token),

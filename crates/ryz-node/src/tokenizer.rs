@@ -1,0 +1,284 @@
+//! Tokenizers without a model.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use napi::bindgen_prelude::{Function, ToNapiValue, Uint32Array};
+use napi::{Env, Result};
+use napi_derive::napi;
+use ryz_format::{FormatError, Gguf, Metadata};
+use ryz_tmac::InputFile;
+use ryz_tokenizer::{Bounds, EncodeOptions, HfFiles, Tokenizer};
+
+use crate::answer::{Answer, AnswerArgs, Failure};
+use crate::engine::NativeCancel;
+use crate::jobs;
+
+/// Bytes of a text that is worth a thread.
+const LONG: usize = 1 << 15;
+/// The longest tokenizer.json; real ones of 256,000 tokens have 34 MB.
+const MAX_JSON: u64 = 256 << 20;
+/// First read of a GGUF header; the next one is twice as long.
+const FIRST_READ: u64 = 1 << 20;
+
+/// What a vocabulary has.
+#[napi(object)]
+pub struct TokenizerInfo {
+    /// Ids are below this.
+    pub vocabulary_size: u32,
+    /// Begins a text.
+    pub bos_token: Option<u32>,
+    /// Ends a text.
+    pub eos_token: Option<u32>,
+    /// Ends a turn.
+    pub eot_token: Option<u32>,
+    /// Stands for what the vocabulary cannot say.
+    pub unknown_token: Option<u32>,
+    /// Fills a batch.
+    pub padding_token: Option<u32>,
+    /// End a generation.
+    pub end_tokens: Vec<u32>,
+    /// The source of the chat template.
+    pub chat_template: Option<String>,
+    /// What is probably wrong with the files.
+    pub warnings: Vec<String>,
+}
+
+/// What a text became.
+#[napi(object)]
+pub struct EncodedText {
+    /// Its ids.
+    pub token_ids: Uint32Array,
+    /// Characters that the vocabulary cannot say.
+    pub unknown_characters: f64,
+}
+
+/// A tokenizer.
+#[napi]
+pub struct NativeTokenizer {
+    tokenizer: Tokenizer,
+}
+
+/// Reads the tokenizer of a GGUF file, of a tokenizer.json, or of the folder that holds one.
+#[napi(catch_unwind)]
+pub fn load_tokenizer(
+    env: Env,
+    path: String,
+    #[napi(ts_arg_type = "(failure: Failure | null, value: NativeTokenizer | null) => void")]
+    done: Function<'_, AnswerArgs<NativeTokenizer>, ()>,
+) -> Result<()> {
+    let answer = Answer::new(&done)?;
+    jobs::spawn(&env, "ryz-tokenizer", move |_| {
+        answer.send_from(|| {
+            let tokenizer = open(Path::new(&path))?;
+            Ok(NativeTokenizer { tokenizer })
+        });
+    })?;
+    Ok(())
+}
+
+#[napi]
+impl NativeTokenizer {
+    /// What it has.
+    #[napi(catch_unwind)]
+    pub fn info(&self) -> TokenizerInfo {
+        let t = &self.tokenizer;
+        TokenizerInfo {
+            vocabulary_size: t.vocab_size(),
+            bos_token: t.bos(),
+            eos_token: t.eos(),
+            eot_token: t.eot(),
+            unknown_token: t.unk(),
+            padding_token: t.pad(),
+            end_tokens: t.end_of_generation().to_vec(),
+            chat_template: t.chat_template_source().map(str::to_owned),
+            warnings: t.warnings().iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    /// The id of a token by its text in the file.
+    #[napi(catch_unwind)]
+    pub fn token_id(&self, text: String) -> Option<u32> {
+        self.tokenizer.token_id(&text)
+    }
+
+    /// Text to token ids.
+    #[napi(catch_unwind)]
+    pub fn encode(
+        &self,
+        env: Env,
+        text: String,
+        add_special: bool,
+        parse_special: bool,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: EncodedText | null) => void")]
+        done: Function<'_, AnswerArgs<EncodedText>, ()>,
+    ) -> Result<NativeCancel> {
+        let answer = Arc::new(Mutex::new(Some(Answer::new(&done)?)));
+        let tokenizer = self.tokenizer.clone();
+        let options = EncodeOptions {
+            add_special,
+            parse_special,
+        };
+        let long = text.len() > LONG;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&cancelled);
+        let work = move |ended: &AtomicBool| {
+            let bounds = Bounds {
+                cancelled: &|| flag.load(Ordering::Relaxed) || ended.load(Ordering::Relaxed),
+                ..Bounds::NONE
+            };
+            once(&answer, || {
+                let encoded = tokenizer.encode_within(&text, options, bounds);
+                let encoded = encoded.map_err(|error| Failure::new(error.code(), &error))?;
+                Ok(EncodedText {
+                    token_ids: Uint32Array::new(encoded.ids),
+                    unknown_characters: encoded.unknown as f64,
+                })
+            });
+        };
+        // A long text has a thread of its own, so that others do not wait for it.
+        if long {
+            jobs::spawn(&env, "ryz-tokenize", work)?;
+        } else {
+            jobs::soon(&env, move || work(&AtomicBool::new(false)))?;
+        }
+        Ok(NativeCancel::new(move || {
+            cancelled.store(true, Ordering::Relaxed);
+        }))
+    }
+
+    /// Token ids to text.
+    #[napi(catch_unwind)]
+    pub fn decode(
+        &self,
+        env: Env,
+        tokens: Uint32Array,
+        skip_special: bool,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: string | null) => void")]
+        done: Function<'_, AnswerArgs<String>, ()>,
+    ) -> Result<()> {
+        let (answer, tokenizer) = (Answer::new(&done)?, self.tokenizer.clone());
+        let tokens = tokens.to_vec();
+        jobs::soon(&env, move || {
+            answer.send_from(|| {
+                known(&tokenizer, &tokens)?;
+                Ok(tokenizer.decode(&tokens, skip_special))
+            });
+        })
+    }
+
+    /// The text of each token.
+    #[napi(catch_unwind)]
+    pub fn pieces(
+        &self,
+        env: Env,
+        tokens: Uint32Array,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: Array<string> | null) => void")]
+        done: Function<'_, AnswerArgs<Vec<String>>, ()>,
+    ) -> Result<()> {
+        let (answer, tokenizer) = (Answer::new(&done)?, self.tokenizer.clone());
+        let tokens = tokens.to_vec();
+        jobs::soon(&env, move || {
+            answer.send_from(|| {
+                known(&tokenizer, &tokens)?;
+                Ok(tokens.iter().map(|&id| tokenizer.piece(id)).collect())
+            });
+        })
+    }
+}
+
+/// Answers with what `work` gives, if nobody has.
+fn once<T: ToNapiValue + Send + 'static>(
+    answer: &Mutex<Option<Answer<T>>>,
+    work: impl FnOnce() -> std::result::Result<T, Failure>,
+) {
+    let mut answer = answer
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(answer) = answer.take() {
+        answer.send_from(work);
+    }
+}
+
+fn known(tokenizer: &Tokenizer, ids: &[u32]) -> std::result::Result<(), Failure> {
+    let size = tokenizer.vocab_size();
+    match ids.iter().find(|&&id| id >= size) {
+        None => Ok(()),
+        Some(id) => Err(Failure::plain(
+            "INVALID_ARGUMENT",
+            format!("tokens: expected token ids below {size}, got {id}"),
+        )),
+    }
+}
+
+fn open(path: &Path) -> std::result::Result<Tokenizer, Failure> {
+    let (folder, json) = if path.is_dir() {
+        (path.to_owned(), path.join("tokenizer.json"))
+    } else if path
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
+        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+        (folder, path.to_owned())
+    } else {
+        let metadata = metadata(path)?;
+        return Tokenizer::from_gguf(&metadata).map_err(|error| at(path, error.code(), &error));
+    };
+    let beside = |name: &str| {
+        let file: PathBuf = folder.join(name);
+        file.is_file().then(|| whole(&file)).transpose()
+    };
+    let tokenizer = whole(&json)?;
+    let config = beside("tokenizer_config.json")?;
+    let generation = beside("generation_config.json")?;
+    let template = beside("chat_template.jinja")?;
+    Tokenizer::from_hf(&HfFiles {
+        tokenizer: &tokenizer,
+        tokenizer_config: config.as_deref(),
+        generation_config: generation.as_deref(),
+        chat_template: template.as_deref(),
+    })
+    .map_err(|error| at(&json, error.code(), &error))
+}
+
+/// The metadata of a GGUF file, whatever its architecture.
+fn metadata(path: &Path) -> std::result::Result<Metadata, Failure> {
+    let file = InputFile::open(path).map_err(|error| Failure::new(error.code(), &error))?;
+    let mut wanted = FIRST_READ;
+    loop {
+        let prefix = read(&file, wanted)?;
+        match Gguf::parse(&prefix, file.len()) {
+            Ok(gguf) => return Ok(gguf.metadata),
+            Err(error) if error.is_incomplete() && (prefix.len() as u64) < file.len() => {
+                wanted = wanted.saturating_mul(2);
+            }
+            Err(error) => return Err(at(path, FormatError::code(&error), &error)),
+        }
+    }
+}
+
+fn whole(path: &Path) -> std::result::Result<Vec<u8>, Failure> {
+    let file = InputFile::open(path).map_err(|error| Failure::new(error.code(), &error))?;
+    if file.len() > MAX_JSON {
+        let message = format!(
+            "{}: expected at most {MAX_JSON} bytes, got {}",
+            path.display(),
+            file.len()
+        );
+        return Err(Failure::plain("INVALID_FILE", message));
+    }
+    read(&file, MAX_JSON)
+}
+
+fn read(file: &InputFile, most: u64) -> std::result::Result<Vec<u8>, Failure> {
+    let mut bytes = vec![0; file.len().min(most) as usize];
+    file.read_at(0, &mut bytes)
+        .map_err(|error| Failure::new(error.code(), &error))?;
+    Ok(bytes)
+}
+
+fn at(path: &Path, code: &str, error: &dyn std::error::Error) -> Failure {
+    let failure = Failure::new(code, error);
+    Failure::plain(code, format!("{}: {}", path.display(), failure.message))
+}
