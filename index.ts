@@ -149,6 +149,7 @@ export type {
 } from "./src/standard-schema.js";
 export type { EngineStats } from "./src/stats.js";
 export { TextStream } from "./src/stream.js";
+export { type EncodedText, type SpecialTokens, Tokenizer } from "./src/tokenizer.js";
 export {
   type AnyTool,
   type FromJsonSchema,
@@ -158,7 +159,6 @@ export {
   type ToolOptions,
   tool,
 } from "./src/tool.js";
-export { type EncodedText, type SpecialTokens, Tokenizer } from "./src/tokenizer.js";
 export type { ToolCall, ToolDefinition } from "./src/tool-calls.js";
 export type { ToolResult } from "./src/tool-set.js";
 export {

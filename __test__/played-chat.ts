@@ -46,7 +46,7 @@ export function playedHost(contextLength = 1000, form: Form = TAGGED) {
     let cancelled = false;
     setTimeout(() => {
       for (const letter of said) if (!cancelled) deliver(letter, 0);
-      const counts = { promptTokens: 4, completionTokens: said.length };
+      const counts = { promptTokens: 4, completionTokens: said.length, unknownCharacters: 0 };
       if (!cancelled) deliver({ deltas: [], finish: { finishReason: "stop", ...counts, ...TIMES } }, null);
     });
     return { cancel: () => (cancelled = true), grant: () => {} };
