@@ -9,8 +9,9 @@ pub(super) const NAMES: [&str; 2] = ["zqtool", "zrtool"];
 pub(super) const KEYS: [&str; 2] = ["zqkey", "zrkey"];
 pub(super) const VALUES: [&str; 2] = ["zqvalue", "zrvalue"];
 pub(super) const NUMBER: &str = "73517";
-pub(super) const PLAIN: &str = "zqplain";
-pub(super) const THOUGHT: &str = "zqthought";
+/// These begin like no name: what two renderings have in common must end before them.
+pub(super) const PLAIN: &str = "plainzq";
+pub(super) const THOUGHT: &str = "thoughtzq";
 /// Nine letters and digits: some templates refuse other call ids.
 pub(super) const IDS: [&str; 2] = ["call00000", "call00001"];
 
@@ -40,6 +41,12 @@ impl<'a> Probe<'a> {
     /// The prompt that the answer follows.
     pub fn prompt(&self) -> Result<String, TemplateError> {
         self.render(&[user()], true)
+    }
+
+    /// Whether the template begins the answer's turn when it is asked to.
+    pub fn prompts(&self, prompt: &str) -> bool {
+        self.render(&[user()], false)
+            .is_ok_and(|text| text != prompt)
     }
 
     /// A conversation that ends with this answer; none where the template refuses it.

@@ -32,7 +32,7 @@ pub(super) fn learn(template: &ChatTemplate) -> (Option<Marks>, Option<Marks>) {
         .first()
         .is_some_and(|first| lead.starts_with(first));
     // What the prompt has, too, is its own: the speaker's name, for example.
-    let text = begins && !prompt.contains(lead);
+    let text = begins && !prompt.contains(lead) && probe.prompts(&prompt);
     let tail = plain.rsplit(PLAIN).next().unwrap_or_default();
     let text = text.then(|| Marks {
         open: lead.to_owned(),
