@@ -33,7 +33,7 @@ export async function chatInput(
   let size = 0;
   for (const message of messages) size += 32 + messageSize(message);
   if (size <= AT_ONCE) return templateInput(messages, options);
-  const writer = new Writer();
+  const writer = new Writer(size);
   let worked = 0;
   writer.write('{"messages":[');
   for (const [index, message] of messages.entries()) {
@@ -81,8 +81,13 @@ function jsonOf(message: object): string {
 /** Text as UTF-8, growing. */
 class Writer {
   readonly #encoder = new TextEncoder();
-  #bytes = new Uint8Array(4 * AT_ONCE);
+  #bytes: Uint8Array;
   #length = 0;
+
+  /** With room for so many characters, most of them plain: copying what grew too large would take its time. */
+  constructor(characters: number) {
+    this.#bytes = new Uint8Array(Math.ceil(1.25 * characters) + 4 * AT_ONCE);
+  }
 
   write(text: string): void {
     const room = this.#length + 3 * text.length;
