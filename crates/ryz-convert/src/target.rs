@@ -5,17 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tempfile::NamedTempFile;
+use ryz_files::{Existing, OutputError, OutputFile};
 
 use crate::ConvertError;
 
-/// A file that is written under another name in its own folder and takes its name when it is complete. Dropped before
-/// that, it leaves nothing.
+/// A file that takes its name when it is complete. Dropped before that, it leaves nothing.
 pub(crate) struct Target {
     path: PathBuf,
-    folder: PathBuf,
     overwrite: bool,
-    file: NamedTempFile,
+    file: OutputFile,
 }
 
 impl Target {
@@ -60,18 +58,9 @@ impl Target {
             }
             _ => {}
         }
-        let mut builder = tempfile::Builder::new();
-        // Not the target's name, which may be as long as a name can be.
-        builder.prefix(".ryzanstein-").suffix(".part");
-        // As any new file: what the umask leaves of it.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let file = builder
-            .tempfile_in(&folder)
-            .map_err(|source| write_error(path, "create a file in its folder", source))?;
+        let file = OutputFile::create(path).map_err(|error| refused(path, error))?;
         Ok(Target {
             path: path.to_owned(),
-            folder,
             overwrite,
             file,
         })
@@ -79,54 +68,32 @@ impl Target {
 
     /// Where to write.
     pub(crate) fn file(&self) -> &fs::File {
-        self.file.as_file()
+        self.file.file()
     }
 
     /// The name that it has until it is complete.
     pub(crate) fn part(&self) -> &Path {
-        self.file.path()
+        self.file.temporary_path()
     }
 
     /// Makes the file durable and gives it its name. Returns its length.
     pub(crate) fn commit(self) -> Result<u64, ConvertError> {
         let path = self.path;
-        let failed = |action| {
-            let path = &path;
-            move |source| write_error(path, action, source)
+        let existing = match self.overwrite {
+            true => Existing::Replace,
+            false => Existing::Keep,
         };
-        self.file
-            .as_file()
-            .sync_all()
-            .map_err(failed("write to the disk"))?;
-        let bytes = self
-            .file
-            .as_file()
-            .metadata()
-            .map_err(failed("measure"))?
-            .len();
-        let renamed = if self.overwrite {
-            self.file.persist(&path)
-        } else {
-            self.file.persist_noclobber(&path)
-        };
-        match renamed {
-            Ok(_) => {}
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(ConvertError::TargetExists { path });
+        self.file.commit(existing).map_err(|error| {
+            if error.source.kind() == io::ErrorKind::AlreadyExists {
+                return ConvertError::TargetExists { path: path.clone() };
             }
-            Err(error) => return Err(failed("rename")(error.error)),
-        }
-        sync_folder(&self.folder).map_err(failed("write its folder to the disk"))?;
-        Ok(bytes)
+            refused(&path, error)
+        })
     }
 }
 
-/// Makes a rename durable; only Unix has files for folders.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
+fn refused(path: &Path, error: OutputError) -> ConvertError {
+    write_error(path, error.action, error.source)
 }
 
 /// The system refused to write.
