@@ -1,18 +1,18 @@
 //! Checkpoints: one safetensors file with parameters, moments, the step, the configuration and the tokenizer (a GGUF
 //! header, as bytes).
 //!
-//! Written beside the old file, flushed to the disk and renamed over it, so that a kill at any moment leaves a whole one.
+//! Written beside the old file and renamed over it, so that a kill at any moment leaves a whole one.
 
 use crate::config::TrainConfig;
 use crate::error::TrainError;
 use crate::optimizer::AdamW;
 use crate::report::History;
 use crate::tokenizer::TextTokenizer;
+use ryz_tmac::{BufferKind, InputFile, MemoryError};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
 
 /// What a checkpoint holds besides numbers.
@@ -72,30 +72,31 @@ pub(crate) fn save(
 
 /// Writes a file so that readers see either the old or the new whole.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    let failed = |action| {
-        move |source| TrainError::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
-    };
-    let mut file = std::fs::File::create(&new).map_err(failed("create"))?;
-    file.write_all(bytes).map_err(failed("write"))?;
-    file.sync_all().map_err(failed("flush"))?;
-    drop(file);
-    std::fs::rename(&new, path).map_err(failed("replace"))
+    let written = ryz_files::write_file(path, bytes);
+    written.map(drop).map_err(|source| TrainError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Reads a regular file. A pipe or a device, which may have no end, is refused.
+pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>, TrainError> {
+    let file = InputFile::open(path)?;
+    let length = usize::try_from(file.len()).unwrap_or(usize::MAX);
+    let mut bytes = Vec::new();
+    let reserved = bytes.try_reserve_exact(length);
+    reserved.map_err(|_| MemoryError::OutOfMemory {
+        kind: BufferKind::Staging,
+        requested: length,
+    })?;
+    bytes.resize(length, 0);
+    file.read_at(0, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// Reads a checkpoint and checks its sizes.
 pub(crate) fn load(path: &Path) -> Result<Checkpoint, TrainError> {
-    let bytes = std::fs::read(path).map_err(|source| TrainError::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = read_whole(path)?;
     let unreadable = |source| TrainError::UnreadableCheckpoint {
         path: path.to_owned(),
         source,

@@ -1,5 +1,6 @@
 //! Texts as token streams, and the deterministic order in which windows of them are trained on.
 
+use crate::checkpoint::read_whole;
 use crate::config::TrainConfig;
 use crate::error::TrainError;
 use crate::rng::SplitMix64;
@@ -7,13 +8,9 @@ use crate::tokenizer::TextTokenizer;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Reads a text file.
+/// Reads a text file. A pipe or a device, which may have no end, is refused.
 pub fn read_text(path: &Path) -> Result<String, TrainError> {
-    let bytes = std::fs::read(path).map_err(|source| TrainError::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = read_whole(path)?;
     String::from_utf8(bytes).map_err(|e| TrainError::NotText {
         path: path.to_owned(),
         source: e.utf8_error(),

@@ -6,15 +6,16 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// A file could not be read or written.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was being done.
-        action: &'static str,
+    /// A file could not be read, or is none.
+    #[error(transparent)]
+    Read(#[from] ryz_tmac::MemoryError),
+    /// A file could not be written.
+    #[error("{}", path.display())]
+    Write {
         /// Which file.
         path: PathBuf,
-        /// The system's error.
-        source: std::io::Error,
+        /// What the system said.
+        source: ryz_files::OutputError,
     },
     /// An option is out of range.
     #[error("{name} must be {expected}, got {got}")]
@@ -46,6 +47,14 @@ pub enum TrainError {
         path: PathBuf,
         /// Where it stops being UTF-8.
         source: std::str::Utf8Error,
+    },
+    /// The system gave no threads.
+    #[error("cannot start {threads} threads")]
+    Threads {
+        /// Threads asked for.
+        threads: usize,
+        /// What the pool said.
+        source: rayon::ThreadPoolBuildError,
     },
     /// The tokenizer crate refused.
     #[error("cannot {action}")]
@@ -125,10 +134,9 @@ impl TrainError {
     /// The stable code that the TypeScript side sees.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                "FILE_NOT_FOUND"
-            }
-            Self::Io { .. } => "IO",
+            Self::Read(error) => error.code(),
+            Self::Write { .. } => "IO",
+            Self::Threads { .. } => "OUT_OF_MEMORY",
             Self::InvalidOption { .. }
             | Self::Config(_)
             | Self::CorpusTooSmall { .. }

@@ -2,6 +2,9 @@
 
 use std::sync::Mutex;
 
+/// Bytes of a thread's stack, whatever RUST_MIN_STACK says.
+pub(crate) const STACK: usize = 2 << 20;
+
 /// Calls `work` on every task with up to `threads` threads.
 pub(crate) fn each<T: Send>(threads: usize, tasks: Vec<T>, work: impl Fn(T) + Sync) {
     if threads <= 1 || tasks.len() <= 1 {
@@ -16,13 +19,19 @@ pub(crate) fn each<T: Send>(threads: usize, tasks: Vec<T>, work: impl Fn(T) + Sy
             .unwrap_or_else(std::sync::PoisonError::into_inner)
             .next()
     };
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some(task) = take() {
-                    work(task);
-                }
-            });
+    let share = || {
+        while let Some(task) = take() {
+            work(task);
         }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..workers {
+            let thread = std::thread::Builder::new().stack_size(STACK);
+            // Where the system gives no more threads, those that there are do it all.
+            if thread.spawn_scoped(scope, share).is_err() {
+                break;
+            }
+        }
+        share();
     });
 }

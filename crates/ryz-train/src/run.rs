@@ -145,7 +145,7 @@ pub struct RunReport {
 
 /// Trains, or fine-tunes, from files to files.
 ///
-/// Setting `cancel` stops the run soon: at the end of a step, it then writes a checkpoint and the curve and returns
+/// Setting `cancel` stops the run within a layer of a step, which does not count: it then writes a checkpoint and the curve and returns
 /// [`TrainError::Aborted`]; before the first step, it leaves nothing behind. It can be resumed. `report` is called on this
 /// thread.
 ///
@@ -248,7 +248,7 @@ fn refuse(options: &RunOptions, files: &RunFiles) -> Result<(), TrainError> {
         if path.exists() {
             return Err(TrainError::Exists {
                 path: path.clone(),
-                hint: "resume the run, or overwrite its files",
+                hint: "resume the run (`resume: true`, --resume), or replace its files (`overwrite: true`, --force)",
             });
         }
     }
@@ -319,7 +319,8 @@ fn prepare(
         let (train, valid) = split(&config);
         preparing(Preparation::Tokenizer)?;
         let texts = documents(train, config.split_headings);
-        let tokenizer = TextTokenizer::train(texts.into_iter(), config.model.vocab_size)?;
+        let size = config.model.vocab_size;
+        let tokenizer = TextTokenizer::train(texts.into_iter(), size, threads, cancel)?;
         preparing(Preparation::Encoding)?;
         let corpus = Corpus::new(&config, &tokenizer, train, valid, cancel)?;
         Trainer::new(config, tokenizer, corpus, threads)?
@@ -351,7 +352,11 @@ impl Run<'_> {
                 self.save()?;
                 return Err(TrainError::Aborted);
             }
-            let step = self.trainer.step()?;
+            let step = match self.trainer.step_unless(self.cancel) {
+                // The loop saves what the step before it has made.
+                Err(TrainError::Aborted) => continue,
+                step => step?,
+            };
             let due = |interval: u64| {
                 interval > 0 && (step.step.is_multiple_of(interval) || step.step == steps)
             };
@@ -425,8 +430,12 @@ impl Run<'_> {
             seed: step,
         };
         let prompt = config.sample_prompt.clone();
-        let text = self.trainer.sample(&prompt, options)?;
-        (self.report)(RunEvent::Sample { step, text });
+        match self.trainer.sample_unless(&prompt, options, self.cancel) {
+            Ok(text) => (self.report)(RunEvent::Sample { step, text }),
+            // The loop sees it next.
+            Err(TrainError::Aborted) => {}
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 }

@@ -4,8 +4,10 @@
 //! know, so that the exported vocabulary gives the same tokens there.
 
 use crate::error::TrainError;
+use crate::parallel::STACK;
 use ryz_format::{Array, Gguf, GgufWriter, Metadata, Value};
 use ryz_tokenizer::{EncodeOptions, Tokenizer};
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -29,10 +31,16 @@ impl std::fmt::Debug for TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Learns `vocab_size` tokens, the separator included, from texts.
+    /// Learns `vocab_size` tokens, the separator included, from texts. Once `cancel` is set it reads no more of them.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Threads`], [`TrainError::Tokenizer`], [`TrainError::Aborted`].
     pub fn train<'a>(
         texts: impl Iterator<Item = &'a str> + Send,
         vocab_size: usize,
+        threads: usize,
+        cancel: &AtomicBool,
     ) -> Result<Self, TrainError> {
         let byte_level = ByteLevel::new(false, true, true);
         let mut tokenizer =
@@ -48,9 +56,21 @@ impl TextTokenizer {
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .special_tokens(vec![AddedToken::from(SEPARATOR, true)])
             .build();
-        tokenizer
-            .train(&mut trainer, texts)
-            .map_err(failed("train the tokenizer"))?;
+        // Threads of its own, whose number and stacks are ours, and whose lack is an error and no panic.
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .stack_size(STACK)
+            .build()
+            .map_err(|source| TrainError::Threads { threads, source })?;
+        let wanted = || !cancel.load(Ordering::Relaxed);
+        pool.install(|| {
+            let read = texts.take_while(|_| wanted());
+            tokenizer.train(&mut trainer, read).map(drop)
+        })
+        .map_err(failed("train the tokenizer"))?;
+        if !wanted() {
+            return Err(TrainError::Aborted);
+        }
         let json = tokenizer
             .to_string(false)
             .map_err(failed("write the tokenizer"))?;
@@ -190,7 +210,8 @@ mod tests {
     fn a_learnt_tokenizer_reads_and_writes_any_text() {
         let text =
             "Once upon a time there was a king.\n\nThe king had a queen; the queen had a king. ";
-        let tokenizer = TextTokenizer::train(std::iter::once(text), 280).unwrap();
+        let tokenizer =
+            TextTokenizer::train(std::iter::once(text), 280, 1, &AtomicBool::new(false)).unwrap();
         assert_eq!(tokenizer.vocab_size(), 280);
         let again = TextTokenizer::from_bytes(&tokenizer.to_bytes().unwrap()).unwrap();
         for text in [text, "Größe — 日本 <|endoftext|> \u{1f600}", ""] {

@@ -58,7 +58,8 @@ fn small() -> TrainConfig {
 fn trainer(config: TrainConfig, threads: usize) -> Trainer {
     let (train, valid) = texts();
     let parts = documents(&train, config.split_headings);
-    let tokenizer = TextTokenizer::train(parts.iter().copied(), config.model.vocab_size).unwrap();
+    let tokenizer =
+        TextTokenizer::train(parts.iter().copied(), config.model.vocab_size, 2, &GO).unwrap();
     let corpus = Corpus::new(&config, &tokenizer, &train, &valid, &GO).unwrap();
     Trainer::new(config, tokenizer, corpus, threads).unwrap()
 }

@@ -28,6 +28,9 @@ impl Network {
         gradients: &mut [f32],
     ) -> Loss {
         self.forward(weights, tokens, self.training, buffers);
+        if tokens.is_cancelled() {
+            return Loss::default();
+        }
         let Targets {
             targets,
             teacher,
@@ -76,6 +79,9 @@ impl Network {
             dweight: &mut gradients[self.layout.output_norm.clone()],
         });
         for (b, at) in layers.iter_mut().zip(&self.layout.layers).rev() {
+            if tokens.is_cancelled() {
+                return loss;
+            }
             let w = |range: &std::ops::Range<usize>| &weights[range.clone()];
             let dout = View::new(dx, n, d);
             a_b(Out::set(dactivated, f), dout, View::new(w(&at.down), d, f));

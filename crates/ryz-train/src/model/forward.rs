@@ -45,6 +45,9 @@ impl Network {
         }
         x = last;
         for i in 0..layers.len() {
+            if tokens.is_cancelled() {
+                return;
+            }
             let (this, next) = layers.split_at_mut(i + 1);
             let b = &mut this[i];
             let out = next.first_mut().map_or(&mut *x, |l| &mut l.x);

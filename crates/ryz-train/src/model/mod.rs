@@ -16,6 +16,7 @@ use crate::ops::norm::Rounding;
 use crate::ops::rope::RopeTable;
 
 pub(crate) use backward::Targets;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What the pass reads besides weights and tokens.
 #[derive(Debug)]
@@ -89,6 +90,14 @@ pub(crate) struct Buffers {
 pub(crate) struct Tokens<'a> {
     pub inputs: &'a [u32],
     pub sequences: usize,
+    /// Once it is set a pass ends at the next layer, with results that mean nothing.
+    pub cancel: &'a AtomicBool,
+}
+
+impl Tokens<'_> {
+    fn is_cancelled(self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
 }
 
 /// How empty the feed-forward network is, per layer: what the sparse path of the engine can skip.
@@ -208,6 +217,7 @@ impl Network {
             Tokens {
                 inputs: tokens,
                 sequences: 1,
+                cancel: &AtomicBool::new(false),
             },
             self.inference(),
             buffers,

@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::HiddenAct;
 use crate::ops::gradient_check::noise;
+use std::sync::atomic::AtomicBool;
 
 fn towards(targets: &[u32]) -> Targets<'_> {
     Targets {
@@ -33,6 +34,7 @@ fn gradients_of_the_network_match_finite_differences() {
         let tokens = Tokens {
             inputs: &inputs,
             sequences: 2,
+            cancel: &AtomicBool::new(false),
         };
         let mut buffers = network.buffers(32);
         let mut gradients = vec![0.0; total];
@@ -95,6 +97,7 @@ fn gradients_pass_through_the_rounding_of_activations() {
     let tokens = Tokens {
         inputs: &inputs,
         sequences: 2,
+        cancel: &AtomicBool::new(false),
     };
     let run = |rounding| {
         let network = Network::new(&shape, 16, rounding);

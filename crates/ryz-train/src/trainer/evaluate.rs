@@ -26,7 +26,7 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Aborted`] within a window after `cancel` is set.
+    /// [`TrainError::Aborted`] within a layer after `cancel` is set.
     pub fn evaluate(
         &mut self,
         windows: usize,
@@ -62,6 +62,7 @@ impl Trainer {
                 let tokens = Tokens {
                     inputs,
                     sequences: 1,
+                    cancel,
                 };
                 *loss = network.loss(effective, tokens, targets, buffers);
                 *zeros = network.zeros(inputs.len(), buffers);

@@ -3,6 +3,7 @@
 use super::Trainer;
 use crate::error::TrainError;
 use crate::rng::SplitMix64;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How to draw tokens for a sample.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,6 +39,16 @@ impl Trainer {
 
     /// Continues a text, as the exported file would: rounding as the engine does.
     pub fn sample(&mut self, prompt: &str, options: SampleOptions) -> Result<String, TrainError> {
+        self.sample_unless(prompt, options, &AtomicBool::new(false))
+    }
+
+    /// The same, unless `cancel` is set meanwhile.
+    pub(crate) fn sample_unless(
+        &mut self,
+        prompt: &str,
+        options: SampleOptions,
+        cancel: &AtomicBool,
+    ) -> Result<String, TrainError> {
         let mut tokens: Vec<u32> = self.tokenizer.begin().into_iter().collect();
         tokens.extend(self.tokenizer.encode(prompt)?);
         if tokens.is_empty() {
@@ -46,6 +57,9 @@ impl Trainer {
         let mut rng = SplitMix64::stream(options.seed, 2, 0);
         let most = self.config.window().min(tokens.len() + options.max_tokens);
         while tokens.len() < most {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(TrainError::Aborted);
+            }
             let logits = self.logits(&tokens)?;
             let vocabulary = self.config.model.vocab_size;
             let next = draw(&logits[logits.len() - vocabulary..], options, &mut rng);

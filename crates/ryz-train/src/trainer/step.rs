@@ -5,6 +5,7 @@ use crate::error::TrainError;
 use crate::model::{Targets, Tokens};
 use crate::ops::cross_entropy::Loss;
 use crate::{optimizer, parallel};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What one step did.
@@ -39,6 +40,15 @@ impl Trainer {
     ///
     /// [`TrainError::Diverged`] when loss or gradient are no numbers; the parameters are then as they were.
     pub fn step(&mut self) -> Result<StepReport, TrainError> {
+        self.step_unless(&AtomicBool::new(false))
+    }
+
+    /// The same, unless `cancel` is set meanwhile: then the parameters are as they were.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trainer::step`]; [`TrainError::Aborted`] within a layer after `cancel` is set.
+    pub fn step_unless(&mut self, cancel: &AtomicBool) -> Result<StepReport, TrainError> {
         let start = Instant::now();
         self.refresh();
         let window = self.config.window();
@@ -82,6 +92,7 @@ impl Trainer {
                 let tokens = Tokens {
                     inputs,
                     sequences: per_shard,
+                    cancel,
                 };
                 let teacher = teacher.zip(lesson).map(|((network, weights), buffers)| {
                     let (temperature, weight) =
@@ -96,6 +107,9 @@ impl Trainer {
                 *loss = network.loss_and_gradients(effective, tokens, targets, buffers, gradients);
             },
         );
+        if cancel.load(Ordering::Relaxed) {
+            return Err(TrainError::Aborted);
+        }
         let mean = |sum: f64| sum / tokens as f64;
         let divergence = mean(losses.iter().map(|loss| loss.divergence).sum());
         let loss = mean(losses.iter().map(|loss| loss.likelihood).sum());
