@@ -64,7 +64,7 @@ fuzz_target!(init: seed(), |bytes: &[u8]| {
     };
     match engine.execute(request) {
         Ok(completion) => assert!(completion.finish.usage.prompt_tokens > 0),
-        Err(error) => assert!(matches!(error, EngineError::NonFiniteLogits { .. }), "{error}"),
+        Err(error) => assert!(matches!(error, EngineError::NonFinite { .. }), "{error}"),
     }
     engine.clear_prefix_cache().expect("the engine lives");
 });

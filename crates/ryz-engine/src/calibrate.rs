@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ryz_kvcache::{BlockId, BlockPool, KvCache};
 use ryz_model::{
@@ -17,6 +17,7 @@ use ryz_tokenizer::EncodeOptions;
 use crate::config::EngineConfig;
 use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::jobs::check_logits;
 use crate::load::{arena, kv_config, limits, tokenizer};
 use crate::math::log_sum_exp;
 use crate::sequence::blocks_for;
@@ -77,7 +78,7 @@ pub struct CalibrationReport {
 impl Engine {
     /// Learns the principal components of a model's values on a text, writes them to a file, and measures on the last fifth of
     /// the text, which was kept from it, what storing values in fewer dimensions costs ([`EngineConfig::value_rank`]). Of the
-    /// configuration it takes what concerns computing.
+    /// configuration it takes what concerns computing. It ends soon once `cancel` is set.
     ///
     /// # Errors
     /// As [`Engine::load`]; `INVALID_ARGUMENT` when the text has less than two windows.
@@ -86,7 +87,8 @@ impl Engine {
         text: &str,
         options: &CalibrateOptions,
         config: &EngineConfig,
-        progress: &mut (dyn FnMut(CalibrateProgress) -> ControlFlow<()> + Send),
+        progress: &mut (dyn FnMut(CalibrateProgress) + Send),
+        cancel: &AtomicBool,
     ) -> Result<CalibrationReport, EngineError> {
         config.validate()?;
         let source = ModelSource::open_with(path, &config.all_overrides()?)?;
@@ -123,7 +125,7 @@ impl Engine {
             return Err(EngineError::invalid("text", expected, tokens.len()));
         }
         let (learnt, held_out) = windows.split_at(windows.len() - windows.len().div_ceil(HELD_OUT));
-        let mut run = Run::load(&source, config, window, progress)?;
+        let mut run = Run::load(&source, config, window, progress, cancel)?;
         run.total = window * (learnt.len() + held_out.len() * (1 + ranks.len()));
 
         let statistics = Arc::new(AttentionStatistics::new(run.model.config()));
@@ -133,8 +135,8 @@ impl Engine {
         }
         run.state.observe(None);
         let count = learnt.len() * window;
-        let calibration =
-            statistics.calibration(run.model.fingerprint().text().to_owned(), count as u64);
+        let fingerprint = run.model.fingerprint().text().to_owned();
+        let calibration = statistics.calibration(fingerprint, count as u64, cancel)?;
         let mean_nll = run.mean_nll(held_out)?;
         let costs = ranks.iter().map(|&rank| {
             run.compress(&calibration, rank)?;
@@ -169,7 +171,8 @@ struct Run<'a> {
     cache: KvCache,
     blocks: Vec<BlockId>,
     score_chunk: usize,
-    progress: &'a mut (dyn FnMut(CalibrateProgress) -> ControlFlow<()> + Send),
+    progress: &'a mut (dyn FnMut(CalibrateProgress) + Send),
+    cancel: &'a AtomicBool,
     done: usize,
     total: usize,
 }
@@ -179,7 +182,8 @@ impl<'a> Run<'a> {
         source: &ModelSource,
         config: &'a EngineConfig,
         window: usize,
-        progress: &'a mut (dyn FnMut(CalibrateProgress) -> ControlFlow<()> + Send),
+        progress: &'a mut (dyn FnMut(CalibrateProgress) + Send),
+        cancel: &'a AtomicBool,
     ) -> Result<Self, EngineError> {
         let lease = Lease::with(config.lease())?;
         let arena = arena(config);
@@ -188,7 +192,14 @@ impl<'a> Run<'a> {
             ..config.load_options()?
         };
         let begun = CalibrateProgress { done: 0, total: 1 };
-        let model = Model::load(source, &options, &arena, &lease, &mut |_| progress(begun))?;
+        let mut loading = |_| {
+            progress(begun);
+            match cancel.load(Ordering::Relaxed) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let model = Model::load(source, &options, &arena, &lease, &mut loading)?;
         let limits = limits(config, model.config().vocab_size);
         let state = RunState::new(&model, &arena, limits.prefill_chunk, limits.score_chunk)?;
         let count = blocks_for(window);
@@ -204,6 +215,7 @@ impl<'a> Run<'a> {
             model,
             state,
             progress,
+            cancel,
             done: 0,
             total: 0,
         })
@@ -238,25 +250,22 @@ impl<'a> Run<'a> {
                 outputs,
             }];
             let (state, cache) = (&mut self.state, &mut self.cache);
-            let cancel = AtomicBool::new(false);
             self.model
-                .forward(&self.lease, state, cache, &batch, &cancel)?;
+                .forward(&self.lease, state, cache, &batch, self.cancel)?;
             let logits = self.state.logits();
             for row in 0..logits.rows() {
                 let Some(&next) = tokens.get(start + row + 1) else {
                     break;
                 };
+                check_logits(logits.row(row), start + row)?;
                 let row = logits.row(row);
                 sum += log_sum_exp(row) - f64::from(row[next as usize]);
             }
             self.done += part.len();
-            let progress = CalibrateProgress {
+            (self.progress)(CalibrateProgress {
                 done: self.done,
                 total: self.total,
-            };
-            if (self.progress)(progress).is_break() {
-                return Err(EngineError::Aborted);
-            }
+            });
         }
         Ok(sum)
     }

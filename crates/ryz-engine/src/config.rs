@@ -38,6 +38,8 @@ pub struct EngineConfig {
     /// Whether it is measured for this machine how large matrices are streamed best, at most a quarter of a second when a
     /// kind of matrix is met for the first time; default true. Tokens are the same.
     pub auto_tune: bool,
+    /// Whether what that found is kept in the user's cache folder, and looked up there. Default true.
+    pub keep_tuning: bool,
     /// How the inputs of ternary layers are quantised; default as the model was trained.
     pub activations: Option<Activations>,
     /// Number type of the key-value cache; default int8.
@@ -113,6 +115,7 @@ impl Default for EngineConfig {
             packing: None,
             prefetch: None,
             auto_tune: true,
+            keep_tuning: true,
             activations: None,
             kv: KvDType::default(),
             value_rank: None,

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use ryz_tmac::Arena;
+use ryz_model::ModelError;
+use ryz_tmac::{Arena, MemoryError};
 use ryz_tokenizer::{ChatInput, EncodeOptions, Tokenizer};
 
 use crate::answer_form::AnswerForm;
@@ -223,10 +224,13 @@ impl Engine {
                 tokens.len(),
             ));
         }
+        let mut data = Vec::new();
+        let reserved = data.try_reserve_exact(expected * columns);
+        reserved.map_err(|_| out_of_memory(wanted))?;
         let output = LogitsOutput {
             rows: 0,
             columns,
-            data: Vec::with_capacity(expected * columns),
+            data,
         };
         let job = Job::Logits {
             output,
@@ -338,6 +342,16 @@ impl Engine {
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.inner.tokenizer
+    }
+
+    /// Refuses ids that neither the tokenizer nor the model has.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` naming `option`.
+    pub fn check_known(&self, option: &'static str, ids: &[u32]) -> Result<(), EngineError> {
+        // A model may have more rows than its tokenizer has tokens, and generate their ids.
+        let known = self.inner.tokenizer.vocab_size() as usize;
+        check_ids(option, ids, known.max(self.inner.vocab.size))
     }
 
     /// What was loaded, and how.
@@ -516,4 +530,10 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.dispose();
     }
+}
+
+/// There is no memory for what a job gives back.
+fn out_of_memory(requested: usize) -> EngineError {
+    let kind = ryz_tmac::BufferKind::Scratch;
+    ModelError::from(MemoryError::OutOfMemory { kind, requested }).into()
 }

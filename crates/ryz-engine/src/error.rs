@@ -24,17 +24,22 @@ pub enum EngineError {
         /// What it was.
         got: String,
     },
-    /// The model produced a logit that is not a number (or +infinity), so no token can be chosen.
+    /// What a pass computed is not a number or infinite, so nothing can be made of it.
     #[error(
-        "the model produced logit {value} for token {token} at position {position}, expected a finite number"
+        "position {position}: expected a finite {what} {index}, got {value}, from {}",
+        whence(operators)
     )]
-    NonFiniteLogits {
-        /// Vocabulary id of the first such logit.
-        token: u32,
+    NonFinite {
+        /// "logit" or "hidden value".
+        what: &'static str,
+        /// Of the first such value: its token, or its place in the hidden state.
+        index: usize,
         /// Position of the sequence it belongs to.
         position: usize,
         /// The value itself.
         value: f32,
+        /// The operators that were called on the way.
+        operators: Vec<String>,
     },
     /// Constraints, bans and minimum lengths together leave no token to choose.
     #[error(
@@ -153,7 +158,17 @@ pub enum EngineError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: ryz_files::OutputError,
+    },
+    /// The process may not take so much address space.
+    #[error(
+        "address space: expected {needed} bytes for the model, its cache and its threads, got {left} below the limit of the process (ulimit -v)"
+    )]
+    AddressSpace {
+        /// Bytes that may be needed.
+        needed: u64,
+        /// Bytes there are.
+        left: u64,
     },
     /// The system gave no thread.
     #[error("cannot start the engine's thread")]
@@ -216,9 +231,9 @@ impl EngineError {
             | Self::GrammarStuck { .. } => "INVALID_ARGUMENT",
             Self::GrammarLimit { .. } => "GRAMMAR_LIMIT",
             Self::NoToolCalls => "INVALID_TEMPLATE",
-            Self::NonFiniteLogits { .. }
-            | Self::SavedState { .. }
-            | Self::SavedStateFile { .. } => "INVALID_FILE",
+            Self::NonFinite { .. } | Self::SavedState { .. } | Self::SavedStateFile { .. } => {
+                "INVALID_FILE"
+            }
             Self::SavedStateIo { .. } => "IO",
             Self::Panicked { .. } | Self::GrammarFault { .. } => "INTERNAL",
             Self::ContextOverflow { .. } | Self::TextOverflow { .. } => "CONTEXT_OVERFLOW",
@@ -227,7 +242,7 @@ impl EngineError {
             Self::Disposed => "DISPOSED",
             Self::NoChatTemplate => "INVALID_TEMPLATE",
             Self::MissingFile { .. } => "FILE_NOT_FOUND",
-            Self::Thread { .. } => "OUT_OF_MEMORY",
+            Self::Thread { .. } | Self::AddressSpace { .. } => "OUT_OF_MEMORY",
             Self::Operator { .. } => "OPERATOR_FAILED",
             Self::BlockRanker { .. } => "RANKER_FAILED",
             Self::Model(error) => error.code(),
@@ -237,6 +252,14 @@ impl EngineError {
             Self::Kernel(error) => error.code(),
             Self::Region(error) => error.code(),
         }
+    }
+
+    /// The same error; of a value that is not finite, with the operators that may have made it so.
+    pub(crate) fn with_operators(mut self, names: impl Iterator<Item = String>) -> Self {
+        if let Self::NonFinite { operators, .. } = &mut self {
+            operators.extend(names);
+        }
+        self
     }
 
     /// An [`EngineError::InvalidArgument`].
@@ -250,5 +273,14 @@ impl EngineError {
             expected: expected.into(),
             got: got.to_string(),
         }
+    }
+}
+
+/// Where a value came from that is not finite.
+fn whence(operators: &[String]) -> String {
+    let weights = "the model's weights: its file is damaged, or was made wrongly";
+    match operators {
+        [] => weights.to_owned(),
+        names => format!("what the operators {} gave, or {weights}", names.join(", ")),
     }
 }

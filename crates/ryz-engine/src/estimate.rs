@@ -59,6 +59,30 @@ impl Engine {
     }
 }
 
+/// Besides what is estimated: tokenizer, template, tables, and what allocators and threads set aside.
+const BESIDE: usize = 96 << 20;
+/// Of each thread: its stack, and what the C library sets aside for it.
+const EACH_THREAD: usize = 8 << 20;
+
+/// Refuses a model that the process has no address space for: what is not large is allocated by calls that cannot fail, and
+/// would end the process.
+pub(crate) fn admit(
+    config: &EngineConfig,
+    source: &ModelSource,
+    options: &LoadOptions,
+) -> Result<(), EngineError> {
+    let Some(left) = ryz_files::address_space_left() else {
+        return Ok(());
+    };
+    let memory = estimate_with(config, source, options)?;
+    let threads = config.lease().threads()?.saturating_mul(EACH_THREAD);
+    let needed = memory.peak().saturating_add(BESIDE).saturating_add(threads) as u64;
+    match needed > left {
+        true => Err(EngineError::AddressSpace { needed, left }),
+        false => Ok(()),
+    }
+}
+
 /// How the model is read: without an image of the head where the memory limit leaves no room for it.
 pub(crate) fn load_options(
     config: &EngineConfig,

@@ -268,12 +268,15 @@ pub(crate) fn check_ids(
     }
 }
 
+/// Bytes of a thread's stack, whatever RUST_MIN_STACK says.
+pub(crate) const STACK: usize = 2 << 20;
+
 /// Starts a named thread.
 pub(crate) fn spawn(
     name: &str,
     work: impl FnOnce() + Send + 'static,
 ) -> Result<std::thread::JoinHandle<()>, EngineError> {
-    spawn_with_stack(name, 2 << 20, work)
+    spawn_with_stack(name, STACK, work)
 }
 
 /// Starts a named thread with a stack of its own size.

@@ -9,6 +9,7 @@ use ryz_tmac::MatRef;
 use crate::error::EngineError;
 use crate::math::log_sum_exp;
 use crate::request::{LogitsOutput, Reply, ScoreOutput};
+use crate::sampler::non_finite_logit;
 use crate::saved::StateJob;
 use crate::sequence::{Sequence, Wanted};
 
@@ -29,6 +30,8 @@ pub(crate) enum Progress {
     Restart(Vec<u32>),
     /// It has all it wants.
     Done,
+    /// What was computed cannot be used.
+    Failed(EngineError),
 }
 
 /// A job and where its result goes.
@@ -83,6 +86,9 @@ impl Score {
                 continue;
             }
             let row = logits.row(rows.first + i);
+            if let Err(error) = check_logits(row, position) {
+                return Progress::Failed(error);
+            }
             let target = f64::from(row[tokens[position + 1] as usize]);
             self.output.sum_nll += log_sum_exp(row) - target;
             self.output.tokens += 1;
@@ -133,7 +139,11 @@ impl Job {
                     if *expected > 1 && rows.position + i < output.rows {
                         continue;
                     }
-                    output.data.extend_from_slice(logits.row(rows.first + i));
+                    let row = logits.row(rows.first + i);
+                    if let Err(error) = check_logits(row, rows.position + i) {
+                        return Progress::Failed(error);
+                    }
+                    output.data.extend_from_slice(row);
                     output.rows += 1;
                 }
                 if output.rows >= *expected {
@@ -150,7 +160,11 @@ impl Job {
                 if rows.count == 0 {
                     return Progress::More;
                 }
-                embedding.extend_from_slice(hidden.row(rows.first + rows.count - 1));
+                let row = hidden.row(rows.first + rows.count - 1);
+                if let Err(error) = check_hidden(row, rows.position + rows.count - 1) {
+                    return Progress::Failed(error);
+                }
+                embedding.extend_from_slice(row);
                 if *normalize {
                     normalize_l2(embedding);
                 }
@@ -180,6 +194,28 @@ impl Job {
             Self::Score { reply, .. } => reply(Err(error)),
             Self::State(job) => job.fail(error),
         }
+    }
+}
+
+/// Refuses logits that are no numbers or +infinity, as a sampler does: −infinity is a token that cannot come.
+pub(crate) fn check_logits(row: &[f32], position: usize) -> Result<(), EngineError> {
+    let unusable = |&(_, &logit): &(usize, &f32)| logit.is_nan() || logit == f32::INFINITY;
+    match row.iter().enumerate().find(unusable) {
+        None => Ok(()),
+        Some((token, &value)) => Err(non_finite_logit(token, position, value)),
+    }
+}
+
+fn check_hidden(row: &[f32], position: usize) -> Result<(), EngineError> {
+    match row.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(index) => Err(EngineError::NonFinite {
+            what: "hidden value",
+            index,
+            position,
+            value: row[index],
+            operators: Vec::new(),
+        }),
     }
 }
 

@@ -21,7 +21,7 @@ use crate::chat::Chat;
 use crate::config::EngineConfig;
 use crate::engine::{Engine, Inner};
 use crate::error::EngineError;
-use crate::estimate::load_options;
+use crate::estimate::{admit, load_options};
 use crate::executor::{ExecutorParts, panic_message};
 use crate::guide::{Guides, GuidesParts};
 use crate::memory::CacheView;
@@ -151,9 +151,10 @@ impl Engine {
         let context_length = config.context_for(source.config().max_position_embeddings)?;
         config.eviction.validate(context_length)?;
         let kernels = config.kernels()?;
+        let options = load_options(config, &source)?;
+        admit(config, &source, &options)?;
         let lease = Lease::with(config.lease())?;
         let arena = arena(config);
-        let options = load_options(config, &source)?;
         let (text, model) = beside(
             || text(&source),
             |stop| {
@@ -303,6 +304,7 @@ fn beside<A: Send, B>(
             result
         };
         let thread = thread::Builder::new().name("ryz-text".to_owned());
+        let thread = thread.stack_size(frontend::STACK);
         let thread = thread.spawn_scoped(scope, work);
         let thread = thread.map_err(|source| EngineError::Thread { source })?;
         let second = second(&stop);

@@ -159,7 +159,15 @@ impl Hooks for StepOperators<'_> {
                 break;
             }
             let cancelled = || (self.cancelled)(id);
+            let was_finite = first_unusable(point, values).is_none();
             let done = registered.operator.forward(&call, values, &cancelled);
+            let done = done.and_then(|()| match first_unusable(point, values) {
+                Some(at) if was_finite => Err(format!(
+                    "expected finite values, got {} at {at}",
+                    values[at]
+                )),
+                _ => Ok(()),
+            });
             if let Err(message) = done {
                 let error = EngineError::Operator {
                     name: registered.name.clone(),
@@ -173,7 +181,19 @@ impl Hooks for StepOperators<'_> {
     }
 }
 
+/// The first value that no pass can go on with. A logit may be −infinity: its token cannot come then.
+fn first_unusable(point: HookPoint, values: &[f32]) -> Option<usize> {
+    let banned = |value: f32| point == HookPoint::Logits && value == f32::NEG_INFINITY;
+    let mut values = values.iter();
+    values.position(|&value| !value.is_finite() && !banned(value))
+}
+
 impl Registered {
+    /// Its name, for errors.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn wants(&self, point: HookPoint) -> bool {
         self.patterns.iter().any(|pattern| pattern.matches(point))
     }

@@ -2,8 +2,8 @@
 
 mod common;
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::*;
 use ryz_engine::{
@@ -36,9 +36,9 @@ fn calibrate(
         kv: KvDType::F32,
         ..config()
     };
-    Engine::calibrate(&reference(model), text, &options, &config, &mut |_| {
-        ControlFlow::Continue(())
-    })
+    let cancel = AtomicBool::new(false);
+    let path = reference(model);
+    Engine::calibrate(&path, text, &options, &config, &mut |_| {}, &cancel)
 }
 
 fn compressed(calibration: &Path, rank: usize) -> EngineConfig {
@@ -221,14 +221,13 @@ fn too_short_a_text_is_refused_and_a_cancelled_calibration_writes_nothing() {
         ..CalibrateOptions::default()
     };
     let (text, config) = (text_of(120), config());
-    let mut calls = 0;
-    let error = Engine::calibrate(&reference(BITNET), &text, &options, &config, &mut |_| {
+    let (mut calls, cancel) = (0, AtomicBool::new(false));
+    let mut progress = |_| {
         calls += 1;
-        match calls {
-            0..10 => ControlFlow::Continue(()),
-            _ => ControlFlow::Break(()),
-        }
-    });
+        cancel.store(calls >= 10, Ordering::Relaxed);
+    };
+    let model = reference(BITNET);
+    let error = Engine::calibrate(&model, &text, &options, &config, &mut progress, &cancel);
     assert_eq!(error.expect_err("cancelled").code(), "ABORTED");
     assert!(!path.exists());
 }

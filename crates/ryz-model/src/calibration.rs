@@ -6,8 +6,8 @@
 //! `basis` (layer, head, component, channel), `mean` (layer, head, channel) and `variance` (layer, head, component), all f32,
 //! and, in its metadata, a version and the fingerprint of the model that it is of.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nalgebra::{DMatrix, SymmetricEigen};
@@ -108,20 +108,13 @@ impl Calibration {
         ];
         let metadata = metadata.into_iter().collect();
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(invalid)?;
-        let failed = |source| ModelError::CalibrationIo {
-            path: path.to_owned(),
-            source,
-        };
-        let folder = match path.parent() {
-            Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
-            Some(folder) => folder,
-            None => Path::new("."),
-        };
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        file.write_all(&bytes).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        file.persist(path).map_err(|error| failed(error.error))?;
-        Ok(())
+        let written = ryz_files::write_file(path, &bytes);
+        written
+            .map(drop)
+            .map_err(|source| ModelError::CalibrationIo {
+                path: path.to_owned(),
+                source,
+            })
     }
 
     /// Reads the calibration of a model of that fingerprint.
@@ -255,12 +248,33 @@ impl AttentionStatistics {
     }
 
     /// The principal components of what was seen.
-    pub fn calibration(&self, fingerprint: String, tokens: u64) -> Calibration {
+    ///
+    /// # Errors
+    /// [`ModelError::NonFiniteAttention`] when the model gave no numbers, [`ModelError::Aborted`] once `cancel` is set.
+    pub fn calibration(
+        &self,
+        fingerprint: String,
+        tokens: u64,
+        cancel: &AtomicBool,
+    ) -> Result<Calibration, ModelError> {
         let dim = self.dim;
         let (mut basis, mut mean, mut variance) = (Vec::new(), Vec::new(), Vec::new());
-        for sums in &self.heads {
+        for (head, sums) in self.heads.iter().enumerate() {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(ModelError::Aborted);
+            }
             let sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
             let count = sums.count.max(1) as f64;
+            // Their decomposition would never end.
+            if !sums
+                .sum
+                .iter()
+                .chain(&sums.products)
+                .all(|sum| sum.is_finite())
+            {
+                let layer = head / self.kv_heads;
+                return Err(ModelError::NonFiniteAttention { layer });
+            }
             let means: Vec<f64> = sums.sum.iter().map(|sum| sum / count).collect();
             let covariance = DMatrix::from_fn(dim, dim, |row, col| {
                 let (low, high) = (row.min(col), row.max(col));
@@ -276,7 +290,7 @@ impl AttentionStatistics {
             }
             mean.extend(means.iter().map(|&x| x as f32));
         }
-        Calibration {
+        Ok(Calibration {
             fingerprint,
             tokens,
             layers: self.heads.len() / self.kv_heads,
@@ -285,6 +299,6 @@ impl AttentionStatistics {
             basis,
             mean,
             variance,
-        }
+        })
     }
 }

@@ -115,7 +115,13 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: ryz_files::OutputError,
+    },
+    /// A calibration saw what is no number.
+    #[error("layer {layer}: expected finite attention outputs: the model's weights give none")]
+    NonFiniteAttention {
+        /// The first such layer.
+        layer: usize,
     },
     /// Values cannot be stored in so many dimensions.
     #[error("dimensions of a cached value: expected {expected}, got {got}")]
@@ -141,7 +147,9 @@ impl ModelError {
             Self::Kernel(error) => error.code(),
             Self::Quantizer(error) => error.code(),
             Self::Region(error) => error.code(),
-            Self::Calibration { .. } | Self::CalibrationFile { .. } => "INVALID_FILE",
+            Self::Calibration { .. }
+            | Self::CalibrationFile { .. }
+            | Self::NonFiniteAttention { .. } => "INVALID_FILE",
             Self::CalibrationIo { .. } => "IO",
             Self::Overrides(_)
             | Self::TokenOutOfRange { .. }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use napi::bindgen_prelude::{FnArgs, Function, ToNapiValue};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
-use napi::{Result, Status};
+use napi::{Error, Result, Status};
 use napi_derive::napi;
 
 /// What went wrong, for TypeScript to make an error of.
@@ -15,6 +15,12 @@ pub struct Failure {
     pub code: String,
     /// What was wrong, where, what was expected and what was there.
     pub message: String,
+    /// The option or argument that was refused.
+    pub option: Option<String>,
+    /// What it may be.
+    pub expected: Option<String>,
+    /// What it was.
+    pub got: Option<String>,
 }
 
 impl Failure {
@@ -29,10 +35,7 @@ impl Failure {
             }
             source = cause.source();
         }
-        Self {
-            code: code.to_owned(),
-            message,
-        }
+        Self::plain(code, message)
     }
 
     /// A failure that no error type stands behind.
@@ -40,7 +43,37 @@ impl Failure {
         Self {
             code: code.to_owned(),
             message: message.into(),
+            option: None,
+            expected: None,
+            got: None,
         }
+    }
+
+    /// The same failure, of an option: its public name, what it may be and what it was.
+    pub fn of_option(
+        self,
+        option: impl Into<String>,
+        expected: impl Into<String>,
+        got: Option<String>,
+    ) -> Self {
+        Self {
+            option: Some(option.into()),
+            expected: Some(expected.into()),
+            got,
+            ..self
+        }
+    }
+
+    /// It as what a call throws, which TypeScript takes apart again.
+    pub fn thrown(&self) -> Error {
+        Error::from_reason(format!("{}: {}", self.code, self.message))
+    }
+
+    /// A value that an option cannot have.
+    pub fn unknown(option: &str, got: &str) -> Self {
+        let message = format!("{option}: there is no {got:?}");
+        let failure = Self::plain("INVALID_ARGUMENT", message);
+        failure.of_option(option, "one that there is", Some(got.to_owned()))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Calibrating a model on a thread of its own.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -130,13 +129,10 @@ fn calibrate(
             reported = Some(percent);
             report(progress.done as f64 / progress.total.max(1) as f64);
         }
-        match cancelled.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
     };
     let config = engine_config(config)?;
-    Engine::calibrate(Path::new(path), text, &options, &config, &mut progress)
+    let path = Path::new(path);
+    Engine::calibrate(path, text, &options, &config, &mut progress, cancelled)
         .map(result)
         .map_err(|error| failure(&error))
 }

@@ -11,8 +11,8 @@ use napi::threadsafe_function::{
 use napi::{Env, Result, Status};
 use napi_derive::napi;
 use ryz_convert::{
-    ConvertOptions, ConvertPhase, ConvertProgress, ConvertReport, EmbeddingForm, FloatWeights,
-    InexactScales, Method, TensorReport, TernaryForm,
+    ConvertError, ConvertOptions, ConvertPhase, ConvertProgress, ConvertReport, EmbeddingForm,
+    FloatWeights, InexactScales, Method, TensorReport, TernaryForm,
 };
 
 use ryz_format::SharedQuantizer;
@@ -196,7 +196,19 @@ fn convert(
         &mut progress,
     )
     .map(conversion)
-    .map_err(|error| Failure::new(error.code(), &error))
+    .map_err(|error| failure(&error))
+}
+
+fn failure(error: &ConvertError) -> Failure {
+    let failure = Failure::new(error.code(), error);
+    match error {
+        ConvertError::InvalidOption {
+            option,
+            expected,
+            got,
+        } => failure.of_option(*option, *expected, Some(got.clone())),
+        _ => failure,
+    }
 }
 
 const EMBEDDINGS: [(&str, EmbeddingForm); 6] = [

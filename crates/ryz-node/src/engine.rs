@@ -50,7 +50,16 @@ impl Ending for Slot {
 
 /// A failure of the engine.
 pub fn failure(error: &EngineError) -> Failure {
-    Failure::new(error.code(), error)
+    let failure = Failure::new(error.code(), error);
+    match error {
+        EngineError::InvalidArgument {
+            option,
+            expected,
+            got,
+        } => failure.of_option(*option, expected, Some(got.clone())),
+        EngineError::InvalidGrammar { option, message } => failure.of_option(option, message, None),
+        _ => failure,
+    }
 }
 
 /// Stops a job.
@@ -190,6 +199,9 @@ impl NativeEngine {
     ) -> Result<()> {
         let tokens = tokens.to_vec();
         self.soon(&env, &done, move |engine| {
+            engine
+                .check_known("tokens", &tokens)
+                .map_err(|error| failure(&error))?;
             Ok(engine.tokenizer().decode(&tokens, skip_special))
         })
     }
@@ -205,6 +217,9 @@ impl NativeEngine {
     ) -> Result<()> {
         let tokens = tokens.to_vec();
         self.soon(&env, &done, move |engine| {
+            engine
+                .check_known("tokens", &tokens)
+                .map_err(|error| failure(&error))?;
             let tokenizer = engine.tokenizer();
             Ok(tokens.iter().map(|&id| tokenizer.piece(id)).collect())
         })
@@ -356,9 +371,7 @@ impl NativeEngine {
     }
 
     pub(crate) fn engine(&self) -> Result<Engine> {
-        self.slot
-            .get()
-            .map_err(|failure| napi::Error::from_reason(failure.message))
+        self.slot.get().map_err(|failure| failure.thrown())
     }
 
     /// Work that takes no forward pass, on the environment's helper thread.

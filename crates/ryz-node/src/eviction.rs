@@ -29,10 +29,7 @@ impl EvictionPolicy {
             "heavy-hitters" => Eviction::HeavyHitters { tokens, window },
             "ranked" => Eviction::Ranked { tokens, window },
             "attention-sinks" => Eviction::AttentionSinks { sinks, window },
-            other => {
-                let message = format!("eviction: there is no policy {other:?}");
-                return Err(Failure::plain("INVALID_ARGUMENT", message));
-            }
+            other => return Err(Failure::unknown("eviction.policy", other)),
         })
     }
 }

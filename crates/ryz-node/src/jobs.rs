@@ -11,6 +11,8 @@ use std::thread::JoinHandle;
 
 use napi::{Env, Error, Result};
 
+use crate::answer::Failure;
+
 /// Something that ends with its environment.
 pub trait Ending {
     /// Stops and waits until it has stopped. Called on the environment's own thread.
@@ -55,6 +57,9 @@ fn end_all() {
     }
 }
 
+/// Bytes of a thread's stack, whatever RUST_MIN_STACK says.
+const STACK: usize = 2 << 20;
+
 /// A thread that can be asked to stop.
 struct Job {
     cancelled: Arc<AtomicBool>,
@@ -85,8 +90,9 @@ pub fn spawn(
     let flag = Arc::clone(&cancelled);
     let thread = std::thread::Builder::new()
         .name(name.to_owned())
+        .stack_size(STACK)
         .spawn(move || work(&flag))
-        .map_err(|error| Error::from_reason(format!("no thread could be started: {error}")))?;
+        .map_err(|error| no_thread(name, &error))?;
     keep(
         env,
         Box::new(Job {
@@ -97,10 +103,17 @@ pub fn spawn(
     Ok(cancelled)
 }
 
+/// What a call throws when the system gives no thread.
+fn no_thread(name: &str, error: &std::io::Error) -> Error {
+    let message = format!("the system gives no thread for {name}: {error}");
+    Failure::plain("OUT_OF_MEMORY", message).thrown()
+}
+
 /// Runs `work` on a thread of its own, from where there is no environment at hand, such as a finaliser.
 pub fn detach(name: &str, work: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new()
         .name(name.to_owned())
+        .stack_size(STACK)
         .spawn(work);
     // Without a thread the work is dropped, and what it owns with it.
     let Ok(thread) = thread else { return };

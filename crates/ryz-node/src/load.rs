@@ -85,6 +85,8 @@ pub struct Config {
     pub prefetch: Option<u32>,
     /// Whether it is measured how weights are streamed best.
     pub auto_tune: Option<bool>,
+    /// Whether what was measured is kept in the user's cache folder.
+    pub keep_tuning: Option<bool>,
     /// A quantiser that comes with the engine.
     pub quantizer: Option<String>,
     /// What threads are bound to.
@@ -264,6 +266,7 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         packing: packing.transpose()?,
         prefetch: config.prefetch.map(size),
         auto_tune: config.auto_tune.unwrap_or(defaults.auto_tune),
+        keep_tuning: config.keep_tuning.unwrap_or(defaults.keep_tuning),
         activations: activations.transpose()?,
         kv: kv.transpose()?.unwrap_or(defaults.kv),
         value_rank: config.value_rank.map(size),
@@ -307,5 +310,5 @@ pub(crate) fn named<T: Copy>(
 }
 
 fn unknown(option: &str, got: &str) -> Failure {
-    Failure::plain("INVALID_ARGUMENT", format!("{option}: there is no {got:?}"))
+    Failure::unknown(option, got)
 }

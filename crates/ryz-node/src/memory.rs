@@ -75,7 +75,7 @@ impl NativeEngine {
         });
         self.engine()?
             .compact_memory(reply)
-            .map_err(|error| napi::Error::from_reason(error.to_string()))
+            .map_err(|error| failure(&error).thrown())
     }
 }
 

@@ -247,7 +247,7 @@ impl NativeEngine {
         });
         self.engine()?
             .set_profile_observer(Some(observer), every.max(1))
-            .map_err(|error| napi::Error::from_reason(error.to_string()))
+            .map_err(|error| failure(&error).thrown())
     }
 
     /// No profiler any more.
@@ -255,7 +255,7 @@ impl NativeEngine {
     pub fn clear_profiler(&self) -> Result<()> {
         self.engine()?
             .set_profile_observer(None, 1)
-            .map_err(|error| napi::Error::from_reason(error.to_string()))
+            .map_err(|error| failure(&error).thrown())
     }
 }
 

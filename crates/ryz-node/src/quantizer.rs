@@ -187,9 +187,6 @@ impl NativeQuantizer {
 /// The quantiser of the engine's own of that name.
 pub(crate) fn built_in_quantizer(name: &str) -> std::result::Result<SharedQuantizer, Failure> {
     let known = BuiltIn::ALL.iter().find(|built_in| built_in.name() == name);
-    let built_in = known.ok_or_else(|| {
-        let message = format!("quantizer: there is no {name:?}");
-        Failure::plain("INVALID_ARGUMENT", message)
-    })?;
+    let built_in = known.ok_or_else(|| Failure::unknown("quantizer", name))?;
     Ok(SharedQuantizer::new(*built_in))
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use napi::bindgen_prelude::Uint32Array;
+use napi::bindgen_prelude::{Float32Array, Uint32Array};
 use napi_derive::napi;
 use ryz_engine::{
     Constraint, DryParams, GenerateRequest, Mirostat, Prompt, SamplerKind, SamplingParams,
@@ -39,13 +39,13 @@ pub struct MirostatOptions {
     pub eta: f64,
 }
 
-/// An addition to a token's logit.
+/// Additions to logits.
 #[napi(object, object_to_js = false)]
 pub struct LogitBias {
-    /// The token.
-    pub token_id: u32,
-    /// What is added.
-    pub bias: f64,
+    /// The tokens.
+    pub token_ids: Uint32Array,
+    /// What is added to the logit of each.
+    pub biases: Float32Array,
 }
 
 /// How tokens are chosen, with all defaults put in.
@@ -84,7 +84,7 @@ pub struct Sampling {
     /// Off when left out.
     pub mirostat: Option<MirostatOptions>,
     /// Added to logits before anything else.
-    pub logit_bias: Option<Vec<LogitBias>>,
+    pub logit_bias: Option<LogitBias>,
     /// Which samplers run, in which order.
     pub sampler_order: Option<Vec<String>>,
     /// A whole number up to 2^53.
@@ -132,10 +132,7 @@ impl Format {
                 choice,
                 in_thought: self.in_thought.unwrap_or(false),
             },
-            other => {
-                let message = format!("format: there is no kind {other:?}");
-                return Err(Failure::plain("INVALID_ARGUMENT", message));
-            }
+            other => return Err(Failure::unknown("format.type", other)),
         })
     }
 }
@@ -156,7 +153,7 @@ pub struct Request {
     /// Texts that end it.
     pub stop: Vec<String>,
     /// Tokens that end it.
-    pub stop_tokens: Vec<u32>,
+    pub stop_tokens: Uint32Array,
     /// The form that the answer must have.
     pub format: Option<Format>,
     /// Special tokens whose text is delivered.
@@ -185,7 +182,7 @@ impl Request {
             max_tokens: self.max_tokens,
             sampling: self.sampling.convert()?,
             stop: self.stop,
-            stop_tokens: self.stop_tokens,
+            stop_tokens: self.stop_tokens.to_vec(),
             constraint: self.format.map(Format::convert).transpose()?,
             shown_tokens: self.shown_tokens.unwrap_or_default(),
             prompt_lookup: self.prompt_lookup as usize,
@@ -207,7 +204,10 @@ impl Sampling {
                 .map(|name| SamplerKind::from_str(name).map_err(|error| failure(&error)));
             kinds.collect::<Result<Vec<_>, _>>()
         });
-        let bias = self.logit_bias.unwrap_or_default();
+        let biases = self.logit_bias.map_or_else(Vec::new, |bias| {
+            let ids = bias.token_ids.iter().copied();
+            ids.zip(bias.biases.iter().copied()).collect()
+        });
         Ok(SamplingParams {
             temperature: self.temperature as f32,
             dynamic_temperature_range: self.dynamic_temperature_range as f32,
@@ -224,10 +224,7 @@ impl Sampling {
             dry: self.dry.map_or(defaults.dry, Dry::convert),
             xtc_probability: self.xtc_probability as f32,
             xtc_threshold: self.xtc_threshold as f32,
-            logit_bias: bias
-                .into_iter()
-                .map(|entry| (entry.token_id, entry.bias as f32))
-                .collect(),
+            logit_bias: biases,
             mirostat: self
                 .mirostat
                 .map_or(Mirostat::Off, MirostatOptions::convert),

@@ -3,7 +3,7 @@
 use napi::Result;
 use napi_derive::napi;
 
-use crate::engine::NativeEngine;
+use crate::engine::{NativeEngine, failure};
 
 /// Counters of an engine.
 #[napi(object)]
@@ -72,6 +72,6 @@ impl NativeEngine {
     #[napi(catch_unwind)]
     pub fn clear_prefix_cache(&self) -> Result<()> {
         let cleared = self.engine()?.clear_prefix_cache();
-        cleared.map_err(|error| napi::Error::from_reason(error.to_string()))
+        cleared.map_err(|error| failure(&error).thrown())
     }
 }

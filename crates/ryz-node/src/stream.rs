@@ -13,6 +13,7 @@ use napi_derive::napi;
 use ryz_engine::{Event, EventSink, RequestHandle, TokenLogprobs};
 
 use crate::answer::Failure;
+use crate::engine::failure;
 
 /// A token and the logarithm of its probability.
 #[napi(object)]
@@ -232,9 +233,7 @@ fn batch(items: Vec<Item>) -> Batch {
         match item {
             Item::Event(Event::Delta(delta)) => batch.deltas.push(delta_of(delta)),
             Item::Event(Event::Finish(finish)) => batch.finish = Some(finish_of(&finish)),
-            Item::Event(Event::Failed(error)) => {
-                batch.failure = Some(Failure::new(error.code(), &error))
-            }
+            Item::Event(Event::Failed(error)) => batch.failure = Some(failure(&error)),
             Item::Event(_) => {}
             Item::Failure(failure) => batch.failure = Some(failure),
         }

@@ -9,7 +9,7 @@ use napi::threadsafe_function::{
 };
 use napi::{Env, Result, Status};
 use napi_derive::napi;
-use ryz_train::{Preparation, RunEvent, RunOptions, RunReport};
+use ryz_train::{Preparation, RunEvent, RunOptions, RunReport, TrainError};
 use serde_json::{Value as Json, json};
 
 use crate::answer::{Failure, catching};
@@ -104,8 +104,19 @@ fn train(
         overwrite: settings.overwrite,
         threads: settings.threads.map(|threads| threads as usize),
     };
-    ryz_train::run(&options, cancelled, &mut report)
-        .map_err(|error| Failure::new(error.code(), &error))
+    ryz_train::run(&options, cancelled, &mut report).map_err(|error| failure(&error))
+}
+
+fn failure(error: &TrainError) -> Failure {
+    let failure = Failure::new(error.code(), error);
+    match error {
+        TrainError::InvalidOption {
+            name,
+            expected,
+            got,
+        } => failure.of_option(*name, expected, Some(got.clone())),
+        _ => failure,
+    }
 }
 
 fn event_json(event: RunEvent) -> Json {

@@ -502,6 +502,9 @@ impl Team {
     }
 }
 
+/// Bytes of a computing thread's stack, whatever RUST_MIN_STACK says.
+const STACK: usize = 2 << 20;
+
 impl Pool {
     fn start(
         threads: usize,
@@ -510,6 +513,7 @@ impl Pool {
     ) -> Result<Self, RegionError> {
         let mut builder = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
+            .stack_size(STACK)
             .thread_name(|index| format!("ryzanstein-{index}"));
         if let Some(topology) = topology.filter(|_| !places.is_empty()) {
             let places = places.clone();

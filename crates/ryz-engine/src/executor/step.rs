@@ -289,10 +289,15 @@ impl Executor {
                             None
                         }
                         Progress::Done => Some(Ok(FinishReason::Stop)),
+                        Progress::Failed(error) => Some(Err(error)),
                     }
                 }
             };
             if let Some(end) = end {
+                let end = end.map_err(|error| {
+                    let operators = self.shared.operators.snapshot();
+                    error.with_operators(operators.iter().map(|it| it.name().to_owned()))
+                });
                 core.ended.push(scheduled.id);
                 let entry = core.entries.remove(&scheduled.id);
                 let end = entry.map(|entry| entry.end(end, &self.shared));

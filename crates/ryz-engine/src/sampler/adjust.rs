@@ -24,18 +24,31 @@ pub(super) fn penalties(c: &mut Candidates, params: &SamplingParams, history: &[
     tokens.clear();
     tokens.extend_from_slice(window);
     tokens.sort_unstable();
+    let base = c.base;
     for run in tokens.chunk_by(|a, b| a == b) {
         let count = run.len() as f32;
         c.change(run[0], |logit| {
-            let logit = if logit > 0.0 {
-                logit / params.repetition_penalty
-            } else {
-                logit * params.repetition_penalty
-            };
+            let logit = repeated(logit, base, params.repetition_penalty);
             logit - count * params.frequency_penalty - params.presence_penalty
         });
     }
     c.tokens = tokens;
+}
+
+/// A logit, measured from `base`, after the repetition penalty, which depends on its sign and so on the model's scale.
+fn repeated(logit: f32, base: f64, penalty: f32) -> f32 {
+    if base == 0.0 {
+        return match logit > 0.0 {
+            true => logit / penalty,
+            false => logit * penalty,
+        };
+    }
+    let whole = f64::from(logit) + base;
+    let penalised = match whole > 0.0 {
+        true => whole / f64::from(penalty),
+        false => whole * f64::from(penalty),
+    };
+    (penalised - base) as f32
 }
 
 /// Divides by the temperature. With a dynamic range the temperature is
@@ -67,6 +80,7 @@ pub(super) fn temperature(c: &mut Candidates, params: &SamplingParams) {
     // Measured from the largest, so that a tiny temperature cannot overflow to infinity.
     let max = f64::from(c.max());
     c.change_all(|logit| ((f64::from(logit) - max) / t) as f32);
+    c.base = (c.base + max) / t;
 }
 
 #[cfg(test)]
@@ -98,6 +112,33 @@ mod tests {
         // 2 has left the window; 0 twice: 4/2 - 2*0.25 - 0.5; 1 once: -1*2 - 0.25 - 0.5.
         penalties(&mut c, &params, &[2, 0, 1, 0]);
         assert_eq!(logits(&c), [1.0, -2.75, 3.0, 0.0]);
+    }
+
+    #[test]
+    fn a_repetition_penalty_behind_temperature_acts_on_the_model_s_scale() {
+        let params = SamplingParams {
+            temperature: 0.5,
+            repetition_penalty: 3.0,
+            ..Default::default()
+        };
+        // 6, 2 and −1 at temperature 0.5 are 12, 4 and −2; the penalty makes 12 → 4, 4 → 4/3, −2 → −6.
+        let behind = |history: &[u32]| {
+            let mut c = filled(&[6.0, 2.0, -1.0]);
+            temperature(&mut c, &params);
+            penalties(&mut c, &params, history);
+            let base = c.base;
+            let whole = logits(&c).into_iter().map(|x| f64::from(x) + base);
+            whole.map(|x| (x * 1e5).round() / 1e5).collect::<Vec<_>>()
+        };
+        assert_eq!(behind(&[]), [12.0, 4.0, -2.0]);
+        assert_eq!(behind(&[0]), [4.0, 4.0, -2.0]);
+        assert_eq!(behind(&[1]), [12.0, 1.33333, -2.0]);
+        assert_eq!(behind(&[2, 2]), [12.0, 4.0, -6.0]);
+        // All logits below 0: the penalty lowers the best one too.
+        let mut c = filled(&[-1.0, -1.5]);
+        temperature(&mut c, &params);
+        penalties(&mut c, &params, &[0]);
+        assert_eq!(c.best().unwrap().id, 1);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Candidate {
 #[derive(Debug, Default)]
 pub struct Candidates {
     pub(super) items: Vec<Candidate>,
+    /// What is to be added to a logit to have the model's scale: temperature measures from the largest.
+    pub(super) base: f64,
     /// Length of the leading run that is sorted, and above everything after it.
     sorted: usize,
     /// The items are in id order.
@@ -77,6 +79,7 @@ impl Candidates {
         position: usize,
     ) -> Result<(), EngineError> {
         self.items.clear();
+        self.base = 0.0;
         self.sorted = 0;
         self.by_id = true;
         for (id, &logit) in (0u32..).zip(logits) {
@@ -84,11 +87,7 @@ impl Candidates {
                 continue;
             }
             if !logit.is_finite() {
-                return Err(EngineError::NonFiniteLogits {
-                    token: id,
-                    position,
-                    value: logit,
-                });
+                return Err(non_finite_logit(id as usize, position, logit));
             }
             if allowed.is_none_or(|bits| has_bit(bits, id)) {
                 self.items.push(Candidate { id, logit });
@@ -125,6 +124,7 @@ impl Candidates {
             return self.fill(logits, None, position);
         }
         self.items.clear();
+        self.base = 0.0;
         self.sorted = 0;
         self.by_id = true;
         let stretches = (0u32..).step_by(STRETCH).zip(logits.chunks(STRETCH));
@@ -185,9 +185,28 @@ impl Candidates {
         }
     }
 
-    /// Removes one id.
-    pub(super) fn remove(&mut self, id: u32) {
-        self.retain(|c| c.id != id);
+    /// Adds biases to logits, in rising order of id as the candidates are; negative infinity removes.
+    pub(super) fn bias(&mut self, biases: &[(u32, f32)]) {
+        debug_assert!(self.by_id && biases.is_sorted_by_key(|&(id, _)| id));
+        if biases.is_empty() {
+            return;
+        }
+        let mut rest = biases;
+        self.sorted = 0;
+        self.items.retain_mut(|c| {
+            let skipped = rest.partition_point(|&(id, _)| id < c.id);
+            rest = &rest[skipped..];
+            while let [(id, bias), others @ ..] = rest
+                && *id == c.id
+            {
+                if *bias == f32::NEG_INFINITY {
+                    return false;
+                }
+                c.logit = (c.logit + bias).clamp(f32::MIN, f32::MAX);
+                rest = others;
+            }
+            true
+        });
     }
 
     /// Keeps what `keep` says, in its order.
@@ -274,6 +293,17 @@ impl Candidates {
     }
 }
 
+/// The refusal of a logit that is not a number, or +infinity.
+pub(crate) fn non_finite_logit(token: usize, position: usize, value: f32) -> EngineError {
+    EngineError::NonFinite {
+        what: "logit",
+        index: token,
+        position,
+        value,
+        operators: Vec::new(),
+    }
+}
+
 fn has_bit(bits: &[u32], id: u32) -> bool {
     bits.get(id as usize / 32)
         .is_some_and(|word| word >> (id % 32) & 1 == 1)
@@ -327,8 +357,8 @@ mod tests {
                 .unwrap_err();
             assert!(matches!(
                 error,
-                EngineError::NonFiniteLogits {
-                    token: 2,
+                EngineError::NonFinite {
+                    index: 2,
                     position: 9,
                     ..
                 }
@@ -380,8 +410,8 @@ mod tests {
                 .unwrap_err();
             assert!(matches!(
                 error,
-                EngineError::NonFiniteLogits {
-                    token: 200,
+                EngineError::NonFinite {
+                    index: 200,
                     position: 9,
                     ..
                 }

@@ -13,6 +13,7 @@ mod params;
 pub mod rng;
 mod truncate;
 
+pub(crate) use candidates::non_finite_logit;
 pub use candidates::{Candidate, Candidates};
 pub use dry::PieceFn;
 pub use params::{DryParams, MAX_LOGPROBS, Mirostat, SamplerKind, SamplingParams};
@@ -78,12 +79,15 @@ impl Sampler {
     ) -> Result<Self, EngineError> {
         params.validate(vocab.size)?;
         let seed = params.seed.unwrap_or_else(random_seed);
+        let mut params = params;
+        // Each step walks through them beside the candidates.
+        params.logit_bias.sort_by_key(|&(id, _)| id);
         Ok(Self {
             rng: Rng::new(seed),
             mirostat: MirostatState::new(params.mirostat),
             dry: Dry::new(&params.dry, vocab.piece.clone()),
-            end_tokens: vocab.end_tokens.clone(),
-            stop_tokens: stop_tokens.to_vec(),
+            end_tokens: sorted(&vocab.end_tokens),
+            stop_tokens: sorted(stop_tokens),
             vocab_size: vocab.size,
             seed,
             chosen: 0,
@@ -167,19 +171,15 @@ impl Sampler {
     }
 
     fn ban_and_bias(&self, c: &mut Candidates) {
-        for &(id, bias) in &self.params.logit_bias {
-            if bias == f32::NEG_INFINITY {
-                c.remove(id);
-            } else {
-                c.change(id, |logit| logit + bias);
-            }
-        }
+        c.bias(&self.params.logit_bias);
         let too_early = self.chosen < self.params.min_tokens;
-        if too_early || self.params.ignore_eos {
-            self.end_tokens.iter().for_each(|&id| c.remove(id));
-        }
-        if too_early {
-            self.stop_tokens.iter().for_each(|&id| c.remove(id));
+        let ends = too_early || self.params.ignore_eos;
+        let ended: &[u32] = if ends { &self.end_tokens } else { &[] };
+        let stopped: &[u32] = if too_early { &self.stop_tokens } else { &[] };
+        if !(ended.is_empty() && stopped.is_empty()) {
+            let held_back =
+                |id| ended.binary_search(&id).is_ok() || stopped.binary_search(&id).is_ok();
+            c.retain(|c| !held_back(c.id));
         }
     }
 
@@ -218,6 +218,12 @@ impl Sampler {
         };
         c.items[index].id
     }
+}
+
+fn sorted(tokens: &[u32]) -> Vec<u32> {
+    let mut tokens = tokens.to_vec();
+    tokens.sort_unstable();
+    tokens
 }
 
 /// A seed from the operating system's entropy, through the standard library's own hasher keys.

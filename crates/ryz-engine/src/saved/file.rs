@@ -7,6 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use ryz_files::{Existing, OutputError, OutputFile};
 use ryz_kvcache::BLOCK_TOKENS;
 use ryz_model::ModelError;
 use ryz_tmac::{Arena, Buffer, BufferKind, InputFile};
@@ -136,19 +137,19 @@ pub(crate) fn write(
         path: path.to_owned(),
         source,
     };
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    let mut file = OutputFile::create(path).map_err(failed)?;
     for piece in bytes.chunks(PIECE) {
         check(cancel)?;
-        file.write_all(piece).map_err(failed)?;
+        let written = file.write_all(piece);
+        written.map_err(|source| {
+            failed(OutputError {
+                action: "write",
+                source,
+            })
+        })?;
     }
-    file.as_file().sync_all().map_err(failed)?;
     check(cancel)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(bytes.len() as u64)
+    file.commit(Existing::Replace).map_err(failed)
 }
 
 /// Reads the state of an engine that has `identity` and a context of so many tokens.

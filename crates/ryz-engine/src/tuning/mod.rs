@@ -146,7 +146,7 @@ pub(crate) fn tune(
     if timers.is_empty() {
         return Ok(tuning);
     }
-    let store = Store::of_user();
+    let store = config.keep_tuning.then(Store::of_user).flatten();
     let key = Key {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         processor: Topology::detect().map_or_else(|_| String::new(), |machine| machine.processor()),

@@ -3,11 +3,11 @@
 //! measured again the next time.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use etcetera::BaseStrategy;
-use ryz_tmac::PrefetchManager;
+use ryz_files::write_file;
+use ryz_tmac::{InputFile, PrefetchManager};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -69,11 +69,14 @@ impl Store {
     }
 
     fn try_read(&self, key: &Key) -> Option<Vec<TunedMatrix>> {
-        let path = self.path(key);
-        if fs::metadata(&path).ok()?.len() > MOST_BYTES {
+        // A pipe or a device there is not waited for.
+        let file = InputFile::open(self.path(key)).ok()?;
+        if file.len() > MOST_BYTES {
             return None;
         }
-        let file: File = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        let mut bytes = vec![0; file.len() as usize];
+        file.read_at(0, &mut bytes).ok()?;
+        let file: File = serde_json::from_slice(&bytes).ok()?;
         let valid = |matrix: &TunedMatrix| {
             let shares = [matrix.listed_share, matrix.order_share].map(|it| it.unwrap_or(1.0));
             matrix.prefetch <= PrefetchManager::MAX_LINES
@@ -96,9 +99,7 @@ impl Store {
         };
         let json = serde_json::to_vec_pretty(&file).ok()?;
         fs::create_dir_all(&self.0).ok()?;
-        let mut written = tempfile::NamedTempFile::new_in(&self.0).ok()?;
-        written.write_all(&json).ok()?;
-        written.persist(self.path(key)).ok().map(drop)
+        write_file(&self.path(key), &json).ok().map(drop)
     }
 
     fn path(&self, key: &Key) -> PathBuf {

@@ -165,7 +165,8 @@ pub fn calibrated(folder: &Path, text: &str) -> EngineConfig {
         &text.repeat(30),
         &options,
         &config(),
-        &mut |_| std::ops::ControlFlow::Continue(()),
+        &mut |_| {},
+        &std::sync::atomic::AtomicBool::new(false),
     )
     .expect("it calibrates");
     EngineConfig {
