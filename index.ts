@@ -1,5 +1,7 @@
 /** Ryzanstein: ternary-weight language models on CPUs, streamed into TypeScript. This is the whole public surface. */
 
+import "./src/node-version.js";
+
 export { type CalibrateOptions, type Calibration, calibrate, type RankCost } from "./src/calibrate.js";
 export type { ChatMessage, ChatRole, ChatTemplateOptions, TextPart } from "./src/chat.js";
 export type { ToolChoice, TurnOptions } from "./src/chat-loop.js";

@@ -22,7 +22,14 @@ function refusal(work: () => unknown): InvalidArgumentError {
 describe("generate options", () => {
   test("have the documented defaults", () => {
     const { request, signal } = checkGenerate(undefined);
-    const rest = { stop: [], stopTokens: [], parseSpecial: false, promptLookup: 0, priority: 0, credits: 32 };
+    const rest = {
+      stop: [],
+      stopTokens: new Uint32Array(),
+      parseSpecial: false,
+      promptLookup: 0,
+      priority: 0,
+      credits: 32,
+    };
     expect(request).toEqual({ ...rest, sampling: expect.any(Object) });
     expect(request.sampling).toEqual({
       temperature: 0.8,
@@ -104,10 +111,11 @@ describe("generate options", () => {
       dry: { multiplier: 0.8, base: 1.75, allowedLength: 2, sequenceBreakers: ["\n"] },
       xtcProbability: 0.5,
       mirostat: { version: 2, tau: 5, eta: 0.1 },
-      logitBias: [{ tokenId: 7, bias: Number.NEGATIVE_INFINITY }],
+      logitBias: { tokenIds: Uint32Array.of(7), biases: Float32Array.of(Number.NEGATIVE_INFINITY) },
       samplerOrder: ["top-k", "temperature"],
     });
-    expect(checkGenerate({ logitBias: { 3: -1.5 } }).request.sampling.logitBias).toEqual([{ tokenId: 3, bias: -1.5 }]);
+    const { logitBias } = checkGenerate({ logitBias: { 3: -1.5 } }).request.sampling;
+    expect(logitBias).toEqual({ tokenIds: Uint32Array.of(3), biases: Float32Array.of(-1.5) });
   });
 
   test("refuse an option that does not exist", () => {

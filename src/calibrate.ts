@@ -1,17 +1,21 @@
 /** Calibrations: what lets the cache keep values in fewer dimensions. */
 
+import { statSync } from "node:fs";
+import { join } from "node:path";
 import { checkConfig, type EngineConfig } from "./config.js";
+import { isShipped } from "./default-model.js";
 import { InvalidArgumentError } from "./errors.js";
 import { type NativeCalibrateSettings, type NativeCalibration, native } from "./native.js";
+import { permittedModel, permittedWrite } from "./permission.js";
 import { cancellable } from "./promised.js";
-import { defined, OptionReader, pathOf, textOf } from "./validate.js";
+import { defined, OptionReader, pathOf, textOf, whole } from "./validate.js";
 
 /** Options of `calibrate`. */
 export interface CalibrateOptions {
   /**
    * Where the calibration goes.
    * @defaultValue beside the model, where `load` looks for it: `model.gguf.calibration.safetensors`, or
-   * `calibration.safetensors` in a folder
+   * `calibration.safetensors` in a folder; it must be given for the model that comes with the package
    */
   readonly output?: string | URL | undefined;
   /**
@@ -79,11 +83,11 @@ export interface Calibration {
  * const engine = await BitNetEngine.load("model.gguf", { valueRank: 32 });
  */
 export async function calibrate(path: string | URL, text: string, options?: CalibrateOptions): Promise<Calibration> {
-  const [file, content] = [pathOf("path", path), textOf("text", text)];
+  const [file, content] = [permittedModel(pathOf("path", path)), textOf("text", text)];
   const read = new OptionReader(options, "options");
   const output = read.any("output");
   const settings = defined<NativeCalibrateSettings>({
-    output: output === undefined ? undefined : pathOf("output", output),
+    output: permittedWrite(output === undefined ? besideModel(file) : pathOf("output", output)),
     window: read.integer("window", { min: 2, max: 1 << 24 }),
     ranks: ranksOf(read.any("ranks")),
   } as NativeCalibrateSettings);
@@ -112,12 +116,22 @@ export async function calibrate(path: string | URL, text: string, options?: Cali
   return done;
 }
 
+/** Where a calibration goes by itself: never into the package. */
+function besideModel(file: string): string {
+  if (isShipped(file)) {
+    const expected = "given: the model is the package's own, and nothing is written into the package";
+    throw new InvalidArgumentError("output", expected, undefined);
+  }
+  const isFolder = statSync(file, { throwIfNoEntry: false })?.isDirectory();
+  return isFolder ? join(file, "calibration.safetensors") : `${file}.calibration.safetensors`;
+}
+
 const MAX_RANKS = 64;
 
 function ranksOf(ranks: unknown): number[] {
   if (ranks === undefined) return [];
   const fits = (rank: unknown): boolean =>
     Number.isInteger(rank) && (rank as number) >= 1 && (rank as number) <= 65_536;
-  if (Array.isArray(ranks) && ranks.length <= MAX_RANKS && ranks.every(fits)) return ranks;
+  if (Array.isArray(ranks) && ranks.length <= MAX_RANKS && whole(ranks).every(fits)) return whole(ranks);
   throw new InvalidArgumentError("ranks", `at most ${MAX_RANKS} whole numbers from 1`, ranks);
 }

@@ -15,6 +15,7 @@ import {
 import type { NativeEngineConfig } from "./native.js";
 import { currentNode } from "./node-scope.js";
 import { type ModelOverrides, readOverrides } from "./overrides.js";
+import { mayUseCache, permittedModel, permittedRead } from "./permission.js";
 import { type BuiltInQuantizer, checkQuantizer, currentQuantizer, type Quantizer } from "./quantizer.js";
 import { defined, OptionReader, pathOf } from "./validate.js";
 
@@ -297,11 +298,12 @@ export function checkConfig(config: unknown): CheckedConfig {
     packing: packing === "auto" ? undefined : packing,
     prefetch: read.integer("prefetch", { min: 0, max: 16_384 }),
     autoTune: read.boolean("autoTune"),
+    keepTuning: mayUseCache() ? undefined : false,
     activations: read.choice("activations", ACTIVATIONS),
     kv: read.choice("kv", KV_TYPES),
     valueRank: read.integer("valueRank", { min: 1, max: 65_536 }),
-    calibration: calibration === undefined ? undefined : pathOf("calibration", calibration),
-    draftModel: draftModel === undefined ? undefined : pathOf("draftModel", draftModel),
+    calibration: calibration === undefined ? undefined : permittedRead(pathOf("calibration", calibration)),
+    draftModel: draftModel === undefined ? undefined : permittedModel(pathOf("draftModel", draftModel)),
     contextLength: read.integer("contextLength", { min: 16, max: 1 << 24 }),
     prefillChunk: read.integer("prefillChunk", { min: 1, max: 65_536 }),
     maxSequences: read.integer("maxSequences", { min: 1, max: 4096 }),

@@ -10,6 +10,7 @@ import {
   type NativeConvertStep,
   native,
 } from "./native.js";
+import { permittedModel, permittedWrite } from "./permission.js";
 import { promised } from "./promised.js";
 import {
   type BuiltInQuantizer,
@@ -195,7 +196,7 @@ export async function convert(
   target: string | URL,
   options?: ConvertOptions,
 ): Promise<Conversion> {
-  const [from, to] = [pathOf("source", source), pathOf("target", target)];
+  const [from, to] = [permittedModel(pathOf("source", source)), permittedWrite(pathOf("target", target))];
   const { settings, onProgress, signal, quantizer } = checkOptions(options);
   signal?.throwIfAborted();
   const own = quantizer && nativeQuantizer(quantizer);

@@ -1,5 +1,5 @@
-import { existsSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, realpathSync } from "node:fs";
+import { join, sep } from "node:path";
 
 /** Folder of the models that come with the package. */
 const MODELS = join(__dirname, "..", "..", "..", "models");
@@ -19,4 +19,14 @@ export function defaultModelPath(): string | undefined {
     if (existsSync(file)) return file;
   }
   return undefined;
+}
+
+/** Whether a model is one that comes with the package. @internal */
+export function isShipped(path: string): boolean {
+  try {
+    return realpathSync(path).startsWith(realpathSync(MODELS) + sep);
+  } catch {
+    // One of them is not there.
+    return false;
+  }
 }

@@ -36,6 +36,7 @@ import {
   type NativeScore,
   native,
 } from "./native.js";
+import { permittedModel, permittedRead, permittedWrite } from "./permission.js";
 import type { Profile, ProfilingOptions } from "./profile.js";
 import { cancellable, promised } from "./promised.js";
 import { nativeQuantizer } from "./quantizer.js";
@@ -120,7 +121,7 @@ export class BitNetEngine {
    * @throws {@link ModelFileError} when the file is not there, malformed or of a kind that is not supported.
    */
   static async load(path: string | URL, config?: EngineConfig): Promise<BitNetEngine> {
-    const file = pathOf("path", path);
+    const file = permittedModel(pathOf("path", path));
     const { native: settings, quantizer, memoryPolicy, onProgress, signal, log } = checkConfig(config);
     signal?.throwIfAborted();
     const progress = onProgress && new ProgressReporter(onProgress, signal);
@@ -128,8 +129,12 @@ export class BitNetEngine {
     log("info", "loading a model", { path: file, ...settings });
     const own = quantizer && nativeQuantizer(quantizer);
     const policy = memoryPolicy && nativeMemoryPolicy(memoryPolicy);
+    const stop = progress?.signal ?? signal;
+    // The load may be waiting for a quantiser that never answers.
+    const giveUp = (): void => own?.close();
+    stop?.addEventListener("abort", giveUp);
     const engine = await cancellable<NativeEngine>(
-      progress?.signal ?? signal,
+      stop,
       (done) =>
         native().loadEngine(file, settings, progress !== undefined, own, policy, (failure, loaded, step) => {
           if (step === null) done(failure, loaded);
@@ -142,6 +147,7 @@ export class BitNetEngine {
         throw error;
       })
       .finally(() => {
+        stop?.removeEventListener("abort", giveUp);
         progress?.close();
         own?.close();
       });
@@ -257,7 +263,7 @@ export class BitNetEngine {
    * prefix cache is computed first. The file appears when it is complete (docs/kv-cache.md).
    */
   async savePrefix(prompt: Prompt, path: string | URL, options?: SavedPrefixOptions): Promise<SavedPrefix> {
-    const file = pathOf("path", path);
+    const file = permittedWrite(pathOf("path", path));
     const signal = savedPrefixSignal(options);
     const tokens = await this.#tokensOf(prompt, false, true, signal);
     return this.#cancellable(signal, (done) => this.#native.savePrefix(tokens, "", file, done));
@@ -493,6 +499,7 @@ export class BitNetEngine {
   /** Ends a timer; gives its milliseconds, or `undefined` when there is no such timer. */
   endTimer(timer: number): number | undefined {
     this.#assertUsable();
+    if (!Number.isSafeInteger(timer)) throw new InvalidArgumentError("timer", "what startTimer gave", timer);
     return this.#native.endTimer(timer) ?? undefined;
   }
 
@@ -582,7 +589,7 @@ export class BitNetEngine {
   }
 
   #restore(file: string, signal: AbortSignal | undefined): Promise<NativeRestoredPrefix> {
-    return this.#cancellable(signal, (done) => this.#native.restorePrefix(file, done));
+    return this.#cancellable(signal, (done) => this.#native.restorePrefix(permittedRead(file), done));
   }
 
   async #call<T>(call: (done: NativeCallback<T>) => void): Promise<T> {

@@ -48,6 +48,8 @@ export type ErrorCode =
   | "QUANTIZER_FAILED"
   /** The chat session's last turn has not ended. */
   | "BUSY"
+  /** A second loop over a stream that has a reader already, or had one. */
+  | "ALREADY_READ"
   /** The engine has been disposed of. */
   | "DISPOSED"
   /** A kernel failed its self-test, or the level asked for does not exist on this processor. */
@@ -98,8 +100,8 @@ export class InvalidArgumentError extends RyzansteinError {
   /** @internal */
   readonly [KIND_MARK] = "argument";
 
-  constructor(option: string, expected: string, got: unknown) {
-    super("INVALID_ARGUMENT", `${option} must be ${expected}, got ${describe(got)}`);
+  constructor(option: string, expected: string, got: unknown, message?: string, cause?: ErrorOptions) {
+    super("INVALID_ARGUMENT", message ?? `${option} must be ${expected}, got ${describe(got)}`, cause);
     this.option = option;
     this.expected = expected;
     this.got = got;
@@ -160,8 +162,24 @@ export function describe(value: unknown): string {
     case "function":
       return "a function";
     default:
-      if (value === null) return "null";
-      return Array.isArray(value) ? `an array of ${value.length}` : "an object";
+      return value === null ? "null" : describeObject(value);
+  }
+}
+
+function describeObject(value: unknown): string {
+  try {
+    return Array.isArray(value) ? `an array of ${value.length}` : "an object";
+  } catch {
+    return "a proxy that refuses to be read";
+  }
+}
+
+/** What the program's own code threw, in words: anything can be thrown. @internal */
+export function saidBy(thrown: unknown): string {
+  try {
+    return thrown instanceof Error ? String(thrown.message) : String(thrown);
+  } catch {
+    return "it threw what cannot be said in words";
   }
 }
 
@@ -173,9 +191,37 @@ const FILE_CODES: ReadonlySet<string> = new Set([
   "INVALID_TOKENIZER",
 ]);
 
+/** A failure as the native side reports it. @internal */
+export interface ReportedFailure {
+  readonly code: string;
+  readonly message: string;
+  /** Of an option or argument that was refused: its name, what it may be and what it was. */
+  readonly option?: string;
+  readonly expected?: string;
+  readonly got?: string;
+}
+
 /** Makes the error class for a failure that the native side reported. @internal */
-export function errorFrom(failure: { readonly code: string; readonly message: string }): RyzansteinError {
+export function errorFrom(failure: ReportedFailure): RyzansteinError {
   const code = failure.code as ErrorCode;
-  if (code === "QUEUE_FULL") return new QueueFullError(failure.message);
-  return FILE_CODES.has(code) ? new ModelFileError(code, failure.message) : new RyzansteinError(code, failure.message);
+  const { message } = failure;
+  if (code === "QUEUE_FULL") return new QueueFullError(message);
+  if (code === "INVALID_ARGUMENT") return refusalFrom(failure);
+  return FILE_CODES.has(code) ? new ModelFileError(code, message) : new RyzansteinError(code, message);
+}
+
+function refusalFrom({ message, option, expected, got }: ReportedFailure): InvalidArgumentError {
+  return new InvalidArgumentError(option ?? "", expected ?? message, got, message);
+}
+
+/** What the addon throws itself begins with one of our codes, or it is our own fault. */
+const THROWN = /^([A-Z_]+): (.*)$/s;
+
+/** Makes an error of this package of whatever a call of the addon has thrown. @internal */
+export function thrownByAddon(error: unknown): RyzansteinError {
+  if (RyzansteinError.isInstance(error)) return error;
+  const said = saidBy(error);
+  const [, code, message] = THROWN.exec(said) ?? [];
+  if (code !== undefined && message !== undefined) return errorFrom({ code, message });
+  return new RyzansteinError("INTERNAL", `the addon refused a call: ${said}`, { cause: error });
 }

@@ -1,6 +1,6 @@
 /** Extension points: the program's own code inside the engine. */
 
-import { InvalidArgumentError, RyzansteinError } from "./errors.js";
+import { errorFrom, InvalidArgumentError, saidBy } from "./errors.js";
 import { type NativeEngine, type NativeOperations, native } from "./native.js";
 import { OptionReader, textOf } from "./validate.js";
 
@@ -106,16 +106,15 @@ export function registerOperator(engine: NativeEngine, name: string, operator: O
     new Promise<OperatorResult>((resolve) => {
       const place = call.layer == null ? where : { ...where, layer: call.layer };
       resolve(operator.forward(call.input, [call.rows, call.columns], place));
-    }).then(
-      (output) => {
+    })
+      .then((output) => {
         if (output === undefined) answer(call.id);
         else if (output instanceof Float32Array) answer(call.id, output);
         else answer(call.id, undefined, "expected a Float32Array or nothing");
-      },
-      (error: unknown) => answer(call.id, undefined, error instanceof Error ? error.message : String(error)),
-    );
+      })
+      .catch((error: unknown) => answer(call.id, undefined, saidBy(error)));
   });
-  if ("code" in registered) throw new RyzansteinError("INVALID_ARGUMENT", registered.message);
+  if ("code" in registered) throw errorFrom(registered);
   const answer = (id: number, output?: Float32Array, error?: string): void => registered.answer(id, output, error);
 }
 

@@ -152,6 +152,7 @@ export interface CheckedGenerate {
 }
 
 const MAX_TOKENS = 0x7fff_ffff;
+const MAX_STOP_TOKENS = 65_536;
 /** Of a request. @internal */
 export const PRIORITIES = { min: -1000, max: 1000 };
 const PROPOSED = { usual: 8, most: 64 };
@@ -172,7 +173,7 @@ export function checkGenerate(options: unknown): CheckedGenerate {
     maxTokens: read.integer("maxTokens", { min: 1, max: MAX_TOKENS }),
     sampling: checkSampling(read),
     stop: read.strings("stop", 64) ?? [],
-    stopTokens: Array.from(read.tokens("stopTokens") ?? []),
+    stopTokens: read.tokens("stopTokens", MAX_STOP_TOKENS) ?? new Uint32Array(),
     format: checkFormat(read),
     parseSpecial: read.boolean("parseSpecial") ?? false,
     promptLookup: lookup === undefined ? 0 : proposed("promptLookup", lookup),

@@ -5,6 +5,7 @@ import { checkConfig, type EngineConfig } from "./config.js";
 import { type NativeEstimate, type NativeInspection, native } from "./native.js";
 import { currentNode } from "./node-scope.js";
 import { type ModelOverrides, readOverrides } from "./overrides.js";
+import { permittedModel } from "./permission.js";
 import { promised } from "./promised.js";
 import { OptionReader, pathOf } from "./validate.js";
 
@@ -50,7 +51,7 @@ export interface ModelInspection {
  * says whether it can be run.
  */
 export async function inspectModel(path: string | URL, options?: ModelOverrides): Promise<ModelInspection> {
-  const file = pathOf("path", path);
+  const file = permittedModel(pathOf("path", path));
   const read = new OptionReader(options, "options");
   const config = readOverrides(read);
   read.done();
@@ -103,7 +104,7 @@ export interface MemoryEstimate {
  * @throws {@link ModelFileError} as `load` does, for what the header shows.
  */
 export async function estimateMemory(path: string | URL, config?: EngineConfig): Promise<MemoryEstimate> {
-  const file = pathOf("path", path);
+  const file = permittedModel(pathOf("path", path));
   const { native: settings } = checkConfig(config);
   return promised<NativeEstimate>((done) => native().estimateMemory(file, settings, done));
 }

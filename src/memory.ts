@@ -1,6 +1,6 @@
 /** An engine's memory: what lies where, and policies that decide about it. */
 
-import { InvalidArgumentError } from "./errors.js";
+import { InvalidArgumentError, saidBy } from "./errors.js";
 import {
   type NativeEngineConfig,
   type NativeMemoryAnswer,
@@ -8,7 +8,7 @@ import {
   type NativeMemoryPolicy,
   native,
 } from "./native.js";
-import { OptionReader } from "./validate.js";
+import { OptionReader, whole } from "./validate.js";
 
 /** What memory is for. */
 export type MemoryKind = "weights" | "kv-cache" | "scratch" | "staging";
@@ -227,7 +227,7 @@ function answer(policy: MemoryPolicy, { bytes, kind, owner }: NativeMemoryCall):
   try {
     return checkAnswer(policy.onAllocate?.(bytes, kind as MemoryKind, owner));
   } catch (error) {
-    return { denied: error instanceof Error ? error.message : String(error) };
+    return { denied: saidBy(error) };
   }
 }
 
@@ -246,13 +246,13 @@ function checkAnswer(said: unknown): NativeMemoryAnswer {
   const known = native().cpuInfo().nodes;
   if (
     nodes !== undefined &&
-    !(Array.isArray(nodes) && nodes.length > 0 && nodes.every((node) => known.includes(node)))
+    !(Array.isArray(nodes) && nodes.length > 0 && whole(nodes).every((node) => known.includes(node)))
   ) {
     throw new InvalidArgumentError("onAllocate: nodes", `some of the nodes ${known.join(", ")}`, nodes);
   }
   return {
     ...(hugePages !== undefined && { hugePages }),
     ...(interleave !== undefined && { interleave }),
-    ...(nodes !== undefined && { nodes: nodes as number[] }),
+    ...(nodes !== undefined && { nodes: whole(nodes as number[]) }),
   };
 }

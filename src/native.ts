@@ -5,11 +5,16 @@
  */
 
 import { PlatformError } from "./errors.js";
+import { platformMessage } from "./platform.js";
 
 /** A failure as the native side reports it. */
 export interface NativeFailure {
   readonly code: string;
   readonly message: string;
+  /** Of an option or argument that was refused: its name, what it may be and what it was. */
+  readonly option?: string;
+  readonly expected?: string;
+  readonly got?: string;
 }
 
 /** How the native side delivers a result: exactly one call. */
@@ -25,6 +30,7 @@ export interface NativeEngineConfig {
   packing?: string;
   prefetch?: number;
   autoTune?: boolean;
+  keepTuning?: boolean;
   activations?: string;
   kv?: string;
   valueRank?: number;
@@ -69,7 +75,7 @@ export interface NativeSampling {
   xtcProbability: number;
   xtcThreshold: number;
   mirostat?: { version: number; tau: number; eta: number };
-  logitBias?: { tokenId: number; bias: number }[];
+  logitBias?: { tokenIds: Uint32Array; biases: Float32Array };
   samplerOrder?: string[];
   seed?: number;
   minTokens: number;
@@ -100,7 +106,7 @@ export interface NativeGenerateRequest {
   maxTokens?: number;
   sampling: NativeSampling;
   stop: string[];
-  stopTokens: number[];
+  stopTokens: Uint32Array;
   format?: NativeFormat;
   shownTokens?: number[];
   promptLookup: number;
@@ -676,14 +682,4 @@ function load(): NativeBinding {
   } catch (cause) {
     throw new PlatformError("PLATFORM_UNSUPPORTED", platformMessage(cause), { cause });
   }
-}
-
-function platformMessage(cause: unknown): string {
-  const host = `${process.platform}-${process.arch}`;
-  const reason = cause instanceof Error ? cause.message.split(/\. |\n/, 1)[0] : String(cause);
-  return (
-    `the native addon for ${host} (Node.js ${process.versions.node}) did not load: ${reason}. ` +
-    "If npm left it out, install again without --omit=optional and without a lock file made on another platform; " +
-    "if this platform has no prebuilt addon, build one from a clone of the repository with `npm run build`."
-  );
 }

@@ -1,15 +1,19 @@
 /** Native calls, which answer through a callback, as promises. */
 
-import { errorFrom } from "./errors.js";
+import { errorFrom, thrownByAddon } from "./errors.js";
 import type { NativeCallback, NativeCancel, NativeFailure } from "./native.js";
 
 /** Turns one callback-style native call into a promise. */
 export function promised<T>(call: (done: NativeCallback<T>) => void): Promise<T> {
   return new Promise<T>((resolve, reject) => {
-    call((failure: NativeFailure | null, value) => {
-      if (failure !== null) reject(errorFrom(failure));
-      else resolve(value as T);
-    });
+    try {
+      call((failure: NativeFailure | null, value) => {
+        if (failure !== null) reject(errorFrom(failure));
+        else resolve(value as T);
+      });
+    } catch (error) {
+      reject(thrownByAddon(error));
+    }
   });
 }
 

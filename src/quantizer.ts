@@ -1,6 +1,6 @@
 /** Quantisers: the program's own way from float weights to −1, 0 and +1. */
 
-import { InvalidArgumentError } from "./errors.js";
+import { InvalidArgumentError, saidBy } from "./errors.js";
 import { type NativeQuantizeCall, type NativeQuantizer, native } from "./native.js";
 
 /** The quantisers that come with the engine. */
@@ -96,10 +96,9 @@ const TOLERANCE = 1e-5;
 export function nativeQuantizer(quantizer: Quantizer): NativeQuantizer {
   const { NativeQuantizer } = native();
   const made = new NativeQuantizer(quantizer.name, (call) => {
-    answer(quantizer, call).then(
-      ({ q, scales }) => made.answer(call.id, q, scales),
-      (error: unknown) => made.answer(call.id, null, null, error instanceof Error ? error.message : String(error)),
-    );
+    answer(quantizer, call)
+      .then(({ q, scales }) => made.answer(call.id, q, scales))
+      .catch((error: unknown) => made.answer(call.id, null, null, saidBy(error)));
   });
   return made;
 }

@@ -1,6 +1,6 @@
 /** Rankings of cached blocks by the program. */
 
-import { InvalidArgumentError } from "./errors.js";
+import { InvalidArgumentError, saidBy } from "./errors.js";
 import type { NativeEngine } from "./native.js";
 import { OptionReader } from "./validate.js";
 
@@ -47,12 +47,15 @@ export function setBlockRanker(engine: NativeEngine, ranker: BlockRanker | null,
   const native = engine.setBlockRanker(timeoutMs, ({ id, positions, attention }) => {
     const blocks = Array.from(positions, (position, at) => ({ position, attention: attention[at] ?? 0 }));
     // In a promise, so that a throw is a rejection like any other.
-    new Promise<ArrayLike<number>>((resolve) => resolve(ranker.rank(blocks))).then(
-      (scores) => {
-        if (typeof scores?.length === "number") native.answer(id, Float64Array.from(scores));
-        else native.answer(id, undefined, "expected an array of numbers");
-      },
-      (error: unknown) => native.answer(id, undefined, error instanceof Error ? error.message : String(error)),
+    const asked = new Promise<ArrayLike<number>>((resolve) => resolve(ranker.rank(blocks)));
+    asked.then(numbersOf).then(
+      (scores) => native.answer(id, scores),
+      (error: unknown) => native.answer(id, undefined, saidBy(error)),
     );
   });
+}
+
+function numbersOf(scores: ArrayLike<number> | undefined): Float64Array {
+  if (typeof scores?.length !== "number") throw new TypeError("expected an array of numbers");
+  return Float64Array.from(scores);
 }

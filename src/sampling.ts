@@ -2,7 +2,7 @@
 
 import { InvalidArgumentError } from "./errors.js";
 import type { NativeSampling } from "./native.js";
-import { defined, type OptionReader } from "./validate.js";
+import { defined, type OptionReader, readable, whole } from "./validate.js";
 
 /** A step of the sampler chain. */
 export type SamplerName =
@@ -165,7 +165,7 @@ export interface SamplingOptions {
    */
   readonly mirostat?: Mirostat | undefined;
   /**
-   * Added to the logits of these token ids, before everything else; `-Infinity` bans a token.
+   * Added to the logits of these token ids, before everything else; `-Infinity` bans a token. At most 65,536.
    * @defaultValue none
    */
   readonly logitBias?: ReadonlyMap<number, number> | Readonly<Record<number, number>> | undefined;
@@ -266,26 +266,48 @@ function mirostat(group: OptionReader | undefined): NativeSampling["mirostat"] {
   return { version, tau, eta };
 }
 
+/** Most tokens that have a bias: more would hold up the program that gives them. */
+const MAX_BIASES = 65_536;
+
 function logitBias(value: unknown): NativeSampling["logitBias"] {
   if (value === undefined) return undefined;
+  return readable("logitBias", value, () => biasesOf(value));
+}
+
+function biasesOf(value: unknown): NativeSampling["logitBias"] {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new InvalidArgumentError("logitBias", "a map of token ids to numbers", value);
   }
-  const entries = value instanceof Map ? [...value.entries()] : Object.entries(value);
-  return entries.map(([key, bias]) => {
-    const tokenId = Number(key);
+  const keys: readonly unknown[] =
+    value instanceof Map && value.size <= MAX_BIASES ? [...value.keys()] : ownKeys(value);
+  const of = (key: unknown): unknown =>
+    value instanceof Map ? value.get(key) : (value as Record<string, unknown>)[key as string];
+  const [tokenIds, biases] = [new Uint32Array(keys.length), new Float32Array(keys.length)];
+  for (const [at, key] of keys.entries()) {
+    const tokenId = typeof key === "symbol" ? Number.NaN : Number(key);
     if (!Number.isInteger(tokenId) || tokenId < 0 || tokenId > 0xffff_ffff) {
       throw new InvalidArgumentError("logitBias", "a map whose keys are token ids", key);
     }
+    const bias = of(key);
     const fits = typeof bias === "number" && (Math.abs(bias) <= 1e6 || bias === Number.NEGATIVE_INFINITY);
     if (!fits) throw new InvalidArgumentError(`logitBias[${tokenId}]`, "a finite number or -Infinity", bias);
-    return { tokenId, bias };
-  });
+    tokenIds[at] = tokenId;
+    biases[at] = bias;
+  }
+  return { tokenIds, biases };
+}
+
+/** The keys of an object; of one with too many, or of such a map, a refusal. */
+function ownKeys(value: object): string[] {
+  const keys = value instanceof Map ? undefined : Object.keys(value);
+  if (keys !== undefined && keys.length <= MAX_BIASES) return keys;
+  const got = keys?.length ?? (value as Map<unknown, unknown>).size;
+  throw new InvalidArgumentError("logitBias", `a map of at most ${MAX_BIASES} tokens`, got);
 }
 
 function order(value: unknown): string[] | undefined {
   if (value === undefined) return undefined;
   const known = (name: unknown): boolean => DEFAULT_ORDER.includes(name as SamplerName);
-  if (Array.isArray(value) && value.every(known) && new Set(value).size === value.length) return value as string[];
+  if (Array.isArray(value) && whole(value).every(known) && new Set(value).size === value.length) return whole(value);
   throw new InvalidArgumentError("samplerOrder", `an array of ${DEFAULT_ORDER.join(", ")}, each at most once`, value);
 }

@@ -5,7 +5,7 @@
  * second, so that a stream which was dropped half-read can be collected, and its generation cancelled by a registry.
  */
 
-import { errorFrom, RyzansteinError } from "./errors.js";
+import { errorFrom, RyzansteinError, thrownByAddon } from "./errors.js";
 import type {
   CheckedGenerate,
   Completion,
@@ -111,9 +111,13 @@ export class Generation {
     const text = typeof made === "object" && "then" in made ? await made : made;
     if (this.#phase !== "running") return;
     const input = typeof text === "string" ? { text } : text instanceof Uint32Array ? { tokens: text } : text;
-    this.#request = native.generate({ ...request, ...input }, (delivered, tokenId) =>
-      this.#receive(delivered, tokenId),
-    );
+    try {
+      this.#request = native.generate({ ...request, ...input }, (delivered, tokenId) =>
+        this.#receive(delivered, tokenId),
+      );
+    } catch (error) {
+      throw thrownByAddon(error);
+    }
   }
 
   /**
@@ -220,7 +224,7 @@ export class OneReader {
   claim(): void {
     if (this.#claimed) {
       const message = `this ${this.#what} has a reader already: keep its parts, or start another one`;
-      throw new RyzansteinError("ALREADY_READ" as never, message);
+      throw new RyzansteinError("ALREADY_READ", message);
     }
     this.#claimed = true;
   }
@@ -233,12 +237,14 @@ const abandoned = new FinalizationRegistry<Generation>((generation) => generatio
  *
  * Nothing is computed before the first part is asked for, and never more than `bufferedTokens` ahead of the reader.
  * Leaving a `for await` loop, `return()`, the `signal` and the engine's `dispose()` each stop it within one step.
+ * A stream has one reader: a second loop, `completion()` or `toReadableStream()` throws `ALREADY_READ`.
  *
  * @example
  * for await (const part of engine.generate("Once upon a time")) process.stdout.write(part.text);
  */
 export class TextStream implements AsyncGenerator<StreamPart, undefined, undefined> {
   readonly #generation: Generation;
+  readonly #reader = new OneReader("stream");
 
   /** @internal */
   constructor(start: GenerationStart) {
@@ -263,7 +269,9 @@ export class TextStream implements AsyncGenerator<StreamPart, undefined, undefin
     return Promise.reject(error);
   }
 
+  /** @throws {@link RyzansteinError} with the code `ALREADY_READ` the second time. */
   [Symbol.asyncIterator](): this {
+    this.#reader.claim();
     return this;
   }
 
@@ -280,6 +288,7 @@ export class TextStream implements AsyncGenerator<StreamPart, undefined, undefin
 
   /** The same parts as a web stream; cancelling it stops the generation. */
   toReadableStream(): ReadableStream<StreamPart> {
+    this.#reader.claim();
     const pull = async (controller: ReadableStreamDefaultController<StreamPart>): Promise<void> => {
       const { done, value } = await this.next();
       if (done) controller.close();

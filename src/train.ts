@@ -1,9 +1,10 @@
 /** Training and fine-tuning ternary models on texts, with progress as an async iterator. */
 
-import { errorFrom, InvalidArgumentError, RyzansteinError } from "./errors.js";
+import { errorFrom, InvalidArgumentError, RyzansteinError, thrownByAddon } from "./errors.js";
 import { type NativeCancel, type NativeTrainSettings, native } from "./native.js";
-import { ASYNC_DISPOSE } from "./stream.js";
-import { defined, OptionReader, pathOf } from "./validate.js";
+import { permittedModel, permittedRead, permittedWrite } from "./permission.js";
+import { ASYNC_DISPOSE, OneReader } from "./stream.js";
+import { defined, OptionReader, pathOf, unknownOption, whole } from "./validate.js";
 
 /** The shape of a model, by the names of Hugging Face's configuration. */
 export interface TrainModelConfig {
@@ -95,7 +96,7 @@ export interface TrainOptions {
    */
   readonly threads?: number | undefined;
   /**
-   * Stops the run at the end of a step, with a checkpoint; the iterator throws `signal.reason`.
+   * Stops the run in its step, which then does not count, with a checkpoint; the iterator throws `signal.reason`.
    * @defaultValue none
    */
   readonly signal?: AbortSignal | undefined;
@@ -200,24 +201,21 @@ export function train(options: TrainOptions): TrainingRun {
  */
 export function finetune(options: FinetuneOptions): TrainingRun {
   const read = new OptionReader(options, "options");
-  const model = pathOf("model", read.any("model"));
+  const model = permittedModel(pathOf("model", read.any("model")));
   const teacher = read.any("teacher");
-  return start(read, { model, ...(teacher !== undefined && { teacher: pathOf("teacher", teacher) }) });
+  return start(read, { model, ...(teacher !== undefined && { teacher: permittedModel(pathOf("teacher", teacher)) }) });
 }
 
 function start(read: OptionReader, models: { model?: string; teacher?: string }): TrainingRun {
-  const config = read.any("config") ?? {};
-  if (typeof config !== "object" || config === null || Array.isArray(config)) {
-    throw new InvalidArgumentError("config", "an object", config);
-  }
-  const corpus = paths("corpus", read.any("corpus"));
+  const config = read.json("config") ?? "{}";
+  const corpus = paths("corpus", read.any("corpus")).map(permittedRead);
   if (corpus.length === 0) throw new InvalidArgumentError("corpus", "one file or more", corpus);
   const settings = defined<NativeTrainSettings>({
     ...models,
     corpus,
-    valid: paths("valid", read.any("valid") ?? []),
-    output: pathOf("output", read.any("output")),
-    config: JSON.stringify(config),
+    valid: paths("valid", read.any("valid") ?? []).map(permittedRead),
+    output: permittedWrite(pathOf("output", read.any("output"))),
+    config,
     resume: read.boolean("resume") ?? false,
     overwrite: read.boolean("overwrite") ?? false,
     threads: read.integer("threads", { min: 1, max: 1024 }),
@@ -227,8 +225,16 @@ function start(read: OptionReader, models: { model?: string; teacher?: string })
   return new TrainingRun(settings, signal);
 }
 
+/** The refusal of a field that a configuration does not have, out of the native side's words. */
+function unknownField(message: string): InvalidArgumentError | undefined {
+  const [, field, fields] = /unknown field `([^`]+)`, expected (.+)/s.exec(message) ?? [];
+  if (field === undefined || fields === undefined) return undefined;
+  const known = new Set(Array.from(fields.matchAll(/`([^`]+)`/g), ([, name]) => name as string));
+  return unknownOption(field, known, "config.");
+}
+
 function paths(name: string, value: unknown): string[] {
-  const list = Array.isArray(value) ? value : [value];
+  const list = Array.isArray(value) ? whole(value) : [value];
   return list.map((path, index) => pathOf(Array.isArray(value) ? `${name}[${index}]` : name, path));
 }
 
@@ -237,7 +243,7 @@ type Step = IteratorResult<TrainEvent, undefined>;
 /**
  * A run that trains: an async generator of its events, like a stream of text.
  *
- * Leaving its loop stops the run at the end of a step, with a checkpoint to resume from.
+ * Leaving its loop stops the run, with a checkpoint of the last whole step to resume from.
  */
 export class TrainingRun implements AsyncGenerator<TrainEvent, undefined, undefined> {
   readonly #settings: NativeTrainSettings;
@@ -249,6 +255,7 @@ export class TrainingRun implements AsyncGenerator<TrainEvent, undefined, undefi
   #report: TrainReport | undefined;
   #error: { readonly reason: unknown } | undefined;
   #over = false;
+  readonly #reader = new OneReader("run");
 
   /** @internal */
   constructor(settings: NativeTrainSettings, signal: AbortSignal | undefined) {
@@ -286,7 +293,9 @@ export class TrainingRun implements AsyncGenerator<TrainEvent, undefined, undefi
     throw error;
   }
 
+  /** @throws {@link RyzansteinError} with the code `ALREADY_READ` the second time. */
   [Symbol.asyncIterator](): this {
+    this.#reader.claim();
     return this;
   }
 
@@ -296,7 +305,7 @@ export class TrainingRun implements AsyncGenerator<TrainEvent, undefined, undefi
 
   /** Reads the run to its end, if it has not been read, and gives what came of it. */
   async report(): Promise<TrainReport> {
-    for await (const _ of this);
+    while (!(await this.next()).done);
     if (this.#report !== undefined) return this.#report;
     throw new RyzansteinError("ABORTED", "the run was stopped before its end");
   }
@@ -312,20 +321,26 @@ export class TrainingRun implements AsyncGenerator<TrainEvent, undefined, undefi
     const cancel = (): void => this.#handle?.cancel();
     signal?.addEventListener("abort", cancel);
     this.#ended = new Promise((resolve) => {
-      this.#handle = native().trainModel(this.#settings, (failure, report, event) => {
-        if (event !== null) {
-          this.#deliver(JSON.parse(event) as TrainEvent);
-          return;
-        }
+      const end = (error?: { readonly reason: unknown }): void => {
         signal?.removeEventListener("abort", cancel);
-        if (failure === null) this.#report = JSON.parse(report as string) as TrainReport;
-        else {
-          const aborted = failure.code === "ABORTED" && signal?.aborted;
-          this.#error = { reason: aborted ? signal.reason : errorFrom(failure) };
-        }
+        this.#error = error;
         this.#end();
         resolve();
-      });
+      };
+      try {
+        this.#handle = native().trainModel(this.#settings, (failure, report, event) => {
+          if (event !== null) this.#deliver(JSON.parse(event) as TrainEvent);
+          else if (failure === null) {
+            this.#report = JSON.parse(report as string) as TrainReport;
+            end();
+          } else {
+            const aborted = failure.code === "ABORTED" && signal?.aborted;
+            end({ reason: aborted ? signal.reason : (unknownField(failure.message) ?? errorFrom(failure)) });
+          }
+        });
+      } catch (error) {
+        end({ reason: thrownByAddon(error) });
+      }
     });
   }
 

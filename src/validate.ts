@@ -3,7 +3,8 @@
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { InvalidArgumentError } from "./errors.js";
+import { describe, InvalidArgumentError } from "./errors.js";
+import { hintFor, isMeant } from "./option-names.js";
 
 /** Leaves out the entries that are undefined: absent and undefined differ on the native side. @internal */
 export function defined<T extends object>(entries: { [K in keyof T]: T[K] | undefined }): T {
@@ -15,23 +16,24 @@ interface Range {
   readonly max: number;
 }
 
-/** One option bag being read: every getter names the option in its error, and `done` refuses what nobody read. */
+/**
+ * One option bag being read: every getter names the option in its error, and `done` refuses what nobody read.
+ *
+ * Only the bag's own properties count, each read once: what `Object.prototype` was given by somebody is no option.
+ */
 export class OptionReader {
-  readonly #options: Readonly<Record<string, unknown>>;
+  readonly #options: ReadonlyMap<string, unknown>;
   readonly #known = new Set<string>();
   readonly #prefix: string;
 
   constructor(options: unknown, name: string, prefix = "") {
-    if (options === undefined) this.#options = {};
-    else if (typeof options === "object" && options !== null && !Array.isArray(options)) {
-      this.#options = options as Record<string, unknown>;
-    } else throw new InvalidArgumentError(name, "an object", options);
+    this.#options = options === undefined ? new Map() : entriesOf(name, options);
     this.#prefix = prefix;
   }
 
   #take(option: string): unknown {
     this.#known.add(option);
-    return this.#options[option];
+    return this.#options.get(option);
   }
 
   #refuse(option: string, expected: string, got: unknown): never {
@@ -77,15 +79,17 @@ export class OptionReader {
     const value = this.#take(option);
     if (value === undefined) return undefined;
     const list = typeof value === "string" ? [value] : value;
-    const fits =
-      Array.isArray(list) && list.length <= maximum && list.every((item) => typeof item === "string" && item);
-    if (fits) return list as string[];
+    const isText = (item: unknown): item is string => typeof item === "string" && item !== "";
+    if (Array.isArray(list) && list.length <= maximum && whole(list).every(isText)) return whole(list);
     this.#refuse(option, `a non-empty string or an array of at most ${maximum} of them`, value);
   }
 
-  tokens(option: string): Uint32Array | undefined {
+  tokens(option: string, maximum: number): Uint32Array | undefined {
     const value = this.#take(option);
-    return value === undefined ? undefined : tokenIds(this.#prefix + option, value);
+    if (value === undefined) return undefined;
+    const ids = tokenIds(this.#prefix + option, value);
+    if (ids.length > maximum) this.#refuse(option, `at most ${maximum} token ids`, value);
+    return ids;
   }
 
   callback(option: string): ((...args: never[]) => unknown) | undefined {
@@ -111,8 +115,27 @@ export class OptionReader {
       : new OptionReader(value, this.#prefix + option, `${this.#prefix}${option}.`);
   }
 
-  /** Refuses the bag because an option that it must have is not there. */
+  /** An object as JSON. */
+  json(option: string): string | undefined {
+    const value = this.#take(option);
+    if (value === undefined) return undefined;
+    const isObject = typeof value === "object" && value !== null && !isArray(this.#prefix + option, value);
+    if (!isObject) this.#refuse(option, "an object", value);
+    try {
+      const text: string | undefined = JSON.stringify(value);
+      if (text?.startsWith("{")) return text;
+    } catch {
+      // It refers to itself, is nested too deeply, holds a bigint, or has a getter that throws.
+    }
+    this.#refuse(option, "an object that JSON can hold", value);
+  }
+
+  /** Refuses the bag because an option that it must have is not there; perhaps it is misspelt. */
   require(option: string, expected: string): never {
+    for (const [given, value] of this.#options) {
+      const known = this.#known.has(given) || value === undefined;
+      if (!known && isMeant(option, given)) throw unknownOption(given, new Set([option]), this.#prefix, value);
+    }
     this.#refuse(option, expected, undefined);
   }
 
@@ -123,25 +146,71 @@ export class OptionReader {
 
   /** Refuses options that do not exist: a misspelt one would otherwise be silently ignored. */
   done(): void {
-    for (const [option, value] of Object.entries(this.#options)) {
-      if (value !== undefined && !this.#known.has(option)) {
-        this.#refuse(option, `left out (the options are ${[...this.#known].sort().join(", ")})`, value);
-      }
+    for (const [option, value] of this.#options) {
+      if (value === undefined || this.#known.has(option)) continue;
+      throw unknownOption(option, this.#known, this.#prefix, value);
     }
   }
 }
 
-/** A bag of options, empty where there is none. @internal */
+/** The refusal of an option that is none of the known ones. */
+export function unknownOption(
+  option: string,
+  known: ReadonlySet<string>,
+  prefix: string,
+  value?: unknown,
+): InvalidArgumentError {
+  const hint = hintFor(option, known, prefix);
+  const name = prefix + option;
+  return new InvalidArgumentError(name, hint, value, `unknown option ${named(name)}; ${hint}`);
+}
+
+/** A name in a message: as it is where it looks like one. */
+function named(name: string): string {
+  return /^[\w.: -]{1,80}$/.test(name) ? name : describe(name);
+}
+
+/** The own properties of an object that is no array. */
+function entriesOf(name: string, options: unknown): Map<string, unknown> {
+  if (typeof options !== "object" || options === null || isArray(name, options)) {
+    throw new InvalidArgumentError(name, "an object", options);
+  }
+  return readable(name, options, () => new Map(Object.entries(options)));
+}
+
+/** A copy of a bag of options, with its own properties only; empty where there is none. @internal */
 export function bagOf<T extends object>(name: string, options: T | undefined): T {
-  if (options === undefined) return {} as T;
-  if (typeof options === "object" && options !== null && !Array.isArray(options)) return options;
-  throw new InvalidArgumentError(name, "an object", options);
+  return (options === undefined ? {} : Object.fromEntries(entriesOf(name, options))) as T;
+}
+
+/** Runs code of the program, such as its getters and proxies: what that throws becomes the cause of a refusal. */
+export function readable<T>(name: string, value: unknown, read: () => T): T {
+  try {
+    return read();
+  } catch (cause) {
+    if (InvalidArgumentError.isInstance(cause)) throw cause;
+    throw new InvalidArgumentError(name, "an object whose properties can be read", value, undefined, { cause });
+  }
+}
+
+/** Whether it is an array; even that question a revoked proxy answers by throwing. */
+function isArray(name: string, value: unknown): boolean {
+  return readable(name, value, () => Array.isArray(value));
+}
+
+/** An array without holes: a hole is an `undefined`, which `every` and `map` pass over. */
+export function whole<T>(list: readonly T[]): T[] {
+  return Array.from(list);
 }
 
 const MAX_TOKEN_ID = 0xffff_ffff;
 
 /** Token ids from any array of them. */
 export function tokenIds(name: string, value: unknown): Uint32Array {
+  return readable(name, value, () => readIds(name, value));
+}
+
+function readIds(name: string, value: unknown): Uint32Array {
   if (value instanceof Uint32Array) return value;
   if (!Array.isArray(value) && !(ArrayBuffer.isView(value) && !(value instanceof DataView))) {
     throw new InvalidArgumentError(name, "an array of token ids", value);
