@@ -32,7 +32,8 @@ describe("a Node.js that is too old", () => {
     const stderr = { write: (words: string) => (said += words) };
     const process: { versions: object; stderr: object; exitCode?: number } = { versions: { node: version }, stderr };
     runInNewContext(source, { process });
-    expect(said).toBe(`ryzanstein needs Node.js 20 or newer; this is Node.js ${version}\n`);
+    expect(said).toMatch(/^.*ryzanstein needs Node.js 20 or newer.*\n$/);
+    expect(said).toContain(version);
     expect(process.exitCode).toBe(1);
   });
 
