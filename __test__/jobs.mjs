@@ -5,9 +5,11 @@ import { isMainThread, parentPort, workerData } from "node:worker_threads";
 import { BitNetEngine, calibrate, convert, defaultModelPath, train } from "ryzanstein";
 
 const MODEL = defaultModelPath();
-const TEXT = "Once upon a time there was a fox who lived in a wood. ".repeat(2000);
-/** Computes for a quarter of a minute at least. */
-const LONG = { contextLength: 16_384, threads: 1 };
+/** A quarter of a minute of work at least. */
+const TEXT = "Once upon a time there was a fox who lived in a wood. ".repeat(20_000);
+const FEW_THREADS = { threads: 1, prefixCache: false };
+/** A text goes on past the context: so a job takes as long as it is told to. */
+const eviction = { policy: "sliding-window", window: 256 };
 
 export const KINDS = [
   "generate",
@@ -21,34 +23,34 @@ export const KINDS = [
   "load",
 ];
 
-const loaded = () => BitNetEngine.load(MODEL, { ...LONG, prefixCache: false });
-
-/** Prompts of any length, so that each job takes long: a sliding window goes on past the context. */
-const eviction = { policy: "sliding-window", window: 8000 };
-
 /** Starts a job: `running` is settled when it works, `ended` when it has ended. */
 export async function start(kind, folder, signal) {
   const output = join(folder, `${kind}-${process.pid}`);
   switch (kind) {
     case "generate": {
-      const engine = await loaded();
-      return job(engine.complete(TEXT, { eviction, ignoreEos: true, maxTokens: 100_000, signal }), engine);
+      const engine = await BitNetEngine.load(MODEL, FEW_THREADS);
+      const options = { eviction, ignoreEos: true, maxTokens: 1_000_000, signal };
+      return job(engine.complete(TEXT.slice(0, 500), options), engine);
     }
     case "logits": {
-      const engine = await BitNetEngine.load(MODEL, { ...LONG, eviction });
+      const engine = await BitNetEngine.load(MODEL, { ...FEW_THREADS, eviction });
       return job(engine.logits(TEXT, { signal }), engine);
     }
     case "embed": {
-      const engine = await BitNetEngine.load(MODEL, { ...LONG, eviction });
+      const engine = await BitNetEngine.load(MODEL, { ...FEW_THREADS, eviction });
       return job(engine.embed(TEXT, { signal }), engine);
     }
     case "perplexity": {
-      const engine = await loaded();
+      const engine = await BitNetEngine.load(MODEL, FEW_THREADS);
       return job(engine.perplexity(TEXT, { signal }), engine);
     }
     case "savePrefix": {
-      const engine = await BitNetEngine.load(MODEL, LONG);
-      return job(engine.savePrefix(TEXT.slice(0, 50_000), output, { signal }), engine);
+      const engine = await BitNetEngine.load(MODEL, { threads: 1 });
+      // A prompt of this model's context is soon saved: another follows, for ever.
+      const saveAll = async () => {
+        for (let at = 0; ; at += 1) await engine.savePrefix(TEXT.slice(at, at + 1500), output, { signal });
+      };
+      return job(saveAll(), engine);
     }
     case "calibrate":
       return job(calibrate(MODEL, TEXT, { output, window: 512, config: { threads: 1 }, signal }));

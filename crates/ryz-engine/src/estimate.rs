@@ -59,10 +59,12 @@ impl Engine {
     }
 }
 
-/// Besides what is estimated: tokenizer, template, tables, and what allocators and threads set aside.
-const BESIDE: usize = 96 << 20;
-/// Of each thread: its stack, and what the C library sets aside for it.
-const EACH_THREAD: usize = 8 << 20;
+/// Besides what is estimated: tokenizer, template, tables, and what the threads beside the computing ones set aside.
+const BESIDE: usize = 224 << 20;
+/// Of a computing thread: its stack, and the heap that the C library sets aside for it.
+const EACH_THREAD: usize = 72 << 20;
+/// Where there is no room for a heap of its own, a thread shares another's: only the first must find one.
+const MOST_HEAPS: usize = 8;
 
 /// Refuses a model that the process has no address space for: what is not large is allocated by calls that cannot fail, and
 /// would end the process.
@@ -75,8 +77,8 @@ pub(crate) fn admit(
         return Ok(());
     };
     let memory = estimate_with(config, source, options)?;
-    let threads = config.lease().threads()?.saturating_mul(EACH_THREAD);
-    let needed = memory.peak().saturating_add(BESIDE).saturating_add(threads) as u64;
+    let threads = config.lease().threads()?.min(MOST_HEAPS) * EACH_THREAD;
+    let needed = memory.peak().saturating_add(BESIDE + threads) as u64;
     match needed > left {
         true => Err(EngineError::AddressSpace { needed, left }),
         false => Ok(()),
