@@ -62,7 +62,11 @@ export function runProgram(
     child.on("error", reject);
     child.on("close", (code) => resolve({ code, ...out }));
     if (options.meanwhile) options.meanwhile(child);
-    else child.stdin.end(options.input ?? "");
+    else {
+      // A program that ends before it has read is no failure of ours.
+      child.stdin.on("error", () => {});
+      child.stdin.end(options.input ?? "");
+    }
   });
 }
 

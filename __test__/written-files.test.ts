@@ -20,7 +20,7 @@ import { fixture, root, runProgram } from "./support.js";
 
 const MODEL = fixture("b158-v1-tq2_0.gguf");
 const CORPUS = join(root, "__test__", "fixtures", "corpus", "tales-excerpt.txt");
-const TEXT = "the fox saw a old tree and sun ".repeat(60);
+const TEXT = "the fox saw a old tree and sun ".repeat(20);
 const folder = mkdtempSync(join(tmpdir(), "ryz-written-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 

@@ -210,8 +210,12 @@ export function errorFrom(failure: ReportedFailure): RyzansteinError {
   return FILE_CODES.has(code) ? new ModelFileError(code, message) : new RyzansteinError(code, message);
 }
 
+/** How every crate words a refusal: `threads: expected 1 to 1024, got 0`. */
+const REFUSAL = /^([\w.[\]]+)(?:: expected| must be) (.+), got (.*)$/s;
+
 function refusalFrom({ message, option, expected, got }: ReportedFailure): InvalidArgumentError {
-  return new InvalidArgumentError(option ?? "", expected ?? message, got, message);
+  const [, named, limit, value] = REFUSAL.exec(message) ?? [];
+  return new InvalidArgumentError(option ?? named ?? "", expected ?? limit ?? message, got ?? value, message);
 }
 
 /** What the addon throws itself begins with one of our codes, or it is our own fault. */
