@@ -158,7 +158,7 @@ describe("ryzanstein convert", () => {
     expect(first.stdout).toMatch(/not lossless/);
     expect(first.stdout).toMatch(/blk\.0\.attn_q\.weight +Q2_0_G64 +\d/);
     const again = await cli(["convert", "-m", MODEL, "-o", target]);
-    expect(again.code).toBe(1);
+    expect(again.code).toBe(2);
     expect(again.stderr).toContain("exists already");
     const { code, value } = await cliJson(["convert", "-m", MODEL, "-o", target, "--type", "TQ1_0", "--force"]);
     expect(code).toBe(0);

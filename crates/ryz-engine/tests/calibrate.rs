@@ -50,11 +50,9 @@ fn compressed(calibration: &Path, rank: usize) -> EngineConfig {
 }
 
 fn refused(model: &str, config: &EngineConfig) -> EngineError {
-    Engine::load(
-        &reference(model),
-        config,
-        &mut |_| ControlFlow::Continue(()),
-    )
+    Engine::load(&reference(model), config, &mut |_| {
+        std::ops::ControlFlow::Continue(())
+    })
     .expect_err("this is refused")
 }
 
