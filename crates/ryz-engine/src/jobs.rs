@@ -259,6 +259,7 @@ mod tests {
                         break;
                     }
                     Progress::Done => return score.output,
+                    Progress::Failed(error) => panic!("{error}"),
                 }
             }
         }
