@@ -551,7 +551,7 @@ export class BitNetEngine {
       stream: (prompt, checked) => this.#stream(checked, prompt),
       longest: ({ request }) => longestUnder(request.eviction ?? this.#eviction, this.modelInfo.contextLength),
       save: (tokens, note, file, signal) =>
-        this.#cancellable(signal, (done) => this.#native.savePrefix(tokens, note, file, done)),
+        this.#cancellable(signal, (done) => this.#native.savePrefix(tokens, note, permittedWrite(file), done)),
       forgot: (messages) => this.#log("warn", "a conversation no longer fits in the context", { messages }),
     };
   }
