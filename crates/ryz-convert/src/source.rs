@@ -123,13 +123,15 @@ impl Source {
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = self.files.iter().map(|file| file.path().into()).collect();
         if self.is_folder {
-            const NEIGHBOURS: [&str; 6] = [
+            const NEIGHBOURS: [&str; 8] = [
                 "config.json",
                 "model.safetensors.index.json",
                 "tokenizer.json",
                 "tokenizer_config.json",
                 "generation_config.json",
                 "chat_template.jinja",
+                "chat_template.json",
+                "additional_chat_templates/tool_use.jinja",
             ];
             paths.extend(NEIGHBOURS.map(|name| self.path.join(name)));
         }

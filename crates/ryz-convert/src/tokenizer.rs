@@ -93,16 +93,20 @@ pub(crate) fn convert(source: &Source) -> Result<Converted, ConvertError> {
         let path = path.clone();
         ConvertError::Read(ryz_tmac::MemoryError::FileNotFound { path })
     })?;
-    let (config, generation, template) = (
+    let (config, generation, template, legacy, tool_use) = (
         read("tokenizer_config.json")?,
         read("generation_config.json")?,
         read("chat_template.jinja")?,
+        read("chat_template.json")?,
+        read(HfFiles::TOOL_USE)?,
     );
     let files = HfFiles {
         tokenizer: &json,
         tokenizer_config: config.as_deref(),
         generation_config: generation.as_deref(),
         chat_template: template.as_deref(),
+        legacy_template: legacy.as_deref(),
+        tool_use_template: tool_use.as_deref(),
     };
     let refused = |source_error| ConvertError::Tokenizer {
         path: source.path.clone(),
@@ -222,6 +226,9 @@ fn pairs(
     }
     if let Some(template) = original.chat_template_source() {
         pairs.set("tokenizer.chat_template", template);
+    }
+    if let Some(template) = original.tool_use_template_source() {
+        pairs.set("tokenizer.chat_template.tool_use", template);
     }
     Ok((pairs, notes))
 }

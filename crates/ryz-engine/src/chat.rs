@@ -1,23 +1,18 @@
 //! From a conversation to tokens, so that nothing a message says becomes a control token.
-//!
-//! A template's own control tokens must be parsed, those inside messages must not. So each control token's text inside
-//! a message is cut after its first character with a mark (a Unicode noncharacter that no message contains) before
-//! rendering, and the rendered text is tokenised piece by piece between marks.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
 use ryz_tokenizer::{ChatInput, ChatTemplate, EncodeOptions, HistoryForm, Tokenizer};
-use serde_json::Value;
 
 use crate::answer_form::AnswerForm;
+use crate::control_texts::ControlTexts;
 use crate::error::EngineError;
 
 /// A model's chat template and the texts that messages must not smuggle in.
 pub(crate) struct Chat {
     pub template: ChatTemplate,
-    /// Texts of the control tokens.
-    control: Vec<String>,
+    control: ControlTexts,
     /// How the model answers without tools, and with them, as soon as it was asked.
     pub forms: [OnceLock<AnswerForm>; 2],
     /// What the template takes of a history, once it was asked for.
@@ -35,11 +30,7 @@ pub struct ChatTokens {
 
 impl Chat {
     pub fn new(template: ChatTemplate, tokenizer: &Tokenizer) -> Self {
-        let control = (0..tokenizer.vocab_size())
-            .filter(|&id| tokenizer.is_control(id))
-            .map(|id| tokenizer.piece(id))
-            .filter(|text| text.chars().nth(1).is_some())
-            .collect();
+        let control = ControlTexts::new(tokenizer);
         Self {
             template,
             control,
@@ -78,28 +69,13 @@ impl Chat {
             add_special: false,
             parse_special: true,
         };
-        if !self.any_control(&input.messages) {
+        let Some((input, mark)) = self.control.cut_all(input)? else {
             let text = self.render(input)?;
             return Ok(ChatTokens {
                 tokens: tokenizer.encode(&text, options)?,
                 in_thought: self.opens_thought(&text, tokenizer),
             });
-        }
-        let mut mark = '\u{fdd0}';
-        while contains(&input.messages, &|text| text.contains(mark)) {
-            mark = match mark {
-                '\u{fdd0}'..'\u{fdef}' => char::from_u32(mark as u32 + 1).unwrap_or('\u{fdef}'),
-                _ => {
-                    return Err(EngineError::invalid(
-                        "messages",
-                        "Unicode characters",
-                        "noncharacters",
-                    ));
-                }
-            };
-        }
-        let mut input = input.clone();
-        self.cut(&mut input.messages, mark);
+        };
         let text = self.render(&input)?;
         let mut tokens = Vec::new();
         for piece in text.split(mark) {
@@ -109,40 +85,5 @@ impl Chat {
             tokens,
             in_thought: self.opens_thought(&text, tokenizer),
         })
-    }
-
-    fn any_control(&self, messages: &Value) -> bool {
-        contains(messages, &|text| {
-            self.control.iter().any(|c| text.contains(c.as_str()))
-        })
-    }
-
-    /// Marks every control token's text in every string.
-    fn cut(&self, value: &mut Value, mark: char) {
-        match value {
-            Value::String(text) => {
-                for control in &self.control {
-                    if text.contains(control.as_str()) {
-                        let mut marked = control.clone();
-                        let first = marked.chars().next().map_or(0, char::len_utf8);
-                        marked.insert(first, mark);
-                        *text = text.replace(control.as_str(), &marked);
-                    }
-                }
-            }
-            Value::Array(items) => items.iter_mut().for_each(|item| self.cut(item, mark)),
-            Value::Object(fields) => fields.values_mut().for_each(|field| self.cut(field, mark)),
-            _ => {}
-        }
-    }
-}
-
-/// Whether any string inside has the property. JSON that was parsed is not nested deeply.
-fn contains(value: &Value, property: &impl Fn(&str) -> bool) -> bool {
-    match value {
-        Value::String(text) => property(text),
-        Value::Array(items) => items.iter().any(|item| contains(item, property)),
-        Value::Object(fields) => fields.values().any(|field| contains(field, property)),
-        _ => false,
     }
 }

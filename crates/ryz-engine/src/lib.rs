@@ -17,6 +17,7 @@ mod cache_counters;
 mod calibrate;
 mod chat;
 mod config;
+mod control_texts;
 mod engine;
 mod error;
 mod estimate;

@@ -282,8 +282,9 @@ impl Engine {
 /// The tokenizer and, where the model has one, its chat template.
 fn text(source: &ModelSource) -> Result<(Tokenizer, Option<Chat>), EngineError> {
     let tokenizer = tokenizer(source)?;
+    // A template that does not parse fails chats, not the load.
     let chat = tokenizer
-        .chat_template()?
+        .chat_template()
         .map(|template| Chat::new(template, &tokenizer));
     Ok((tokenizer, chat))
 }
@@ -368,11 +369,15 @@ pub(crate) fn tokenizer(source: &ModelSource) -> Result<Tokenizer, EngineError> 
     let tokenizer_config = source.read_neighbour("tokenizer_config.json")?;
     let generation_config = source.read_neighbour("generation_config.json")?;
     let chat_template = source.read_neighbour("chat_template.jinja")?;
+    let legacy_template = source.read_neighbour("chat_template.json")?;
+    let tool_use_template = source.read_neighbour(HfFiles::TOOL_USE)?;
     Ok(Tokenizer::from_hf(&HfFiles {
         tokenizer: &tokenizer,
         tokenizer_config: tokenizer_config.as_deref(),
         generation_config: generation_config.as_deref(),
         chat_template: chat_template.as_deref(),
+        legacy_template: legacy_template.as_deref(),
+        tool_use_template: tool_use_template.as_deref(),
     })?)
 }
 

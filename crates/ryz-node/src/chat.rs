@@ -42,6 +42,7 @@ pub fn parse(json: &[u8]) -> Result<ChatInput, Failure> {
     input.tools = conversation.tools;
     input.add_generation_prompt = conversation.add_generation_prompt;
     input.extra = conversation.variables;
+    input.share_reasoning();
     Ok(input)
 }
 

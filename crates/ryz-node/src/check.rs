@@ -98,6 +98,7 @@ fn tokenizer(path: &Path) -> std::result::Result<(), Failure> {
             tokenizer_config: tokenizer_config.as_deref(),
             generation_config: generation_config.as_deref(),
             chat_template: chat_template.as_deref(),
+            ..HfFiles::default()
         })
     } else {
         Tokenizer::from_gguf(&gguf(path)?.metadata)

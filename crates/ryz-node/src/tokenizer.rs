@@ -238,6 +238,7 @@ fn open(path: &Path) -> std::result::Result<Tokenizer, Failure> {
         tokenizer_config: config.as_deref(),
         generation_config: generation.as_deref(),
         chat_template: template.as_deref(),
+        ..HfFiles::default()
     })
     .map_err(|error| at(&json, error.code(), &error))
 }

@@ -197,7 +197,7 @@ pub enum TemplateError {
         got: usize,
     },
     /// The template does not parse.
-    #[error("chat template does not parse")]
+    #[error("chat template does not parse; the option chatTemplate takes another one")]
     Syntax {
         /// Where and why.
         source: minijinja::Error,

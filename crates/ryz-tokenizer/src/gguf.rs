@@ -12,7 +12,7 @@ use crate::{
     pretokenizer::Pretokenizer,
     special::{Added, AddedTokens, ends_generation, ends_infill},
     spm::Spm,
-    tokenizer::{Inner, Model, SpacePrefix, SpecialTokens},
+    tokenizer::{ChatTemplates, Inner, Model, SpacePrefix, SpecialTokens},
     vocab::{Alphabet, Kind, Vocab},
 };
 
@@ -300,9 +300,14 @@ fn finish(
             nfc: false,
             space_prefix: read.space_prefix,
             unless_space: false,
-            chat_template: metadata
-                .find_str("tokenizer.chat_template")?
-                .map(str::to_owned),
+            chat_templates: ChatTemplates {
+                default: metadata
+                    .find_str("tokenizer.chat_template")?
+                    .map(str::to_owned),
+                tool_use: metadata
+                    .find_str("tokenizer.chat_template.tool_use")?
+                    .map(str::to_owned),
+            },
             longest: vocab.longest(),
             vocab,
             model,

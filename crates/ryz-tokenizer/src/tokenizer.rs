@@ -6,7 +6,7 @@ use ryz_format::Warning;
 use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 
 use crate::{
-    Bounds, ChatTemplate, DecodeStream, Encoded, TemplateError, TokenizerError,
+    Bounds, ChatTemplate, DecodeStream, Encoded, TokenizerError,
     bpe::{ByteLevelBpe, SentencePieceBpe},
     output::{Output, Unknown},
     special::{AddedTokens, Fragment},
@@ -78,7 +78,7 @@ pub(crate) struct Inner {
     pub(crate) space_prefix: SpacePrefix,
     /// But not where the text begins with a space.
     pub(crate) unless_space: bool,
-    pub(crate) chat_template: Option<String>,
+    pub(crate) chat_templates: ChatTemplates,
     /// Bytes of the longest token.
     pub(crate) longest: usize,
     /// What stands for text that the vocabulary cannot say.
@@ -106,6 +106,14 @@ pub(crate) struct SpecialTokens {
     pub(crate) eom: Option<u32>,
     pub(crate) unk: Option<u32>,
     pub(crate) pad: Option<u32>,
+}
+
+/// The sources of the model's chat templates.
+#[derive(Default)]
+pub(crate) struct ChatTemplates {
+    pub(crate) default: Option<String>,
+    /// The one for conversations with tools.
+    pub(crate) tool_use: Option<String>,
 }
 
 pub(crate) enum Model {
@@ -362,20 +370,35 @@ impl Tokenizer {
 
     /// The source of the model's chat template.
     pub fn chat_template_source(&self) -> Option<&str> {
-        self.inner.chat_template.as_deref()
+        let templates = &self.inner.chat_templates;
+        templates
+            .default
+            .as_deref()
+            .or(self.tool_use_template_source())
     }
 
-    /// The model's chat template, with its BOS and EOS; none when the model has no template.
+    /// The source of the template for conversations with tools, where the model has one of its own for them.
+    pub fn tool_use_template_source(&self) -> Option<&str> {
+        self.inner.chat_templates.tool_use.as_deref()
+    }
+
+    /// The model's chat templates, with its BOS, EOS, padding and unknown token; none when the model has no template.
     ///
-    /// # Errors
-    ///
-    /// As [`ChatTemplate::new`].
-    pub fn chat_template(&self) -> Result<Option<ChatTemplate>, TemplateError> {
-        let Some(source) = self.chat_template_source() else {
-            return Ok(None);
-        };
+    /// One that does not parse says so when it is to render.
+    pub fn chat_template(&self) -> Option<ChatTemplate> {
+        let source = self.chat_template_source()?;
         let text = |id: Option<u32>| id.map(|id| self.piece(id)).unwrap_or_default();
-        ChatTemplate::new(source, &text(self.bos()), &text(self.eos())).map(Some)
+        let mut template = ChatTemplate::unchecked(source, &text(self.bos()), &text(self.eos()));
+        if let Some(source) = self.tool_use_template_source() {
+            template.set_tool_use(source);
+        }
+        let special = &self.inner.special;
+        for (name, id) in [("pad_token", special.pad), ("unk_token", special.unk)] {
+            if let Some(id) = id {
+                template.set_token(name, &self.piece(id));
+            }
+        }
+        Some(template)
     }
 }
 

@@ -75,6 +75,7 @@ fn from_folder(path: &std::path::Path) -> Tokenizer {
         tokenizer_config: config.as_deref(),
         generation_config: generation.as_deref(),
         chat_template: template.as_deref(),
+        ..HfFiles::default()
     };
     let tokenizer = Tokenizer::from_hf(&files).unwrap();
     assert!(tokenizer.bos().is_some() && tokenizer.eos().is_some());

@@ -366,9 +366,12 @@ fn nothing_of_the_host_is_reached() {
 #[test]
 fn faults_are_told_apart() {
     for (source, expected) in [
-        ("{{ messages", "does not parse: syntax error"),
-        ("{% for m in messages %}x", "does not parse: syntax error"),
-        ("{% frobnicate %}", "does not parse: syntax error"),
+        ("{{ messages", "takes another one: syntax error"),
+        (
+            "{% for m in messages %}x",
+            "takes another one: syntax error",
+        ),
+        ("{% frobnicate %}", "takes another one: syntax error"),
         ("{{ foo.bar.baz() }}", "does not render: undefined value"),
         (
             "{{ messages[99]['content'] }}",
@@ -409,4 +412,62 @@ fn long_conversations_render() {
         json!([{"role": "user", "content": "x".repeat(20_000_000)}]),
     );
     assert!(text.len() > 20_000_000);
+}
+
+#[test]
+fn conversations_with_tools_get_the_template_for_them() {
+    let mut template = ChatTemplate::new("plain", "", "").unwrap();
+    template.set_tool_use("{{ tools | length }} tools");
+    let mut input = ChatInput::new(json!([]));
+    for (tools, expected) in [
+        (None, "plain"),
+        (Some(json!([])), "plain"),
+        (Some(json!(null)), "plain"),
+        (Some(json!([{"name": "f"}])), "1 tools"),
+    ] {
+        input.tools = tools;
+        assert_eq!(template.render(&input).unwrap(), expected);
+    }
+    template.set_tool_use("{% broken");
+    assert_eq!(
+        template.render(&input).unwrap_err().code(),
+        "INVALID_TEMPLATE"
+    );
+    input.tools = None;
+    assert_eq!(template.render(&input).unwrap(), "plain");
+}
+
+#[test]
+fn a_template_that_does_not_parse_says_so_when_it_is_to_render() {
+    let template = ChatTemplate::unchecked("{{ messages", "", "");
+    let error = template.render(&ChatInput::new(json!([]))).unwrap_err();
+    assert_eq!(error.code(), "INVALID_TEMPLATE");
+    assert!(error.to_string().contains("chatTemplate"), "{error}");
+}
+
+#[test]
+fn other_special_tokens_have_their_names() {
+    let mut template = ChatTemplate::new("{{ pad_token }}|{{ unk_token }}", "", "").unwrap();
+    template.set_token("pad_token", "<pad>");
+    assert_eq!(
+        template.render(&ChatInput::new(json!([]))).unwrap(),
+        "<pad>|"
+    );
+}
+
+#[test]
+fn a_thought_has_all_of_its_names() {
+    let mut input = ChatInput::new(json!([
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "a", "reasoning": "one"},
+        {"role": "assistant", "content": "b", "thinking": "two", "reasoning_content": null},
+        {"role": "assistant", "content": "c", "thinking": "three", "reasoning_content": "four"},
+    ]));
+    input.share_reasoning();
+    let source = "{% for m in messages %}{{ m.reasoning_content }}/{{ m.reasoning }}/{{ m.thinking }};{% endfor %}";
+    let text = ChatTemplate::new(source, "", "")
+        .unwrap()
+        .render(&input)
+        .unwrap();
+    assert_eq!(text, "//;one/one/one;two/two/two;four/four/three;");
 }

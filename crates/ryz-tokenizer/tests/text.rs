@@ -87,6 +87,7 @@ fn hugging_face_configuration_decides_over_the_post_processor() {
             tokenizer_config: Some(&config),
             generation_config: Some(br#"{"eos_token_id": [511, 300]}"#),
             chat_template: None,
+            ..HfFiles::default()
         };
         let tokenizer = Tokenizer::from_hf(&files).unwrap();
         assert!(tokenizer.is_end_of_generation(300));

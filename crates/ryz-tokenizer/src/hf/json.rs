@@ -194,6 +194,26 @@ impl TokenName {
     }
 }
 
+/// chat_template.json.
+#[derive(Default, Deserialize)]
+#[serde(expecting = "an object")]
+pub(super) struct LegacyTemplate {
+    pub(super) chat_template: Option<Templates>,
+}
+
+impl Templates {
+    /// The template of that name; a single one is the default.
+    pub(super) fn find(&self, name: &str) -> Option<&str> {
+        match self {
+            Templates::One(template) => (name == "default").then_some(template.as_str()),
+            Templates::Named(templates) => templates
+                .iter()
+                .find(|named| named.name == name)
+                .map(|named| named.template.as_str()),
+        }
+    }
+}
+
 /// One template, or several with names.
 #[derive(Deserialize)]
 #[serde(untagged)]

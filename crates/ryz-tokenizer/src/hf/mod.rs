@@ -13,8 +13,8 @@ use serde::Deserialize;
 
 use self::{
     json::{
-        GenerationConfig, Ids, MergeJson, Templates, TokenName, TokenizerConfig, TokenizerJson,
-        VocabJson,
+        GenerationConfig, Ids, LegacyTemplate, MergeJson, TokenName, TokenizerConfig,
+        TokenizerJson, VocabJson,
     },
     pipeline::Split,
 };
@@ -25,7 +25,7 @@ use crate::{
     output::Unknown,
     pretokenizer::Pretokenizer,
     special::{Added, AddedTokens, ends_generation, ends_infill},
-    tokenizer::{Inner, Model, SpacePrefix, SpecialTokens},
+    tokenizer::{ChatTemplates, Inner, Model, SpacePrefix, SpecialTokens},
     vocab::{Alphabet, Kind, MAX_TOKENS, Vocab, parse_byte},
 };
 
@@ -43,8 +43,18 @@ pub struct HfFiles<'a> {
     pub tokenizer_config: Option<&'a [u8]>,
     /// generation_config.json: more tokens that end a generation.
     pub generation_config: Option<&'a [u8]>,
-    /// chat_template.jinja, which comes before the one in tokenizer_config.json.
+    /// chat_template.jinja, which comes before the other places.
     pub chat_template: Option<&'a [u8]>,
+    /// chat_template.json, which older models that see or hear have; it comes before tokenizer_config.json.
+    pub legacy_template: Option<&'a [u8]>,
+    /// The template for conversations with tools, [`HfFiles::TOOL_USE`]; it comes before the list in
+    /// tokenizer_config.json.
+    pub tool_use_template: Option<&'a [u8]>,
+}
+
+impl HfFiles<'_> {
+    /// Where a folder has the template for conversations with tools.
+    pub const TOOL_USE: &'static str = "additional_chat_templates/tool_use.jinja";
 }
 
 impl Tokenizer {
@@ -65,16 +75,23 @@ impl Tokenizer {
             Some(bytes) => parse("generation_config.json", bytes)?,
             None => GenerationConfig::default(),
         };
-        let chat_template = match (files.chat_template, config.chat_template.as_ref()) {
-            (Some(bytes), _) => Some(utf8("chat_template.jinja", bytes)?),
-            (None, Some(Templates::One(template))) => Some(template.clone()),
-            (None, Some(Templates::Named(templates))) => templates
-                .iter()
-                .find(|named| named.name == "default")
-                .map(|named| named.template.clone()),
-            (None, None) => None,
+        let legacy: LegacyTemplate = match files.legacy_template {
+            Some(bytes) => parse("chat_template.json", bytes)?,
+            None => LegacyTemplate::default(),
         };
-        build(file, &config, generation, chat_template)
+        let named = |name| {
+            let listed = legacy.chat_template.iter().chain(&config.chat_template);
+            listed.filter_map(|templates| templates.find(name)).next()
+        };
+        let from = |file, bytes: Option<&[u8]>, name| match bytes {
+            Some(bytes) => utf8(file, bytes).map(Some),
+            None => Ok(named(name).map(str::to_owned)),
+        };
+        let chat_templates = ChatTemplates {
+            default: from("chat_template.jinja", files.chat_template, "default")?,
+            tool_use: from(HfFiles::TOOL_USE, files.tool_use_template, "tool_use")?,
+        };
+        build(file, &config, generation, chat_templates)
     }
 }
 
@@ -82,7 +99,7 @@ fn build(
     file: TokenizerJson<'_>,
     config: &TokenizerConfig,
     generation: GenerationConfig,
-    chat_template: Option<String>,
+    chat_templates: ChatTemplates,
 ) -> Result<Tokenizer, TokenizerError> {
     check_model(&file)?;
     let steps = pipeline::steps(file.normalizer.as_ref(), file.pre_tokenizer.as_ref())?;
@@ -175,7 +192,7 @@ fn build(
             nfc: steps.nfc,
             space_prefix,
             unless_space,
-            chat_template,
+            chat_templates,
             longest,
             unknown: Unknown {
                 id: unk,

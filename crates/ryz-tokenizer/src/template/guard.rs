@@ -1,9 +1,12 @@
-//! Bounds on a template's source before minijinja sees it.
+//! Bounds on a template's source before minijinja sees it, and what Jinja2 reads otherwise in it.
 //!
 //! Its parser limits nesting by brackets and blocks, but builds chains (`a.b.c…`, `not not …`, `elif … elif …`) as trees as
 //! deep as the chain is long, and then walks them by recursion: a long one would overflow the stack. So a tag has a limit of
 //! words and signs, and a template one of `elif`s, both far above what real templates have and far below what overflows.
 
+use std::borrow::Cow;
+
+use super::literals::rewritten;
 use crate::TemplateError;
 
 /// Bytes of source; real templates have up to some 30,000.
@@ -13,12 +16,20 @@ const MAX_TAG: usize = 400;
 /// `elif` tags in all.
 const MAX_ELIF: usize = 100;
 
-/// Checks the bounds, and gives the source with `{% generation %}`, which only marks text for training, taken out.
+/// Checks the bounds, and gives the source as minijinja has to read it.
+///
+/// Line ends become `\n`, string literals get escapes that it knows, and `{% generation %}`, which marks text for
+/// training, becomes a scope.
 pub(super) fn check(source: &str) -> Result<String, TemplateError> {
     too_large("bytes", MAX_SOURCE, source.len())?;
+    let source = if source.contains('\r') {
+        Cow::Owned(source.replace("\r\n", "\n").replace('\r', "\n"))
+    } else {
+        Cow::Borrowed(source)
+    };
+    let source = &*source;
     let bytes = source.as_bytes();
-    let mut out = String::with_capacity(source.len() + 16);
-    let mut copied = 0;
+    let mut edited = Edited::new(source);
     let mut elifs = 0;
     let mut at = 0;
     while let Some(open) = find(bytes, at, |pair| matches!(pair, b"{{" | b"{%" | b"{#")) {
@@ -28,7 +39,7 @@ pub(super) fn check(source: &str) -> Result<String, TemplateError> {
         }
         let block = bytes[open + 1] == b'%';
         let close: [u8; 2] = if block { *b"%}" } else { *b"}}" };
-        let tag = scan(bytes, open + 2, close);
+        let tag = scan(&mut edited, open + 2, close);
         too_large("words and signs in a tag", MAX_TAG, tag.words)?;
         at = tag.end;
         if !block || !tag.closed {
@@ -45,14 +56,12 @@ pub(super) fn check(source: &str) -> Result<String, TemplateError> {
             }
             "generation" | "endgeneration" => {
                 let instead = if word == "generation" {
-                    "if true"
+                    "with"
                 } else {
-                    "endif"
+                    "endwith"
                 };
                 let start = open + 2 + (word.as_ptr() as usize - inner.as_ptr() as usize);
-                out.push_str(&source[copied..start]);
-                out.push_str(instead);
-                copied = start + word.len();
+                edited.replace(start, start + word.len(), instead);
             }
             _ if word.starts_with("elif") => {
                 elifs += 1;
@@ -61,8 +70,35 @@ pub(super) fn check(source: &str) -> Result<String, TemplateError> {
             _ => {}
         }
     }
-    out.push_str(&source[copied..]);
-    Ok(out)
+    Ok(edited.finish())
+}
+
+/// A source with some places replaced, in their order.
+struct Edited<'a> {
+    source: &'a str,
+    out: String,
+    copied: usize,
+}
+
+impl<'a> Edited<'a> {
+    fn new(source: &'a str) -> Edited<'a> {
+        Edited {
+            source,
+            out: String::with_capacity(source.len() + 16),
+            copied: 0,
+        }
+    }
+
+    fn replace(&mut self, start: usize, end: usize, instead: &str) {
+        self.out.push_str(&self.source[self.copied..start]);
+        self.out.push_str(instead);
+        self.copied = end;
+    }
+
+    fn finish(mut self) -> String {
+        self.out.push_str(&self.source[self.copied..]);
+        self.out
+    }
 }
 
 struct Tag {
@@ -72,8 +108,11 @@ struct Tag {
     closed: bool,
 }
 
-/// Counts a tag's words and finds its end as minijinja does: a delimiter outside of strings and of brackets.
-fn scan(bytes: &[u8], start: usize, close: [u8; 2]) -> Tag {
+/// Counts a tag's words, rewrites its literals and finds its end as minijinja does: a delimiter outside of strings and
+/// of brackets.
+fn scan(edited: &mut Edited<'_>, start: usize, close: [u8; 2]) -> Tag {
+    let source = edited.source;
+    let bytes = source.as_bytes();
     let mut at = start;
     let mut words = 0;
     let mut depth = 0i64;
@@ -95,8 +134,13 @@ fn scan(bytes: &[u8], start: usize, close: [u8; 2]) -> Tag {
             b'(' | b'[' | b'{' => depth += 1,
             b')' | b']' | b'}' => depth -= 1,
             b'"' | b'\'' => {
+                let inside = at;
                 while at < bytes.len() && bytes[at] != byte {
                     at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                let literal = source.get(inside..at.min(bytes.len()));
+                if let Some(instead) = literal.and_then(|text| rewritten(text, byte.into())) {
+                    edited.replace(inside, at, &instead);
                 }
                 at += 1;
             }
@@ -136,16 +180,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn generation_tags_become_conditions() {
+    fn generation_tags_become_scopes() {
         let source =
             "a{%- generation -%}b{{ '{% generation %}' }}{% endgeneration%}{# {% generation %} #}é";
-        let expected = "a{%- if true -%}b{{ '{% generation %}' }}{% endif%}{# {% generation %} #}é";
+        let expected = "a{%- with -%}b{{ '{% generation %}' }}{% endwith%}{# {% generation %} #}é";
         assert_eq!(check(source).unwrap(), expected);
         let raw = "{% raw %}{% generation %}{% endraw %}{% generation %}";
         assert_eq!(
             check(raw).unwrap(),
-            "{% raw %}{% generation %}{% endraw %}{% if true %}"
+            "{% raw %}{% generation %}{% endraw %}{% with %}"
         );
+    }
+
+    #[test]
+    fn line_ends_and_literals_are_read_as_jinja2_reads_them() {
+        assert_eq!(check("a\r\nb\rc{{ '\r\n' }}").unwrap(), "a\nb\nc{{ '\n' }}");
+        assert_eq!(check(r"{{ '\d\x41' }}\d").unwrap(), r"{{ '\\dA' }}\d");
     }
 
     #[test]

@@ -9,12 +9,13 @@
 use std::collections::BTreeMap;
 
 use minijinja::{
-    Environment, Error, ErrorKind, Output, State, Value,
+    AutoEscape, Environment, Error, ErrorKind, Output, State, Value,
     machinery::{CodeGenerator, Instruction, Instructions, parse},
     syntax::SyntaxConfig,
-    value::{Rest, ValueKind},
+    value::{Rest, Tuple, ValueKind},
 };
-use minijinja_contrib::pycompat::unknown_method_callback;
+
+use super::python;
 
 /// How deeply a value may nest when it is looked into.
 const MAX_DEPTH: usize = 100;
@@ -57,7 +58,7 @@ pub(super) struct Program<'a> {
     pub(super) blocks: BTreeMap<&'a str, Instructions<'a>>,
 }
 
-/// The names that calls of filters and tests get, `|trim` and `?eq`: they live as long as the template.
+/// The names that calls of filters, tests and methods get, `|trim`, `?eq` and `.items`: they live as long as the template.
 pub(super) struct Names(Vec<String>);
 
 impl Names {
@@ -66,7 +67,7 @@ impl Names {
         let words = source.split(|c: char| !(c.is_alphanumeric() || "_=<>!".contains(c)));
         let mut names: Vec<String> = words
             .filter(|word| !word.is_empty() && word.len() <= 32)
-            .flat_map(|word| [format!("|{word}"), format!("?{word}")])
+            .flat_map(|word| [format!("|{word}"), format!("?{word}"), format!(".{word}")])
             .chain(DEEP_TESTS.map(|test| format!("?{test}")))
             .collect();
         names.sort_unstable();
@@ -93,6 +94,7 @@ pub(super) fn compile<'a>(
     let (mut instructions, mut blocks) = generator.finish();
     for instructions in blocks.values_mut().chain([&mut instructions]) {
         guard(instructions, names)?;
+        expand_comparisons(instructions);
     }
     Ok(Program {
         instructions,
@@ -125,9 +127,9 @@ fn guard<'a>(instructions: &mut Instructions<'a>, names: &'a Names) -> Result<()
                 Instruction::ApplyFilter("operator_map", Some(2 * pairs as u16), UNCACHED)
             }
             Instruction::BuildMap(_) => return Err(unsupported("so large a map".to_owned())),
-            Instruction::CompareAndPreserve(_) => {
-                return Err(unsupported("a chain of comparisons".to_owned()));
-            }
+            Instruction::Rem => operator("operator_rem"),
+            // What is a method in Python is found before a key of the same name.
+            Instruction::GetAttr(name) if python::is_method(name) => call('.', name, Some(1))?,
             Instruction::ApplyFilter(name, count, _) if !SHALLOW.contains(&name) => {
                 call('|', name, count)?
             }
@@ -145,6 +147,46 @@ fn guard<'a>(instructions: &mut Instructions<'a>, names: &'a Names) -> Result<()
     Ok(())
 }
 
+/// Lets both sides of the comparisons in a chain be walked first; jumps move with the instructions behind.
+fn expand_comparisons(instructions: &mut Instructions<'_>) {
+    let mut old = Vec::new();
+    let mut places = Vec::new();
+    let mut place = 0;
+    while let Some(instruction) = instructions.get(old.len() as u32) {
+        places.push(place);
+        let chained = matches!(instruction, Instruction::CompareAndPreserve(_));
+        place += if chained { 3 } else { 1 };
+        let line = instructions.get_line(old.len() as u32);
+        let line = line.map_or(u16::MAX, |line| u16::try_from(line).unwrap_or(u16::MAX));
+        old.push((instruction.clone(), line));
+    }
+    if place as usize == old.len() {
+        return;
+    }
+    places.push(place);
+    let mut new = Instructions::new(instructions.name(), instructions.source());
+    for (mut instruction, line) in old {
+        match &mut instruction {
+            Instruction::CompareAndPreserve(_) => {
+                let pair = Instruction::ApplyFilter("operator_pair", Some(2), UNCACHED);
+                new.add_with_line(pair, line);
+                new.add_with_line(Instruction::UnpackList(2), line);
+            }
+            Instruction::Jump(to)
+            | Instruction::JumpIfFalse(to)
+            | Instruction::JumpIfFalseOrPop(to)
+            | Instruction::JumpIfTrueOrPop(to)
+            | Instruction::Iterate(to)
+            | Instruction::BuildMacro(_, to, _) => {
+                *to = places.get(*to as usize).copied().unwrap_or(*to);
+            }
+            _ => {}
+        }
+        new.add_with_line(instruction, line);
+    }
+    *instructions = new;
+}
+
 fn unsupported(what: String) -> Error {
     Error::new(ErrorKind::SyntaxError, format!("{what} is not supported"))
 }
@@ -158,14 +200,24 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.set_unknown_method_callback(method);
     environment.set_formatter(
         |out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value| {
+            if value.kind() == ValueKind::String {
+                return minijinja::escape_formatter(out, state, value);
+            }
             walk(state, value)?;
-            minijinja::escape_formatter(out, state, value)
+            let text = python::text(value);
+            if matches!(state.auto_escape(), AutoEscape::None) {
+                return out.write_str(&text).map_err(Error::from);
+            }
+            minijinja::escape_formatter(out, state, &Value::from(&*text))
         },
     );
     environment.add_filter("operator_add", add);
     environment.add_filter("operator_concat", concat);
     environment.add_filter("operator_item", item);
     environment.add_filter("operator_map", map);
+    environment.add_filter("operator_rem", remainder);
+    environment.add_filter("operator_pair", pair);
+    environment.add_filter("attr", attribute);
     environment.add_filter(
         "operator_in",
         |state: &mut State<'_, '_>, left: Value, right: Value| {
@@ -191,7 +243,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
         "raise_exception",
         |state: &State<'_, '_>, message: &Value| {
             walk(state, message)?;
-            Err::<Value, Error>(super::raised(message.to_string()))
+            Err::<Value, Error>(super::raised(python::text(message).into_owned()))
         },
     );
 }
@@ -253,13 +305,17 @@ fn visit(state: &State<'_, '_>, value: &Value, depth: usize, met: &mut Met) -> R
     Ok(())
 }
 
-/// `left + right`: numbers, texts and lists.
+/// `left + right`: numbers, texts and lists. A text that is added to one marked as safe is escaped, as Jinja2 does it.
 fn add(state: &State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
     let refused = || {
         let kinds = format!("tried to add {} and {}", left.kind(), right.kind());
         Error::new(ErrorKind::InvalidOperation, kinds)
     };
     match (left.kind(), right.kind()) {
+        (ValueKind::String, ValueKind::String) if left.is_safe() || right.is_safe() => {
+            let sum = concat(state, &python::escape(left), &python::escape(right))?;
+            Ok(Value::from_safe_string(sum.to_string()))
+        }
         (ValueKind::String, ValueKind::String) => concat(state, left, right),
         (ValueKind::Number | ValueKind::Bool, ValueKind::Number | ValueKind::Bool) => {
             let float = |value: &Value| !(value.is_integer() || value.kind() == ValueKind::Bool);
@@ -290,7 +346,7 @@ fn concat(state: &State<'_, '_>, left: &Value, right: &Value) -> Result<Value, E
     state.consume_fuel(bytes / BYTES_PER_FUEL)?;
     Ok(match (left.as_str(), right.as_str()) {
         (Some(left), Some(right)) => Value::from([left, right].concat()),
-        _ => Value::from(format!("{left}{right}")),
+        _ => Value::from([python::text(left), python::text(right)].concat()),
     })
 }
 
@@ -305,7 +361,66 @@ fn item(state: &State<'_, '_>, container: &Value, key: &Value) -> Result<Value, 
         }
         None => {}
     }
-    container.get_item(key)
+    let found = container.get_item(key)?;
+    match key.as_str() {
+        Some(name) if found.is_undefined() && python::is_method(name) => {
+            Ok(python::attribute(container, name).unwrap_or(found))
+        }
+        _ => Ok(found),
+    }
+}
+
+/// `value|attr(name)`: a method, or what a namespace holds; never an item.
+fn attribute(value: &Value, name: &str) -> Result<Value, Error> {
+    match python::attribute(value, name) {
+        Some(method) => Ok(method),
+        None if value.kind() == ValueKind::Map && python::is_dict(value) => Ok(Value::UNDEFINED),
+        None => value.get_attr(name),
+    }
+}
+
+/// Both sides of a comparison whose right one is compared again: the second first, as they are unpacked.
+fn pair(state: &State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
+    walk_all(state, &[left, right])?;
+    Ok(Tuple::from([right.clone(), left.clone()]).into())
+}
+
+/// `left % right`: of numbers with the sign of the right one, or of a pattern and its values.
+fn remainder(state: &State<'_, '_>, left: &Value, right: &Value) -> Result<Value, Error> {
+    if let Some(pattern) = left.as_str() {
+        walk_all(state, &[left, right])?;
+        return python::percent(state, pattern, right).map(Value::from);
+    }
+    let whole = |value: &Value| value.is_integer() || value.kind() == ValueKind::Bool;
+    if whole(left) && whole(right) {
+        let (left, right) = (
+            i128::try_from(left.clone())?,
+            i128::try_from(right.clone())?,
+        );
+        let rest = left
+            .checked_rem(right)
+            .ok_or_else(|| invalid("modulo by zero"))?;
+        let rest = if rest != 0 && (rest < 0) != (right < 0) {
+            rest + right
+        } else {
+            rest
+        };
+        return Ok(i64::try_from(rest).map_or_else(|_| Value::from(rest), Value::from));
+    }
+    let (left, right) = (f64::try_from(left.clone())?, f64::try_from(right.clone())?);
+    if right == 0.0 {
+        return Err(invalid("modulo by zero"));
+    }
+    let rest = left % right;
+    Ok(Value::from(
+        if rest != 0.0 && (rest < 0.0) != (right < 0.0) {
+            rest + right
+        } else if rest == 0.0 {
+            0f64.copysign(right)
+        } else {
+            rest
+        },
+    ))
 }
 
 /// `{key: value, …}`.
@@ -336,30 +451,16 @@ fn method(
         walk_all(state, &args.iter().collect::<Vec<_>>())?;
         return state.perform_test(test, &all()).map(Value::from);
     }
-    let mut met = Met::default();
-    for arg in args {
-        visit(state, arg, 0, &mut met)?;
+    if let Some(name) = name.strip_prefix('.') {
+        return match python::attribute(value, name) {
+            Some(method) => Ok(method),
+            None => value.get_attr(name),
+        };
     }
-    match (name, value.as_str(), args) {
-        // Its widths can be anything, and no template is known to use it.
-        ("format", Some(_), _) => return Err(Error::from(ErrorKind::UnknownMethod)),
-        ("replace", Some(text), [old, new, ..]) => {
-            let (old, new) = (
-                old.as_str().unwrap_or_default(),
-                new.as_str().unwrap_or_default(),
-            );
-            let made = text.matches(old).count() as u64 * new.len() as u64;
-            state.consume_fuel(made / BYTES_PER_FUEL)?;
-        }
-        ("join", Some(separator), _) => {
-            let made = met.bytes + met.values * separator.len() as u64;
-            state.consume_fuel(made / BYTES_PER_FUEL)?;
-        }
-        // Looks into every item.
-        ("count", None, _) => {
-            walk(state, value)?;
-        }
-        _ => {}
+    walk_all(state, &args.iter().collect::<Vec<_>>())?;
+    // These look into every item.
+    if value.as_str().is_none() && ["count", "index"].contains(&name) {
+        walk(state, value)?;
     }
-    unknown_method_callback(state, value, name, args)
+    python::method(state, value, name, args)
 }

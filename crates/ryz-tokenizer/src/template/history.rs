@@ -105,7 +105,7 @@ impl ChatTemplate {
             },
             single_call: false,
             short_ids: false,
-            developer: self.source.contains("developer"),
+            developer: self.source().contains("developer"),
             reasoning: self.reasoning_key(),
         };
         // A template that writes no call in any way gets its messages as they are.
@@ -151,7 +151,7 @@ impl ChatTemplate {
     /// The key of thoughts that the source names.
     fn reasoning_key(&self) -> Option<&'static str> {
         REASONING_KEYS.into_iter().find(|key| {
-            let source = &self.source;
+            let source = self.source();
             source.match_indices(key).any(|(at, _)| {
                 let before = source[..at].chars().next_back();
                 let after = source[at + key.len()..].chars().next();

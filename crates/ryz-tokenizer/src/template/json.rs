@@ -4,23 +4,24 @@ use std::fmt::Write;
 
 use minijinja::{
     Error, ErrorKind, State, Value,
-    value::{Kwargs, ValueKind},
+    value::{Rest, ValueKind, ValueOrKwargs},
 };
+
+use super::python::{bind, float};
 
 /// How deeply a value may nest; a namespace can contain itself.
 const MAX_DEPTH: usize = 64;
 
 /// Writes a value as JSON: `, ` and `: ` between items, or lines with `indent`.
+///
+/// The arguments are those of transformers' `tojson`, in its order.
 pub(super) fn tojson(
     state: &State,
     value: &Value,
-    indent: Option<Value>,
-    options: Kwargs,
+    args: Rest<ValueOrKwargs>,
 ) -> Result<String, Error> {
-    let indent = match indent {
-        Some(indent) => Some(indent),
-        None => options.get::<Option<Value>>("indent")?,
-    };
+    let names = ["ensure_ascii", "indent", "separators", "sort_keys"];
+    let [ascii, indent, separators, sort_keys] = bind(names, &args.into_values())?;
     let indent = match indent {
         None => None,
         Some(indent) if indent.is_none() => None,
@@ -30,13 +31,17 @@ pub(super) fn tojson(
             _ => return Err(invalid("indent: expected 0 to 16 spaces")),
         },
     };
-    let mut separators = (
+    let mut separators_used = (
         if indent.is_some() { "," } else { ", " }.to_owned(),
         ": ".to_owned(),
     );
-    if let Some(pair) = options.get::<Option<Vec<String>>>("separators")? {
-        match <[String; 2]>::try_from(pair) {
-            Ok([item, key]) => separators = (item, key),
+    if let Some(pair) = separators.filter(|pair| !pair.is_none()) {
+        let texts: Vec<String> = pair
+            .try_iter()?
+            .filter_map(|text| Some(text.as_str()?.to_owned()))
+            .collect();
+        match <[String; 2]>::try_from(texts) {
+            Ok([item, key]) => separators_used = (item, key),
             Err(_) => return Err(invalid("separators: expected two texts")),
         }
     }
@@ -45,13 +50,10 @@ pub(super) fn tojson(
         out: String::new(),
         paid: 0,
         indent,
-        separators,
-        sort_keys: options.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-        ascii: options
-            .get::<Option<bool>>("ensure_ascii")?
-            .unwrap_or(false),
+        separators: separators_used,
+        sort_keys: sort_keys.is_some_and(|sort| sort.is_true()),
+        ascii: ascii.is_some_and(|ascii| ascii.is_true()),
     };
-    options.assert_all_used()?;
     writer.value(value, 0)?;
     Ok(writer.out)
 }
@@ -165,7 +167,9 @@ impl Writer<'_> {
                 '\t' => self.out.push_str("\\t"),
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
-                char if char < ' ' || self.ascii && !char.is_ascii() => {
+                // A mark that cuts a control token's text is no text, and must be found again.
+                '\u{fdd0}'..='\u{fdef}' => self.out.push(char),
+                char if char < ' ' || self.ascii && char > '~' => {
                     for &unit in char.encode_utf16(&mut [0; 2]).iter() {
                         self.push(format_args!("\\u{unit:04x}"));
                     }
@@ -176,27 +180,12 @@ impl Writer<'_> {
         self.out.push('"');
     }
 
-    /// As Python's `repr`: the shortest digits, with an exponent below 1e-4 and from 1e16.
     fn float(&mut self, number: f64) {
-        let size = number.abs();
-        if number.is_nan() {
-            self.out.push_str("NaN");
-        } else if size.is_infinite() {
-            self.out.push_str(if number > 0.0 {
-                "Infinity"
-            } else {
-                "-Infinity"
-            });
-        } else if size != 0.0 && !(1e-4..1e16).contains(&size) {
-            let text = format!("{number:e}");
-            let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-            let (sign, exponent) = match exponent.strip_prefix('-') {
-                Some(exponent) => ('-', exponent),
-                None => ('+', exponent),
-            };
-            self.push(format_args!("{digits}e{sign}{exponent:0>2}"));
-        } else {
-            self.push(format_args!("{number:?}"));
+        match number {
+            f64::INFINITY => self.out.push_str("Infinity"),
+            f64::NEG_INFINITY => self.out.push_str("-Infinity"),
+            number if number.is_nan() => self.out.push_str("NaN"),
+            number => self.out.push_str(&float(number)),
         }
     }
 

@@ -9,7 +9,9 @@ mod guard;
 mod guarded;
 mod history;
 mod json;
+mod literals;
 mod namespaces;
+mod python;
 mod strftime;
 
 use std::time::SystemTime;
@@ -63,11 +65,42 @@ const NAME: &str = "chat template";
 /// ```
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    source: String,
     syntax: SyntaxConfig,
-    names: guarded::Names,
-    bos_token: String,
-    eos_token: String,
+    default: Source,
+    /// The one for conversations with tools, where the model has one of its own for them.
+    tool_use: Option<Source>,
+    /// Texts of special tokens, by the names that templates know.
+    tokens: Vec<(&'static str, String)>,
+}
+
+/// A template's source.
+enum Source {
+    /// It was found to parse.
+    Parsed { text: String, names: guarded::Names },
+    /// It does not.
+    Broken { text: String },
+}
+
+impl Source {
+    fn new(text: &str, syntax: &SyntaxConfig) -> Result<Source, TemplateError> {
+        let text = guard::check(text)?;
+        let names = guarded::Names::new(&text);
+        guarded::compile(NAME, &text, syntax.clone(), &names)
+            .map_err(|source| TemplateError::Syntax { source })?;
+        Ok(Source::Parsed { text, names })
+    }
+
+    fn text(&self) -> &str {
+        match self {
+            Source::Parsed { text, .. } | Source::Broken { text } => text,
+        }
+    }
+
+    fn unchecked(text: &str, syntax: &SyntaxConfig) -> Source {
+        Source::new(text, syntax).unwrap_or_else(|_| Source::Broken {
+            text: text.to_owned(),
+        })
+    }
 }
 
 /// What a template gets to see.
@@ -96,6 +129,26 @@ impl ChatInput {
             now: None,
         }
     }
+
+    /// Gives each answer's thought all of the names that templates know it by, as transformers 5 does:
+    /// `reasoning_content`, `reasoning` and `thinking`.
+    pub fn share_reasoning(&mut self) {
+        const NAMES: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
+        let messages = self.messages.as_array_mut().into_iter().flatten();
+        for message in messages.filter_map(Json::as_object_mut) {
+            let thought = NAMES.iter().find_map(|name| {
+                let thought = message.get(*name)?;
+                thought.is_string().then(|| thought.clone())
+            });
+            let Some(thought) = thought else { continue };
+            for name in NAMES {
+                let value = message.entry(name).or_insert(Json::Null);
+                if value.is_null() {
+                    *value = thought.clone();
+                }
+            }
+        }
+    }
 }
 
 impl ChatTemplate {
@@ -109,13 +162,17 @@ impl ChatTemplate {
         bos_token: &str,
         eos_token: &str,
     ) -> Result<ChatTemplate, TemplateError> {
-        let source = guard::check(source)?;
-        let syntax_error = |source| TemplateError::Syntax { source };
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()
-            .map_err(syntax_error)?;
+        let default = Source::new(source, &syntax())?;
+        Ok(ChatTemplate::of(default, bos_token, eos_token))
+    }
+
+    /// As [`ChatTemplate::new`], but what is wrong with the source is said when it is to render.
+    pub fn unchecked(source: &str, bos_token: &str, eos_token: &str) -> ChatTemplate {
+        let default = Source::unchecked(source, &syntax());
+        ChatTemplate::of(default, bos_token, eos_token)
+    }
+
+    fn of(default: Source, bos_token: &str, eos_token: &str) -> ChatTemplate {
         let mut environment = Environment::new();
         environment.set_debug(false);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
@@ -123,18 +180,29 @@ impl ChatTemplate {
         // Neither is used by real templates; the one shows the engine, the other's work grows with the square of a depth.
         environment.remove_global("debug");
         environment.remove_filter("pprint");
+        python::install(&mut environment);
         environment.add_filter("tojson", json::tojson);
         guarded::install(&mut environment);
-        let names = guarded::Names::new(&source);
-        guarded::compile(NAME, &source, syntax.clone(), &names).map_err(syntax_error)?;
-        Ok(ChatTemplate {
+        ChatTemplate {
             environment,
-            source,
-            syntax,
-            names,
-            bos_token: bos_token.to_owned(),
-            eos_token: eos_token.to_owned(),
-        })
+            syntax: syntax(),
+            default,
+            tool_use: None,
+            tokens: vec![
+                ("bos_token", bos_token.to_owned()),
+                ("eos_token", eos_token.to_owned()),
+            ],
+        }
+    }
+
+    /// Gives conversations with tools a template of their own; what is wrong with it is said when it is to render.
+    pub fn set_tool_use(&mut self, source: &str) {
+        self.tool_use = Some(Source::unchecked(source, &self.syntax));
+    }
+
+    /// Tells the template the text of a special token, such as `pad_token`.
+    pub fn set_token(&mut self, name: &'static str, text: &str) {
+        self.tokens.push((name, text.to_owned()));
     }
 
     /// As [`ChatTemplate::new`], from a file's bytes.
@@ -155,7 +223,7 @@ impl ChatTemplate {
 
     /// The template's text, with the line breaks that Jinja gives it.
     pub(crate) fn source(&self) -> &str {
-        &self.source
+        self.tool_use.as_ref().unwrap_or(&self.default).text()
     }
 
     /// Writes the conversation.
@@ -165,6 +233,13 @@ impl ChatTemplate {
     /// [`TemplateError::Raised`] with what the template itself says, [`TemplateError::LimitExceeded`] when it takes more
     /// work, memory or output than any real one, [`TemplateError::Render`] for the rest.
     pub fn render(&self, input: &ChatInput) -> Result<String, TemplateError> {
+        let (source, names) = match self.source_for(input) {
+            Source::Parsed { text, names } => (text, names),
+            // It fails as it failed before.
+            Source::Broken { text } => {
+                return Source::new(text, &self.syntax).map(|_| String::new());
+            }
+        };
         let mut size = Size::default();
         size.measure(&input.messages, 0)?;
         for json in input.tools.iter().chain(input.extra.values()) {
@@ -181,7 +256,7 @@ impl ChatTemplate {
                 .saturating_mul(4),
         );
         std::thread::scope(|scope| {
-            let work = || self.run(input, fuel, limit);
+            let work = || self.run(source, names, input, fuel, limit);
             let thread = std::thread::Builder::new()
                 .name(NAME.to_owned())
                 .stack_size(usize::try_from(stack).unwrap_or(usize::MAX))
@@ -194,21 +269,36 @@ impl ChatTemplate {
         })
     }
 
-    fn run(&self, input: &ChatInput, fuel: u64, limit: usize) -> Result<String, TemplateError> {
+    /// The source for that conversation.
+    fn source_for(&self, input: &ChatInput) -> &Source {
+        match &self.tool_use {
+            Some(source) if input.tools.as_ref().is_some_and(is_some_tool) => source,
+            _ => &self.default,
+        }
+    }
+
+    fn run(
+        &self,
+        source: &str,
+        names: &guarded::Names,
+        input: &ChatInput,
+        fuel: u64,
+        limit: usize,
+    ) -> Result<String, TemplateError> {
         let none = || Value::from(());
         let now = input.now.unwrap_or_else(SystemTime::now);
         let strftime_now = move |format: &str| strftime::format(now, format);
         let mut variables = vec![
             ("tools", input.tools.as_ref().map_or_else(none, value)),
             ("documents", none()),
-            ("bos_token", Value::from(self.bos_token.as_str())),
-            ("eos_token", Value::from(self.eos_token.as_str())),
             ("strftime_now", Value::from_function(strftime_now)),
             (
                 "add_generation_prompt",
                 Value::from(input.add_generation_prompt),
             ),
         ];
+        let tokens = self.tokens.iter();
+        variables.extend(tokens.map(|(name, text)| (*name, Value::from(text.as_str()))));
         variables.extend(
             input
                 .extra
@@ -222,7 +312,7 @@ impl ChatTemplate {
         let namespaces = Namespaces::default();
         namespaces.watch(&mut environment);
         // The instructions borrow the source, so they are made anew for each rendering: some ten microseconds.
-        let program = guarded::compile(NAME, &self.source, self.syntax.clone(), &self.names)
+        let program = guarded::compile(NAME, source, self.syntax.clone(), names)
             .map_err(|source| TemplateError::Syntax { source })?;
         let mut text = String::new();
         let rendered = machinery::eval(
@@ -248,10 +338,21 @@ impl ChatTemplate {
 impl std::fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChatTemplate")
-            .field("bos_token", &self.bos_token)
-            .field("eos_token", &self.eos_token)
+            .field("tokens", &self.tokens)
             .finish_non_exhaustive()
     }
+}
+
+/// The white space that transformers takes away.
+fn syntax() -> SyntaxConfig {
+    let builder = &mut SyntaxConfig::builder();
+    let builder = builder.trim_blocks(true).lstrip_blocks(true);
+    builder.build().unwrap_or_default()
+}
+
+/// Whether there are tools: an empty list has none.
+fn is_some_tool(tools: &Json) -> bool {
+    !tools.is_null() && tools.as_array().is_none_or(|tools| !tools.is_empty())
 }
 
 /// What a template says when it refuses a conversation.

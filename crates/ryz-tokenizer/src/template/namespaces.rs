@@ -4,10 +4,10 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use minijinja::value::{Value, ValueKind, ValueOrKwargs};
+use minijinja::value::{Rest, Value, ValueKind, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, functions, machinery, syntax::SyntaxConfig};
 
-use super::guarded;
+use super::{guarded, python};
 
 /// The namespaces of one rendering.
 #[derive(Clone, Default)]
@@ -17,8 +17,8 @@ impl Namespaces {
     /// Lets `namespace()` in this environment remember what it makes.
     pub fn watch(&self, environment: &mut Environment<'static>) {
         let made = Arc::clone(&self.0);
-        environment.add_function("namespace", move |defaults: Option<ValueOrKwargs>| {
-            let namespace = functions::namespace(defaults)?;
+        environment.add_function("namespace", move |defaults: Rest<ValueOrKwargs>| {
+            let namespace = functions::namespace(Some(python::dict(defaults)?.into()))?;
             let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
             made.push(namespace.clone());
             Ok(namespace)
