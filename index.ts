@@ -17,6 +17,7 @@ export {
   type ToolCallPart,
   type ToolResultPart,
 } from "./src/chat-turn.js";
+export { type CompleteObjectOptions, ObjectCutError, ObjectInvalidError } from "./src/complete-object.js";
 export type {
   Activations,
   BatchLayout,
@@ -62,7 +63,7 @@ export type {
   ProfilerOperation,
   ProfilerOptions,
 } from "./src/extensions.js";
-export type { OutputFormat } from "./src/format.js";
+export type { JsonWhitespace, OutputFormat } from "./src/format.js";
 export type {
   Completion,
   Finish,

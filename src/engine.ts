@@ -6,6 +6,7 @@ import { chatInput } from "./chat-json.js";
 import { checkTurn, holdTurn, type TurnOptions } from "./chat-loop.js";
 import { ChatSession, type ChatSessionOptions, type SessionHost } from "./chat-session.js";
 import { ChatTurn } from "./chat-turn.js";
+import { type CompleteObjectOptions, objectOf } from "./complete-object.js";
 import { checkConfig, type EngineConfig } from "./config.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
 import { longestUnder } from "./eviction.js";
@@ -17,6 +18,7 @@ import {
   registerOperator,
   setProfiler,
 } from "./extensions.js";
+import type { OutputFormat } from "./format.js";
 import { type Completion, checkGenerate, type GenerateOptions } from "./generate-options.js";
 import { newCallIds, refuseOpenCalls } from "./history.js";
 import { ProgressReporter } from "./load-progress.js";
@@ -61,6 +63,7 @@ import {
   type SavedPrefixOptions,
   savedPrefixSignal,
 } from "./saved.js";
+import type { InferOutput, Schema } from "./standard-schema.js";
 import { type EngineStats, engineStats } from "./stats.js";
 import { ASYNC_DISPOSE, type Generation, type GenerationStart, TextStream } from "./stream.js";
 import type { AnyTool } from "./tool.js";
@@ -167,6 +170,36 @@ export class BitNetEngine {
   /** The whole continuation of a prompt. */
   async complete(prompt: Prompt, options?: GenerateOptions): Promise<Completion> {
     return this.generate(prompt, options).completion();
+  }
+
+  /**
+   * An answer as an object: the text is kept to the schema, parsed, and checked (and transformed) by the schema's library.
+   *
+   * @throws {@link ObjectCutError} when it ended before it was whole, {@link ObjectInvalidError} when its library refuses it.
+   *
+   * @example
+   * const Person = z.object({ name: z.string().max(20), age: z.int().min(0).max(120) });
+   * const { name, age } = await engine.completeObject("Tom is ten years old. As JSON: ", Person);
+   */
+  async completeObject<const S extends Schema>(
+    prompt: Prompt | readonly ChatMessage[],
+    schema: S,
+    options: CompleteObjectOptions = {},
+  ): Promise<InferOutput<S>> {
+    const { strict, whitespace, ...rest } = options;
+    const format: OutputFormat = { type: "json_schema", schema, strict, whitespace };
+    const checked = checkGenerate({ ...rest, format });
+    const isChat = Array.isArray(prompt) && prompt.some((message) => typeof message === "object");
+    if (isChat) {
+      const host = this.#chatHost;
+      const { messages, open } = checkMessages(prompt);
+      refuseOpenCalls("messages", open);
+      const bounds = { signal: checked.signal, most: host.longest(checked) };
+      const tokens = async () => (await host.prompt(messages, checkTemplateOptions({}), bounds)).tokens;
+      return objectOf(await this.#stream(checked, tokens).completion(), schema);
+    }
+    const input = promptOf("prompt", prompt);
+    return objectOf(await this.#stream(checked, () => input).completion(), schema);
   }
 
   /**

@@ -28,6 +28,10 @@ export type ErrorCode =
   | "TEMPLATE_LIMIT"
   /** A schema, a regular expression or a grammar is too large, too deep or too ambiguous. */
   | "GRAMMAR_LIMIT"
+  /** An answer ended before its object was whole. */
+  | "OBJECT_CUT"
+  /** An object is not what its type wants, in a point that JSON schema cannot express. */
+  | "OBJECT_INVALID"
   /** An option or argument is not what its documentation permits. */
   | "INVALID_ARGUMENT"
   /** The prompt does not fit in the context. */

@@ -3,40 +3,60 @@
 import { InvalidArgumentError } from "./errors.js";
 import type { NativeFormat } from "./native.js";
 import { jsonSchemaOf, type Schema } from "./standard-schema.js";
-import type { OptionReader } from "./validate.js";
+import { defined, type OptionReader } from "./validate.js";
+
+/** White space between JSON's tokens: none, or a space or a line break wherever JSON allows one. */
+export type JsonWhitespace = "compact" | "flexible";
 
 /** The form that an answer must have. */
 export type OutputFormat =
   /** A JSON object. */
-  | { readonly type: "json" }
+  | { readonly type: "json"; readonly whitespace?: JsonWhitespace | undefined }
   /**
    * JSON that a JSON schema describes, or a type of zod, valibot, arktype or another library that follows Standard Schema
-   * (docs/structured-output.md). What cannot be enforced is refused.
+   * (docs/structured-output.md).
    */
-  | { readonly type: "json_schema"; readonly schema: Schema }
+  | {
+      readonly type: "json_schema";
+      readonly schema: Schema;
+      /**
+       * Whether a part that cannot be enforced is refused. Without, it is passed over: check the answer yourself.
+       * @defaultValue `true`
+       */
+      readonly strict?: boolean | undefined;
+      /**
+       * White space between JSON's tokens.
+       * @defaultValue `"compact"`
+       */
+      readonly whitespace?: JsonWhitespace | undefined;
+    }
   /** Text that a regular expression matches as a whole, in the syntax of Rust's `regex` crate; `\d` and `\w` are ASCII's. */
   | { readonly type: "regex"; readonly pattern: string }
   /** Text of a grammar in llguidance's dialect of Lark, which begins with the rule `start`. */
   | { readonly type: "grammar"; readonly grammar: string };
 
 const TYPES = ["json", "json_schema", "regex", "grammar"] as const;
+const WHITESPACE = ["compact", "flexible"] as const;
 
 /** Reads `format`. What is in it is compiled on another thread, and refused there. @internal */
 export function checkFormat(options: OptionReader): NativeFormat | undefined {
   const read = options.group("format");
   if (read === undefined) return undefined;
   const kind = read.choice("type", TYPES) ?? read.require("type", `one of ${TYPES.join(", ")}`);
-  const text = textOf(kind, read);
+  const isJson = kind === "json" || kind === "json_schema";
+  const strict = kind === "json_schema" ? (read.boolean("strict") ?? true) : undefined;
+  const flexible = isJson ? read.choice("whitespace", WHITESPACE) === "flexible" : undefined;
+  const text = textOf(kind, read, strict ?? true);
   read.done();
-  return { kind, text };
+  return defined<NativeFormat>({ kind, text, flexible, strict });
 }
 
-function textOf(kind: (typeof TYPES)[number], read: OptionReader): string {
+function textOf(kind: (typeof TYPES)[number], read: OptionReader, strict: boolean): string {
   switch (kind) {
     case "json":
       return "";
     case "json_schema":
-      return jsonText("format.schema", jsonSchemaOf(read.any("schema"), "format.schema"));
+      return jsonText("format.schema", jsonSchemaOf(read.any("schema"), "format.schema", { strict }));
     case "regex":
       return stringOf("format.pattern", read.any("pattern"));
     case "grammar":

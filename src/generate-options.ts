@@ -85,8 +85,11 @@ export interface TokenLogprobs extends TokenLogprob {
   readonly top: readonly TokenLogprob[];
 }
 
-/** Why a generation ended: the model or a stop string ended it, or the token limit or the context did. */
-export type FinishReason = "stop" | "length";
+/**
+ * Why a generation ended: the model or a stop string ended it (`stop`), or the token limit or the context did (`length`), or a
+ * stop string or stop token cut a `format` short (`stop-sequence`).
+ */
+export type FinishReason = "stop" | "length" | "stop-sequence";
 
 /** Token counts of a generation. */
 export interface Usage {

@@ -97,6 +97,8 @@ export interface NativeFormat {
   name?: string;
   /** Of tools: whether the prompt ends within a thought that the template has opened. */
   inThought?: boolean;
+  flexible?: boolean;
+  strict?: boolean;
 }
 
 export interface NativeGenerateRequest {

@@ -44,14 +44,8 @@ fn main() {
         "pet": { "enum": ["cat", "dog", "bird"] } } } }"#;
     let kinds = [
         ("none", None),
-        (
-            "a long JSON string",
-            Some(Constraint::JsonSchema(string.into())),
-        ),
-        (
-            "a list of objects",
-            Some(Constraint::JsonSchema(list.into())),
-        ),
+        ("a long JSON string", Some(Constraint::json_schema(string))),
+        ("a list of objects", Some(Constraint::json_schema(list))),
         (
             "regex [a-z ]{2000,}",
             Some(Constraint::Regex("[a-z ]{2000,}".into())),

@@ -147,9 +147,7 @@ impl Engine {
                 Prompt::Text(text) => (Vec::new(), Some((text, options))),
             };
             let (handle, submission) = self.enqueue(tokens, work, terms)?;
-            let adopt = |thread| self.adopt(thread);
-            let guides = &self.inner.guides;
-            guides.submit(constraint, submission, text, adopt)?;
+            self.inner.guides.submit(constraint, submission, text)?;
             return Ok(handle);
         }
         match request.prompt {

@@ -35,6 +35,8 @@ pub(crate) struct GenerationParts {
 pub(crate) struct Generation {
     sampler: Sampler,
     guide: Option<Guide>,
+    /// Logits that wait for the mask of their position.
+    held: Option<Vec<f32>>,
     stream: DecodeStream,
     assembler: Assembler,
     /// Ids that end it: the request's own and the model's, sorted.
@@ -69,6 +71,7 @@ impl Generation {
         Self {
             sampler,
             guide,
+            held: None,
             stream: tokenizer.decode_stream(true).showing(&parts.shown_tokens),
             assembler: Assembler::new(&parts.stop),
             end_tokens,
@@ -130,6 +133,30 @@ impl Generation {
             Some(_) => Needed::All,
             None => self.sampler.needed(history),
         }
+    }
+
+    /// Whether a token can be chosen without waiting longer than this for what a constraint allows.
+    pub fn is_ready(&mut self, patience: Duration) -> bool {
+        let guide = self.guide.as_mut();
+        guide.is_none_or(|guide| guide.is_ready(patience))
+    }
+
+    /// Keeps the logits of its next token until it can be chosen.
+    pub fn hold(&mut self, logits: &[f32]) {
+        let mut held = self.held.take().unwrap_or_default();
+        held.clear();
+        held.extend_from_slice(logits);
+        self.held = Some(held);
+    }
+
+    /// Whether it keeps logits.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// The logits that it keeps, which it does not any longer.
+    pub fn release(&mut self) -> Option<Vec<f32>> {
+        self.held.take()
     }
 
     /// Chooses the next token from `logits`, delivers its text, and says how the generation has ended, if it has: its last
@@ -198,7 +225,7 @@ impl Generation {
         if !assembled.stopped {
             // A cut inside a character ends with the character before.
             let rest = match reason {
-                FinishReason::Stop => self.stream.finish(),
+                FinishReason::Stop | FinishReason::StopSequence => self.stream.finish(),
                 FinishReason::Length | FinishReason::Abort => self.stream.cut(),
             };
             self.flush(&rest, clock);
@@ -257,6 +284,6 @@ fn stopped(whole: bool) -> FinishReason {
     if whole {
         FinishReason::Stop
     } else {
-        FinishReason::Length
+        FinishReason::StopSequence
     }
 }

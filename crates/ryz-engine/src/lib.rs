@@ -54,7 +54,7 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use estimate::EngineMemory;
 pub use eviction::{BlockRanker, Eviction, RankedBlock};
-pub use guide::{Constraint, ToolChoice};
+pub use guide::{Constraint, SchemaSettings, ToolChoice, WhiteSpace};
 pub use load::{DraftInfo, ModelInfo, check_text};
 pub use memory::Compaction;
 pub use operators::{Operator, OperatorCall};

@@ -89,18 +89,21 @@ impl GenerateRequest {
 pub enum FinishReason {
     /// The model ended it, or a stop string or stop token did, or its constraint is fulfilled.
     Stop,
-    /// `max_tokens` or the context's length was reached, or a stop string or stop token came before a constraint was fulfilled.
+    /// `max_tokens` or the context's length was reached.
     Length,
+    /// A stop string or a stop token ended it before its constraint was fulfilled.
+    StopSequence,
     /// It was cancelled.
     Abort,
 }
 
 impl FinishReason {
-    /// `stop`, `length` or `abort`.
+    /// `stop`, `length`, `stop-sequence` or `abort`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::StopSequence => "stop-sequence",
             Self::Abort => "abort",
         }
     }

@@ -32,7 +32,7 @@ fn person() -> Constraint {
         "required": ["name", "age", "animal", "friends"],
         "additionalProperties": false,
     });
-    Constraint::JsonSchema(schema.to_string())
+    Constraint::json_schema(schema.to_string())
 }
 
 fn assert_person(text: &str) {
@@ -279,12 +279,15 @@ fn what_a_stop_string_or_a_limit_cuts_short_does_not_say_that_it_is_whole() {
         (out.reason(), out.text)
     };
     let (reason, text) = stopped("[a-z]{3}#[a-z]{40}", "#");
-    assert_eq!((reason, text.len()), (FinishReason::Length, 3));
+    assert_eq!((reason, text.len()), (FinishReason::StopSequence, 3));
     // What is left of this one is an answer, also where it ends within a token.
     let (reason, text) = stopped("[a-z]{3}|[a-z]{3}#[a-z]{40}", "#");
     assert_eq!((reason, text.len()), (FinishReason::Stop, 3));
     let (reason, text) = stopped("(The cat) sat", "at sa");
-    assert_eq!((reason, text.as_str()), (FinishReason::Length, "The c"));
+    assert_eq!(
+        (reason, text.as_str()),
+        (FinishReason::StopSequence, "The c")
+    );
     let (reason, text) = stopped("The c|(The cat) sat", "at sa");
     assert_eq!((reason, text.as_str()), (FinishReason::Stop, "The c"));
 
@@ -312,8 +315,11 @@ fn what_a_stop_token_cuts_short_does_not_say_that_it_is_whole() {
         let out = run(&engine, cut);
         (out.text.clone(), out.reason())
     };
-    assert_eq!(stopped("zq"), ("z".to_owned(), FinishReason::Length));
-    assert_eq!(stopped("zq?q"), ("z".to_owned(), FinishReason::Length));
+    assert_eq!(stopped("zq"), ("z".to_owned(), FinishReason::StopSequence));
+    assert_eq!(
+        stopped("zq?q"),
+        ("z".to_owned(), FinishReason::StopSequence)
+    );
     assert_eq!(stopped("z(qqq)?"), ("z".to_owned(), FinishReason::Stop));
 }
 
@@ -370,7 +376,7 @@ fn log_probabilities_are_those_of_the_model() {
 #[test]
 fn faults_name_their_place() {
     let engine = tales();
-    let schema = |value: Value| Constraint::JsonSchema(value.to_string());
+    let schema = |value: Value| Constraint::json_schema(value.to_string());
     let cases = [
         (
             schema(json!({ "properties": { "a": { "uniqueItems": true } } })),
@@ -396,7 +402,7 @@ fn faults_name_their_place() {
             ),
             "format.schema",
         ),
-        (Constraint::JsonSchema("{".into()), "format.schema"),
+        (Constraint::json_schema("{"), "format.schema"),
         (Constraint::Regex("(".into()), "format.pattern"),
         (Constraint::Regex("(?=a)".into()), "format.pattern"),
         (Constraint::Grammar("start: other".into()), "format.grammar"),
@@ -435,7 +441,7 @@ fn chain(length: usize) -> Value {
 #[test]
 fn what_is_hostile_is_refused_or_bounded_and_the_engine_lives() {
     let engine = tales();
-    let schema = |value: Value| Constraint::JsonSchema(value.to_string());
+    let schema = |value: Value| Constraint::json_schema(value.to_string());
     let words = |n: usize| (0..n).map(|i| format!("word{i}")).collect::<Vec<_>>();
     let rules = |n: usize| {
         let mut text = "start: r0\n".to_owned();
@@ -448,7 +454,7 @@ fn what_is_hostile_is_refused_or_bounded_and_the_engine_lives() {
         text + &format!("T{n}: \"a\"")
     };
     let hostile = [
-        Constraint::JsonSchema(format!(
+        Constraint::json_schema(format!(
             "{}true{}",
             "{\"not\":".repeat(100_000),
             "}".repeat(100_000)
@@ -596,4 +602,55 @@ fn an_engine_that_is_disposed_ends_its_constrained_requests() {
             matches!(out.end, Err(EngineError::Disposed)) || out.reason() == FinishReason::Length
         );
     }
+}
+
+#[test]
+fn a_late_mask_delays_its_own_request_only_and_changes_nothing() {
+    let engine = tales();
+    // Every mask looks at many names.
+    let names: serde_json::Map<_, _> = (0..700)
+        .map(|n| {
+            (
+                format!("name{n}"),
+                json!({ "type": "integer", "minimum": 0, "maximum": 9 }),
+            )
+        })
+        .collect();
+    let slow = || {
+        let schema =
+            json!({ "type": "object", "properties": names, "additionalProperties": false });
+        GenerateRequest {
+            max_tokens: Some(30),
+            ..request(Constraint::json_schema(schema.to_string()), wild(5))
+        }
+    };
+    let plain = |seed| GenerateRequest {
+        sampling: SamplingParams {
+            ignore_eos: true,
+            ..wild(seed)
+        },
+        ..greedy(text(PROMPT), 120)
+    };
+    let alone = (run(&engine, slow()).tokens, run(&engine, plain(2)).tokens);
+    let (first, second) = (start(&engine, slow()), start(&engine, plain(2)));
+    assert_eq!((first.collect().tokens, second.collect().tokens), alone);
+    settled(&engine);
+}
+
+#[test]
+fn an_engine_ends_while_a_form_is_compiled() {
+    let engine = tales();
+    let patterns: Vec<_> = (0..6)
+        .map(|n| json!({ "pattern": format!("a{n}.*b.*c") }))
+        .collect();
+    let heavy = Constraint::json_schema(json!({ "type": "string", "allOf": patterns }).to_string());
+    let waiting = start(&engine, request(heavy, wild(1)));
+    let began = std::time::Instant::now();
+    engine.dispose();
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(waiting.collect().end.is_err());
 }

@@ -174,6 +174,9 @@ fn a_thousand_random_requests_all_end_as_they_should_and_leave_nothing() {
             match reason {
                 FinishReason::Abort => assert!(cancelled, "{case} was cancelled by nobody"),
                 FinishReason::Length => assert_eq!(output.tokens.len(), most, "{case}"),
+                FinishReason::StopSequence => {
+                    panic!("{case} has nothing that a stop string could cut")
+                }
                 FinishReason::Stop => {
                     assert!(
                         !request.sampling.ignore_eos && output.tokens.len() <= most,

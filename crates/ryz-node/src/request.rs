@@ -6,7 +6,7 @@ use napi::bindgen_prelude::{Float32Array, Uint32Array};
 use napi_derive::napi;
 use ryz_engine::{
     Constraint, DryParams, GenerateRequest, Mirostat, Prompt, SamplerKind, SamplingParams,
-    ToolChoice,
+    SchemaSettings, ToolChoice, WhiteSpace,
 };
 
 use crate::answer::Failure;
@@ -110,6 +110,10 @@ pub struct Format {
     pub name: Option<String>,
     /// Of tools: whether the prompt ends within a thought.
     pub in_thought: Option<bool>,
+    /// Of JSON: whether white space may stand between its tokens.
+    pub flexible: Option<bool>,
+    /// Of a schema: whether what cannot be enforced is refused.
+    pub strict: Option<bool>,
 }
 
 impl Format {
@@ -122,9 +126,24 @@ impl Format {
             _ => ToolChoice::Auto,
         };
         let text = self.text;
+        let settings = SchemaSettings {
+            white_space: if self.flexible == Some(true) {
+                WhiteSpace::Flexible
+            } else {
+                WhiteSpace::Compact
+            },
+            strict: self.strict.unwrap_or(true),
+        };
         Ok(match self.kind.as_str() {
+            "json" if self.flexible == Some(true) => Constraint::JsonSchema {
+                schema: r#"{ "type": "object" }"#.to_owned(),
+                settings,
+            },
             "json" => Constraint::Json,
-            "json_schema" => Constraint::JsonSchema(text),
+            "json_schema" => Constraint::JsonSchema {
+                schema: text,
+                settings,
+            },
             "regex" => Constraint::Regex(text),
             "grammar" => Constraint::Grammar(text),
             "tools" => Constraint::Tools {

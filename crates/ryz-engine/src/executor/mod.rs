@@ -20,6 +20,7 @@ use crate::generation::Generation;
 use crate::memory::{self, Compaction};
 use crate::operators::Registered;
 use crate::prefix::Sharing;
+use crate::request::FinishReason;
 use crate::sampler::Candidates;
 use crate::scheduler::{Limits, Scheduled, Scheduler};
 use crate::sequence::{Sequence, SequenceId, Wanted};
@@ -50,6 +51,8 @@ struct Core {
     candidates: Candidates,
     step: Vec<Scheduled>,
     ended: Vec<SequenceId>,
+    /// How those ended that kept logits, in the order of `ended`.
+    held_ends: Vec<Result<FinishReason, EngineError>>,
     /// Who is to be told of an end, once the step is in the profile.
     untold: VecDeque<End>,
     /// Requests that operators or the ranker of blocks failed for.
@@ -132,6 +135,7 @@ impl Executor {
             candidates: Candidates::new(parts.model.config().vocab_size),
             step: Vec::new(),
             ended: Vec::new(),
+            held_ends: Vec::new(),
             untold: VecDeque::new(),
             failed: Vec::new(),
             limits: parts.limits,

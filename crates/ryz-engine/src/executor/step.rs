@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ryz_kvcache::BLOCK_TOKENS;
 use ryz_model::{BatchSequence, ModelError, Needed, Outputs};
@@ -17,12 +17,18 @@ use crate::sequence::{Sequence, SequenceId};
 use crate::speculation::Wish;
 use crate::submission::{Entry, Task};
 
+/// How long a step waits for a mask behind its forward pass before the others go on without that sequence, and how long where
+/// there are no others.
+const PATIENCE: Duration = Duration::from_millis(1);
+const PATIENCE_ALONE: Duration = Duration::from_millis(20);
+
 impl Executor {
     /// One step; who ended is told behind it. `false` when there was nothing to compute.
     pub(super) fn step(&mut self) -> bool {
         let now = Instant::now();
         let mut recorded = self.record(now);
         self.drop_cancelled();
+        self.resume_held();
         let operators = self.follow_operators();
         let core = &mut self.core;
         for sequence in core.scheduler.iter_mut() {
@@ -70,6 +76,44 @@ impl Executor {
             self.book(recorded);
         }
         true
+    }
+
+    /// Chooses the tokens of those whose masks have come since their logits were computed.
+    fn resume_held(&mut self) {
+        let core = &mut self.core;
+        let clock = &mut *self.state.clock();
+        core.ended.clear();
+        for (&id, entry) in &mut core.entries {
+            let Task::Generate(generation) = &mut entry.task else {
+                continue;
+            };
+            // One that was pre-empted is computed again first.
+            let sequence = core.scheduler.get_mut(id);
+            let Some(sequence) = sequence.filter(|sequence| sequence.pending() == 0) else {
+                continue;
+            };
+            if !generation.is_held() || !generation.is_ready(Duration::ZERO) {
+                continue;
+            }
+            let Some(logits) = generation.release() else {
+                continue;
+            };
+            let counters = &self.shared.counters;
+            counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
+            let longest = sequence.longest(self.context_length);
+            let scratch = &mut core.candidates;
+            let end = generation.advance(sequence, &logits, scratch, longest, clock);
+            if let Some(end) = end {
+                core.ended.push(id);
+                core.held_ends.push(end);
+            }
+        }
+        for (id, end) in core.ended.drain(..).zip(core.held_ends.drain(..)) {
+            core.scheduler.remove(id, &mut core.pool);
+            let entry = core.entries.remove(&id);
+            let end = entry.map(|entry| entry.end(end, &self.shared));
+            core.untold.extend(end);
+        }
     }
 
     /// Has the program rank the blocks of those that must give some back.
@@ -219,6 +263,11 @@ impl Executor {
         let logits = self.state.logits();
         let hidden = self.state.hidden();
         let clock = &mut *self.state.clock();
+        let patience = if core.step.len() == 1 {
+            PATIENCE_ALONE
+        } else {
+            PATIENCE
+        };
         let mut first = 0;
         core.ended.clear();
         for scheduled in &core.step {
@@ -254,9 +303,15 @@ impl Executor {
                 Task::Generate(generation) if count > 0 => {
                     let mut accepted = 0;
                     let longest = sequence.longest(self.context_length);
+                    // Computed again behind a pre-emption: what it kept is of no use.
+                    drop(generation.release());
                     let end = loop {
-                        counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
                         let row = logits.row(row + accepted);
+                        if !generation.is_ready(patience) {
+                            generation.hold(row);
+                            break None;
+                        }
+                        counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
                         let scratch = &mut core.candidates;
                         let end = generation.advance(sequence, row, scratch, longest, clock);
                         if end.is_some() || proposed.get(accepted) != sequence.tokens.last() {

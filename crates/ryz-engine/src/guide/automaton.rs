@@ -2,10 +2,10 @@
 
 use std::panic::AssertUnwindSafe;
 
-use llguidance::TokenParser;
 use llguidance::api::StopReason;
 use llguidance::panic_utils::catch_unwind;
 use llguidance::toktrie::SimpleVob;
+use llguidance::{CancellationHandle, TokenParser};
 
 use crate::error::EngineError;
 
@@ -35,6 +35,11 @@ impl Automaton {
             parser: self.parser.deep_clone(),
             accepted: self.accepted,
         }
+    }
+
+    /// What ends whatever it is computing.
+    pub fn cancellable(&mut self) -> CancellationHandle {
+        self.parser.enable_cancellation()
     }
 
     /// Bytes of its lexer, roughly.

@@ -1,25 +1,29 @@
-//! Compiling constraints: on a thread of its own, so that a large one delays nobody else, and each once.
+//! Compiling constraints: on threads of their own, so that a large one delays nobody else, and each once.
+//!
+//! Compiling cannot be interrupted, so what is compiled is bounded before ([`schema`], [`grammar`], [`limits`]): it ends within
+//! a second by itself. Nobody waits for a thread that is at it, neither another request nor the end of the engine.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::JoinHandle;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::InferenceCapabilities;
 use llguidance::{ParserFactory, regex_to_lark};
 use ryz_tokenizer::{EncodeOptions, Tokenizer};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::automaton::{Automaton, plain};
-use super::constraint::Constraint;
-use super::worker::{self, MaskCommand};
+use super::constraint::{Constraint, SchemaSettings};
+use super::pool::Pool;
+use super::worker::{self, MaskTask};
 use super::{Guide, grammar, schema, tools};
 use crate::chat::Chat;
 use crate::error::EngineError;
 use crate::executor::panic_message;
-use crate::frontend::{TextCommand, spawn_with_stack};
+use crate::frontend::TextCommand;
 use crate::guide::vocabulary::token_env;
 use crate::shared::{Command, Shared};
 use crate::submission::Submission;
@@ -27,21 +31,22 @@ use crate::submission::Submission;
 /// Most compiled constraints that are kept, and the bytes of them and their texts.
 const MAX_KEPT: usize = 32;
 const MAX_KEPT_BYTES: usize = 64 << 20;
-/// Classes of patterns that are ASCII's, as in JavaScript and in llguidance's JSON schema: `\d` and `\w`.
+/// Classes of patterns that are ASCII's, as in JavaScript: `\d` and `\w`.
 const ASCII_CLASSES: &str = "dw";
 /// The compiler recurses; what it is given is bounded by [`schema`] and [`grammar`] to fit.
-const COMPILE_STACK: usize = 128 << 20;
+const COMPILE_STACK: usize = 256 << 20;
 const MASK_STACK: usize = 16 << 20;
+/// Most constraints that are compiled, and masks that are computed, at the same time.
+const MAX_COMPILERS: usize = 2;
+const MAX_MASKS: usize = 4;
 
 /// What compiles an engine's constraints. Its threads start with the first one.
 pub(crate) struct Guides {
-    parts: GuidesParts,
+    compiler: Arc<Compiler>,
     running: OnceLock<Running>,
-    kept: Arc<Mutex<Vec<Kept>>>,
 }
 
 /// What constraints are compiled with.
-#[derive(Clone)]
 pub(crate) struct GuidesParts {
     pub tokenizer: Tokenizer,
     pub vocab_size: usize,
@@ -51,13 +56,8 @@ pub(crate) struct GuidesParts {
 }
 
 struct Running {
-    compile: Sender<CompileCommand>,
-    masks: Sender<MaskCommand>,
-}
-
-enum CompileCommand {
-    Compile(Box<Waiting>),
-    Stop,
+    compile: Pool<Waiting>,
+    masks: Pool<MaskTask>,
 }
 
 /// A request that waits for its constraint.
@@ -66,6 +66,7 @@ struct Waiting {
     submission: Box<Submission>,
     /// Its prompt, if that is text.
     prompt: Option<(String, EncodeOptions)>,
+    masks: Pool<MaskTask>,
 }
 
 struct Kept {
@@ -77,9 +78,12 @@ struct Kept {
 impl Guides {
     pub fn new(parts: GuidesParts) -> Self {
         Self {
-            parts,
+            compiler: Arc::new(Compiler {
+                parts,
+                kept: Mutex::default(),
+                factory: Mutex::default(),
+            }),
             running: OnceLock::new(),
-            kept: Arc::default(),
         }
     }
 
@@ -89,132 +93,115 @@ impl Guides {
         constraint: Constraint,
         mut submission: Box<Submission>,
         prompt: Option<(String, EncodeOptions)>,
-        adopt: impl Fn(JoinHandle<()>),
     ) -> Result<(), EngineError> {
-        let running = match self.running.get() {
-            Some(running) => running,
-            None => self.start(adopt)?,
-        };
-        if let Some(automaton) = find(&self.kept, &constraint) {
-            let shared = Arc::clone(&self.parts.shared);
-            submission.guide(Guide::new(automaton, running.masks.clone(), shared));
-            pass_on(&self.parts, submission, prompt);
+        let running = self.running.get_or_init(|| {
+            let compiler = Arc::clone(&self.compiler);
+            Running {
+                compile: Pool::new(
+                    "ryz-grammar",
+                    COMPILE_STACK,
+                    MAX_COMPILERS,
+                    move |waiting| {
+                        compiler.take(waiting);
+                    },
+                ),
+                masks: Pool::new("ryz-mask", MASK_STACK, MAX_MASKS, worker::run),
+            }
+        });
+        let masks = running.masks.clone();
+        if let Some(automaton) = self.compiler.find(&constraint) {
+            let shared = Arc::clone(&self.compiler.parts.shared);
+            submission.guide(Guide::new(automaton, masks, shared));
+            self.compiler.pass_on(submission, prompt);
             return Ok(());
         }
-        let waiting = Waiting {
+        // One that is dropped with its engine says so to its sink.
+        running.compile.push(Waiting {
             constraint,
             submission,
             prompt,
-        };
-        // A closed channel drops the submission, which tells its sink that the engine is disposed.
-        drop(
-            running
-                .compile
-                .send(CompileCommand::Compile(Box::new(waiting))),
-        );
-        Ok(())
+            masks,
+        })
     }
 
-    /// Ends the threads, if they were started.
+    /// Ends the threads, if they were started; one that is at work ends with it.
     pub fn stop(&self) {
         if let Some(running) = self.running.get() {
-            drop(running.compile.send(CompileCommand::Stop));
-            drop(running.masks.send(MaskCommand::Stop));
+            running.compile.stop();
+            running.masks.stop();
         }
     }
-
-    fn start(&self, adopt: impl Fn(JoinHandle<()>)) -> Result<&Running, EngineError> {
-        let (compile, compiled) = channel();
-        let (masks, masked) = channel();
-        let compiler = Compiler {
-            parts: self.parts.clone(),
-            masks: masks.clone(),
-            kept: Arc::clone(&self.kept),
-            factory: None,
-        };
-        let threads = [
-            spawn_with_stack("ryz-grammar", COMPILE_STACK, move || {
-                compiler.run(&compiled)
-            })?,
-            spawn_with_stack("ryz-mask", MASK_STACK, move || worker::run(&masked))?,
-        ];
-        // When two requests are the first at once, one pair of threads ends for want of anyone who could ask it.
-        let running = self.running.get_or_init(|| Running { compile, masks });
-        threads.into_iter().for_each(adopt);
-        Ok(running)
-    }
 }
 
-/// To the tokenizer, or to the engine's thread where the prompt is tokens.
-fn pass_on(
-    parts: &GuidesParts,
-    submission: Box<Submission>,
-    prompt: Option<(String, EncodeOptions)>,
-) {
-    match prompt {
-        Some((text, options)) => {
-            let command = TextCommand::Encode {
-                text,
-                options,
-                submission,
-            };
-            drop(parts.texts.send(command));
-        }
-        None => parts.shared.send(Command::Submit(submission)),
-    }
-}
-
-/// A kept constraint, which becomes the one used last.
-fn find(kept: &Mutex<Vec<Kept>>, constraint: &Constraint) -> Option<Arc<Automaton>> {
-    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-    let at = kept
-        .iter()
-        .position(|kept| kept.constraint == *constraint)?;
-    let found = kept.remove(at);
-    let automaton = Arc::clone(&found.automaton);
-    kept.push(found);
-    Some(automaton)
-}
-
-/// The thread that compiles.
+/// What the threads that compile share.
 struct Compiler {
     parts: GuidesParts,
-    masks: Sender<MaskCommand>,
-    kept: Arc<Mutex<Vec<Kept>>>,
-    factory: Option<ParserFactory>,
+    kept: Mutex<Vec<Kept>>,
+    factory: Mutex<Option<Arc<ParserFactory>>>,
 }
 
 impl Compiler {
-    fn run(mut self, commands: &Receiver<CompileCommand>) {
-        while let Ok(CompileCommand::Compile(waiting)) = commands.recv() {
-            let Waiting {
-                constraint,
-                mut submission,
-                prompt,
-            } = *waiting;
-            let compiled = catch_unwind(AssertUnwindSafe(|| self.compiled(constraint)));
-            let compiled = compiled.unwrap_or_else(|panic| {
-                Err(EngineError::GrammarFault {
-                    message: panic_message(panic.as_ref()).to_string(),
-                })
-            });
-            match compiled {
-                Ok(automaton) => {
-                    let shared = Arc::clone(&self.parts.shared);
-                    submission.guide(Guide::new(automaton, self.masks.clone(), shared));
-                    pass_on(&self.parts, submission, prompt);
-                }
-                // A consumer's panic must not end the others' compiling.
-                Err(error) => {
-                    drop(catch_unwind(AssertUnwindSafe(|| submission.fail(error))));
-                }
+    /// To the tokenizer, or to the engine's thread where the prompt is tokens.
+    fn pass_on(&self, submission: Box<Submission>, prompt: Option<(String, EncodeOptions)>) {
+        match prompt {
+            Some((text, options)) => {
+                let command = TextCommand::Encode {
+                    text,
+                    options,
+                    submission,
+                };
+                drop(self.parts.texts.send(command));
+            }
+            None => self.parts.shared.send(Command::Submit(submission)),
+        }
+    }
+
+    /// A kept constraint, which becomes the one used last.
+    fn find(&self, constraint: &Constraint) -> Option<Arc<Automaton>> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept
+            .iter()
+            .position(|kept| kept.constraint == *constraint)?;
+        let found = kept.remove(at);
+        let automaton = Arc::clone(&found.automaton);
+        kept.push(found);
+        Some(automaton)
+    }
+
+    /// Compiles for a request that waits, unless nobody waits any more.
+    fn take(&self, waiting: Waiting) {
+        let Waiting {
+            constraint,
+            mut submission,
+            prompt,
+            masks,
+        } = waiting;
+        if submission.control.cancelled.load(Ordering::SeqCst) {
+            self.pass_on(submission, None);
+            return;
+        }
+        let compiled = catch_unwind(AssertUnwindSafe(|| self.compiled(constraint)));
+        let compiled = compiled.unwrap_or_else(|panic| {
+            Err(EngineError::GrammarFault {
+                message: panic_message(panic.as_ref()).to_string(),
+            })
+        });
+        match compiled {
+            Ok(automaton) => {
+                let shared = Arc::clone(&self.parts.shared);
+                submission.guide(Guide::new(automaton, masks, shared));
+                self.pass_on(submission, prompt);
+            }
+            // A consumer's panic must not end the others' compiling.
+            Err(error) => {
+                drop(catch_unwind(AssertUnwindSafe(|| submission.fail(error))));
             }
         }
     }
 
-    fn compiled(&mut self, constraint: Constraint) -> Result<Arc<Automaton>, EngineError> {
+    fn compiled(&self, constraint: Constraint) -> Result<Arc<Automaton>, EngineError> {
         // Another request may have brought it meanwhile.
-        if let Some(automaton) = find(&self.kept, &constraint) {
+        if let Some(automaton) = self.find(&constraint) {
             return Ok(automaton);
         }
         let automaton = Arc::new(self.compile(&constraint)?);
@@ -233,28 +220,31 @@ impl Compiler {
         Ok(automaton)
     }
 
-    fn compile(&mut self, constraint: &Constraint) -> Result<Automaton, EngineError> {
-        match constraint {
-            Constraint::Json => self.schema("format", &json!({ "type": "object" })),
-            Constraint::JsonSchema(text) => {
-                let root = schema::parse("format.schema", text)?;
-                self.schema("format.schema", &root)
+    fn compile(&self, constraint: &Constraint) -> Result<Automaton, EngineError> {
+        let (option, text) = match constraint {
+            Constraint::Json => {
+                let any = json!({ "type": "object" });
+                let settings = SchemaSettings::default();
+                ("format", schema::grammar("format", &any, settings)?)
+            }
+            Constraint::JsonSchema { schema, settings } => {
+                let root = schema::parse("format.schema", schema)?;
+                let text = schema::grammar("format.schema", &root, *settings)?;
+                ("format.schema", text)
             }
             Constraint::Regex(pattern) => {
-                schema::limit(
-                    "format.pattern",
-                    "bytes",
-                    pattern.len(),
-                    schema::MAX_PATTERN_BYTES,
-                )?;
+                let most = schema::MAX_PATTERN_BYTES;
+                schema::limit("format.pattern", "bytes", pattern.len(), most)?;
                 let pattern = regex_to_lark(without_anchors(pattern), ASCII_CLASSES);
-                let top = TopLevelGrammar::from_lark(format!("start: /{pattern}/"));
-                self.grammar("format.pattern", top)
+                let unforced = if schema::repeats_much(&pattern) || pattern.len() > 200 {
+                    "\n%llguidance { \"no_forcing\": true }"
+                } else {
+                    ""
+                };
+                ("format.pattern", format!("start: /{pattern}/{unforced}\n"))
             }
             Constraint::Grammar(text) => {
-                grammar::check("format.grammar", text)?;
-                let top = TopLevelGrammar::from_lark(text.clone());
-                self.grammar("format.grammar", top)
+                ("format.grammar", grammar::expanded("format.grammar", text)?)
             }
             Constraint::Tools {
                 tools,
@@ -270,27 +260,18 @@ impl Compiler {
                     in_thought: *in_thought,
                 };
                 let text = tools::grammar(form, &self.parts.tokenizer, &request)?;
-                self.grammar("tools", TopLevelGrammar::from_lark(text))
+                ("tools", text)
             }
-        }
-    }
-
-    fn schema(&mut self, option: &str, root: &Value) -> Result<Automaton, EngineError> {
-        schema::check(option, root)?;
-        let top = TopLevelGrammar::from_json_schema(schema::with_white_space(root.clone()));
-        self.grammar(option, top).map_err(|error| match error {
-            EngineError::InvalidGrammar { message, .. } => EngineError::InvalidGrammar {
-                option: format!("{option}{}", schema::place_of_fault(root)),
-                message,
-            },
-            other => other,
-        })
-    }
-
-    fn grammar(&mut self, option: &str, top: TopLevelGrammar) -> Result<Automaton, EngineError> {
-        let parser = self.factory()?.create_parser(top);
+        };
+        let parser = self
+            .factory()?
+            .create_parser(TopLevelGrammar::from_lark(text));
         parser.map(Automaton::new).map_err(|error| {
-            let message = plain(&format!("{error:#}"));
+            let mut message = plain(&format!("{error:#}"));
+            if option != "format.grammar" {
+                // What follows quotes a grammar that nobody wrote.
+                message.truncate(message.find('\n').unwrap_or(message.len()));
+            }
             if message.starts_with("panic") {
                 return EngineError::GrammarFault { message };
             }
@@ -304,24 +285,25 @@ impl Compiler {
     }
 
     /// The vocabulary's trie, made once.
-    fn factory(&mut self) -> Result<&ParserFactory, EngineError> {
-        if self.factory.is_none() {
-            let tokens = token_env(&self.parts.tokenizer, self.parts.vocab_size);
-            let factory = ParserFactory::new(
-                &tokens,
-                InferenceCapabilities::default(),
-                &SlicedBiasComputer::general_slices(),
-            );
-            let mut factory = factory.map_err(|error| EngineError::GrammarFault {
-                message: plain(&error.to_string()),
-            })?;
-            factory.quiet();
-            *factory.limits_mut() = limits();
-            self.factory = Some(factory);
+    fn factory(&self) -> Result<Arc<ParserFactory>, EngineError> {
+        let mut kept = self.factory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(factory) = kept.as_ref() {
+            return Ok(Arc::clone(factory));
         }
-        self.factory.as_ref().ok_or(EngineError::GrammarFault {
-            message: "no vocabulary".to_owned(),
-        })
+        let tokens = token_env(&self.parts.tokenizer, self.parts.vocab_size);
+        let factory = ParserFactory::new(
+            &tokens,
+            InferenceCapabilities::default(),
+            &SlicedBiasComputer::general_slices(),
+        );
+        let mut factory = factory.map_err(|error| EngineError::GrammarFault {
+            message: plain(&error.to_string()),
+        })?;
+        factory.quiet();
+        *factory.limits_mut() = limits();
+        let factory = Arc::new(factory);
+        *kept = Some(Arc::clone(&factory));
+        Ok(factory)
     }
 }
 
@@ -339,7 +321,7 @@ fn without_anchors(pattern: &str) -> &str {
 fn limits() -> ParserLimits {
     ParserLimits {
         max_items_in_row: 2000,
-        initial_lexer_fuel: 1_000_000,
+        initial_lexer_fuel: 500_000,
         step_lexer_fuel: 200_000,
         step_max_items: 50_000,
         max_lexer_states: 25_000,

@@ -2,21 +2,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
 
 use llguidance::toktrie::SimpleVob;
 
 use super::automaton::Automaton;
-use super::worker::{From, MaskCommand, Ready};
+use super::pool::Pool;
+use super::worker::{From, MaskTask, Ready, Watch};
 use crate::error::EngineError;
 use crate::shared::Shared;
 
 /// Keeps a generation to its constraint. The next mask is under way or there, until the text is complete.
 pub(crate) struct Guide {
-    worker: Sender<MaskCommand>,
+    masks: Pool<MaskTask>,
     compiled: Arc<Automaton>,
     state: State,
+    watch: Arc<Watch>,
     /// What was delivered.
     text: String,
     shared: Arc<Shared>,
@@ -29,6 +31,8 @@ enum State {
         automaton: Box<Automaton>,
         mask: SimpleVob,
     },
+    /// What computing the mask came to.
+    Failed(EngineError),
     /// Complete, or failed.
     Over,
 }
@@ -36,13 +40,14 @@ enum State {
 impl Guide {
     pub(super) fn new(
         compiled: Arc<Automaton>,
-        worker: Sender<MaskCommand>,
+        masks: Pool<MaskTask>,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
-            worker,
+            masks,
             compiled,
             state: State::New,
+            watch: Arc::new(Watch::new(Arc::clone(&shared))),
             text: String::new(),
             shared,
         }
@@ -55,20 +60,52 @@ impl Guide {
         }
     }
 
+    /// Whether the mask is there, or what came instead of it, within this time. If it is not, the engine is woken when it is.
+    pub fn is_ready(&mut self, patience: Duration) -> bool {
+        if self.arrived(patience) {
+            return true;
+        }
+        self.watch.hold();
+        // It may have come between the two.
+        self.arrived(Duration::ZERO)
+    }
+
+    fn arrived(&mut self, patience: Duration) -> bool {
+        let State::Computing(reply) = &self.state else {
+            return true;
+        };
+        let began = Instant::now();
+        let ready = match reply.recv_timeout(patience) {
+            Err(RecvTimeoutError::Timeout) => {
+                self.count(began, None);
+                return false;
+            }
+            ready => ready.ok(),
+        };
+        self.count(began, ready.as_ref());
+        self.state = match ready {
+            Some(Ready {
+                automaton,
+                mask: Ok(mask),
+                ..
+            }) => State::Ready { automaton, mask },
+            Some(Ready {
+                mask: Err(error), ..
+            }) => State::Failed(error),
+            None => State::Failed(EngineError::GrammarFault {
+                message: "the thread that computes masks is gone".to_owned(),
+            }),
+        };
+        true
+    }
+
     /// The tokens that may come next, a bit each. Waits for the mask.
     pub fn allowed(&mut self) -> Result<&[u32], EngineError> {
-        if let State::Computing(reply) = &self.state {
-            let began = Instant::now();
-            let ready = reply.recv();
-            self.count(began, &ready);
-            self.state = State::Over;
-            let ready = ready.map_err(|_| EngineError::GrammarFault {
-                message: "the thread that computes masks is gone".to_owned(),
-            })?;
-            self.state = State::Ready {
-                automaton: ready.automaton,
-                mask: ready.mask?,
-            };
+        while !self.arrived(Duration::from_millis(100)) {}
+        if let State::Failed(_) = self.state
+            && let State::Failed(error) = std::mem::replace(&mut self.state, State::Over)
+        {
+            return Err(error);
         }
         match &self.state {
             State::Ready { mask, .. } => Ok(mask.as_slice()),
@@ -114,21 +151,26 @@ impl Guide {
 
     fn compute(&mut self, from: From) {
         let (reply, receiver) = channel();
-        // Without the thread the reply's sender is dropped here, and `allowed` hears of it.
-        drop(self.worker.send(MaskCommand::Compute { from, reply }));
+        let watch = Arc::clone(&self.watch);
+        // Where no thread takes it the reply's sender is dropped, and `arrived` hears of it.
+        drop(self.masks.push(MaskTask { from, reply, watch }));
         self.state = State::Computing(receiver);
     }
 
-    fn count(&self, began: Instant, ready: &Result<Ready, std::sync::mpsc::RecvError>) {
+    fn count(&self, began: Instant, ready: Option<&Ready>) {
         let counters = &self.shared.counters;
-        let took = ready.as_ref().map_or(0, |ready| ready.took.as_nanos());
-        let wait = began.elapsed().as_nanos();
-        counters.masks.fetch_add(1, Ordering::Relaxed);
-        counters
-            .mask_nanos
-            .fetch_add(took as u64, Ordering::Relaxed);
-        counters
-            .mask_wait_nanos
-            .fetch_add(wait as u64, Ordering::Relaxed);
+        let wait = began.elapsed().as_nanos() as u64;
+        counters.mask_wait_nanos.fetch_add(wait, Ordering::Relaxed);
+        if let Some(ready) = ready {
+            let took = ready.took.as_nanos() as u64;
+            counters.masks.fetch_add(1, Ordering::Relaxed);
+            counters.mask_nanos.fetch_add(took, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Guide {
+    fn drop(&mut self) {
+        self.watch.cancel();
     }
 }

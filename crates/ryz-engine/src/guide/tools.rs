@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use ryz_tokenizer::{CallBody, CallForm, NameEnd, Tokenizer};
 use serde_json::{Value, json};
 
-use super::constraint::ToolChoice;
+use super::constraint::{SchemaSettings, ToolChoice, WhiteSpace};
 use super::schema;
 use crate::answer_form::AnswerForm;
 use crate::error::EngineError;
@@ -36,6 +36,7 @@ struct Tool {
     index: usize,
     name: String,
     parameters: Value,
+    settings: SchemaSettings,
 }
 
 /// The grammar of an answer.
@@ -94,11 +95,18 @@ fn parse(text: &str, choice: &ToolChoice) -> Result<Vec<Tool>, EngineError> {
             Value::Null => json!({ "type": "object" }),
             other => other.clone(),
         };
-        schema::check(&option, &parameters)?;
+        let settings = SchemaSettings {
+            strict: function["strict"] != false,
+            white_space: WhiteSpace::Spaced,
+        };
+        let parameters = closed::closed(parameters);
+        // Refused here, where the place is that in the tool's own schema.
+        schema::grammar(&option, &parameters, settings).map_err(|error| of_tool(error, name))?;
         tools.push(Tool {
             index,
             name: name.to_owned(),
-            parameters: closed::closed(parameters),
+            parameters,
+            settings,
         });
     }
     match choice {
@@ -111,6 +119,21 @@ fn parse(text: &str, choice: &ToolChoice) -> Result<Vec<Tool>, EngineError> {
             message: "there are no tools".to_owned(),
         }),
         _ => Ok(tools),
+    }
+}
+
+/// A refusal that names the tool.
+fn of_tool(error: EngineError, name: &str) -> EngineError {
+    match error {
+        EngineError::InvalidGrammar { option, message } => EngineError::InvalidGrammar {
+            option,
+            message: format!("{message} (in the tool {name:?})"),
+        },
+        EngineError::GrammarLimit { option, message } => EngineError::GrammarLimit {
+            option,
+            message: format!("{message} (in the tool {name:?})"),
+        },
+        other => other,
     }
 }
 
@@ -184,8 +207,8 @@ impl Form<'_> {
             } => {
                 let bodies = tools.iter().map(|tool| {
                     let json = json::arguments(example, arguments, tool, "#")?;
-                    let json = schema::with_white_space(json);
-                    Ok(format!("({} SPACE? %json {json})\n", self.name(tool, name)))
+                    let json = schema::nested("tools", &json, tool.settings)?;
+                    Ok(format!("({} SPACE? {json})\n", self.name(tool, name)))
                 });
                 let bodies: Result<Vec<_>, EngineError> = bodies.collect();
                 Ok(format!("body: {}\n", bodies?.join(" | ")))

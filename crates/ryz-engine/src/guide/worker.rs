@@ -1,21 +1,23 @@
-//! The thread that computes masks while the engine's threads compute the forward pass.
+//! Computing masks beside the forward pass. One that is not wanted any more is given up.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use llguidance::CancellationHandle;
 use llguidance::toktrie::SimpleVob;
 
 use super::automaton::Automaton;
 use crate::error::EngineError;
+use crate::shared::{Command, Shared};
 
-/// What the thread is told.
-pub(super) enum MaskCommand {
-    /// Compute the mask of the next token.
-    Compute { from: From, reply: Sender<Ready> },
-    /// End.
-    Stop,
+/// A mask to be computed.
+pub(super) struct MaskTask {
+    pub from: From,
+    pub reply: Sender<Ready>,
+    pub watch: Arc<Watch>,
 }
 
 /// Whose mask.
@@ -33,20 +35,72 @@ pub(super) struct Ready {
     pub took: Duration,
 }
 
-/// Works until it is told to stop. Who waits for a mask that a panic swallowed finds its channel closed.
-pub(super) fn run(commands: &Receiver<MaskCommand>) {
-    while let Ok(MaskCommand::Compute { from, reply }) = commands.recv() {
-        if let Ok(ready) = catch_unwind(AssertUnwindSafe(|| compute(from))) {
-            // Nobody waits for the mask of a request that was cancelled.
-            drop(reply.send(ready));
+/// What a request and the thread that computes for it tell each other.
+pub(super) struct Watch {
+    shared: Arc<Shared>,
+    /// The engine goes on without the request until its mask is there.
+    held: AtomicBool,
+    cancelled: AtomicBool,
+    handle: Mutex<Option<CancellationHandle>>,
+}
+
+impl Watch {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            held: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
+            handle: Mutex::default(),
         }
+    }
+
+    /// Wakes the engine when the mask is there.
+    pub fn hold(&self) {
+        self.held.store(true, Ordering::SeqCst);
+    }
+
+    /// Gives up what is being computed.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(handle) = handle.as_ref() {
+            handle.cancel();
+        }
+    }
+
+    fn follow(&self, handle: CancellationHandle) {
+        let mut own = self.handle.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.cancelled.load(Ordering::SeqCst) {
+            handle.cancel();
+        }
+        *own = Some(handle);
     }
 }
 
-fn compute(from: From) -> Ready {
+/// Computes one. Who waits for a mask that a panic swallowed finds its channel closed.
+pub(super) fn run(task: MaskTask) {
+    let MaskTask { from, reply, watch } = task;
+    if !watch.cancelled.load(Ordering::SeqCst)
+        && let Ok(ready) = catch_unwind(AssertUnwindSafe(|| compute(from, &watch)))
+    {
+        // Nobody waits for the mask of a request that was cancelled.
+        drop(reply.send(ready));
+    } else {
+        drop(reply);
+    }
+    if watch.held.swap(false, Ordering::SeqCst) {
+        watch.shared.send(Command::Wake);
+    }
+}
+
+fn compute(from: From, watch: &Watch) -> Ready {
     let began = Instant::now();
     let mut automaton = match from {
-        From::Start(compiled) => Box::new(compiled.copy()),
+        From::Start(compiled) => {
+            let mut automaton = Box::new(compiled.copy());
+            watch.follow(automaton.cancellable());
+            automaton
+        }
         From::Live(automaton) => automaton,
     };
     let mask = automaton.mask();

@@ -7,7 +7,7 @@ use ryz_tokenizer::Parameter;
 use serde_json::{Map, Value, json};
 
 use super::spelling::{Part, Spelling, literal as quoted};
-use super::{Tool, schema};
+use super::{SchemaSettings, Tool, schema};
 use crate::error::EngineError;
 
 /// Most alternatives of a schema, and references, that are looked at for a value's type.
@@ -19,6 +19,7 @@ struct Argument<'a> {
     schema: Value,
     required: bool,
     types: BTreeSet<String>,
+    settings: SchemaSettings,
 }
 
 /// The signs of arguments as a programming language writes them.
@@ -46,7 +47,7 @@ pub(super) fn tagged(
                 let value = values.text(&argument.schema, &parameter.close);
                 (&parameter.after_key, value)
             } else {
-                let value = Values::json(argument.schema);
+                let value = Values::json(&argument.schema, argument.settings)?;
                 let close = spelling.spelt(&parameter.close);
                 (&parameter.after_key_other, format!("{value} {close}"))
             };
@@ -77,7 +78,7 @@ pub(super) fn literal(
         let all = arguments(tool)?;
         // A comma stands before every argument but the first that is written.
         for (at, argument) in all.iter().enumerate() {
-            let value = values.literal(argument, signs.quote);
+            let value = values.literal(argument, signs.quote)?;
             let one = format!("{} {} {value}", quoted(argument.key), quoted(signs.assign));
             let next = at + 1;
             let (first, more) = if argument.required {
@@ -130,6 +131,7 @@ fn arguments(tool: &Tool) -> Result<Vec<Argument<'_>>, EngineError> {
             schema: with_definitions(schema, root),
             required: required.contains(&key.as_str()),
             types,
+            settings: tool.settings,
         }
     });
     Ok(arguments.collect())
@@ -214,8 +216,8 @@ impl<'a> Values<'a> {
         }
     }
 
-    fn json(schema: Value) -> String {
-        format!("%json {}", schema::with_white_space(schema))
+    fn json(schema: &Value, settings: SchemaSettings) -> Result<String, EngineError> {
+        schema::nested("tools", schema, settings)
     }
 
     /// Text up to a mark that closes it.
@@ -242,7 +244,7 @@ impl<'a> Values<'a> {
     }
 
     /// A value of a programming language. Inside of lists and objects it is JSON.
-    fn literal(&mut self, argument: &Argument<'_>, quote: &str) -> String {
+    fn literal(&mut self, argument: &Argument<'_>, quote: &str) -> Result<String, EngineError> {
         if quote.chars().nth(1).is_some() {
             return self.plainly_quoted(argument, quote);
         }
@@ -256,21 +258,25 @@ impl<'a> Values<'a> {
         }
         let words = |name: &&String| *name != "boolean" && *name != "null";
         if types.is_empty() || types.iter().any(|name| words(&name)) {
-            kinds.push(Self::json(argument.schema.clone()));
+            kinds.push(Self::json(&argument.schema, argument.settings)?);
         }
-        format!("({})", kinds.join(" | "))
+        Ok(format!("({})", kinds.join(" | ")))
     }
 
     /// A value whose strings stand between marks and know no escapes.
-    fn plainly_quoted(&mut self, argument: &Argument<'_>, quote: &str) -> String {
+    fn plainly_quoted(
+        &mut self,
+        argument: &Argument<'_>,
+        quote: &str,
+    ) -> Result<String, EngineError> {
         let types = &argument.types;
         let only = |name: &str| types.len() == 1 && types.contains(name);
         if only("string") {
             let text = self.text(&argument.schema, quote);
-            return format!("{} {text}", self.spelling.spelt(quote));
+            return Ok(format!("{} {text}", self.spelling.spelt(quote)));
         }
         if only("number") || only("integer") || only("boolean") {
-            return Self::json(argument.schema.clone());
+            return Self::json(&argument.schema, argument.settings);
         }
         if !self.rules.contains("\nany_value: ") {
             let text = self.text(&json!({}), quote);
@@ -283,7 +289,7 @@ impl<'a> Values<'a> {
                  any_pair: /[A-Za-z_][A-Za-z0-9_]*/ \":\" any_value\n"
             );
         }
-        "any_value".to_owned()
+        Ok("any_value".to_owned())
     }
 }
 

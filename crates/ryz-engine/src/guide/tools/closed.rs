@@ -75,7 +75,10 @@ pub(super) fn move_references(schema: &mut Value, root: &str) {
             for (key, value) in fields {
                 match value {
                     Value::String(text) if key == "$ref" => {
-                        if let Some(path) = text.strip_prefix('#') {
+                        // A name (`#city`) is the same wherever its schema stands.
+                        if let Some(path) = text.strip_prefix('#')
+                            && (path.is_empty() || path.starts_with('/'))
+                        {
                             let path = if path == "/" { "" } else { path };
                             *text = format!("{root}{path}");
                         }

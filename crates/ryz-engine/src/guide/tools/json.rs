@@ -4,7 +4,7 @@ use ryz_tokenizer::{CallForm, JsonName};
 use serde_json::{Map, Value, json};
 
 use super::closed::move_references;
-use super::{Tool, schema};
+use super::{SchemaSettings, Tool, WhiteSpace, schema};
 use crate::error::EngineError;
 
 /// Most calls of one answer, where the form is a list.
@@ -32,17 +32,22 @@ impl Shape<'_> {
                 .enumerate()
                 .map(|(index, tool)| self.call(one, tool, &format!("#/items/anyOf/{index}")));
             let many = many.collect::<Result<Vec<_>, _>>()?;
-            let json = schema::with_white_space(json!({
+            let json = json!({
                 "type": "array",
                 "items": { "anyOf": many },
                 "minItems": 1,
                 "maxItems": if several { MAX_CALLS } else { 1 },
-            }));
-            return Ok(format!("body: %json {json}\n"));
+            });
+            let settings = SchemaSettings {
+                strict: tools.iter().all(|tool| tool.settings.strict),
+                white_space: WhiteSpace::Spaced,
+            };
+            let json = schema::nested("tools", &json, settings)?;
+            return Ok(format!("body: {json}\n"));
         }
         let bodies = tools.iter().map(|tool| {
-            let json = schema::with_white_space(self.call(example, tool, "#")?);
-            Ok(format!("(%json {json})\n"))
+            let json = schema::nested("tools", &self.call(example, tool, "#")?, tool.settings)?;
+            Ok(format!("({json})\n"))
         });
         let bodies: Result<Vec<_>, EngineError> = bodies.collect();
         Ok(format!("body: {}\n", bodies?.join(" | ")))

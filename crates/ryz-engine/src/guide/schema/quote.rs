@@ -1,0 +1,343 @@
+//! Strings of JSON whose contents match a pattern, as terminals of a grammar.
+//!
+//! The terminal matches what is written between the quotation marks, escapes and all; each character has one way to be
+//! written there, so that what is not matched can be said as well. Control characters without a short escape are never written.
+//!
+//! A pattern that looks ahead, or asks where the text begins, is a product of patterns over what is left of the text: `(?=A)B`
+//! are the texts of `B` that also begin with `A`.
+
+use std::fmt::Write as _;
+
+use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
+
+use super::pattern::Pattern;
+
+/// Any character of a string.
+pub const CHAR: &str = r#"(?:[^"\\\x00-\x1f\x7f]|\\["\\bfnrt])"#;
+/// Most bytes of a terminal.
+const MAX_TERMINAL: usize = 64 << 10;
+/// Most times that a part which looks ahead is written out.
+const MAX_UNROLLED: u32 = 8;
+
+/// Most times that a pattern looks ahead: the automata multiply.
+const MAX_LOOKS: usize = 6;
+
+const ESCAPED: [(char, char); 7] = [
+    ('"', '"'),
+    ('\\', '\\'),
+    ('\u{8}', 'b'),
+    ('\u{c}', 'f'),
+    ('\n', 'n'),
+    ('\r', 'r'),
+    ('\t', 't'),
+];
+
+/// A terminal of the strings, with their quotation marks, in which the pattern matches somewhere.
+pub fn string_with(pattern: &Pattern) -> Result<String, String> {
+    if looks(pattern) > MAX_LOOKS {
+        return Err(format!("looks ahead more than {MAX_LOOKS} times"));
+    }
+    let any = Left::Text(format!("{CHAR}*"));
+    let found = if asks_for_start(pattern) {
+        let begun = left(pattern, &any, true)?;
+        let later = before(&format!("{CHAR}+"), left(pattern, &any, false)?)?;
+        either(vec![begun, later])?
+    } else {
+        before(&format!("{CHAR}*"), left(pattern, &any, false)?)?
+    };
+    match found {
+        Left::Nothing => Err("matches no text".to_owned()),
+        Left::Text(text) => Ok(format!("/\"{text}\"/")),
+        Left::Terms(terms) => Ok(format!("\"\\\"\" ({terms}) \"\\\"\"")),
+    }
+}
+
+/// What may be left of a text.
+#[derive(Debug, Clone, PartialEq)]
+enum Left {
+    Nothing,
+    /// A regular expression.
+    Text(String),
+    /// Terminals with their operators.
+    Terms(String),
+}
+
+impl Left {
+    fn terms(&self) -> String {
+        match self {
+            Self::Nothing => "(/a/ & /b/)".to_owned(),
+            Self::Text(text) if text.is_empty() => "\"\"".to_owned(),
+            Self::Text(text) => format!("/{text}/"),
+            Self::Terms(terms) => format!("({terms})"),
+        }
+    }
+
+    fn bounded(self) -> Result<Self, String> {
+        let length = match &self {
+            Self::Nothing => 0,
+            Self::Text(text) | Self::Terms(text) => text.len(),
+        };
+        if length <= MAX_TERMINAL {
+            Ok(self)
+        } else {
+            Err("is too large once what it looks for is written out".to_owned())
+        }
+    }
+}
+
+/// A plain part before what is left.
+fn before(text: &str, rest: Left) -> Result<Left, String> {
+    if text.is_empty() {
+        return Ok(rest);
+    }
+    match rest {
+        Left::Nothing => Ok(Left::Nothing),
+        Left::Text(rest) => Left::Text(format!("{text}{rest}")).bounded(),
+        Left::Terms(rest) => Left::Terms(format!("/{text}/ ({rest})")).bounded(),
+    }
+}
+
+fn either(parts: Vec<Left>) -> Result<Left, String> {
+    let mut parts: Vec<_> = parts
+        .into_iter()
+        .filter(|part| *part != Left::Nothing)
+        .collect();
+    parts.dedup();
+    if parts.len() <= 1 {
+        return Ok(parts.pop().unwrap_or(Left::Nothing));
+    }
+    let texts: Option<Vec<_>> = parts
+        .iter()
+        .map(|part| match part {
+            Left::Text(text) => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    match texts {
+        Some(texts) => Left::Text(format!("(?:{})", texts.join("|"))).bounded(),
+        None => {
+            let terms: Vec<_> = parts.iter().map(Left::terms).collect();
+            Left::Terms(terms.join(" | ")).bounded()
+        }
+    }
+}
+
+/// What is left of a text that goes on with the pattern and then with `rest`.
+fn left(pattern: &Pattern, rest: &Left, at_start: bool) -> Result<Left, String> {
+    if *rest == Left::Nothing {
+        return Ok(Left::Nothing);
+    }
+    if !pattern.looks() {
+        return before(&plain(pattern)?, rest.clone());
+    }
+    match pattern {
+        Pattern::Start if at_start => Ok(rest.clone()),
+        Pattern::Start => Ok(Left::Nothing),
+        Pattern::End => end(rest),
+        Pattern::Look { of, negated } => {
+            let any = Left::Text(format!("{CHAR}*"));
+            let seen = left(of, &any, at_start)?;
+            match (seen, *negated) {
+                (Left::Nothing, false) => Ok(Left::Nothing),
+                (Left::Nothing, true) => Ok(rest.clone()),
+                (seen, negated) => {
+                    let sign = if negated { "~" } else { "" };
+                    Left::Terms(format!("{sign}{} & {}", seen.terms(), rest.terms())).bounded()
+                }
+            }
+        }
+        Pattern::Either(parts) => {
+            let parts: Result<Vec<_>, _> = parts
+                .iter()
+                .map(|part| left(part, rest, at_start))
+                .collect();
+            either(parts?)
+        }
+        Pattern::Concat(parts) => concat(parts, rest, at_start),
+        Pattern::Repeat { of, min, max } => {
+            let Some(max) = max.filter(|&max| max <= MAX_UNROLLED) else {
+                return Err("looks ahead within a repetition, which cannot be enforced".to_owned());
+            };
+            let mut choices = Vec::new();
+            for count in *min..=max {
+                let parts = vec![(**of).clone(); count as usize];
+                choices.push(concat(&parts, rest, at_start)?);
+            }
+            either(choices)
+        }
+        Pattern::Class(_) => before(&plain(pattern)?, rest.clone()),
+    }
+}
+
+fn concat(parts: &[Pattern], rest: &Left, at_start: bool) -> Result<Left, String> {
+    // Whether something stands before a part is known from the left, what is left of the text from the right.
+    let mut starts = Vec::new();
+    let mut start = at_start;
+    let mut unsure = false;
+    for part in parts {
+        if unsure && asks_for_start(part) {
+            return Err(
+                "asks for the beginning behind what may be nothing, which cannot be enforced"
+                    .to_owned(),
+            );
+        }
+        starts.push(start);
+        let is_place = matches!(part, Pattern::Start | Pattern::End | Pattern::Look { .. });
+        unsure |= start && !is_place && may_be_empty(part);
+        start &= is_place;
+    }
+    let mut rest = rest.clone();
+    for (part, start) in parts.iter().zip(starts).rev() {
+        rest = left(part, &rest, start)?;
+    }
+    Ok(rest)
+}
+
+fn looks(pattern: &Pattern) -> usize {
+    match pattern {
+        Pattern::Class(_) | Pattern::Start | Pattern::End => 0,
+        Pattern::Concat(parts) | Pattern::Either(parts) => parts.iter().map(looks).sum(),
+        Pattern::Repeat { of, .. } => looks(of),
+        Pattern::Look { of, .. } => 1 + looks(of),
+    }
+}
+
+fn asks_for_start(pattern: &Pattern) -> bool {
+    match pattern {
+        Pattern::Start => true,
+        Pattern::Class(_) | Pattern::End => false,
+        Pattern::Concat(parts) | Pattern::Either(parts) => parts.iter().any(asks_for_start),
+        Pattern::Repeat { of, .. } | Pattern::Look { of, .. } => asks_for_start(of),
+    }
+}
+
+fn may_be_empty(pattern: &Pattern) -> bool {
+    match pattern {
+        Pattern::Class(_) => false,
+        Pattern::Concat(parts) => parts.iter().all(may_be_empty),
+        Pattern::Either(parts) => parts.iter().any(may_be_empty),
+        Pattern::Repeat { of, min, .. } => *min == 0 || may_be_empty(of),
+        Pattern::Look { .. } | Pattern::Start | Pattern::End => true,
+    }
+}
+
+/// The end of the text: what is left must be able to be nothing.
+fn end(rest: &Left) -> Result<Left, String> {
+    match rest {
+        Left::Text(text) if text.is_empty() || *text == format!("{CHAR}*") => {
+            Ok(Left::Text(String::new()))
+        }
+        Left::Nothing => Ok(Left::Nothing),
+        rest => Ok(Left::Terms(format!("\"\" & {}", rest.terms()))),
+    }
+}
+
+/// A part that does not look around.
+fn plain(pattern: &Pattern) -> Result<String, String> {
+    let mut text = String::new();
+    write(pattern, &mut text)?;
+    Ok(text)
+}
+
+fn write(pattern: &Pattern, text: &mut String) -> Result<(), String> {
+    if text.len() > MAX_TERMINAL {
+        return Err("is too large once its characters are written out".to_owned());
+    }
+    match pattern {
+        Pattern::Class(class) => text.push_str(&quoted(class)),
+        Pattern::Concat(parts) => {
+            for part in parts {
+                write(part, text)?;
+            }
+        }
+        Pattern::Either(parts) => {
+            text.push_str("(?:");
+            for (index, part) in parts.iter().enumerate() {
+                if index > 0 {
+                    text.push('|');
+                }
+                write(part, text)?;
+            }
+            text.push(')');
+        }
+        Pattern::Repeat { of, min, max } => {
+            text.push_str("(?:");
+            write(of, text)?;
+            text.push(')');
+            match (min, max) {
+                (0, None) => text.push('*'),
+                (1, None) => text.push('+'),
+                (0, Some(1)) => text.push('?'),
+                (min, Some(max)) if min == max => drop(write!(text, "{{{min}}}")),
+                (min, None) => drop(write!(text, "{{{min},}}")),
+                (min, Some(max)) => drop(write!(text, "{{{min},{max}}}")),
+            }
+        }
+        Pattern::Look { .. } | Pattern::Start | Pattern::End => {}
+    }
+    Ok(())
+}
+
+/// Characters of a class as they are written in a string.
+fn quoted(class: &ClassUnicode) -> String {
+    let mut plain = class.clone();
+    let mut unwritten = ClassUnicode::new([
+        ClassUnicodeRange::new('\0', '\u{1f}'),
+        ClassUnicodeRange::new('"', '"'),
+        ClassUnicodeRange::new('\\', '\\'),
+        ClassUnicodeRange::new('\u{7f}', '\u{7f}'),
+    ]);
+    let escapes: String = ESCAPED
+        .iter()
+        .filter(|(char, _)| {
+            class
+                .iter()
+                .any(|range| (range.start()..=range.end()).contains(char))
+        })
+        .map(|(_, letter)| {
+            if *letter == '\\' {
+                "\\\\".to_owned()
+            } else {
+                letter.to_string()
+            }
+        })
+        .collect();
+    plain.difference(&unwritten);
+    unwritten.negate();
+    let plain = if plain == unwritten {
+        r#"[^"\\\x00-\x1f\x7f]"#.to_owned()
+    } else {
+        ranges(&plain)
+    };
+    match (plain.is_empty(), escapes.is_empty()) {
+        (true, true) => "[a&&b]".to_owned(),
+        (false, true) => plain,
+        (true, false) => format!("\\\\[{escapes}]"),
+        (false, false) => format!("(?:{plain}|\\\\[{escapes}])"),
+    }
+}
+
+fn ranges(class: &ClassUnicode) -> String {
+    let mut ranges = class.iter();
+    let spelt = |char: char| {
+        if char.is_ascii_alphanumeric() {
+            char.to_string()
+        } else {
+            format!("\\x{{{:x}}}", char as u32)
+        }
+    };
+    match (ranges.next(), ranges.next()) {
+        (None, _) => String::new(),
+        (Some(one), None) if one.start() == one.end() => spelt(one.start()),
+        _ => {
+            let parts: String = class
+                .iter()
+                .map(|range| match (range.start(), range.end()) {
+                    (start, end) if start == end => spelt(start),
+                    (start, end) => format!("{}-{}", spelt(start), spelt(end)),
+                })
+                .collect();
+            format!("[{parts}]")
+        }
+    }
+}
