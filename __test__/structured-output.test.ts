@@ -245,8 +245,8 @@ describe("refusals", () => {
   test.each<[string, OutputFormat, string]>([
     [
       "a keyword that cannot be enforced",
-      { type: "json_schema", schema: { properties: { a: { not: {} } } } },
-      "format.schema/properties/a/not: ",
+      { type: "json_schema", schema: { properties: { a: { contains: {} } } } },
+      "format.schema/properties/a/contains: ",
     ],
     ["a reference to nothing", { type: "json_schema", schema: { $ref: "#/$defs/a" } }, "format.schema/$ref: "],
     [
@@ -409,12 +409,12 @@ describe("toolChoice", () => {
   });
 
   test("names the tool whose parameters cannot be enforced", async () => {
-    const parameters = { type: "object", properties: { a: { not: {} } } };
+    const parameters = { type: "object", properties: { a: { contains: {} } } };
     const tools: ToolDefinition[] = [{ type: "function", function: { name: "odd", parameters } }];
     const turn = engine.createChatSession({ tools }).send("Hi", { toolChoice: "required" });
     await expect(turn.reply()).rejects.toMatchObject({
       code: "INVALID_ARGUMENT",
-      message: expect.stringMatching(/^tools/),
+      message: expect.stringMatching(/^tools\[0\]\.function\.parameters\/properties\/a\/contains: .*"odd"/),
     });
   });
 });

@@ -1,5 +1,6 @@
 /** Checked by tsc alone: what compiles here compiles for users, and what is marked as an error must stay one. */
 
+import { type } from "arktype";
 import {
   BitNetEngine,
   type ChatFinishReason,
@@ -9,6 +10,8 @@ import {
   type ErrorCode,
   type FinishReason,
   type GenerateOptions,
+  type InferInput,
+  type InferOutput,
   InvalidArgumentError,
   RyzansteinError,
   type StreamPart,
@@ -16,7 +19,9 @@ import {
   type ToolResult,
   tool,
 } from "ryzanstein";
+import * as v from "valibot";
 import { z } from "zod";
+import { z as z3 } from "zod3";
 import type { NativeBinding } from "../src/native.js";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
@@ -131,4 +136,25 @@ export function errors(error: unknown, options: GenerateOptions): void {
 /** The generated types of the addon and the ones it is used through. */
 export function binding(addon: typeof import("../native.cjs")): NativeBinding {
   return addon;
+}
+
+/** What a schema says of an object reaches its type. */
+export async function objects(engine: BitNetEngine): Promise<void> {
+  const Person = z.object({ name: z.string(), age: z.int(), tags: z.array(z.enum(["a", "b"])) });
+  const person = await engine.completeObject("x", Person, { maxTokens: 9 });
+  same<typeof person, { name: string; age: number; tags: ("a" | "b")[] }>();
+  same<InferInput<typeof Person>, { name: string; age: number; tags: ("a" | "b")[] }>();
+
+  const old = await engine.completeObject("x", z3.object({ n: z3.number().optional() }));
+  same<typeof old, { n?: number | undefined }>();
+  const transformed = await engine.completeObject("x", v.pipe(v.string(), v.transform(Number)));
+  same<typeof transformed, number>();
+  const ark = await engine.completeObject([{ role: "user", content: "x" }], type({ a: "string" }));
+  same<typeof ark, { a: string }>();
+  same<InferOutput<typeof Person>, typeof person>();
+
+  const plain = await engine.completeObject("x", { type: "object" });
+  same<typeof plain, unknown>();
+  // @ts-expect-error the schema is the format
+  await engine.completeObject("x", Person, { format: { type: "json" } });
 }
