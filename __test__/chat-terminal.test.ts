@@ -3,7 +3,9 @@
 import { mkdtempSync, readFileSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { defaultModelPath } from "ryzanstein";
 import { afterEach, describe, expect, test } from "vitest";
+import { THINKING_TEMPLATE, withChatTemplate } from "./gguf-template.js";
 import { root, runProgram } from "./support.js";
 import { hasTmux, Terminal } from "./terminal.js";
 
@@ -236,6 +238,17 @@ describe.runIf(hasTmux())("on a terminal", () => {
     expect(terminal.screen(true)).toContain("\u001b[2mLet me see.");
     const { stdout } = await runProgram(process.execPath, ["-e", program]);
     expect(stdout).toBe('Here \u001b[31mit\u0007 is.\nweather({"city":"Rome"})\n');
+  });
+
+  test("the thoughts of a model are dim, and its answer is not", async () => {
+    const model = withChatTemplate(defaultModelPath() as string, THINKING_TEMPLATE);
+    const form = "<think>\\n[a-z]{4}\\n</think>\\n\\n[a-z]{4}";
+    terminal = new Terminal([process.execPath, BIN, "chat", "-m", model, "--regex", form, "hello"], {});
+    await terminal.until(/ended with 0/);
+    expect(terminal.screen()).toMatch(/^[a-z]{4}\n\n[a-z]{4}\n\[/);
+    const [thought = "", , answer = ""] = terminal.screen(true).split("\n");
+    expect(thought.startsWith("\u001b[2m")).toBe(true);
+    expect(answer).not.toContain("\u001b[2m");
   });
 
   test("an end from outside gives the terminal back", async () => {

@@ -9,6 +9,7 @@ import { EditBuffer } from "../dist/cjs/src/cli/edit-buffer.js";
 import { History, historyFile } from "../dist/cjs/src/cli/history.js";
 import { layOut } from "../dist/cjs/src/cli/line-editor.js";
 import { textWidth } from "../dist/cjs/src/cli/text-width.js";
+import { THINKING_TEMPLATE, withChatTemplate } from "./gguf-template.js";
 import { cli, cliJson, fixture, root } from "./support.js";
 
 const GREEDY = ["-n", "8", "--temperature", "0"];
@@ -86,6 +87,16 @@ describe("through a pipe", () => {
     const { code, stderr } = await cli(["chat", "-m", fixture("b158-v1-tq2_0.gguf"), "hello"]);
     expect(code).toBe(1);
     expect(stderr).toMatch(/^error: .*b158-v1-tq2_0\.gguf has no chat template: [^\n]*ryzanstein generate[^\n]*\n$/);
+  });
+
+  test("thoughts are no part of the answer, and a field of --json", async () => {
+    const model = withChatTemplate(defaultModelPath() as string, THINKING_TEMPLATE);
+    const args = ["-m", model, "-p", "hello", "--regex", "<think>\\n[a-z]{4}\\n</think>\\n\\n[a-z]{4}"];
+    const { value } = await cliJson(["chat", ...args, "--temperature", "0"]);
+    expect(value["reasoning"]).toMatch(/^[a-z]{4}$/);
+    expect(value["text"]).toMatch(/^[a-z]{4}$/);
+    const { stdout } = await cli(["chat", ...args, "--temperature", "0"]);
+    expect(stdout).toBe(`${value["text"]}\n`);
   });
 
   test("a saved conversation goes on in another process", async () => {

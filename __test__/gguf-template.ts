@@ -5,6 +5,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { withTemplate } from "../scripts/lib/gguf-template.mjs";
 
+/** A template of a model that thinks before it answers. */
+export const THINKING_TEMPLATE = [
+  "{%- for m in messages %}{{ '<|' ~ m.role ~ '|>' }}",
+  "{%- if m.role == 'assistant' and m.reasoning_content %}",
+  "{{- '<think>\\n' ~ m.reasoning_content ~ '\\n</think>\\n\\n' }}{% endif %}",
+  "{{- m.content ~ '<|end|>\\n' }}{% endfor %}",
+  "{%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+].join("");
+
 /** The path of a copy of `path` whose metadata have `template` as chat template. */
 export function withChatTemplate(path: string, template: string): string {
   const copy = join(mkdtempSync(join(tmpdir(), "ryz-")), "with-template.gguf");

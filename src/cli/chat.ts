@@ -81,8 +81,9 @@ async function chat(words: string[], flags: Flags): Promise<void> {
         await answer(turn);
         return;
       }
-      const { timings, toolCalls, ...rest } = await turn.reply();
-      await printJson({ ...rest, ...(tools && { toolCalls }), timings: { loadMs: engine.loadMs, ...timings } });
+      const { timings, toolCalls, toolResults, steps, reasoning, ...rest } = await turn.reply();
+      const further = { ...(reasoning !== "" && { reasoning }), ...(tools && { toolCalls }) };
+      await printJson({ ...rest, ...further, timings: { loadMs: engine.loadMs, ...timings } });
     }),
   );
 }
