@@ -2,8 +2,8 @@
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { BitNetEngine, type ChatMessage, type ChatOptions } from "ryzanstein";
 import { afterEach, describe, expect, it } from "vitest";
-import { BitNetEngine, type ChatMessage, type ChatOptions } from "../index.js";
 import { root } from "../scripts/lib/stamp.mjs";
 
 const CASES = join(root, "..", "shared", "cases");

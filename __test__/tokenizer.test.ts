@@ -2,8 +2,8 @@ import { execFileSync } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { BitNetEngine, defaultModelPath, InvalidArgumentError, Tokenizer } from "ryzanstein";
 import { afterAll, describe, expect, it } from "vitest";
-import { BitNetEngine, defaultModelPath, InvalidArgumentError, Tokenizer } from "../index.js";
 
 const SHARED = join(__dirname, "..", "..", "shared");
 const folder = mkdtempSync(join(tmpdir(), "ryz-tokenizer-"));
