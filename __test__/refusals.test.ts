@@ -159,11 +159,12 @@ describe("options", () => {
     expect((await engine.complete("a", options)).finishReason).toBe("length");
   });
 
-  test("with a million biases are refused without holding the loop up for long", async () => {
+  test("with a million biases are refused before they are read", async () => {
     const map = biases(1_000_000);
-    const start = performance.now();
+    map.entries = map[Symbol.iterator] = () => {
+      throw new Error("they were read");
+    };
     await refusal(() => checkGenerate({ logitBias: map }));
-    expect(performance.now() - start).toBeLessThan(10);
   });
 });
 
@@ -236,10 +237,11 @@ describe("a stream has one reader", () => {
 
   test("parts may be read by hand before the loop", async () => {
     const stream = start();
-    await stream.next();
-    let parts = 1;
-    for await (const _ of stream) parts += 1;
-    expect(parts).toBe(3);
+    const first = await stream.next();
+    const types = [first.value?.type];
+    for await (const part of stream) types.push(part.type);
+    expect(types.filter((type) => type === "finish")).toEqual(["finish"]);
+    expect(types.length).toBeGreaterThan(1);
   });
 
   test("a run that trains as well", async () => {

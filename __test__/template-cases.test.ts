@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { BitNetEngine, type ChatMessage, type ChatOptions } from "ryzanstein";
 import { afterEach, describe, expect, it } from "vitest";
-import { root } from "../scripts/lib/stamp.mjs";
+import { root } from "./support.js";
 
 const CASES = join(root, "..", "shared", "cases");
 const present = existsSync(CASES);

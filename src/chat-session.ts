@@ -107,7 +107,6 @@ export class ChatSession {
 
   /** @internal */
   constructor(host: SessionHost, options: ChatSessionOptions | undefined) {
-    host.assertTemplate();
     const read = new OptionReader(options, "options");
     const system = read.any("systemPrompt");
     this.#systemPrompt = system === undefined ? undefined : textOf("systemPrompt", system);
@@ -120,6 +119,7 @@ export class ChatSession {
     this.#whenFull = read.choice("whenFull", ["forget", "throw"]) ?? "forget";
     this.#defaults = bagOf("defaults", read.any("defaults") as TurnOptions | undefined);
     read.done();
+    host.assertTemplate();
     this.#host = host;
     checkTurn(host, this.#tools, this.#defaults);
     this.#begin();

@@ -4,6 +4,7 @@ import { addPromptOptions, type PromptFlags, requiredPrompt } from "./input.js";
 import { addModelOptions, type ModelFlags } from "./options.js";
 import { interruptible, printJson } from "./run.js";
 import { note, print, table } from "./terminal.js";
+import { UsageError } from "./values.js";
 
 type Flags = ModelFlags & PromptFlags;
 
@@ -19,6 +20,9 @@ export function addTokenize(program: Command): void {
 }
 
 async function tokenize(words: string[], flags: Flags): Promise<void> {
+  if (flags.override !== undefined || flags.chatTemplate !== undefined) {
+    throw new UsageError("tokenize takes neither --override nor --chat-template");
+  }
   const text = await requiredPrompt("tokenize", words, flags);
   await interruptible(async (signal) => {
     const tokenizer = await Tokenizer.load(flags.model);
