@@ -88,9 +88,9 @@ describe("a loaded engine", () => {
     const ids = parts.flatMap((part) => (part.type === "text-delta" ? part.tokenIds : []));
     expect(last.usage.completionTokens).toBe(ids.length);
     expect(last.timings.timeToFirstTokenMs).toBeGreaterThan(0);
-    // A cut inside a character ends with the last whole one.
-    const decoded = (await engine.detokenize(ids)).replace(/\uFFFD+$/, "");
-    expect(parts.map((part) => part.text).join("")).toBe(decoded);
+    // A cut inside a character ends with the last whole one; decoding marks what was left of it.
+    const text = parts.map((part) => part.text).join("");
+    expect([text, `${text}\uFFFD`]).toContain(await engine.detokenize(ids));
     const whole = await engine.complete("Once upon a time", { maxTokens: 12, ...GREEDY });
     expect(whole).toMatchObject({ tokenIds: ids, text: parts.map((part) => part.text).join("") });
   });

@@ -143,9 +143,8 @@ describe("the packed tarball, installed in an empty folder without a compiler", 
 
   test("without its addon says which platform lacks one and what to do", async () => {
     const broken = join(folder, "broken");
-    const source = join(project, "node_modules", "ryzanstein");
     const filter = (path: string): boolean => !path.endsWith(".node");
-    cpSync(source, join(broken, "node_modules", "ryzanstein"), { recursive: true, filter });
+    cpSync(join(project, "node_modules"), join(broken, "node_modules"), { recursive: true, filter });
     const program = `
       import { BitNetEngine, PlatformError } from "ryzanstein";
       const error = await BitNetEngine.load("model.gguf").catch((caught) => caught);
