@@ -100,7 +100,7 @@ describe.each(Object.entries(FORMS))("calls in the form: %s", (_name, written) =
 });
 
 test("a prompt that has opened a thought is answered with the thought, whatever the choice", async () => {
-  const path = withChatTemplate(fixture("b158-v1-tq2_0.gguf"), template(TAGGED, "<assistant><think>\\n"));
+  const path = withChatTemplate(fixture("b158-v1-tq2_0.gguf"), template(TAGGED, "<assistant><think>\n"));
   const engine = await BitNetEngine.load(path);
   try {
     for (const toolChoice of ["auto", "none", "required", { name: "clock" }] as ToolChoice[]) {
