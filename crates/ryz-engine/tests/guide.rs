@@ -553,7 +553,8 @@ fn what_is_hostile_is_refused_or_bounded_and_the_engine_lives() {
 fn a_constraint_that_fails_midway_fails_alone() {
     let engine = tales();
     // It begins cheaply, and has too many readings after its first letter.
-    let growing = Constraint::Grammar("start: \"a\"{1000000000}".into());
+    let readings: Vec<_> = (0..2500).map(|i| format!("\"b\" \"w{i}\"")).collect();
+    let growing = Constraint::Grammar(format!("start: \"a\" x\nx: {}", readings.join(" | ")));
     let neighbour = start(&engine, request(person(), wild(3)));
     let plain = start(&engine, greedy(text(PROMPT), 60));
     let out = run(&engine, request(growing, wild(1)));
