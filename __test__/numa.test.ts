@@ -80,6 +80,6 @@ test("the command line takes the same options", async () => {
   expect((await cli(["logits", "-m", model, "--tokens", "1", "--numa", "on"])).code).toBe(2);
   expect((await cli(["logits", "-m", model, "--tokens", "1", "-t", "all"])).code).toBe(2);
   const unknown = await cli(["logits", "-m", model, "--tokens", "1", "--node", String(none)]);
-  expect(unknown.code).toBe(1);
+  expect(unknown.code).toBe(2);
   expect(unknown.stderr).toContain("node: expected one of");
 });
