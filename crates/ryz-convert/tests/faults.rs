@@ -225,7 +225,13 @@ fn sources_that_are_not_there_or_no_models() {
     fs::create_dir(place.source()).unwrap();
     let error = place.refused(&options);
     assert_eq!(error.code(), "FILE_NOT_FOUND");
-    assert!(error.to_string().contains("config.json"), "{error}");
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        words += &error.to_string();
+        cause = error.source();
+    }
+    assert!(words.contains("config.json"), "{words}");
     // A first part without its others.
     fs::remove_dir(place.source()).unwrap();
 }

@@ -145,7 +145,7 @@ mod tests {
         let literals = format!(
             r#"start: "{}" /{}/ // {}"#,
             "(".repeat(9000),
-            "\\(".repeat(5000),
+            "\\(".repeat(1500),
             "(".repeat(9000)
         );
         assert!(expanded("g", &literals).is_ok());
