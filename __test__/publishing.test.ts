@@ -65,7 +65,9 @@ describe("an addon that does not load", () => {
     for (const file of ["package.json", "native.cjs"]) copyFileSync(join(root, file), join(place, file));
     cpSync(join(root, "dist"), join(place, "dist"), { recursive: true });
     for (const dependency of Object.keys(JSON.parse(text("package.json")).dependencies)) {
-      cpSync(join(root, "node_modules", dependency), join(folder, name, "node_modules", dependency), { recursive: true });
+      cpSync(join(root, "node_modules", dependency), join(folder, name, "node_modules", dependency), {
+        recursive: true,
+      });
     }
     const file = readdirSync(root).find((entry) => /^ryzanstein\..*\.node$/.test(entry)) ?? "ryzanstein.none.node";
     writeFileSync(join(place, file), addon);
