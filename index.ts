@@ -3,7 +3,7 @@
 import "./src/node-version.js";
 
 export { type CalibrateOptions, type Calibration, calibrate, type RankCost } from "./src/calibrate.js";
-export type { ChatMessage, ChatRole, ChatTemplateOptions, TextPart } from "./src/chat.js";
+export type { ApplyChatTemplateOptions, ChatMessage, ChatRole, ChatTemplateOptions, TextPart } from "./src/chat.js";
 export type { ToolChoice, TurnOptions } from "./src/chat-loop.js";
 export { ChatSession, type ChatSessionOptions } from "./src/chat-session.js";
 export {

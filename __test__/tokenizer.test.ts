@@ -48,6 +48,45 @@ describe("Tokenizer", () => {
     }
   });
 
+  it("takes overrides and a chat template in the place of the file's own", async () => {
+    const plain = await Tokenizer.load(shipped);
+    const other = plain.tokenId("<s>") ?? 1;
+    const chatTemplate = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
+    const tokenizer = await Tokenizer.load(shipped, {
+      overrides: { "tokenizer.ggml.eos_token_id": other },
+      chatTemplate,
+    });
+    expect(tokenizer.specialTokens.eos).toBe(other);
+    expect(tokenizer.chatTemplate).toBe(chatTemplate);
+    const messages = [{ role: "user", content: "Hi" }] as const;
+    const engine = await BitNetEngine.load(shipped, { threads: 1, chatTemplate });
+    try {
+      const prompt = await tokenizer.applyChatTemplate(messages);
+      expect(prompt).toMatch(/\[user\]Hi$/);
+      expect(prompt).toBe(await engine.applyChatTemplate(messages));
+    } finally {
+      await engine.dispose();
+    }
+    await expect(Tokenizer.load(shipped, { overrides: { "tokenizer.ggml.eos_token_id": "x" } })).rejects.toThrow(
+      /eos_token_id/,
+    );
+    await expect(Tokenizer.load(shipped, { override: {} } as object)).rejects.toThrow(/overrides/);
+    await expect(tokenizer.applyChatTemplate(messages, { tool: [] } as object)).rejects.toThrow(/tools/);
+  });
+
+  it("ends the rendering of a long conversation at its abort, beside short ones", async () => {
+    // It compares each message with all others.
+    const chatTemplate =
+      "{% for m in messages %}{% for n in messages %}{% if m.content == n.content %}.{% endif %}{% endfor %}{% endfor %}";
+    const tokenizer = await Tokenizer.load(shipped, { chatTemplate });
+    const messages = Array.from({ length: 20_000 }, (_, i) => ({ role: "user" as const, content: `${i}`.repeat(40) }));
+    const controller = new AbortController();
+    const long = tokenizer.applyChatTemplate(messages, { signal: controller.signal }).catch((error: unknown) => error);
+    expect(await tokenizer.applyChatTemplate([{ role: "user", content: "Hi" }])).toBe(".");
+    controller.abort(new Error("enough"));
+    expect(await long).toMatchObject({ message: "enough" });
+  });
+
   it("refuses ids that are not in the vocabulary, by name", async () => {
     const tokenizer = await Tokenizer.load(shipped);
     await expect(tokenizer.decode([tokenizer.vocabularySize])).rejects.toThrow(InvalidArgumentError);

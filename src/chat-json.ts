@@ -1,7 +1,15 @@
 /** A conversation as JSON for the native side, made without holding up the event loop. */
 
-import { type ChatMessage, type ChatTemplateOptions, templateInput } from "./chat.js";
+import {
+  type ApplyChatTemplateOptions,
+  type ChatMessage,
+  type ChatTemplateOptions,
+  checkMessages,
+  checkTemplateOptions,
+  templateInput,
+} from "./chat.js";
 import { InvalidArgumentError } from "./errors.js";
+import { OptionReader } from "./validate.js";
 
 /** Characters of a conversation that are written at once: a millisecond or less. */
 const AT_ONCE = 1 << 17;
@@ -50,6 +58,21 @@ export async function chatInput(
   // The rest of the same object.
   writer.write(`],${templateInput([], options).slice('{"messages":[],'.length)}`);
   return writer.bytes();
+}
+
+/** What `applyChatTemplate` was given, checked, and as the native side takes it. @internal */
+export async function templateRequest(
+  messages: readonly ChatMessage[],
+  options: ApplyChatTemplateOptions | undefined,
+): Promise<{ input: string | Uint8Array; signal: AbortSignal | undefined }> {
+  const read = new OptionReader(options, "options");
+  const [tools, addGenerationPrompt] = [read.any("tools"), read.any("addGenerationPrompt")];
+  const templateVariables = read.any("templateVariables");
+  const signal = read.signal();
+  read.done();
+  const template = { tools, addGenerationPrompt, templateVariables } as ChatTemplateOptions;
+  const input = await chatInput(checkMessages(messages).messages, checkTemplateOptions(template), signal);
+  return { input, signal };
 }
 
 function* messagePieces(message: ChatMessage): Generator<string> {

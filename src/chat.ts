@@ -47,6 +47,15 @@ export interface ChatTemplateOptions {
   readonly templateVariables?: Readonly<Record<string, unknown>> | undefined;
 }
 
+/** How `applyChatTemplate` renders. */
+export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
+  /**
+   * Stops the rendering of a long conversation.
+   * @defaultValue none
+   */
+  readonly signal?: AbortSignal | undefined;
+}
+
 /** Checks messages that a user gave. @internal */
 export function checkMessages(messages: unknown): CheckedHistory {
   if (!Array.isArray(messages) || messages.length === 0) {

@@ -1,8 +1,14 @@
 /** The engine: a model file loaded once, and everything that can be asked of it. */
 
 import { settleAll } from "./batch.js";
-import { type ChatMessage, type ChatTemplateOptions, checkMessages, checkTemplateOptions } from "./chat.js";
-import { chatInput } from "./chat-json.js";
+import {
+  type ApplyChatTemplateOptions,
+  type ChatMessage,
+  type ChatTemplateOptions,
+  checkMessages,
+  checkTemplateOptions,
+} from "./chat.js";
+import { chatInput, templateRequest } from "./chat-json.js";
 import { checkTurn, holdTurn, type TurnOptions } from "./chat-loop.js";
 import { ChatSession, type ChatSessionOptions, type SessionHost } from "./chat-session.js";
 import { ChatTurn } from "./chat-turn.js";
@@ -320,10 +326,9 @@ export class BitNetEngine {
    * It is the prompt of `chat`, but for a template that takes one call a message at most: `chat` hands it several calls one by
    * one, here it refuses them.
    */
-  async applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Promise<string> {
-    const checked = checkTemplateOptions(options);
-    const input = await chatInput(checkMessages(messages).messages, checked);
-    return this.#call((done) => this.#native.applyChatTemplate(input, done));
+  async applyChatTemplate(messages: readonly ChatMessage[], options?: ApplyChatTemplateOptions): Promise<string> {
+    const { input, signal } = await templateRequest(messages, options);
+    return this.#cancellable(signal, (done) => this.#native.applyChatTemplate(input, done));
   }
 
   /**
@@ -593,7 +598,7 @@ export class BitNetEngine {
   #answerForm(tools: boolean): Promise<NativeAnswerForm> {
     const known = this.#forms.get(tools);
     if (known !== undefined) return known;
-    const form = this.#call<NativeAnswerForm>((done) => this.#native.answerForm(tools ? "[]" : null, done));
+    const form = this.#call<NativeAnswerForm>((done) => void this.#native.answerForm(tools, done));
     this.#forms.set(tools, form);
     form.catch(() => this.#forms.delete(tools));
     return form;

@@ -557,6 +557,7 @@ export interface NativeTokenizer {
   ): NativeCancel;
   decode(tokens: Uint32Array, skipSpecial: boolean, done: NativeCallback<string>): void;
   pieces(tokens: Uint32Array, done: NativeCallback<string[]>): void;
+  applyChatTemplate(input: string | Uint8Array, done: NativeCallback<string>): NativeCancel;
 }
 
 export interface NativeEngine {
@@ -580,10 +581,10 @@ export interface NativeEngine {
   ): NativeCancel;
   detokenize(tokens: Uint32Array, skipSpecial: boolean, done: NativeCallback<string>): void;
   pieces(tokens: Uint32Array, done: NativeCallback<string[]>): void;
-  applyChatTemplate(input: string | Uint8Array, done: NativeCallback<string>): void;
+  applyChatTemplate(input: string | Uint8Array, done: NativeCallback<string>): NativeCancel;
   /** At most `most` tokens: a longer prompt is refused with `CONTEXT_OVERFLOW`. */
   chatTokens(input: string | Uint8Array, most: number, done: NativeCallback<NativeChatPrompt>): NativeCancel;
-  answerForm(tools: string | null, done: NativeCallback<NativeAnswerForm>): void;
+  answerForm(tools: boolean, done: NativeCallback<NativeAnswerForm>): NativeCancel;
   registerOperator(
     name: string,
     places: string[],
@@ -659,7 +660,7 @@ export interface NativeBinding {
     settings: NativeTrainSettings,
     onMessage: (failure: NativeFailure | null, report: string | null, event: string | null) => void,
   ): NativeCancel;
-  loadTokenizer(path: string, done: NativeCallback<NativeTokenizer>): void;
+  loadTokenizer(path: string, config: NativeEngineConfig, done: NativeCallback<NativeTokenizer>): void;
   estimateMemory(path: string, config: NativeEngineConfig, done: NativeCallback<NativeEstimate>): void;
   inspectModel(path: string, config: NativeEngineConfig, done: NativeCallback<NativeInspection>): void;
   readBandwidth(

@@ -1,6 +1,10 @@
 /** Text to tokens and back, without a model. */
 
+import type { ApplyChatTemplateOptions, ChatMessage } from "./chat.js";
+import { templateRequest } from "./chat-json.js";
 import { type NativeEncodedText, type NativeTokenizer, native } from "./native.js";
+import { type ModelOverrides, readOverrides } from "./overrides.js";
+import { permittedModel } from "./permission.js";
 import { cancellable, promised } from "./promised.js";
 import type { DetokenizeOptions, TokenizeOptions } from "./readings.js";
 import { OptionReader, pathOf, textOf, tokenIds } from "./validate.js";
@@ -71,9 +75,12 @@ export class Tokenizer {
    *
    * @throws {@link ModelFileError} when the file is not there, malformed or of a kind that is not supported.
    */
-  static async load(path: string | URL): Promise<Tokenizer> {
-    const file = pathOf("path", path);
-    return new Tokenizer(await promised<NativeTokenizer>((done) => native().loadTokenizer(file, done)));
+  static async load(path: string | URL, options?: ModelOverrides): Promise<Tokenizer> {
+    const file = permittedModel(pathOf("path", path));
+    const read = new OptionReader(options, "options");
+    const overrides = readOverrides(read);
+    read.done();
+    return new Tokenizer(await promised<NativeTokenizer>((done) => native().loadTokenizer(file, overrides, done)));
   }
 
   /** The tokens of a text. A long text does not hold up others. */
@@ -104,6 +111,16 @@ export class Tokenizer {
   async pieces(tokens: readonly number[] | Uint32Array): Promise<string[]> {
     const ids = tokenIds("tokens", tokens);
     return promised((done) => this.#native.pieces(ids, done));
+  }
+
+  /**
+   * What the model's chat template makes of these messages.
+   *
+   * @throws {@link RyzansteinError} with the code `INVALID_TEMPLATE` when the files have no template, or one that does not parse.
+   */
+  async applyChatTemplate(messages: readonly ChatMessage[], options?: ApplyChatTemplateOptions): Promise<string> {
+    const { input, signal } = await templateRequest(messages, options);
+    return cancellable(signal, (done) => this.#native.applyChatTemplate(input, done));
   }
 
   /** The id of a token by the text that the file has for it, such as `<|im_start|>` or `Ġthe`. */

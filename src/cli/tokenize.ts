@@ -1,10 +1,9 @@
 import type { Command } from "commander";
 import { Tokenizer } from "../tokenizer.js";
 import { addPromptOptions, type PromptFlags, requiredPrompt } from "./input.js";
-import { addModelOptions, type ModelFlags } from "./options.js";
+import { addModelOptions, type ModelFlags, overridesOf } from "./options.js";
 import { interruptible, printJson } from "./run.js";
 import { note, print, table } from "./terminal.js";
-import { UsageError } from "./values.js";
 
 type Flags = ModelFlags & PromptFlags;
 
@@ -20,12 +19,9 @@ export function addTokenize(program: Command): void {
 }
 
 async function tokenize(words: string[], flags: Flags): Promise<void> {
-  if (flags.override !== undefined || flags.chatTemplate !== undefined) {
-    throw new UsageError("tokenize takes neither --override nor --chat-template");
-  }
   const text = await requiredPrompt("tokenize", words, flags);
   await interruptible(async (signal) => {
-    const tokenizer = await Tokenizer.load(flags.model);
+    const tokenizer = await Tokenizer.load(flags.model, overridesOf(flags));
     for (const warning of tokenizer.warnings) note(`warning: ${warning}`);
     const { tokenIds, unknownCharacters } = await tokenizer.encode(text, { parseSpecial: flags.special, signal });
     const pieces = await tokenizer.pieces(tokenIds);

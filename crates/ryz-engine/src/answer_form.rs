@@ -26,20 +26,29 @@ impl Chat {
         &self,
         tokenizer: &Tokenizer,
         tools: bool,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<&AnswerForm, EngineError> {
         let learnt = &self.forms[usize::from(tools)];
         if let Some(form) = learnt.get() {
             return Ok(form);
         }
-        let form = AnswerForm::new(self.template.answer_form(tools)?, tokenizer);
+        let form = AnswerForm::new(self.template.answer_form(tools, cancelled)?, tokenizer);
         Ok(learnt.get_or_init(|| form))
     }
 
     /// Whether a prompt ends within a thought.
-    pub fn opens_thought(&self, prompt: &str, tokenizer: &Tokenizer) -> bool {
-        let form = self.answer_form(tokenizer, false);
-        let reasoning = form.ok().and_then(|form| form.reasoning.as_ref());
-        reasoning.is_some_and(|marks| prompt.trim_end().ends_with(marks.open.trim()))
+    pub(crate) fn opens_thought(
+        &self,
+        prompt: &str,
+        tokenizer: &Tokenizer,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<bool, EngineError> {
+        let form = match self.answer_form(tokenizer, false, cancelled) {
+            Err(error @ EngineError::Aborted) => return Err(error),
+            form => form.ok(),
+        };
+        let reasoning = form.and_then(|form| form.reasoning.as_ref());
+        Ok(reasoning.is_some_and(|marks| prompt.trim_end().ends_with(marks.open.trim())))
     }
 }
 

@@ -3,18 +3,20 @@
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
-use ryz_tokenizer::{ChatInput, ChatTemplate, EncodeOptions, HistoryForm, Tokenizer};
+use ryz_tokenizer::{
+    Bounds, ChatInput, ChatTemplate, EncodeOptions, HistoryForm, Tokenizer, TokenizerError,
+};
 
 use crate::answer_form::AnswerForm;
 use crate::control_texts::ControlTexts;
 use crate::error::EngineError;
 
 /// A model's chat template and the texts that messages must not smuggle in.
-pub(crate) struct Chat {
-    pub template: ChatTemplate,
+pub struct Chat {
+    pub(crate) template: ChatTemplate,
     control: ControlTexts,
     /// How the model answers without tools, and with them, as soon as it was asked.
-    pub forms: [OnceLock<AnswerForm>; 2],
+    pub(crate) forms: [OnceLock<AnswerForm>; 2],
     /// What the template takes of a history, once it was asked for.
     history: OnceLock<HistoryForm>,
 }
@@ -29,6 +31,7 @@ pub struct ChatTokens {
 }
 
 impl Chat {
+    /// A template and the tokenizer that the model has with it.
     pub fn new(template: ChatTemplate, tokenizer: &Tokenizer) -> Self {
         let control = ControlTexts::new(tokenizer);
         Self {
@@ -40,50 +43,89 @@ impl Chat {
     }
 
     /// The conversation in the shape that the template takes ([`HistoryForm::adapt`]).
-    pub fn adapted<'a>(
+    pub(crate) fn adapted<'a>(
         &self,
         input: &'a ChatInput,
         thorough: bool,
+        cancelled: &dyn Fn() -> bool,
     ) -> Result<Cow<'a, ChatInput>, EngineError> {
         if !HistoryForm::concerns(&input.messages) {
             return Ok(Cow::Borrowed(input));
         }
-        let form = self.history.get_or_init(|| self.template.history_form());
+        let form = match self.history.get() {
+            Some(form) => form,
+            None => {
+                let form = self.template.history_form(cancelled)?;
+                self.history.get_or_init(|| form)
+            }
+        };
         let mut adapted = input.clone();
         form.adapt(&mut adapted.messages, thorough)?;
         Ok(Cow::Owned(adapted))
     }
 
-    /// The text the template makes.
-    pub fn render(&self, input: &ChatInput) -> Result<String, EngineError> {
-        Ok(self.template.render(input)?)
+    /// The text the template makes of a conversation as clients send it.
+    ///
+    /// # Errors
+    /// `INVALID_TEMPLATE`, `TEMPLATE_LIMIT`, `ABORTED`.
+    pub fn apply(
+        &self,
+        input: &ChatInput,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<String, EngineError> {
+        self.render(&*self.adapted(input, false, cancelled)?, cancelled)
     }
 
-    /// The tokens of that text.
-    pub fn encode(
+    /// The text the template makes.
+    fn render(
+        &self,
+        input: &ChatInput,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<String, EngineError> {
+        Ok(self.template.render_within(input, cancelled)?)
+    }
+
+    /// The tokens of that text, of which a context has `context_length`.
+    pub(crate) fn encode(
         &self,
         input: &ChatInput,
         tokenizer: &Tokenizer,
+        bounds: Bounds<'_>,
+        context_length: usize,
     ) -> Result<ChatTokens, EngineError> {
         let options = EncodeOptions {
             add_special: false,
             parse_special: true,
         };
-        let Some((input, mark)) = self.control.cut_all(input)? else {
-            let text = self.render(input)?;
-            return Ok(ChatTokens {
-                tokens: tokenizer.encode(&text, options)?,
-                in_thought: self.opens_thought(&text, tokenizer),
-            });
+        let cut = self.control.cut_all(input)?;
+        let (input, mark) = match &cut {
+            Some((input, mark)) => (input, Some(*mark)),
+            None => (input, None),
         };
-        let text = self.render(&input)?;
+        let text = self.render(input, bounds.cancelled)?;
+        let too_long = || EngineError::TextOverflow {
+            limit: bounds.most,
+            context_length,
+            bytes: text.len(),
+        };
+        if text.len() > tokenizer.most_bytes(bounds.most) {
+            return Err(too_long());
+        }
         let mut tokens = Vec::new();
-        for piece in text.split(mark) {
-            tokens.extend(tokenizer.encode(piece, options)?);
+        for piece in text.split(|c| Some(c) == mark) {
+            let left = Bounds {
+                most: bounds.most - tokens.len(),
+                ..bounds
+            };
+            match tokenizer.encode_within(piece, options, left) {
+                Ok(encoded) => tokens.extend(encoded.ids),
+                Err(TokenizerError::TooManyTokens { .. }) => return Err(too_long()),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(ChatTokens {
             tokens,
-            in_thought: self.opens_thought(&text, tokenizer),
+            in_thought: self.opens_thought(&text, tokenizer, bounds.cancelled)?,
         })
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use ryz_model::ModelError;
 use ryz_tmac::{Arena, MemoryError};
-use ryz_tokenizer::{ChatInput, EncodeOptions, Tokenizer};
+use ryz_tokenizer::{Bounds, ChatInput, EncodeOptions, Tokenizer};
 
 use crate::answer_form::AnswerForm;
 use crate::chat::{Chat, ChatTokens};
@@ -295,13 +295,16 @@ impl Engine {
         self.submit(first, Work::Job(job), self.job_terms(priority))
     }
 
-    /// The text that the model's chat template makes of a conversation.
+    /// The text that the model's chat template makes of a conversation. The work ends early when `cancelled` says so.
     ///
     /// # Errors
-    /// `INVALID_TEMPLATE`, also when the model has no template; `TEMPLATE_LIMIT`.
-    pub fn apply_template(&self, input: &ChatInput) -> Result<String, EngineError> {
-        let chat = self.chat()?;
-        chat.render(&*chat.adapted(input, false)?)
+    /// `INVALID_TEMPLATE`, also when the model has no template; `TEMPLATE_LIMIT`, `ABORTED`, `DISPOSED`.
+    pub fn apply_template(
+        &self,
+        input: &ChatInput,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<String, EngineError> {
+        self.while_alive(cancelled, |chat, cancelled| chat.apply(input, cancelled))
     }
 
     /// The tokens of that text. Unlike tokenising it whole with `parse_special`, nothing that a message says becomes a
@@ -310,31 +313,47 @@ impl Engine {
     /// At most `most`; the work ends early when `cancelled` says so.
     ///
     /// # Errors
-    /// As [`Engine::apply_template`], and `CONTEXT_OVERFLOW`, `ABORTED`.
+    /// As [`Engine::apply_template`], and `CONTEXT_OVERFLOW`.
     pub fn chat_tokens(
         &self,
         input: &ChatInput,
         most: usize,
         cancelled: &dyn Fn() -> bool,
     ) -> Result<ChatTokens, EngineError> {
-        let chat = self.chat()?;
-        if cancelled() {
-            return Err(EngineError::Aborted);
-        }
-        let tokens = chat.encode(&*chat.adapted(input, true)?, &self.inner.tokenizer)?;
-        if cancelled() {
-            return Err(EngineError::Aborted);
-        }
-        check_length(tokens.tokens.len(), most, self.inner.info.context_length)?;
-        Ok(tokens)
+        let context = self.inner.info.context_length;
+        self.while_alive(cancelled, |chat, cancelled| {
+            let input = chat.adapted(input, true, cancelled)?;
+            let bounds = Bounds { most, cancelled };
+            chat.encode(&input, &self.inner.tokenizer, bounds, context)
+        })
     }
 
     /// How this model answers, as its chat template has it; how it calls tools where there are any.
     ///
     /// # Errors
-    /// `UNSUPPORTED` when the model has no template, `INVALID_TEMPLATE`, `TEMPLATE_LIMIT`.
-    pub fn answer_form(&self, tools: bool) -> Result<&AnswerForm, EngineError> {
-        self.chat()?.answer_form(&self.inner.tokenizer, tools)
+    /// As [`Engine::apply_template`].
+    pub fn answer_form(
+        &self,
+        tools: bool,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<&AnswerForm, EngineError> {
+        self.while_alive(cancelled, |chat, cancelled| {
+            chat.answer_form(&self.inner.tokenizer, tools, cancelled)
+        })
+    }
+
+    /// Work with the chat template that ends early when it is cancelled or the engine is disposed of.
+    fn while_alive<'a, T>(
+        &'a self,
+        cancelled: &dyn Fn() -> bool,
+        work: impl FnOnce(&'a Chat, &dyn Fn() -> bool) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let chat = self.chat()?;
+        let disposed = || self.is_disposed();
+        match work(chat, &|| disposed() || cancelled()) {
+            Err(EngineError::Aborted) if disposed() => Err(EngineError::Disposed),
+            result => result,
+        }
     }
 
     /// The model's tokenizer.

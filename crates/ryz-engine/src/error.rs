@@ -197,10 +197,10 @@ pub enum EngineError {
     },
     /// Text could not be tokenised, or the model's tokenizer is unusable.
     #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    Tokenizer(TokenizerError),
     /// The chat template is unusable or failed.
     #[error(transparent)]
-    Template(#[from] TemplateError),
+    Template(TemplateError),
     /// The key-value cache was refused.
     #[error(transparent)]
     KvCache(#[from] KvCacheError),
@@ -217,6 +217,24 @@ impl From<ModelError> for EngineError {
         match error {
             ModelError::Aborted => Self::Aborted,
             other => Self::Model(Arc::new(other)),
+        }
+    }
+}
+
+impl From<TokenizerError> for EngineError {
+    fn from(error: TokenizerError) -> Self {
+        match error {
+            TokenizerError::Cancelled => Self::Aborted,
+            other => Self::Tokenizer(other),
+        }
+    }
+}
+
+impl From<TemplateError> for EngineError {
+    fn from(error: TemplateError) -> Self {
+        match error {
+            TemplateError::Cancelled => Self::Aborted,
+            other => Self::Template(other),
         }
     }
 }

@@ -48,14 +48,14 @@ mod tuning;
 
 pub use answer_form::AnswerForm;
 pub use calibrate::{CalibrateOptions, CalibrateProgress, CalibrationReport, RankCost};
-pub use chat::ChatTokens;
+pub use chat::{Chat, ChatTokens};
 pub use config::EngineConfig;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use estimate::EngineMemory;
 pub use eviction::{BlockRanker, Eviction, RankedBlock};
 pub use guide::{Constraint, SchemaSettings, ToolChoice, WhiteSpace};
-pub use load::{DraftInfo, ModelInfo, check_text};
+pub use load::{DraftInfo, ModelInfo, text_warnings};
 pub use memory::Compaction;
 pub use operators::{Operator, OperatorCall};
 pub use profiler::ProfileObserver;

@@ -205,7 +205,9 @@ impl Engine {
                 .ok()
                 .map(str::to_owned),
             fingerprint: Arc::clone(model.fingerprint()),
-            warnings: source.warnings(),
+            warnings: (source.warnings().into_iter())
+                .chain(warnings_of(&tokenizer))
+                .collect(),
             parameters: source
                 .tensors()
                 .iter()
@@ -347,12 +349,16 @@ fn memory(lease: &Lease) -> &'static str {
     }
 }
 
-/// Whether the text side of a model can be used: its vocabulary, and how that splits text.
+/// What is probably wrong with the text side of a model: its vocabulary, and how that splits text.
 ///
 /// # Errors
 /// Those of [`Engine::load`] about it.
-pub fn check_text(source: &ModelSource) -> Result<(), EngineError> {
-    tokenizer(source).map(drop)
+pub fn text_warnings(source: &ModelSource) -> Result<Vec<String>, EngineError> {
+    Ok(warnings_of(&tokenizer(source)?).collect())
+}
+
+fn warnings_of(tokenizer: &Tokenizer) -> impl Iterator<Item = String> {
+    tokenizer.warnings().iter().map(ToString::to_string)
 }
 
 /// The tokenizer of a GGUF file's metadata, or of the files beside a Hugging Face model.

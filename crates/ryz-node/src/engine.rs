@@ -233,12 +233,11 @@ impl NativeEngine {
         input: Either<String, Uint8Array>,
         #[napi(ts_arg_type = "(failure: Failure | null, value: string | null) => void")]
         done: Function<'_, AnswerArgs<String>, ()>,
-    ) -> Result<()> {
+    ) -> Result<NativeCancel> {
         let input = chat::bytes(input);
-        self.soon(&env, &done, move |engine| {
-            engine
-                .apply_template(&chat::parse(&input)?)
-                .map_err(|error| failure(&error))
+        self.with_template(&env, &done, input.len(), move |engine, cancelled| {
+            let text = engine.apply_template(&chat::parse(&input)?, cancelled);
+            text.map_err(|error| failure(&error))
         })
     }
 
@@ -253,21 +252,14 @@ impl NativeEngine {
         done: Function<'_, AnswerArgs<chat::ChatTokens>, ()>,
     ) -> Result<NativeCancel> {
         let input = chat::bytes(input);
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&cancelled);
-        self.soon(&env, &done, move |engine| {
-            let is_cancelled = || asked.load(Ordering::Relaxed);
-            let chat = chat::parse(&input)
-                .map(|input| engine.chat_tokens(&input, most as usize, &is_cancelled))?;
+        self.with_template(&env, &done, input.len(), move |engine, cancelled| {
+            let chat = engine.chat_tokens(&chat::parse(&input)?, most as usize, cancelled);
             let chat = chat.map_err(|error| failure(&error))?;
             Ok(chat::ChatTokens {
                 tokens: Uint32Array::new(chat.tokens),
                 in_thought: chat.in_thought,
             })
-        })?;
-        Ok(NativeCancel::new(move || {
-            cancelled.store(true, Ordering::Relaxed);
-        }))
+        })
     }
 
     /// How the model answers, and how it calls tools where there are any.
@@ -275,12 +267,13 @@ impl NativeEngine {
     pub fn answer_form(
         &self,
         env: Env,
-        tools: Option<String>,
+        tools: bool,
         #[napi(ts_arg_type = "(failure: Failure | null, value: AnswerForm | null) => void")]
         done: Function<'_, AnswerArgs<AnswerForm>, ()>,
-    ) -> Result<()> {
-        self.soon(&env, &done, move |engine| {
-            let form = engine.answer_form(tools.is_some());
+    ) -> Result<NativeCancel> {
+        // A template is rendered some dozens of times to learn it.
+        self.with_template(&env, &done, usize::MAX, move |engine, cancelled| {
+            let form = engine.answer_form(tools, cancelled);
             form.map(AnswerForm::of).map_err(|error| failure(&error))
         })
     }
@@ -383,10 +376,24 @@ impl NativeEngine {
     ) -> Result<()> {
         let answer = Answer::new(done)?;
         match self.slot.get() {
-            Ok(engine) => jobs::soon(env, move || answer.send_from(|| work(&engine)))?,
+            Ok(engine) => jobs::soon(env, move |_| answer.send_from(|| work(&engine)))?,
             Err(failure) => answer.send(Err(failure)),
         }
         Ok(())
+    }
+
+    /// Work with the chat template on so many bytes; it is told when it should stop early.
+    fn with_template<T: ToNapiValue + Send + 'static>(
+        &self,
+        env: &Env,
+        done: &Function<'_, AnswerArgs<T>, ()>,
+        bytes: usize,
+        work: impl FnOnce(&Engine, &dyn Fn() -> bool) -> std::result::Result<T, Failure>
+        + Send
+        + 'static,
+    ) -> Result<NativeCancel> {
+        let engine = self.slot.get();
+        cancellable(env, done, bytes, move |cancelled| work(&engine?, cancelled))
     }
 
     /// Work of the engine thread.
@@ -418,6 +425,33 @@ impl NativeEngine {
             }
         }))
     }
+}
+
+/// Bytes of a text that is worth a thread.
+const LONG: usize = 1 << 15;
+
+/// Work on so many bytes that a cancel, or the environment's end, stops early. Short work does not wait for long work.
+pub(crate) fn cancellable<T: ToNapiValue + Send + 'static>(
+    env: &Env,
+    done: &Function<'_, AnswerArgs<T>, ()>,
+    bytes: usize,
+    work: impl FnOnce(&dyn Fn() -> bool) -> std::result::Result<T, Failure> + Send + 'static,
+) -> Result<NativeCancel> {
+    let answer = Answer::new(done)?;
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&cancelled);
+    let work = move |ended: &AtomicBool| {
+        let is_cancelled = || asked.load(Ordering::Relaxed) || ended.load(Ordering::Relaxed);
+        answer.send_from(|| work(&is_cancelled));
+    };
+    if bytes > LONG {
+        jobs::beside(env, work)?;
+    } else {
+        jobs::soon(env, work)?;
+    }
+    Ok(NativeCancel::new(move || {
+        cancelled.store(true, Ordering::Relaxed);
+    }))
 }
 
 /// A job that is not answered yet. Dropping its handle would cancel it, so it is held until then.

@@ -5,7 +5,7 @@ use std::path::Path;
 use napi::bindgen_prelude::Function;
 use napi::{Env, Result};
 use napi_derive::napi;
-use ryz_engine::check_text;
+use ryz_engine::text_warnings;
 use ryz_format::{Array, DescribedTensor, Metadata, TensorInfo, Value};
 use ryz_kernels::TernaryPacker;
 use ryz_model::{Described, DescribedKind};
@@ -100,7 +100,11 @@ fn inspection(described: &Described) -> Inspection {
         Err(_) => tensors.iter().map(|tensor| tensor.bytes as f64).sum(),
     };
     let config = described.config();
-    let reason = reason(described);
+    let (reason, mut warnings) = match text_of(described) {
+        Ok(warnings) => (None, warnings),
+        Err(reason) => (Some(reason), Vec::new()),
+    };
+    warnings.splice(0..0, described.warnings());
     let metadata = match &described.config_json {
         Some(json) => serde_json::from_slice(json).unwrap_or(Json::Null),
         None => Json::Object(metadata(&described.metadata)),
@@ -115,7 +119,7 @@ fn inspection(described: &Described) -> Inspection {
         architecture: described.architecture.clone(),
         runs: reason.is_none(),
         reason,
-        warnings: described.warnings(),
+        warnings,
         parameters,
         file_bytes: described.file_bytes as f64,
         metadata: metadata.to_string(),
@@ -133,20 +137,20 @@ fn inspection(described: &Described) -> Inspection {
     }
 }
 
-/// Why a model cannot be run, in a sentence; `None` where it can.
-fn reason(described: &Described) -> Option<String> {
+/// What is probably wrong with the text of a model that can be run; or why it cannot, in a sentence.
+fn text_of(described: &Described) -> std::result::Result<Vec<String>, String> {
     if described.kind == DescribedKind::Safetensors {
-        return Some(
+        return Err(
             "a file of tensors alone: pass the folder that holds it with its config.json"
                 .to_owned(),
         );
     }
     match &described.source {
-        Ok(source) => check_text(source).err().map(|error| chain(&error)),
+        Ok(source) => text_warnings(source).map_err(|error| chain(&error)),
         Err(_) if described.tensors.is_empty() => {
-            Some("it holds no tensors, only a vocabulary or metadata".to_owned())
+            Err("it holds no tensors, only a vocabulary or metadata".to_owned())
         }
-        Err(error) => Some(match std::error::Error::source(error) {
+        Err(error) => Err(match std::error::Error::source(error) {
             // The path goes without saying.
             Some(source) => chain(source),
             None => chain(error),

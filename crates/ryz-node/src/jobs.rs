@@ -4,9 +4,9 @@
 //! cancels and joins them all.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use napi::{Env, Error, Result};
@@ -15,6 +15,8 @@ use crate::answer::Failure;
 
 /// Something that ends with its environment.
 pub trait Ending {
+    /// Asks it to stop, and does not wait.
+    fn cancel(&self) {}
     /// Stops and waits until it has stopped. Called on the environment's own thread.
     fn end(&mut self);
     /// Whether it has stopped by itself, so that it need not be kept.
@@ -25,6 +27,7 @@ pub trait Ending {
 struct Environment {
     hooked: bool,
     helper: Option<Sender<Task>>,
+    desks: Option<Desks>,
     live: Vec<Box<dyn Ending>>,
 }
 
@@ -48,10 +51,13 @@ pub fn keep(env: &Env, ending: Box<dyn Ending>) -> Result<()> {
 
 fn end_all() {
     let live = ENVIRONMENT.with_borrow_mut(|environment| {
-        // Without a sender the helper thread ends.
+        // Without a sender the helper threads end.
         environment.helper = None;
+        environment.desks = None;
         std::mem::take(&mut environment.live)
     });
+    // All of them at once: tasks that wait for one another end together.
+    live.iter().for_each(|ending| ending.cancel());
     for mut ending in live {
         ending.end();
     }
@@ -67,8 +73,12 @@ struct Job {
 }
 
 impl Ending for Job {
-    fn end(&mut self) {
+    fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    fn end(&mut self) {
+        self.cancel();
         if let Some(thread) = self.thread.take() {
             // A job catches its own panics and has answered; there is nobody left to tell.
             drop(thread.join());
@@ -125,10 +135,11 @@ pub fn detach(name: &str, work: impl FnOnce() + Send + 'static) {
     let _ = ENVIRONMENT.try_with(|environment| environment.borrow_mut().live.push(Box::new(job)));
 }
 
-type Task = Box<dyn FnOnce() + Send>;
+type Task = Box<dyn FnOnce(&AtomicBool) + Send>;
 
-/// Runs `work` soon, after what came before it, on the environment's one helper thread.
-pub fn soon(env: &Env, work: impl FnOnce() + Send + 'static) -> Result<()> {
+/// Runs `work` soon, after what came before it, on the environment's one helper thread. The flag is set when it should
+/// stop early.
+pub fn soon(env: &Env, work: impl FnOnce(&AtomicBool) + Send + 'static) -> Result<()> {
     let task: Task = Box::new(work);
     let refused = ENVIRONMENT.with_borrow(|environment| match &environment.helper {
         Some(helper) => helper.send(task).err().map(|error| error.0),
@@ -136,11 +147,62 @@ pub fn soon(env: &Env, work: impl FnOnce() + Send + 'static) -> Result<()> {
     });
     let Some(task) = refused else { return Ok(()) };
     let (helper, tasks) = channel::<Task>();
-    spawn(env, "ryz-helper", move |_| {
-        tasks.into_iter().for_each(|task| task())
+    spawn(env, "ryz-helper", move |ended| {
+        tasks.into_iter().for_each(|task| task(ended));
     })?;
     // The helper was started just now: it takes the first task.
     drop(helper.send(task));
     ENVIRONMENT.with_borrow_mut(|environment| environment.helper = Some(helper));
     Ok(())
+}
+
+/// Long tasks that run at once; the others wait for one of them.
+const MOST_LONG: usize = 4;
+
+/// The threads that take long tasks in turn.
+struct Desks {
+    sender: Sender<Task>,
+    tasks: Arc<Mutex<Receiver<Task>>>,
+    threads: usize,
+}
+
+/// Runs `work` beside others, so that short tasks do not wait for it. The flag is set when it should stop early.
+pub fn beside(env: &Env, work: impl FnOnce(&AtomicBool) + Send + 'static) -> Result<()> {
+    let tasks = ENVIRONMENT.with_borrow_mut(|environment| {
+        let desks = environment.desks.get_or_insert_with(|| {
+            let (sender, tasks) = channel();
+            let tasks = Arc::new(Mutex::new(tasks));
+            Desks {
+                sender,
+                tasks,
+                threads: 0,
+            }
+        });
+        // The receiver lives as long as the desks do.
+        drop(desks.sender.send(Box::new(work)));
+        (desks.threads < MOST_LONG).then(|| {
+            desks.threads += 1;
+            Arc::clone(&desks.tasks)
+        })
+    });
+    let Some(tasks) = tasks else { return Ok(()) };
+    let started = spawn(env, "ryz-beside", move |ended| {
+        loop {
+            let next = tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(task) = next else { break };
+            task(ended);
+        }
+    });
+    let Err(error) = started else { return Ok(()) };
+    ENVIRONMENT.with_borrow_mut(|environment| match &mut environment.desks {
+        Some(desks) if desks.threads > 1 => {
+            // Another thread takes the task.
+            desks.threads -= 1;
+            Ok(())
+        }
+        _ => {
+            environment.desks = None;
+            Err(error)
+        }
+    })
 }

@@ -1,22 +1,22 @@
 //! Tokenizers without a model.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use napi::bindgen_prelude::{Function, ToNapiValue, Uint32Array};
+use napi::bindgen_prelude::{Either, Function, Uint8Array, Uint32Array};
 use napi::{Env, Result};
 use napi_derive::napi;
-use ryz_format::{FormatError, Gguf, Metadata};
+use ryz_engine::{Chat, EngineError};
+use ryz_format::{FormatError, Gguf, Metadata, Overrides, hf::FolderOverrides};
 use ryz_tmac::InputFile;
 use ryz_tokenizer::{Bounds, EncodeOptions, HfFiles, Tokenizer};
 
 use crate::answer::{Answer, AnswerArgs, Failure};
-use crate::engine::NativeCancel;
+use crate::chat;
+use crate::engine::{NativeCancel, cancellable, failure};
 use crate::jobs;
+use crate::load::{Config, engine_config};
 
-/// Bytes of a text that is worth a thread.
-const LONG: usize = 1 << 15;
 /// The longest tokenizer.json; real ones of 256,000 tokens have 34 MB.
 const MAX_JSON: u64 = 256 << 20;
 /// First read of a GGUF header; the next one is twice as long.
@@ -54,10 +54,11 @@ pub struct EncodedText {
     pub unknown_characters: f64,
 }
 
-/// A tokenizer.
+/// A tokenizer, and the chat template that the files have with it.
 #[napi]
 pub struct NativeTokenizer {
     tokenizer: Tokenizer,
+    chat: Option<Arc<Chat>>,
 }
 
 /// Reads the tokenizer of a GGUF file, of a tokenizer.json, or of the folder that holds one.
@@ -65,14 +66,19 @@ pub struct NativeTokenizer {
 pub fn load_tokenizer(
     env: Env,
     path: String,
+    config: Config,
     #[napi(ts_arg_type = "(failure: Failure | null, value: NativeTokenizer | null) => void")]
     done: Function<'_, AnswerArgs<NativeTokenizer>, ()>,
 ) -> Result<()> {
     let answer = Answer::new(&done)?;
     jobs::spawn(&env, "ryz-tokenizer", move |_| {
         answer.send_from(|| {
-            let tokenizer = open(Path::new(&path))?;
-            Ok(NativeTokenizer { tokenizer })
+            let overrides = engine_config(config)?.all_overrides();
+            let overrides = overrides.map_err(|error| failure(&error))?;
+            let tokenizer = open(Path::new(&path), &overrides)?;
+            let template = tokenizer.chat_template();
+            let chat = template.map(|template| Arc::new(Chat::new(template, &tokenizer)));
+            Ok(NativeTokenizer { tokenizer, chat })
         });
     })?;
     Ok(())
@@ -114,38 +120,40 @@ impl NativeTokenizer {
         #[napi(ts_arg_type = "(failure: Failure | null, value: EncodedText | null) => void")]
         done: Function<'_, AnswerArgs<EncodedText>, ()>,
     ) -> Result<NativeCancel> {
-        let answer = Arc::new(Mutex::new(Some(Answer::new(&done)?)));
         let tokenizer = self.tokenizer.clone();
         let options = EncodeOptions {
             add_special,
             parse_special,
         };
-        let long = text.len() > LONG;
-        let cancelled = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&cancelled);
-        let work = move |ended: &AtomicBool| {
+        cancellable(&env, &done, text.len(), move |cancelled| {
             let bounds = Bounds {
-                cancelled: &|| flag.load(Ordering::Relaxed) || ended.load(Ordering::Relaxed),
+                cancelled,
                 ..Bounds::NONE
             };
-            once(&answer, || {
-                let encoded = tokenizer.encode_within(&text, options, bounds);
-                let encoded = encoded.map_err(|error| Failure::new(error.code(), &error))?;
-                Ok(EncodedText {
-                    token_ids: Uint32Array::new(encoded.ids),
-                    unknown_characters: encoded.unknown as f64,
-                })
-            });
-        };
-        // A long text has a thread of its own, so that others do not wait for it.
-        if long {
-            jobs::spawn(&env, "ryz-tokenize", work)?;
-        } else {
-            jobs::soon(&env, move || work(&AtomicBool::new(false)))?;
-        }
-        Ok(NativeCancel::new(move || {
-            cancelled.store(true, Ordering::Relaxed);
-        }))
+            let encoded = tokenizer.encode_within(&text, options, bounds);
+            let encoded = encoded.map_err(|error| Failure::new(error.code(), &error))?;
+            Ok(EncodedText {
+                token_ids: Uint32Array::new(encoded.ids),
+                unknown_characters: encoded.unknown as f64,
+            })
+        })
+    }
+
+    /// Renders the chat template. The input is JSON, as text or as UTF-8.
+    #[napi(catch_unwind)]
+    pub fn apply_chat_template(
+        &self,
+        env: Env,
+        input: Either<String, Uint8Array>,
+        #[napi(ts_arg_type = "(failure: Failure | null, value: string | null) => void")]
+        done: Function<'_, AnswerArgs<String>, ()>,
+    ) -> Result<NativeCancel> {
+        let (input, chat) = (chat::bytes(input), self.chat.clone());
+        cancellable(&env, &done, input.len(), move |cancelled| {
+            let chat = chat.ok_or_else(|| failure(&EngineError::NoChatTemplate))?;
+            let text = chat.apply(&chat::parse(&input)?, cancelled);
+            text.map_err(|error| failure(&error))
+        })
     }
 
     /// Token ids to text.
@@ -160,7 +168,7 @@ impl NativeTokenizer {
     ) -> Result<()> {
         let (answer, tokenizer) = (Answer::new(&done)?, self.tokenizer.clone());
         let tokens = tokens.to_vec();
-        jobs::soon(&env, move || {
+        jobs::soon(&env, move |_| {
             answer.send_from(|| {
                 known(&tokenizer, &tokens)?;
                 Ok(tokenizer.decode(&tokens, skip_special))
@@ -179,25 +187,12 @@ impl NativeTokenizer {
     ) -> Result<()> {
         let (answer, tokenizer) = (Answer::new(&done)?, self.tokenizer.clone());
         let tokens = tokens.to_vec();
-        jobs::soon(&env, move || {
+        jobs::soon(&env, move |_| {
             answer.send_from(|| {
                 known(&tokenizer, &tokens)?;
                 Ok(tokens.iter().map(|&id| tokenizer.piece(id)).collect())
             });
         })
-    }
-}
-
-/// Answers with what `work` gives, if nobody has.
-fn once<T: ToNapiValue + Send + 'static>(
-    answer: &Mutex<Option<Answer<T>>>,
-    work: impl FnOnce() -> std::result::Result<T, Failure>,
-) {
-    let mut answer = answer
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(answer) = answer.take() {
-        answer.send_from(work);
     }
 }
 
@@ -212,7 +207,13 @@ fn known(tokenizer: &Tokenizer, ids: &[u32]) -> std::result::Result<(), Failure>
     }
 }
 
-fn open(path: &Path) -> std::result::Result<Tokenizer, Failure> {
+fn open(path: &Path, overrides: &Overrides) -> std::result::Result<Tokenizer, Failure> {
+    let refused = |error: FormatError| {
+        Failure::plain(
+            error.code(),
+            format!("overrides: {}", Failure::new("", &error).message),
+        )
+    };
     let (folder, json) = if path.is_dir() {
         (path.to_owned(), path.join("tokenizer.json"))
     } else if path
@@ -222,23 +223,29 @@ fn open(path: &Path) -> std::result::Result<Tokenizer, Failure> {
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         (folder, path.to_owned())
     } else {
-        let metadata = metadata(path)?;
+        let mut metadata = metadata(path)?;
+        overrides.apply(&mut metadata).map_err(refused)?;
         return Tokenizer::from_gguf(&metadata).map_err(|error| at(path, error.code(), &error));
     };
+    let overrides = FolderOverrides::of(overrides).map_err(refused)?;
     let beside = |name: &str| {
         let file: PathBuf = folder.join(name);
-        file.is_file().then(|| whole(&file)).transpose()
+        let bytes = file.is_file().then(|| whole(&file)).transpose()?;
+        overrides.neighbour(name, bytes).map_err(refused)
     };
     let tokenizer = whole(&json)?;
     let config = beside("tokenizer_config.json")?;
     let generation = beside("generation_config.json")?;
     let template = beside("chat_template.jinja")?;
+    let legacy = beside("chat_template.json")?;
+    let tool_use = beside(HfFiles::TOOL_USE)?;
     Tokenizer::from_hf(&HfFiles {
         tokenizer: &tokenizer,
         tokenizer_config: config.as_deref(),
         generation_config: generation.as_deref(),
         chat_template: template.as_deref(),
-        ..HfFiles::default()
+        legacy_template: legacy.as_deref(),
+        tool_use_template: tool_use.as_deref(),
     })
     .map_err(|error| at(&json, error.code(), &error))
 }

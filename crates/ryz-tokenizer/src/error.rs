@@ -230,6 +230,9 @@ pub enum TemplateError {
         /// Why.
         source: std::io::Error,
     },
+    /// Rendering was cancelled.
+    #[error("the rendering of a chat template was cancelled")]
+    Cancelled,
     /// Rendering took more work or memory than any real template needs.
     #[error("chat template exceeds its limit of {what}")]
     LimitExceeded {
@@ -244,6 +247,7 @@ impl TemplateError {
         match self {
             TemplateError::LimitExceeded { .. } => "TEMPLATE_LIMIT",
             TemplateError::Thread { .. } => "OUT_OF_MEMORY",
+            TemplateError::Cancelled => "ABORTED",
             TemplateError::Arguments { .. } => "INVALID_ARGUMENT",
             _ => "INVALID_TEMPLATE",
         }

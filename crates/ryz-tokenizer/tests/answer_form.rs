@@ -10,7 +10,7 @@ const TEMPLATES: &str = "../../../shared/templates";
 
 fn form(source: &str) -> AnswerForm {
     let template = ChatTemplate::new(source, "<s>", "</s>").unwrap();
-    template.answer_form(true).unwrap()
+    template.answer_form(true, &|| false).unwrap()
 }
 
 /// A template that writes calls like this; `c` is a call.
@@ -308,7 +308,7 @@ fn every_handed_template_that_takes_tools_gives_its_form() {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let source = std::fs::read(&path).unwrap();
         let template = ChatTemplate::from_bytes(&source, "<|endoftext|>", "<|im_end|>").unwrap();
-        let Ok(form) = template.answer_form(true) else {
+        let Ok(form) = template.answer_form(true, &|| false) else {
             if !REFUSED.contains(&name) {
                 wrong.push(format!("{name} fails"));
             }
@@ -404,7 +404,7 @@ fn a_template_that_refuses_a_second_call_takes_one() {
 fn thoughts_are_learnt_from_each_way_in_which_messages_carry_them() {
     let marks = |source: &str| {
         let template = ChatTemplate::new(source, "", "").unwrap();
-        let reasoning = template.answer_form(false).unwrap().reasoning;
+        let reasoning = template.answer_form(false, &|| false).unwrap().reasoning;
         reasoning.map(|marks| (marks.open, marks.close))
     };
     let pair = |open: &str, close: &str| Some((open.to_owned(), close.to_owned()));

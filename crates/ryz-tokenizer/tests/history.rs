@@ -17,7 +17,9 @@ fn template(content: &str, arguments: &str) -> ChatTemplate {
 }
 
 fn form(content: &str, arguments: &str) -> HistoryForm {
-    template(content, arguments).history_form()
+    template(content, arguments)
+        .history_form(&|| false)
+        .unwrap()
 }
 
 fn call(id: &str, arguments: Json) -> Json {
@@ -58,7 +60,10 @@ fn the_content_beside_calls_is_learnt() {
     let source = "{{ tools | tojson }}{% for m in messages %}{% if m.content is none %}\
         {% for c in m.tool_calls %}[{{ c.function.arguments | tojson }}]{% endfor %}\
         {% else %}{{ m.content }}{% endif %}{% endfor %}";
-    let null = ChatTemplate::new(source, "", "").unwrap().history_form();
+    let null = ChatTemplate::new(source, "", "")
+        .unwrap()
+        .history_form(&|| false)
+        .unwrap();
     assert!(!null.content.empty && null.content.null);
     let messages =
         json!([{ "role": "assistant", "content": "", "tool_calls": [call("a", json!({}))] }]);
@@ -114,7 +119,10 @@ fn several_calls_are_split_for_a_template_that_takes_one() {
     let source = "{{ tools | tojson }}{% for m in messages %}\
         {% if m.tool_calls %}{% if m.tool_calls | length > 1 %}{{ raise_exception('one') }}{% endif %}\
         {{ m.tool_calls[0].function.arguments | tojson }}{% endif %}{{ m.content }}{% endfor %}";
-    let one = ChatTemplate::new(source, "", "").unwrap().history_form();
+    let one = ChatTemplate::new(source, "", "")
+        .unwrap()
+        .history_form(&|| false)
+        .unwrap();
     assert!(one.single_call);
     let calls = [call("a", json!({ "n": 1 })), call("b", json!({ "n": 2 }))];
     let result = |id: &str| json!({ "role": "tool", "tool_call_id": id, "content": id });
@@ -230,7 +238,7 @@ fn real_templates_take_openai_shaped_histories() {
         else {
             continue;
         };
-        let form = template.history_form();
+        let form = template.history_form(&|| false).unwrap();
         println!("{name}: {form:?}");
         let write = |content: Option<Json>, arguments: Json, id: &str, adapt: bool| {
             let mut calling = json!({ "role": "assistant", "tool_calls": [call(id, arguments)] });

@@ -301,6 +301,35 @@ fn work_memory_and_output_are_bounded() {
     }
 }
 
+/// Each of these works for as long as its fuel lasts.
+#[test]
+fn a_cancelled_rendering_ends_early_as_cancelled() {
+    let values: Vec<String> = (0..20_000).map(|i| i.to_string()).collect();
+    for source in [
+        "{% for m in messages %}{% for n in messages %}{% if m == n %}.{% endif %}{% endfor %}{% endfor %}",
+        "{% for i in range(100000) %}{{ messages | length }}{% endfor %}",
+        "{% for i in range(100000) %}{{ 'x'.upper() }}{% endfor %}",
+    ] {
+        let template = ChatTemplate::new(source, "", "").unwrap();
+        let input = ChatInput::new(json!(values));
+        let error = template.render_within(&input, &|| true).unwrap_err();
+        assert!(
+            matches!(error, TemplateError::Cancelled),
+            "{source}: {error}"
+        );
+        assert_eq!(error.code(), "ABORTED", "{source}");
+    }
+    let template = ChatTemplate::new("{{ messages }}", "", "").unwrap();
+    assert!(matches!(
+        template.history_form(&|| true),
+        Err(TemplateError::Cancelled)
+    ));
+    assert!(matches!(
+        template.answer_form(true, &|| true),
+        Err(TemplateError::Cancelled)
+    ));
+}
+
 /// On the smallest stack that a caller may have: each of these would overflow it without the bounds on the source.
 #[test]
 fn nesting_is_bounded_on_a_small_stack() {

@@ -253,7 +253,7 @@ impl Compiler {
             } => {
                 let chat = self.parts.chat.as_ref();
                 let chat = chat.ok_or(EngineError::NoChatTemplate)?;
-                let form = chat.answer_form(&self.parts.tokenizer, true)?;
+                let form = chat.answer_form(&self.parts.tokenizer, true, &|| false)?;
                 let request = tools::Request {
                     tools,
                     choice,

@@ -6,7 +6,10 @@
 //! walks the value, and pays for what it meets. Every change keeps the number of values taken from and left on the stack, so
 //! that no jump has to move.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, Output, State, Value,
@@ -200,6 +203,7 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     environment.set_unknown_method_callback(method);
     environment.set_formatter(
         |out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value| {
+            go_on()?;
             if value.kind() == ValueKind::String {
                 return minijinja::escape_formatter(out, state, value);
             }
@@ -248,6 +252,24 @@ pub(super) fn install(environment: &mut Environment<'static>) {
     );
 }
 
+thread_local! {
+    // Each rendering has a thread of its own.
+    static ENDED: RefCell<Arc<AtomicBool>> = RefCell::default();
+}
+
+/// Ends what this thread renders soon after the flag is set.
+pub(super) fn end_with(flag: Arc<AtomicBool>) {
+    ENDED.set(flag);
+}
+
+/// Fails once the rendering was cancelled.
+fn go_on() -> Result<(), Error> {
+    if ENDED.with_borrow(|ended| ended.load(Ordering::Relaxed)) {
+        return Err(invalid("the rendering was cancelled"));
+    }
+    Ok(())
+}
+
 /// What a walk met.
 #[derive(Default)]
 struct Met {
@@ -266,6 +288,7 @@ impl Met {
 
 /// Pays for a value and everything in it, as often as it is in it.
 fn walk(state: &State<'_, '_>, value: &Value) -> Result<Met, Error> {
+    go_on()?;
     let mut met = Met::default();
     visit(state, value, 0, &mut met)?;
     Ok(met)
@@ -281,6 +304,7 @@ fn walk_all(state: &State<'_, '_>, values: &[&Value]) -> Result<(), Error> {
 fn visit(state: &State<'_, '_>, value: &Value, depth: usize, met: &mut Met) -> Result<(), Error> {
     met.values += 1;
     if met.values.is_multiple_of(VALUES_PER_FUEL) {
+        go_on()?;
         state.consume_fuel(1)?;
     }
     if let Some(text) = value.as_str() {
@@ -440,6 +464,7 @@ fn method(
     name: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
+    go_on()?;
     let all = || [std::slice::from_ref(value), args].concat();
     if let Some(filter) = name.strip_prefix('|') {
         walk_all(state, &[value])?;

@@ -70,16 +70,19 @@ enum Content {
 }
 
 impl ChatTemplate {
-    /// What this template takes of a history.
-    #[must_use]
-    pub fn history_form(&self) -> HistoryForm {
+    /// What this template takes of a history. The work ends soon after `cancelled` says so.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError::Cancelled`].
+    pub fn history_form(&self, cancelled: &dyn Fn() -> bool) -> Result<HistoryForm, TemplateError> {
         let object = json!({ KEY: VALUE });
         let text = Json::String(format!("{{\"{KEY}\": \"{VALUE}\"}}"));
         let contents = [Content::Empty, Content::Null, Content::Missing];
         let mut arguments = (ArgumentForm::Either, &object);
         let mut working = None;
         for content in contents {
-            let probe = |arguments| self.probe(content, arguments, SHORT_ID);
+            let probe = |arguments| self.probe(content, arguments, SHORT_ID, cancelled);
             let learnt = match (probe(&object), probe(&text)) {
                 (Some(object), Some(text)) => argument_form(&object, &text),
                 (Some(_), None) => ArgumentForm::Object,
@@ -111,7 +114,7 @@ impl ChatTemplate {
         // A template that writes no call in any way gets its messages as they are.
         if let Some(content) = working {
             let none = |text: &str| text.matches("None").count();
-            let whole = |content| self.probe(content, arguments, SHORT_ID);
+            let whole = |content| self.probe(content, arguments, SHORT_ID, cancelled);
             let printed = whole(content).as_deref().map_or(0, none);
             let works = |content| whole(content).is_some_and(|text| none(&text) <= printed);
             learnt.content = ContentForms {
@@ -119,33 +122,46 @@ impl ChatTemplate {
                 null: works(Content::Null),
                 missing: works(Content::Missing),
             };
-            learnt.short_ids = self.probe(content, arguments, LONG_ID).is_none();
+            let long = self.probe(content, arguments, LONG_ID, cancelled);
+            learnt.short_ids = long.is_none();
             let other = match arguments {
                 Json::String(text) => Json::String(text.replace(VALUE, SECOND)),
                 _ => json!({ KEY: SECOND }),
             };
             let two = [call(SHORT_ID, arguments), call("call00001", &other)];
             let results = [result(SHORT_ID), result("call00001")];
-            let written = self.rendered([&[calling(content, &two)], results.as_slice()].concat());
+            let messages = [&[calling(content, &two)], results.as_slice()].concat();
+            let written = self.rendered(messages, cancelled);
             learnt.single_call =
                 !written.is_some_and(|text| text.contains(VALUE) && text.contains(SECOND));
         }
-        learnt
+        // What was cancelled midway looked like a refusal of the template.
+        if cancelled() {
+            return Err(TemplateError::Cancelled);
+        }
+        Ok(learnt)
     }
 
     /// The rendering of one call and its result; none when it fails or loses the call.
-    fn probe(&self, content: Content, arguments: &Json, id: &str) -> Option<String> {
+    fn probe(
+        &self,
+        content: Content,
+        arguments: &Json,
+        id: &str,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Option<String> {
         let messages = vec![calling(content, &[call(id, arguments)]), result(id)];
-        self.rendered(messages).filter(|text| text.contains(VALUE))
+        self.rendered(messages, cancelled)
+            .filter(|text| text.contains(VALUE))
     }
 
-    fn rendered(&self, messages: Vec<Json>) -> Option<String> {
+    fn rendered(&self, messages: Vec<Json>, cancelled: &dyn Fn() -> bool) -> Option<String> {
         let user = json!({ "role": "user", "content": "Hello" });
         let mut input = ChatInput::new(std::iter::once(user).chain(messages).collect());
         let schema = json!({ "type": "object", "properties": { KEY: { "type": "string" } } });
         let tool = json!({ "name": NAME, "description": "A tool.", "parameters": schema });
         input.tools = Some(json!([{ "type": "function", "function": tool }]));
-        self.render(&input).ok()
+        self.render_within(&input, cancelled).ok()
     }
 
     /// The key of thoughts that the source names.

@@ -14,7 +14,11 @@ mod namespaces;
 mod python;
 mod strftime;
 
-use std::time::SystemTime;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, SystemTime};
 
 use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, Value, machinery, syntax::SyntaxConfig,
@@ -44,6 +48,8 @@ const STACK: u64 = 4 << 20;
 const RECURSION: usize = 64;
 /// Bytes of output beyond those of the conversation.
 const OUTPUT: usize = 4 << 20;
+/// How often a rendering under way is asked whether it was cancelled.
+const CANCELLATION: Duration = Duration::from_millis(5);
 /// How deeply messages may nest.
 const INPUT_DEPTH: usize = 64;
 
@@ -233,6 +239,19 @@ impl ChatTemplate {
     /// [`TemplateError::Raised`] with what the template itself says, [`TemplateError::LimitExceeded`] when it takes more
     /// work, memory or output than any real one, [`TemplateError::Render`] for the rest.
     pub fn render(&self, input: &ChatInput) -> Result<String, TemplateError> {
+        self.render_within(input, &|| false)
+    }
+
+    /// As [`ChatTemplate::render`], and ends soon after `cancelled` says so, which is asked every few milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError::Cancelled`] besides.
+    pub fn render_within(
+        &self,
+        input: &ChatInput,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<String, TemplateError> {
         let (source, names) = match self.source_for(input) {
             Source::Parsed { text, names } => (text, names),
             // It fails as it failed before.
@@ -255,14 +274,29 @@ impl ChatTemplate {
                 .unwrap_or(usize::MAX)
                 .saturating_mul(4),
         );
+        let ended = Arc::new(AtomicBool::new(false));
         std::thread::scope(|scope| {
-            let work = || self.run(source, names, input, fuel, limit);
+            let (done, finished) = mpsc::channel::<Infallible>();
+            let flag = Arc::clone(&ended);
+            let work = move || {
+                // Dropped at the end, by a panic too: whoever waits learns of it.
+                let _done = done;
+                guarded::end_with(flag);
+                self.run(source, names, input, fuel, limit)
+            };
             let thread = std::thread::Builder::new()
                 .name(NAME.to_owned())
                 .stack_size(usize::try_from(stack).unwrap_or(usize::MAX))
                 .spawn_scoped(scope, work)
                 .map_err(|source| TemplateError::Thread { source })?;
+            while finished.recv_timeout(CANCELLATION) == Err(RecvTimeoutError::Timeout) {
+                if cancelled() {
+                    ended.store(true, Ordering::Relaxed);
+                    break;
+                }
+            }
             match thread.join() {
+                Ok(Err(_)) if ended.load(Ordering::Relaxed) => Err(TemplateError::Cancelled),
                 Ok(rendered) => rendered,
                 Err(panic) => std::panic::resume_unwind(panic),
             }

@@ -12,7 +12,7 @@ use super::node::{ArrayForm, Node, ObjectForm, StringForm, least};
 use super::number::{self, Bound, Decimal, NumberForm};
 use super::pattern::{self, Pattern};
 use super::pointer::{self, escape};
-use super::quote;
+use super::quote::{self, Script};
 use crate::error::EngineError;
 
 /// Most schemas that are read or put together, through all references.
@@ -429,8 +429,8 @@ impl<'a> Builder<'a> {
         })?;
         let text = formats::equivalent(text).unwrap_or(text);
         // What cannot be written as a terminal is refused here, where its place is known.
-        let read =
-            Pattern::parse(text).and_then(|pattern| quote::string_with(&pattern).map(|_| pattern));
+        let read = Pattern::parse(text)
+            .and_then(|pattern| quote::text_with(&pattern, Script::Json).map(|_| pattern));
         match read {
             Ok(pattern) => Ok(Some(pattern)),
             Err(message) if message.ends_with("cannot be enforced") => {

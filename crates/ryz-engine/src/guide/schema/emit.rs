@@ -12,7 +12,7 @@ use super::build::Builder;
 use super::node::{ArrayForm, Node, ObjectForm, StringForm};
 use super::number::{self, NumberForm};
 use super::pattern::Pattern;
-use super::quote::{self, CHAR};
+use super::quote::{self, CHAR, Script};
 use crate::error::EngineError;
 use crate::guide::constraint::WhiteSpace;
 
@@ -37,6 +37,13 @@ const MAX_REPEAT: usize = 1_000_000;
 
 type Emitted = Result<Option<String>, EngineError>;
 
+/// A terminal's body.
+pub struct Terms {
+    pub text: String,
+    /// Whether no text at all fits, as far as its length says.
+    pub may_be_empty: bool,
+}
+
 /// Writes a grammar.
 pub struct Emitter<'a> {
     builder: Builder<'a>,
@@ -48,6 +55,30 @@ pub struct Emitter<'a> {
     pending: Vec<String>,
     /// Long texts: what is forced is not looked for from each token to their end.
     unforced: bool,
+}
+
+/// Terms whose product is the text of a string.
+fn string_body(form: &StringForm, script: Script) -> Result<String, String> {
+    let (char, quote) = (script.char(), script.quote());
+    let mut parts = Vec::new();
+    for pattern in &form.patterns {
+        let part = quote::text_with(pattern, script)?;
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    match (
+        form.min.min(MAX_REPEAT),
+        form.max.map(|max| max.min(MAX_REPEAT)),
+    ) {
+        (0, None) if parts.is_empty() => parts.push(format!("/{quote}{char}*{quote}/")),
+        (0, None) => {}
+        (min, None) => parts.push(format!("/{quote}{char}{{{min},}}{quote}/")),
+        (min, Some(max)) => {
+            parts.push(format!("/{quote}{char}{{{min},{}}}{quote}/", max.max(min)));
+        }
+    }
+    Ok(parts.join(" & "))
 }
 
 impl<'a> Emitter<'a> {
@@ -94,6 +125,60 @@ impl<'a> Emitter<'a> {
             self.text += "%llguidance { \"no_forcing\": true }\n";
         }
         Ok(format!("start: {start}\n{}", self.text))
+    }
+
+    /// What a text without quotation marks must be, as terms; none where it may be anything.
+    pub fn text(mut self) -> Result<Option<Terms>, EngineError> {
+        let node = self.target("")?;
+        let nodes = match node {
+            Node::Either(nodes) => nodes,
+            node => vec![node],
+        };
+        let mut choices = Vec::new();
+        let mut may_be_empty = false;
+        let mut is_free = false;
+        for node in &nodes {
+            match node {
+                Node::String(form)
+                    if form.min == 0 && form.max.is_none() && form.patterns.is_empty() =>
+                {
+                    is_free = true;
+                }
+                Node::String(form) => match string_body(form, Script::Plain) {
+                    Ok(body) => {
+                        may_be_empty |= form.min == 0;
+                        choices.push(format!("({body})"));
+                    }
+                    Err(message) => {
+                        self.builder
+                            .unenforced("", format!("a pattern {message}"))?;
+                        is_free = true;
+                    }
+                },
+                Node::Const(Value::String(text)) => {
+                    may_be_empty |= text.is_empty();
+                    choices.push(literal(text));
+                }
+                Node::Const(value) => choices.push(literal(&value.to_string())),
+                Node::Null => choices.push("\"null\"".to_owned()),
+                Node::Boolean => choices.push("\"true\" | \"false\"".to_owned()),
+                Node::Never(_) => {}
+                _ => is_free = true,
+            }
+        }
+        let is_bound = nodes.iter().any(|node| {
+            matches!(node, Node::String(form) if form.min > 0 || form.max.is_some() || !form.patterns.is_empty())
+        });
+        if is_free && is_bound {
+            self.builder.unenforced(
+                "",
+                "bounds of a text beside values of other types".to_owned(),
+            )?;
+        }
+        Ok((!is_free && !choices.is_empty()).then(|| Terms {
+            text: choices.join(" | "),
+            may_be_empty,
+        }))
     }
 
     /// What stands at a place, through references that only refer.
@@ -333,7 +418,7 @@ impl<'a> Emitter<'a> {
     }
 
     fn string(&mut self, form: &StringForm) -> Emitted {
-        let body = match self.string_body(form) {
+        let body = match string_body(form, Script::Json) {
             Ok(body) => body,
             Err(message) => {
                 self.builder
@@ -345,26 +430,6 @@ impl<'a> Emitter<'a> {
             return Ok(None);
         }
         Ok(Some(self.terminal(&body)))
-    }
-
-    fn string_body(&self, form: &StringForm) -> Result<String, String> {
-        let mut parts = Vec::new();
-        for pattern in &form.patterns {
-            let part = quote::string_with(pattern)?;
-            if !parts.contains(&part) {
-                parts.push(part);
-            }
-        }
-        match (
-            form.min.min(MAX_REPEAT),
-            form.max.map(|max| max.min(MAX_REPEAT)),
-        ) {
-            (0, None) if parts.is_empty() => parts.push(format!("/\"{CHAR}*\"/")),
-            (0, None) => {}
-            (min, None) => parts.push(format!("/\"{CHAR}{{{min},}}\"/")),
-            (min, Some(max)) => parts.push(format!("/\"{CHAR}{{{min},{}}}\"/", max.max(min))),
-        }
-        Ok(parts.join(" & "))
     }
 
     fn array(&mut self, form: &ArrayForm) -> Emitted {
@@ -503,7 +568,7 @@ impl<'a> Emitter<'a> {
         let mut work = 1_000_000;
         let mut like = Vec::new();
         for (_, pattern, _) in &form.patterns {
-            let body = quote::string_with(pattern).map_err(|message| {
+            let body = quote::text_with(pattern, Script::Json).map_err(|message| {
                 self.builder.invalid(
                     &format!("{}/patternProperties", form.place),
                     format!("a pattern {message}"),

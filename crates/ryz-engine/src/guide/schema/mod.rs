@@ -13,13 +13,14 @@ mod formats;
 mod node;
 mod number;
 mod pattern;
-mod pointer;
+pub(super) mod pointer;
 mod quote;
 
 use serde_json::Value;
 
 use self::build::Builder;
 use self::emit::Emitter;
+pub(super) use self::emit::Terms;
 use super::constraint::{SchemaSettings, WhiteSpace};
 use crate::error::EngineError;
 
@@ -64,6 +65,17 @@ pub(super) fn grammar(
     }
     let builder = Builder::new(option, root, settings.strict);
     Emitter::new(builder, settings.white_space).grammar()
+}
+
+/// What a text that a schema describes must be, where it is written as it is, without quotation marks; none where it may be
+/// anything. What cannot be enforced is refused with its place behind `option`.
+pub(super) fn text(
+    option: &str,
+    root: &Value,
+    settings: SchemaSettings,
+) -> Result<Option<Terms>, EngineError> {
+    let builder = Builder::new(option, root, settings.strict);
+    Emitter::new(builder, settings.white_space).text()
 }
 
 /// The same inside of another grammar, in place of a rule.

@@ -1,6 +1,6 @@
-//! Strings of JSON whose contents match a pattern, as terminals of a grammar.
+//! Texts that match a pattern, as terminals of a grammar: as they are, or as strings of JSON.
 //!
-//! The terminal matches what is written between the quotation marks, escapes and all; each character has one way to be
+//! Of a string the terminal matches what is written between the quotation marks, escapes and all; each character has one way to be
 //! written there, so that what is not matched can be said as well. Control characters without a short escape are never written.
 //!
 //! A pattern that looks ahead, or asks where the text begins, is a product of patterns over what is left of the text: `(?=A)B`
@@ -11,6 +11,48 @@ use std::fmt::Write as _;
 use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
 
 use super::pattern::Pattern;
+
+/// How a text is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// Between quotation marks, with escapes.
+    Json,
+    /// As it is.
+    Plain,
+}
+
+impl Script {
+    /// Any character.
+    pub fn char(self) -> &'static str {
+        match self {
+            Self::Json => CHAR,
+            Self::Plain => r"[^\x00]",
+        }
+    }
+
+    /// The quotation mark.
+    pub fn quote(self) -> &'static str {
+        match self {
+            Self::Json => "\"",
+            Self::Plain => "",
+        }
+    }
+
+    /// Characters of a class as they are written.
+    fn class(self, class: &ClassUnicode) -> String {
+        match self {
+            Self::Json => quoted(class),
+            Self::Plain => {
+                let mut plain = class.clone();
+                plain.difference(&ClassUnicode::new([ClassUnicodeRange::new('\0', '\0')]));
+                match ranges(&plain) {
+                    text if text.is_empty() => "[a&&b]".to_owned(),
+                    text => text,
+                }
+            }
+        }
+    }
+}
 
 /// Any character of a string.
 pub const CHAR: &str = r#"(?:[^"\\\x00-\x1f\x7f]|\\["\\bfnrt])"#;
@@ -32,23 +74,25 @@ const ESCAPED: [(char, char); 7] = [
     ('\t', 't'),
 ];
 
-/// A terminal of the strings, with their quotation marks, in which the pattern matches somewhere.
-pub fn string_with(pattern: &Pattern) -> Result<String, String> {
+/// A terminal of the texts, with their quotation marks, in which the pattern matches somewhere.
+pub fn text_with(pattern: &Pattern, script: Script) -> Result<String, String> {
     if looks(pattern) > MAX_LOOKS {
         return Err(format!("looks ahead more than {MAX_LOOKS} times"));
     }
-    let any = Left::Text(format!("{CHAR}*"));
+    let char = script.char();
+    let any = Left::Text(format!("{char}*"));
     let found = if asks_for_start(pattern) {
-        let begun = left(pattern, &any, true)?;
-        let later = before(&format!("{CHAR}+"), left(pattern, &any, false)?)?;
+        let begun = left(pattern, &any, true, script)?;
+        let later = before(&format!("{char}+"), left(pattern, &any, false, script)?)?;
         either(vec![begun, later])?
     } else {
-        before(&format!("{CHAR}*"), left(pattern, &any, false)?)?
+        before(&format!("{char}*"), left(pattern, &any, false, script)?)?
     };
-    match found {
-        Left::Nothing => Err("matches no text".to_owned()),
-        Left::Text(text) => Ok(format!("/\"{text}\"/")),
-        Left::Terms(terms) => Ok(format!("\"\\\"\" ({terms}) \"\\\"\"")),
+    match (found, script) {
+        (Left::Nothing, _) => Err("matches no text".to_owned()),
+        (Left::Text(text), Script::Json) => Ok(format!("/\"{text}\"/")),
+        (Left::Terms(terms), Script::Json) => Ok(format!("\"\\\"\" ({terms}) \"\\\"\"")),
+        (left, Script::Plain) => Ok(left.terms()),
     }
 }
 
@@ -123,20 +167,20 @@ fn either(parts: Vec<Left>) -> Result<Left, String> {
 }
 
 /// What is left of a text that goes on with the pattern and then with `rest`.
-fn left(pattern: &Pattern, rest: &Left, at_start: bool) -> Result<Left, String> {
+fn left(pattern: &Pattern, rest: &Left, at_start: bool, script: Script) -> Result<Left, String> {
     if *rest == Left::Nothing {
         return Ok(Left::Nothing);
     }
     if !pattern.looks() {
-        return before(&plain(pattern)?, rest.clone());
+        return before(&plain(pattern, script)?, rest.clone());
     }
     match pattern {
         Pattern::Start if at_start => Ok(rest.clone()),
         Pattern::Start => Ok(Left::Nothing),
-        Pattern::End => end(rest),
+        Pattern::End => end(rest, script),
         Pattern::Look { of, negated } => {
-            let any = Left::Text(format!("{CHAR}*"));
-            let seen = left(of, &any, at_start)?;
+            let any = Left::Text(format!("{}*", script.char()));
+            let seen = left(of, &any, at_start, script)?;
             match (seen, *negated) {
                 (Left::Nothing, false) => Ok(Left::Nothing),
                 (Left::Nothing, true) => Ok(rest.clone()),
@@ -149,11 +193,11 @@ fn left(pattern: &Pattern, rest: &Left, at_start: bool) -> Result<Left, String> 
         Pattern::Either(parts) => {
             let parts: Result<Vec<_>, _> = parts
                 .iter()
-                .map(|part| left(part, rest, at_start))
+                .map(|part| left(part, rest, at_start, script))
                 .collect();
             either(parts?)
         }
-        Pattern::Concat(parts) => concat(parts, rest, at_start),
+        Pattern::Concat(parts) => concat(parts, rest, at_start, script),
         Pattern::Repeat { of, min, max } => {
             let Some(max) = max.filter(|&max| max <= MAX_UNROLLED) else {
                 return Err("looks ahead within a repetition, which cannot be enforced".to_owned());
@@ -161,15 +205,15 @@ fn left(pattern: &Pattern, rest: &Left, at_start: bool) -> Result<Left, String> 
             let mut choices = Vec::new();
             for count in *min..=max {
                 let parts = vec![(**of).clone(); count as usize];
-                choices.push(concat(&parts, rest, at_start)?);
+                choices.push(concat(&parts, rest, at_start, script)?);
             }
             either(choices)
         }
-        Pattern::Class(_) => before(&plain(pattern)?, rest.clone()),
+        Pattern::Class(_) => before(&plain(pattern, script)?, rest.clone()),
     }
 }
 
-fn concat(parts: &[Pattern], rest: &Left, at_start: bool) -> Result<Left, String> {
+fn concat(parts: &[Pattern], rest: &Left, at_start: bool, script: Script) -> Result<Left, String> {
     // Whether something stands before a part is known from the left, what is left of the text from the right.
     let mut starts = Vec::new();
     let mut start = at_start;
@@ -188,7 +232,7 @@ fn concat(parts: &[Pattern], rest: &Left, at_start: bool) -> Result<Left, String
     }
     let mut rest = rest.clone();
     for (part, start) in parts.iter().zip(starts).rev() {
-        rest = left(part, &rest, start)?;
+        rest = left(part, &rest, start, script)?;
     }
     Ok(rest)
 }
@@ -222,9 +266,9 @@ fn may_be_empty(pattern: &Pattern) -> bool {
 }
 
 /// The end of the text: what is left must be able to be nothing.
-fn end(rest: &Left) -> Result<Left, String> {
+fn end(rest: &Left, script: Script) -> Result<Left, String> {
     match rest {
-        Left::Text(text) if text.is_empty() || *text == format!("{CHAR}*") => {
+        Left::Text(text) if text.is_empty() || *text == format!("{}*", script.char()) => {
             Ok(Left::Text(String::new()))
         }
         Left::Nothing => Ok(Left::Nothing),
@@ -233,21 +277,21 @@ fn end(rest: &Left) -> Result<Left, String> {
 }
 
 /// A part that does not look around.
-fn plain(pattern: &Pattern) -> Result<String, String> {
+fn plain(pattern: &Pattern, script: Script) -> Result<String, String> {
     let mut text = String::new();
-    write(pattern, &mut text)?;
+    write(pattern, &mut text, script)?;
     Ok(text)
 }
 
-fn write(pattern: &Pattern, text: &mut String) -> Result<(), String> {
+fn write(pattern: &Pattern, text: &mut String, script: Script) -> Result<(), String> {
     if text.len() > MAX_TERMINAL {
         return Err("is too large once its characters are written out".to_owned());
     }
     match pattern {
-        Pattern::Class(class) => text.push_str(&quoted(class)),
+        Pattern::Class(class) => text.push_str(&script.class(class)),
         Pattern::Concat(parts) => {
             for part in parts {
-                write(part, text)?;
+                write(part, text, script)?;
             }
         }
         Pattern::Either(parts) => {
@@ -256,13 +300,13 @@ fn write(pattern: &Pattern, text: &mut String) -> Result<(), String> {
                 if index > 0 {
                     text.push('|');
                 }
-                write(part, text)?;
+                write(part, text, script)?;
             }
             text.push(')');
         }
         Pattern::Repeat { of, min, max } => {
             text.push_str("(?:");
-            write(of, text)?;
+            write(of, text, script)?;
             text.push(')');
             match (min, max) {
                 (0, None) => text.push('*'),

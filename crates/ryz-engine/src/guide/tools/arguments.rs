@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use ryz_tokenizer::Parameter;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::spelling::{Part, Spelling, literal as quoted};
 use super::{SchemaSettings, Tool, schema};
 use crate::error::EngineError;
+use crate::guide::schema::pointer;
 
 /// Most alternatives of a schema, and references, that are looked at for a value's type.
 const MAX_DEPTH: usize = 8;
 
 /// One parameter of a tool.
 struct Argument<'a> {
+    /// Its place in the request.
+    option: String,
     key: &'a str,
     schema: Value,
     required: bool,
@@ -44,7 +47,7 @@ pub(super) fn tagged(
         for argument in arguments(tool)? {
             let is_text = argument.types.contains("string") || argument.types.is_empty();
             let (after, value) = if is_text {
-                let value = values.text(&argument.schema, &parameter.close);
+                let value = values.text(&argument, &parameter.close)?;
                 (&parameter.after_key, value)
             } else {
                 let value = Values::json(&argument.schema, argument.settings)?;
@@ -126,7 +129,12 @@ fn arguments(tool: &Tool) -> Result<Vec<Argument<'_>>, EngineError> {
     let arguments = named.into_iter().flatten().map(|(key, schema)| {
         let mut types = BTreeSet::new();
         gather(schema, root, &mut types, 0);
+        let place = pointer::escape(key);
         Argument {
+            option: format!(
+                "tools[{}].function.parameters/properties/{place}",
+                tool.index
+            ),
             key,
             schema: with_definitions(schema, root),
             required: required.contains(&key.as_str()),
@@ -220,13 +228,26 @@ impl<'a> Values<'a> {
         schema::nested("tools", schema, settings)
     }
 
-    /// Text up to a mark that closes it.
-    fn text(&mut self, schema: &Value, close: &str) -> String {
-        if let Some(words) = words(schema) {
+    /// A text argument, up to the mark that closes it.
+    fn text(&mut self, argument: &Argument<'_>, close: &str) -> Result<String, EngineError> {
+        if let Some(words) = words(&argument.schema) {
             let words = words.iter().map(|word| quoted(word));
             let words: Vec<_> = words.collect();
-            return format!("({}) {}", words.join(" | "), self.spelling.spelt(close));
+            return Ok(format!(
+                "({}) {}",
+                words.join(" | "),
+                self.spelling.spelt(close)
+            ));
         }
+        let bound = schema::text(&argument.option, &argument.schema, argument.settings)?;
+        Ok(match bound {
+            None => self.any_text(close),
+            Some(terms) => self.bound_text(&terms, close),
+        })
+    }
+
+    /// Any text up to a mark.
+    fn any_text(&mut self, close: &str) -> String {
         self.count += 1;
         let parts = self.spelling.parts(close);
         match parts.split_first() {
@@ -239,6 +260,31 @@ impl<'a> Values<'a> {
                 let name = format!("TEXT{}", self.count);
                 let _ = writeln!(self.rules, "{name}: /(.|\\n)+/");
                 format!("{name}? {}", self.spelling.spell(&parts))
+            }
+        }
+    }
+
+    /// A text of some kind up to a mark, which it does not hold.
+    fn bound_text(&mut self, terms: &schema::Terms, close: &str) -> String {
+        self.count += 1;
+        let (upper, lower) = (format!("TEXT{}", self.count), format!("text{}", self.count));
+        let parts = self.spelling.parts(close);
+        match parts.split_first() {
+            Some((Part::Text(first), rest)) => {
+                let mark = regex_syntax::escape(first).replace('/', "\\/");
+                let _ = writeln!(
+                    self.rules,
+                    "{upper}: ({}) & ~/(.|\\n)*{}(.|\\n)*/\n{lower}[suffix={}]: {upper}",
+                    terms.text,
+                    mark.replace('\n', "\\n"),
+                    quoted(first)
+                );
+                format!("{lower} {}", self.spelling.spell(rest))
+            }
+            _ => {
+                let _ = writeln!(self.rules, "{upper}: ({}) & /(.|\\n)+/", terms.text);
+                let again = if terms.may_be_empty { "?" } else { "" };
+                format!("{upper}{again} {}", self.spelling.spell(&parts))
             }
         }
     }
@@ -272,14 +318,14 @@ impl<'a> Values<'a> {
         let types = &argument.types;
         let only = |name: &str| types.len() == 1 && types.contains(name);
         if only("string") {
-            let text = self.text(&argument.schema, quote);
+            let text = self.text(argument, quote)?;
             return Ok(format!("{} {text}", self.spelling.spelt(quote)));
         }
         if only("number") || only("integer") || only("boolean") {
             return Self::json(&argument.schema, argument.settings);
         }
         if !self.rules.contains("\nany_value: ") {
-            let text = self.text(&json!({}), quote);
+            let text = self.any_text(quote);
             let quote = self.spelling.spelt(quote);
             let _ = write!(
                 self.rules,

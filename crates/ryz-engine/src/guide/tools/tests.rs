@@ -47,10 +47,19 @@ fn tokenizer() -> Tokenizer {
 
 fn tools() -> String {
     let city = json!({ "$ref": "#/$defs/city" });
+    let bounds = json!({ "type": "object", "properties": {
+        "zip": { "type": "string", "pattern": "^[0-9]{3}$" },
+        "note": { "type": "string", "minLength": 12 },
+    }, "required": ["zip"] });
     let weather = json!({ "type": "object", "properties": { "city": city }, "required": ["city"],
         "additionalProperties": false, "$defs": { "city": { "enum": ["Rome", "Bern"] } } });
     let tool = |name: &str, parameters| json!({ "type": "function", "function": { "name": name, "parameters": parameters } });
-    json!([tool("weather", weather), tool("now", Value::Null)]).to_string()
+    json!([
+        tool("weather", weather),
+        tool("now", Value::Null),
+        tool("post", bounds)
+    ])
+    .to_string()
 }
 
 fn automaton(written: &str, choice: &ToolChoice, in_thought: bool) -> (Tokenizer, Automaton) {
@@ -63,7 +72,9 @@ fn automaton(written: &str, choice: &ToolChoice, in_thought: bool) -> (Tokenizer
         .render(&ChatInput::new(json!([])))
         .expect("it renders");
     let chat = Chat::new(template, &tokenizer);
-    let form = chat.answer_form(&tokenizer, true).expect("a form");
+    let form = chat
+        .answer_form(&tokenizer, true, &|| false)
+        .expect("a form");
     let tools = tools();
     let request = Request {
         tools: &tools,
@@ -139,6 +150,43 @@ fn a_required_call_is_written_as_the_template_writes_it() {
         NESTED,
         r#"<tool>{"type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}, "id": "abc123DEF"}</tool>"#,
     );
+}
+
+const XML: &str = "<function={{ c.function.name }}>{% for k, v in c.function.arguments.items() %}<parameter={{ k }}>\n{{ v if v is string else v | tojson }}\n</parameter>{% endfor %}</function>";
+const MARKED_XML: &str = "<function={{ c.function.name }}>{% for k, v in c.function.arguments.items() %}<parameter={{ k }}>{{ v if v is string else v | tojson }}<|tool|>{% endfor %}</function>";
+
+#[test]
+fn texts_between_marks_keep_to_their_schema() {
+    let required = &ToolChoice::Required;
+    let fits = |written: &str, text: &str| {
+        let (length, ends) = accepted(written, required, text);
+        assert_eq!((&text[..length], ends), (text, true));
+    };
+    let stops = |written: &str, text: &str, at: usize| {
+        assert_eq!(accepted(written, required, text), (at, false), "{text}");
+    };
+    fits(
+        XML,
+        "<function=post><parameter=zip>\n123\n</parameter></function>",
+    );
+    fits(
+        XML,
+        "<function=post><parameter=zip>\n123\n</parameter><parameter=note>\nat least\ntwelve\n</parameter></function>",
+    );
+    stops(XML, "<function=post><parameter=zip>\n12a", 33);
+    stops(XML, "<function=post><parameter=zip>\n1234", 34);
+    stops(XML, "<function=post><parameter=zip>\n12\n", 33);
+    // The mark does not count as text.
+    stops(
+        XML,
+        "<function=post><parameter=zip>\n123\n</parameter><parameter=note>\nshort\n</parameter>",
+        81,
+    );
+    fits(
+        MARKED_XML,
+        "<function=post><parameter=zip>123<|tool|><parameter=note>at least twelve<|tool|></function>",
+    );
+    stops(MARKED_XML, "<function=post><parameter=zip>12<|tool|>", 32);
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use serde_json::Value as Json;
 
-use super::super::ChatTemplate;
 use super::align::{Frame, common_prefix, whole_prefix, whole_suffix};
 use super::probe::{IDS, KEYS, NAMES, PLAIN, Probe, VALUES, arguments, second_arguments};
 use super::thoughts::behind_thought;
@@ -11,10 +10,9 @@ use crate::TemplateError;
 
 /// The form of calls; none where the template takes no tools, or says nothing of their calls.
 pub(super) fn learn(
-    template: &ChatTemplate,
+    probe: &Probe<'_>,
     thoughts: Option<&Marks>,
 ) -> Result<Option<CallForm>, TemplateError> {
-    let probe = Probe::new(template, true);
     let prompt = probe.prompt()?;
     if !prompt.contains(NAMES[0]) {
         return Ok(None); // It takes no tools: their definitions went nowhere.
@@ -22,7 +20,7 @@ pub(super) fn learn(
     let plain = probe.answer(serde_json::json!({ "role": "assistant", "content": PLAIN }));
     let plain = plain.unwrap_or_default();
     let answers = Answers {
-        probe: &probe,
+        probe,
         prompt: &prompt,
         plain: &plain,
         end_of_turn: plain.rsplit(PLAIN).next().unwrap_or_default(),
@@ -31,7 +29,7 @@ pub(super) fn learn(
     let form = as_json(&answers, false)
         .or_else(|| tagged::learn(&answers))
         .or_else(|| as_json(&answers, true))
-        .or_else(|| unwritten::guess(template.source()));
+        .or_else(|| unwritten::guess(probe.source()));
     Ok(form)
 }
 

@@ -15,6 +15,7 @@ use serde_json::Value as Json;
 
 use super::ChatTemplate;
 use crate::TemplateError;
+use probe::Probe;
 
 /// The form of a model's answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -196,11 +197,12 @@ impl NameEnd {
 }
 
 impl ChatTemplate {
-    /// The form in which this model answers; that of its calls is learnt where there are tools.
+    /// The form in which this model answers; that of its calls is learnt where there are tools. The work ends soon
+    /// after `cancelled` says so.
     ///
     /// # Errors
     ///
-    /// Those of [`ChatTemplate::render`], if it cannot even write a question with tools.
+    /// Those of [`ChatTemplate::render_within`], if it cannot even write a question with tools.
     ///
     /// # Examples
     ///
@@ -210,7 +212,7 @@ impl ChatTemplate {
     /// let source = "{{ tools | tojson }}{% for m in messages %}<{{ m.role }}>{{ m.content }}
     ///     {%- for call in m.tool_calls or [] %}<call>{{ call.function | tojson }}</call>{% endfor %}<end>{% endfor %}
     ///     {%- if add_generation_prompt %}<assistant>{% endif %}";
-    /// let form = ChatTemplate::new(source, "<s>", "</s>")?.answer_form(true)?;
+    /// let form = ChatTemplate::new(source, "<s>", "</s>")?.answer_form(true, &|| false)?;
     /// let calls = form.calls.expect("a form");
     /// assert_eq!((calls.open.as_str(), calls.close.as_str()), ("<call>", "</call>"));
     /// let CallBody::Json { name, arguments, .. } = calls.body else { panic!() };
@@ -218,13 +220,22 @@ impl ChatTemplate {
     /// assert_eq!(arguments, ["arguments"]);
     /// # Ok::<(), ryz_tokenizer::TemplateError>(())
     /// ```
-    pub fn answer_form(&self, tools: bool) -> Result<AnswerForm, TemplateError> {
-        let (reasoning, text) = thoughts::learn(self);
+    pub fn answer_form(
+        &self,
+        tools: bool,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<AnswerForm, TemplateError> {
+        let (reasoning, text) = thoughts::learn(&Probe::new(self, false, cancelled));
         let calls = if tools {
-            calls::learn(self, reasoning.as_ref())?
+            let probe = Probe::new(self, true, cancelled);
+            calls::learn(&probe, reasoning.as_ref())?
         } else {
             None
         };
+        // What was cancelled midway looked like a refusal of the template.
+        if cancelled() {
+            return Err(TemplateError::Cancelled);
+        }
         Ok(AnswerForm {
             reasoning,
             text,

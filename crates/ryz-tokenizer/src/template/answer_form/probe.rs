@@ -31,11 +31,21 @@ pub(super) fn second_arguments() -> Json {
 pub(super) struct Probe<'a> {
     template: &'a ChatTemplate,
     tools: bool,
+    cancelled: &'a dyn Fn() -> bool,
 }
 
 impl<'a> Probe<'a> {
-    pub fn new(template: &'a ChatTemplate, tools: bool) -> Self {
-        Self { template, tools }
+    pub fn new(template: &'a ChatTemplate, tools: bool, cancelled: &'a dyn Fn() -> bool) -> Self {
+        Self {
+            template,
+            tools,
+            cancelled,
+        }
+    }
+
+    /// The template's text.
+    pub fn source(&self) -> &'a str {
+        self.template.source()
     }
 
     /// The prompt that the answer follows.
@@ -86,7 +96,7 @@ impl<'a> Probe<'a> {
             input.tools = Some(Json::from(tools.to_vec()));
         }
         input.add_generation_prompt = prompt;
-        self.template.render(&input)
+        self.template.render_within(&input, self.cancelled)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use serde_json::{Value as Json, json};
 
-use super::super::ChatTemplate;
 use super::Marks;
 use super::align::whole_prefix;
 use super::probe::{PLAIN, Probe, THOUGHT, arguments};
@@ -12,11 +11,10 @@ use super::unwritten::{closing, marks_of};
 const WORDS: [&str; 3] = ["think", "thought", "reason"];
 
 /// The marks around a thought, and those around text.
-pub(super) fn learn(template: &ChatTemplate) -> (Option<Marks>, Option<Marks>) {
-    let probe = Probe::new(template, false);
+pub(super) fn learn(probe: &Probe<'_>) -> (Option<Marks>, Option<Marks>) {
     let plain = probe.answer(json!({ "role": "assistant", "content": PLAIN }));
     let (Ok(prompt), Some(plain)) = (probe.prompt(), plain) else {
-        return (mentioned(template.source()), None);
+        return (mentioned(probe.source()), None);
     };
     let lead = |thoughts: Option<&Marks>| {
         let start = whole_prefix(&plain, &prompt).len();
@@ -26,7 +24,7 @@ pub(super) fn learn(template: &ChatTemplate) -> (Option<Marks>, Option<Marks>) {
     // What stands before text that no thought precedes; it stands behind a thought, too.
     let before_text = lead(None).unwrap_or_default();
     let thoughts =
-        thinking(&probe, &prompt, &plain, before_text).or_else(|| mentioned(template.source()));
+        thinking(probe, &prompt, &plain, before_text).or_else(|| mentioned(probe.source()));
     let lead = lead(thoughts.as_ref()).unwrap_or_default();
     let begins = marks_of(lead)
         .first()
