@@ -27,7 +27,9 @@ use crate::{
     screen::{HeadImage, HeadScreening, IMAGE, Screened},
     sparsity::Sparsity,
     tensor::TensorLoader,
-    weights::{LayerWeights, Projection, Weights},
+    weights::{
+        AttentionWeights, FeedForward, GatedWeights, LayerWeights, Mixer, Projection, Weights,
+    },
 };
 
 /// Options of [`Model::load`].
@@ -647,20 +649,26 @@ impl Loader<'_> {
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for layer in 0..config.num_hidden_layers {
             let name = |name: &str| format!("blk.{layer}.{name}.weight");
-            layers.push(LayerWeights {
-                attn_norm: vector(&name("attn_norm"))?,
+            let attention = AttentionWeights {
+                norm: vector(&name("attn_norm"))?,
                 query: projection(layer, "attn_q", config.attention_bias)?,
                 key: projection(layer, "attn_k", config.attention_bias)?,
                 value: projection(layer, "attn_v", config.attention_bias)?,
                 query_norm: optional(config.qk_norm, &name("attn_q_norm"))?,
                 key_norm: optional(config.qk_norm, &name("attn_k_norm"))?,
-                attn_sub_norm: optional(config.sub_norms, &name("attn_sub_norm"))?,
+                sub_norm: optional(config.sub_norms, &name("attn_sub_norm"))?,
                 output: projection(layer, "attn_output", config.attention_output_bias)?,
-                ffn_norm: vector(&name("ffn_norm"))?,
+            };
+            let gated = GatedWeights {
+                norm: vector(&name("ffn_norm"))?,
                 gate: projection(layer, "ffn_gate", false)?,
                 up: projection(layer, "ffn_up", false)?,
-                ffn_sub_norm: optional(config.sub_norms, &name("ffn_sub_norm"))?,
+                sub_norm: optional(config.sub_norms, &name("ffn_sub_norm"))?,
                 down: projection(layer, "ffn_down", false)?,
+            };
+            layers.push(LayerWeights {
+                mixer: Mixer::Attention(attention),
+                feed_forward: FeedForward::Gated(gated),
             });
         }
         let embedding = matrix("token_embd.weight").linear;

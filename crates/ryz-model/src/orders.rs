@@ -67,7 +67,8 @@ impl WatchedLayer {
 impl OrderWatch {
     /// `None` where every matrix is in the right order whatever counts, or there is no memory to lay it out anew.
     pub fn new(layers: &[LayerWeights], arena: &Arena) -> Option<Self> {
-        let projections = layers.iter().flat_map(|layer| [&layer.up, &layer.down]);
+        let projections =
+            (layers.iter().map(LayerWeights::gated)).flat_map(|gated| [&gated.up, &gated.down]);
         let in_question = projections
             .filter_map(ordered)
             .filter(|matrix| matrix.order_share() < 1.0);
@@ -99,8 +100,9 @@ impl OrderWatch {
         let tokens = self.tokens;
         let mut due = Vec::new();
         for (layer, (weights, counts)) in layers.iter().zip(&self.layers).enumerate() {
-            let up = (Part::Up, &weights.up, &counts.rows);
-            let down = (Part::Down, &weights.down, &counts.columns);
+            let gated = weights.gated();
+            let up = (Part::Up, &gated.up, &counts.rows);
+            let down = (Part::Down, &gated.down, &counts.columns);
             for (part, projection, count) in [up, down] {
                 let Some(matrix) = ordered(projection) else {
                     continue;
@@ -129,10 +131,10 @@ impl Model {
         };
         let layers = &mut self.weights.layers;
         while let Some(place) = due.pop() {
-            let layer = &mut layers[place.layer];
+            let gated = layers[place.layer].gated_mut();
             let projection = match place.part {
-                Part::Up => &mut layer.up,
-                Part::Down => &mut layer.down,
+                Part::Up => &mut gated.up,
+                Part::Down => &mut gated.down,
             };
             if let Linear::Sparse(matrix) = &mut projection.weight
                 && !matrix.is_tiled()

@@ -15,7 +15,11 @@ use ryz_kernels::{
 use ryz_numa::{Lease, PartitionedSlice, WorkQueue};
 use ryz_tmac::{AlignedVec, Arena, BufferKind, MatRef, PrefetchManager};
 
-use crate::{Model, ModelError, forward::chunks, weights::LayerWeights};
+use crate::{
+    Model, ModelError,
+    forward::chunks,
+    weights::{LayerWeights, Projection},
+};
 
 /// Matrices of a model that are multiplied alike: by one kernel, of one shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -285,7 +289,7 @@ impl Model {
             for &(layer, place) in of_turn.clone() {
                 let (projection, gate) = (
                     self.projection((layer, place)),
-                    &self.weights.layers[layer].gate,
+                    &self.weights.layers[layer].gated().gate,
                 );
                 let reads_same = gate.form == projection.form && gate.weight.is_ternary();
                 let gate = (has_gate && reads_same).then_some(&gate.weight);
@@ -445,7 +449,7 @@ impl Model {
         Ok(())
     }
 
-    fn projection(&self, (layer, place): (usize, usize)) -> &crate::weights::Projection {
+    fn projection(&self, (layer, place): (usize, usize)) -> &Projection {
         self.weights.layers[layer].projections()[place]
     }
 }

@@ -37,11 +37,32 @@ impl Weights {
     }
 }
 
-/// One layer. Optional parts are there or not by architecture; the pass asks for them, never for a name.
+/// One layer: a mixer and a feed-forward network, each behind a norm and added to the residual
+/// stream.
 #[derive(Debug)]
 pub(crate) struct LayerWeights {
+    pub mixer: Mixer,
+    pub feed_forward: FeedForward,
+}
+
+/// What lets a token look at others.
+#[derive(Debug)]
+pub(crate) enum Mixer {
+    Attention(AttentionWeights),
+}
+
+/// What is computed of each token by itself.
+#[derive(Debug)]
+pub(crate) enum FeedForward {
+    Gated(GatedWeights),
+}
+
+/// Attention. Optional parts depend on the architecture; the pass asks for a part, never for an
+/// architecture.
+#[derive(Debug)]
+pub(crate) struct AttentionWeights {
     /// (hidden)
-    pub attn_norm: AlignedVec<f32>,
+    pub norm: AlignedVec<f32>,
     pub query: Projection,
     pub key: Projection,
     pub value: Projection,
@@ -50,48 +71,68 @@ pub(crate) struct LayerWeights {
     /// (key_head_dim)
     pub key_norm: Option<AlignedVec<f32>>,
     /// (heads_dim), BitNet: on the concatenated heads.
-    pub attn_sub_norm: Option<AlignedVec<f32>>,
+    pub sub_norm: Option<AlignedVec<f32>>,
     pub output: Projection,
+}
+
+/// A gated feed-forward network.
+#[derive(Debug)]
+pub(crate) struct GatedWeights {
     /// (hidden)
-    pub ffn_norm: AlignedVec<f32>,
+    pub norm: AlignedVec<f32>,
     pub gate: Projection,
     pub up: Projection,
     /// (ffn), BitNet: on act(gate) · up.
-    pub ffn_sub_norm: Option<AlignedVec<f32>>,
+    pub sub_norm: Option<AlignedVec<f32>>,
     pub down: Projection,
 }
 
 impl LayerWeights {
-    /// The seven projections, in the order of the pass.
-    pub fn projections(&self) -> [&Projection; 7] {
-        [
-            &self.query,
-            &self.key,
-            &self.value,
-            &self.output,
-            &self.gate,
-            &self.up,
-            &self.down,
+    /// Every projection, in the order of the pass.
+    pub fn projections(&self) -> Vec<&Projection> {
+        let Mixer::Attention(attention) = &self.mixer;
+        let FeedForward::Gated(gated) = &self.feed_forward;
+        vec![
+            &attention.query,
+            &attention.key,
+            &attention.value,
+            &attention.output,
+            &gated.gate,
+            &gated.up,
+            &gated.down,
         ]
     }
 
     /// The same, to change them.
-    pub fn projections_mut(&mut self) -> [&mut Projection; 7] {
-        [
-            &mut self.query,
-            &mut self.key,
-            &mut self.value,
-            &mut self.output,
-            &mut self.gate,
-            &mut self.up,
-            &mut self.down,
+    pub fn projections_mut(&mut self) -> Vec<&mut Projection> {
+        let Mixer::Attention(attention) = &mut self.mixer;
+        let FeedForward::Gated(gated) = &mut self.feed_forward;
+        vec![
+            &mut attention.query,
+            &mut attention.key,
+            &mut attention.value,
+            &mut attention.output,
+            &mut gated.gate,
+            &mut gated.up,
+            &mut gated.down,
         ]
     }
 
+    /// The gated network.
+    pub fn gated(&self) -> &GatedWeights {
+        let FeedForward::Gated(gated) = &self.feed_forward;
+        gated
+    }
+
+    /// The same, to change it.
+    pub fn gated_mut(&mut self) -> &mut GatedWeights {
+        let FeedForward::Gated(gated) = &mut self.feed_forward;
+        gated
+    }
+
     fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.projections()
-            .into_iter()
-            .map(|projection| &projection.weight)
+        let projections = self.projections().into_iter();
+        projections.map(|projection| &projection.weight)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The attention block: what a layer adds to the residual stream by looking back.
+//! Attention of a layer: keys and values into the cache, and what queries find there.
 
 use std::ops::Range;
 
@@ -6,61 +6,32 @@ use ryz_format::RopeStyle;
 use ryz_kernels::ROW_TILE;
 use ryz_kvcache::{BLOCK_TOKENS, MAX_QUERIES, StepRows, Visible};
 use ryz_numa::{Chunks, Leave};
-use ryz_profile::Phase;
 
-use super::Pass;
-use crate::{AttentionStatistics, MAX_VALUE_DIM, weights::LayerWeights};
+use super::pass::Pass;
+use crate::{
+    MAX_VALUE_DIM,
+    weights::{AttentionWeights, Projection},
+};
 
 /// Cache lines of the output projection that each worker asks for while it attends: half of a small second-level cache, which
 /// attention's own blocks share.
 const AHEAD_LINES: usize = 2048;
 
 impl Pass<'_> {
-    /// projected = Wo · attention of the layer.
-    pub(super) fn attention_block(&self, index: usize, layer: &LayerWeights) -> Result<(), Leave> {
-        let state = self.state;
-        let qkv = [&layer.query, &layer.key, &layer.value];
-        self.tokens(|rows| self.normalize(index, index > 0, &layer.attn_norm, &qkv, rows))?;
-        self.barrier(Some(index))?;
-        for (projection, out) in qkv
-            .into_iter()
-            .zip([&state.query, &state.key, &state.value])
-        {
-            self.project(projection, &state.normed, out)?;
-        }
-        self.lap(Phase::Qkv, Some(index));
-        self.barrier(Some(index))?;
-        self.tokens(|rows| self.rotate_and_store(index, layer, rows))?;
-        self.lap(Phase::Rope, Some(index));
-        self.barrier(Some(index))?;
-        self.prefetch_output(layer);
-        self.attend(index)?;
-        self.lap(Phase::Attention, Some(index));
-        self.barrier(Some(index))?;
-        if let Some(statistics) = state.statistics {
-            self.observe(index, statistics)?;
-            self.barrier(Some(index))?;
-        }
-        let norm = layer.attn_sub_norm.as_deref();
-        self.tokens(|rows| {
-            self.prepare(index, &state.heads, norm, &layer.output, rows);
-            self.lap(Phase::Quantize, Some(index));
-        })?;
-        self.barrier(Some(index))?;
-        self.project(&layer.output, &state.heads, &state.projected)?;
-        self.lap(Phase::Output, Some(index));
-        self.barrier(Some(index))
-    }
-
     /// Asks for the beginning of the weights that follow attention, which leaves the way to memory idle.
-    fn prefetch_output(&self, layer: &LayerWeights) {
-        let weight = &layer.output.weight;
+    pub(super) fn prefetch(&self, output: &Projection) {
+        let weight = &output.weight;
         let rows = self.worker.split(weight.rows(), ROW_TILE);
         weight.prefetch_rows(rows, AHEAD_LINES);
     }
 
     /// Norms of q and k heads where the model has them, rotation, and the new keys and values into the cache.
-    fn rotate_and_store(&self, index: usize, layer: &LayerWeights, mut rows: Range<usize>) {
+    pub(super) fn rotate_and_store(
+        &self,
+        index: usize,
+        layer: &AttentionWeights,
+        mut rows: Range<usize>,
+    ) {
         let (config, kernels) = (&self.model.config, self.model.kernels);
         let whole = self.cache.writes_whole_blocks();
         if whole {
@@ -126,7 +97,10 @@ impl Pass<'_> {
     }
 
     /// Gives the attention outputs of all tokens to those who look, each head by one worker, in order.
-    fn observe(&self, index: usize, statistics: &AttentionStatistics) -> Result<(), Leave> {
+    pub(super) fn observe(&self, index: usize) -> Result<(), Leave> {
+        let Some(statistics) = self.state.statistics else {
+            return Ok(());
+        };
         let config = &self.model.config;
         let columns =
             config.num_attention_heads / config.num_key_value_heads * config.value_head_dim;
@@ -138,13 +112,14 @@ impl Pass<'_> {
                     let first = kv_head * columns;
                     statistics.add(index, kv_head, heads.view(), first..first + columns);
                 }
-            })
+            })?;
+        self.barrier(Some(index))
     }
 
     /// heads = attention of each query head over its sequence's positions up to its own. Chunks are small, because late
     /// tokens cost more than early ones; heads that share keys and values are taken together
     /// as far as that leaves the threads equally busy.
-    fn attend(&self, index: usize) -> Result<(), Leave> {
+    pub(super) fn attend(&self, index: usize) -> Result<(), Leave> {
         let config = &self.model.config;
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let (key_dim, value_dim) = (config.key_head_dim, self.model.stored_value_dim());

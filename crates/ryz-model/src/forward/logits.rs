@@ -7,10 +7,17 @@ use ryz_numa::{Chunks, Leave};
 use ryz_profile::Phase;
 use ryz_tmac::{MatMut, MatRef};
 
-use super::{Pass, lines};
+use super::pass::{Pass, lines};
 use crate::{Needed, run_state::SharedScreen, screen::HeadImage};
 
 impl Pass<'_> {
+    /// The image of the head, where this step can leave out rows by it.
+    pub(super) fn screening(&self) -> Option<(&HeadImage, &SharedScreen<'_>)> {
+        let image = self.model.weights.image.as_ref()?;
+        let screen = self.state.screen.as_ref()?;
+        screen.bounds_rows().then_some((image, screen))
+    }
+
     /// hidden = norm(residual + projected), the rows that give logits.
     pub(super) fn normalize_outputs(&self, outputs: Range<usize>) {
         let kernels = self.model.kernels;
