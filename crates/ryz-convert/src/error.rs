@@ -3,6 +3,7 @@
 use std::{fmt, io, path::PathBuf};
 
 use ryz_format::{DType, FormatError, QuantizeError};
+use ryz_source::SourceError;
 use ryz_tmac::MemoryError;
 use ryz_tokenizer::TokenizerError;
 
@@ -166,6 +167,19 @@ pub enum ConvertError {
     /// The caller cancelled.
     #[error("cancelled")]
     Aborted,
+}
+
+impl From<SourceError> for ConvertError {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Format { path, source } => Self::Format { path, source },
+            SourceError::Overrides(source) => Self::Format {
+                path: "overrides".into(),
+                source,
+            },
+            SourceError::Read(error) => Self::Read(error),
+        }
+    }
 }
 
 impl ConvertError {

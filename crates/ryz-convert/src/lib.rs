@@ -91,7 +91,7 @@ pub fn convert(
         options.overwrite,
         paths.iter().map(|path| path.as_path()),
     )?;
-    let source_bytes = source.header.tensors.iter().map(|t| t.bytes).sum();
+    let source_bytes = source.model().tensors().iter().map(|t| t.bytes).sum();
     let mut progress = Progress::new(progress, source_bytes);
     let (pairs, tokenizer_notes) = metadata::pairs(&source, options)?;
     let plan = plan::plan(&source, options, &mut progress)?;
@@ -100,7 +100,7 @@ pub fn convert(
     // A file of ours that breaks the format's rules is the source's fault; only the sink is the target's.
     let failed = |error| match error {
         FormatError::Write { what: _, source } => write_error(target, "write", source),
-        error => source::at(&source.path)(error),
+        error => source::at(source.path())(error),
     };
     let mut writer = GgufWriter::new();
     for (key, value) in pairs.iter() {

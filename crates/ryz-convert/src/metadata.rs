@@ -11,14 +11,14 @@ pub(crate) fn pairs(
 ) -> Result<(Metadata, Vec<String>), ConvertError> {
     let mut pairs = Metadata::new();
     let mut notes = Vec::new();
-    if source.is_folder {
-        let mut config = source.config.gguf_pairs().into_iter();
+    if source.folder().is_some() {
+        let mut config = source.config().gguf_pairs().into_iter();
         // The architecture first, as everyone has it.
         config
             .by_ref()
             .take(1)
             .for_each(|(key, value)| pairs.set(&key, value));
-        let folder = source.path.canonicalize().ok();
+        let folder = source.path().canonicalize().ok();
         let name = folder.as_deref().and_then(|folder| folder.file_name());
         let name = name.map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         pairs.set("general.name", name);
@@ -34,7 +34,12 @@ pub(crate) fn pairs(
     } else {
         // One file with the alignment that it has unless it says so.
         let kept = |key: &str| !key.starts_with("split.") && key != "general.alignment";
-        for (key, value) in source.header.metadata.iter().filter(|(key, _)| kept(key)) {
+        for (key, value) in source
+            .model()
+            .metadata()
+            .iter()
+            .filter(|(key, _)| kept(key))
+        {
             pairs.set(key, value.clone());
         }
         general(&mut pairs, options);

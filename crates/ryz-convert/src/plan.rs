@@ -122,7 +122,7 @@ pub(crate) fn plan<'a>(
         scales: scales(source)?,
         outputs: Vec::new(),
     };
-    let expected = source.config.expected_tensors();
+    let expected = source.config().expected_tensors();
     let roles: HashMap<&str, TensorRole> = expected
         .iter()
         .map(|tensor| (tensor.name.as_str(), tensor.role))
@@ -136,8 +136,8 @@ pub(crate) fn plan<'a>(
             Some(role) => planner.tensor(tensor, *role, progress)?,
         }
     }
-    if let RopeScaling::Llama3 { .. } = source.config.rope.scaling {
-        let factors = rope::llama3_factors(&source.config.rope, source.config.rope_dim);
+    if let RopeScaling::Llama3 { .. } = source.config().rope.scaling {
+        let factors = rope::llama3_factors(&source.config().rope, source.config().rope_dim);
         planner.values("rope_freqs.weight", factors, Method::Derived);
     }
     Ok(Plan {
@@ -284,14 +284,14 @@ impl<'a> Planner<'a> {
         progress: &mut Progress<'_>,
     ) -> Result<Option<(Method, Work)>, ConvertError> {
         // A layer that the model itself leaves out of its quantisation.
-        if self.source.config.keeps_floats(&tensor.name) {
+        if self.source.config().keeps_floats(&tensor.name) {
             progress.bytes(&tensor.name, tensor.bytes)?;
             return Ok(None);
         }
         let rows = Rows::new(self.source, tensor, 1.0);
         let found = scan::floats(rows, dtype, progress)?;
         // Masters mean what the rule makes of them, even those that happen to have one magnitude.
-        let is_master = self.source.config.quantize_weights && role == TensorRole::Linear;
+        let is_master = self.source.config().quantize_weights && role == TensorRole::Linear;
         let tensor_scale = |codes, method, exact: f32, lossless: bool| {
             let scale = self.hold(tensor, exact.into(), dtype)?;
             let lossless = lossless && scale.target() == scale.exact;
@@ -384,7 +384,7 @@ impl<'a> Planner<'a> {
         self.outputs.push(Output {
             prepack: false,
             name: name.to_owned(),
-            source: self.source.header.tensor(name),
+            source: self.source.model().tensor(name),
             dtype: DType::F32,
             shape: vec![values.len() as u64],
             method,
@@ -395,14 +395,14 @@ impl<'a> Planner<'a> {
 
     /// The size of the heads whose halves become pairs: of q and k when a llama comes from Hugging Face.
     fn head(&self, name: &str) -> Option<usize> {
-        let config = &self.source.config;
+        let config = self.source.config();
         let turned = [
             ".attn_q.weight",
             ".attn_k.weight",
             ".attn_q.bias",
             ".attn_k.bias",
         ];
-        let permuted = self.source.is_folder
+        let permuted = self.source.folder().is_some()
             && config.architecture == Architecture::Llama
             && turned.iter().any(|end| name.ends_with(end));
         permuted.then_some(config.key_head_dim)
@@ -430,8 +430,8 @@ fn hold(exact: f64, dtype: DType, inexact: InexactScales) -> TensorScale {
 
 /// The source's tensors in the order of the target: a GGUF's own; a folder's as converters write them.
 fn in_order(source: &Source) -> Vec<&TensorInfo> {
-    let mut tensors: Vec<&TensorInfo> = source.header.tensors.iter().collect();
-    if source.is_folder {
+    let mut tensors: Vec<&TensorInfo> = source.model().tensors().iter().collect();
+    if source.folder().is_some() {
         tensors.sort_by_key(|tensor| place(&tensor.name));
     }
     tensors
@@ -480,12 +480,12 @@ fn scale_name(weight: &str) -> String {
 /// Reads the scales beside weights.
 pub(crate) fn scales(source: &Source) -> Result<HashMap<String, SourceScale>, ConvertError> {
     let mut scales = HashMap::new();
-    for tensor in &source.header.tensors {
-        if source.config.weight_scales == WeightScales::None || !is_scale(&tensor.name) {
+    for tensor in source.model().tensors() {
+        if source.config().weight_scales == WeightScales::None || !is_scale(&tensor.name) {
             continue;
         }
         let value = rows::vector(source, tensor)?[0];
-        let factor = match source.config.weight_scales {
+        let factor = match source.config().weight_scales {
             WeightScales::Divide => 1.0 / f64::from(value),
             _ => f64::from(value),
         };
@@ -498,7 +498,7 @@ pub(crate) fn scales(source: &Source) -> Result<HashMap<String, SourceScale>, Co
             });
         }
         let weight = tensor.name.replace(".scale", ".weight");
-        if source.header.tensor(&weight).is_none() {
+        if source.model().tensor(&weight).is_none() {
             let error = FormatError::MissingTensor { name: weight };
             return Err(source.fault(tensor, error));
         }

@@ -41,7 +41,7 @@ impl FloatModel {
 
     /// What the model is.
     pub fn config(&self) -> &ModelConfig {
-        &self.source.config
+        self.source.config()
     }
 
     /// Name and tokenizer as a GGUF file of the model has them.
@@ -55,9 +55,9 @@ impl FloatModel {
     ///
     /// A tensor that is not there, that holds infinities or NaN, or that cannot be read.
     pub fn tensor(&self, name: &str) -> Result<Vec<f32>, ConvertError> {
-        let Some(tensor) = self.source.header.tensor(name) else {
+        let Some(tensor) = self.source.model().tensor(name) else {
             let name = name.to_owned();
-            return Err(source::at(&self.source.path)(FormatError::MissingTensor {
+            return Err(source::at(self.source.path())(FormatError::MissingTensor {
                 name,
             }));
         };

@@ -14,9 +14,6 @@ use crate::{
     source::{Source, at},
 };
 
-/// The longest file that is read; real ones of 256,000 tokens have 34 MB.
-const MAX_BYTES: u64 = 128 << 20;
-
 /// Texts that tell pre-tokenizers, normalisers and affixes apart.
 const PROBES: [&str; 6] = [
     "",
@@ -87,8 +84,8 @@ enum Merge<'a> {
 
 /// Takes a folder's tokenizer over.
 pub(crate) fn convert(source: &Source) -> Result<Converted, ConvertError> {
-    let read = |name| source.read_neighbour(name, MAX_BYTES);
-    let path = source.path.join("tokenizer.json");
+    let read = |name| source.folder().map_or(Ok(None), |folder| folder.read(name));
+    let path = source.path().join("tokenizer.json");
     let json = read("tokenizer.json")?.ok_or_else(|| {
         let path = path.clone();
         ConvertError::Read(ryz_tmac::MemoryError::FileNotFound { path })
@@ -109,7 +106,7 @@ pub(crate) fn convert(source: &Source) -> Result<Converted, ConvertError> {
         tool_use_template: tool_use.as_deref(),
     };
     let refused = |source_error| ConvertError::Tokenizer {
-        path: source.path.clone(),
+        path: source.path().to_owned(),
         source: source_error,
     };
     let original = Tokenizer::from_hf(&files).map_err(refused)?;
@@ -119,7 +116,7 @@ pub(crate) fn convert(source: &Source) -> Result<Converted, ConvertError> {
             source: error,
         })
     })?;
-    let (mut pairs, mut notes) = pairs(&file, &original, source.config.vocab_size)?;
+    let (mut pairs, mut notes) = pairs(&file, &original, source.config().vocab_size)?;
     let mut written = Tokenizer::from_gguf(&pairs).map_err(refused)?;
     let ends = missing_ends(&original, &written);
     if !ends.is_empty() {

@@ -7,6 +7,7 @@ use ryz_kernels::KernelError;
 use ryz_kvcache::KvCacheError;
 use ryz_model::{HookPoint, ModelError};
 use ryz_numa::RegionError;
+use ryz_source::SourceError;
 use ryz_tokenizer::{TemplateError, TokenizerError};
 
 /// An error of the engine. Options are named as the public TypeScript surface spells them, because that is where the
@@ -130,7 +131,7 @@ pub enum EngineError {
         /// The folder.
         folder: PathBuf,
         /// The file's name.
-        name: &'static str,
+        name: String,
     },
     /// A saved state is damaged, cut short, or of another model, type or version.
     #[error("{}: saved state's {what}: expected {expected}, got {got}", path.display())]
@@ -218,6 +219,12 @@ impl From<ModelError> for EngineError {
             ModelError::Aborted => Self::Aborted,
             other => Self::Model(Arc::new(other)),
         }
+    }
+}
+
+impl From<SourceError> for EngineError {
+    fn from(error: SourceError) -> Self {
+        ModelError::from(error).into()
     }
 }
 

@@ -55,7 +55,7 @@ pub use error::EngineError;
 pub use estimate::EngineMemory;
 pub use eviction::{BlockRanker, Eviction, RankedBlock};
 pub use guide::{Constraint, SchemaSettings, ToolChoice, WhiteSpace};
-pub use load::{DraftInfo, ModelInfo, text_warnings};
+pub use load::{DraftInfo, ModelInfo, open_tokenizer, text_warnings};
 pub use memory::Compaction;
 pub use operators::{Operator, OperatorCall};
 pub use profiler::ProfileObserver;

@@ -1,5 +1,6 @@
 //! From a path to an engine.
 
+use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,9 +12,10 @@ use ryz_kernels::{Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
     Activations, Calibration, Fingerprint, HeadType, LoadProgress, Model, ModelConfig, ModelSource,
-    QuantizedTensor, RunState, SourceKind,
+    QuantizedTensor, RunState,
 };
 use ryz_numa::{Lease, Placement};
+use ryz_source::{Folder, Overrides, gguf_metadata};
 use ryz_tmac::{Arena, ArenaConfig};
 use ryz_tokenizer::{HfFiles, Tokenizer};
 
@@ -363,20 +365,44 @@ fn warnings_of(tokenizer: &Tokenizer) -> impl Iterator<Item = String> {
 
 /// The tokenizer of a GGUF file's metadata, or of the files beside a Hugging Face model.
 pub(crate) fn tokenizer(source: &ModelSource) -> Result<Tokenizer, EngineError> {
-    if source.kind() == SourceKind::Gguf {
-        return Ok(Tokenizer::from_gguf(source.metadata())?);
+    match source.folder() {
+        Some(folder) => folder_tokenizer(folder, TOKENIZER_JSON),
+        None => Ok(Tokenizer::from_gguf(source.metadata())?),
     }
-    const REQUIRED: &str = "tokenizer.json";
-    let tokenizer = source.read_neighbour(REQUIRED)?;
-    let tokenizer = tokenizer.ok_or_else(|| EngineError::MissingFile {
-        folder: source.path().to_owned(),
-        name: REQUIRED,
+}
+
+/// The tokenizer of a GGUF file of any architecture, which may hold nothing else, of a
+/// `tokenizer.json`, or of the folder that holds one.
+///
+/// # Errors
+/// Those of [`Engine::load`] about it.
+pub fn open_tokenizer(path: &Path, overrides: &Overrides) -> Result<Tokenizer, EngineError> {
+    if path.is_dir() {
+        return folder_tokenizer(&Folder::new(path, overrides)?, TOKENIZER_JSON);
+    }
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    if name.ends_with(".json") {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        return folder_tokenizer(&Folder::new(folder, overrides)?, name);
+    }
+    let metadata = gguf_metadata(path, overrides)?;
+    Ok(Tokenizer::from_gguf(&metadata)?)
+}
+
+const TOKENIZER_JSON: &str = "tokenizer.json";
+
+/// The tokenizer of a Hugging Face folder, in the file `name`.
+fn folder_tokenizer(folder: &Folder, name: &str) -> Result<Tokenizer, EngineError> {
+    let read = |name| folder.read(name);
+    let tokenizer = read(name)?.ok_or_else(|| EngineError::MissingFile {
+        folder: folder.path().to_owned(),
+        name: name.to_owned(),
     })?;
-    let tokenizer_config = source.read_neighbour("tokenizer_config.json")?;
-    let generation_config = source.read_neighbour("generation_config.json")?;
-    let chat_template = source.read_neighbour("chat_template.jinja")?;
-    let legacy_template = source.read_neighbour("chat_template.json")?;
-    let tool_use_template = source.read_neighbour(HfFiles::TOOL_USE)?;
+    let tokenizer_config = read("tokenizer_config.json")?;
+    let generation_config = read("generation_config.json")?;
+    let chat_template = read("chat_template.jinja")?;
+    let legacy_template = read("chat_template.json")?;
+    let tool_use_template = read(HfFiles::TOOL_USE)?;
     Ok(Tokenizer::from_hf(&HfFiles {
         tokenizer: &tokenizer,
         tokenizer_config: tokenizer_config.as_deref(),

@@ -4,6 +4,7 @@ use ryz_format::{FormatError, QuantizeError};
 use ryz_kernels::KernelError;
 use ryz_kvcache::KvCacheError;
 use ryz_numa::RegionError;
+use ryz_source::SourceError;
 use ryz_tmac::MemoryError;
 
 /// Why a model cannot be loaded or a step cannot be computed.
@@ -134,6 +135,16 @@ pub enum ModelError {
     /// The caller cancelled.
     #[error("cancelled")]
     Aborted,
+}
+
+impl From<SourceError> for ModelError {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Format { path, source } => Self::Format { path, source },
+            SourceError::Overrides(source) => Self::Overrides(source),
+            SourceError::Read(error) => Self::Memory(error),
+        }
+    }
 }
 
 impl ModelError {

@@ -9,11 +9,11 @@ use ryz_tmac::LINE;
 use crate::{
     Activations, LoadOptions, ModelError, ModelSource,
     compression::{ValueProjection, check_rank},
-    head::Requantized,
+    lm_head::Requantized,
+    lm_head::Screened,
     load::is_master,
     rope::RopeAngles,
     run_state::scratch_bytes,
-    screen::Screened,
     sparsity::Sparsity,
     tensor::stage_rows,
 };

@@ -19,7 +19,6 @@
 
 mod attention;
 mod feed_forward;
-mod logits;
 mod pass;
 mod step;
 
@@ -34,9 +33,8 @@ use crate::{
     hooks::{HookPoint, Hooks, stage_point},
     weights::{AttentionWeights, FeedForward, GatedWeights, Mixer},
 };
-use pass::Pass;
 
-pub(crate) use pass::chunks;
+pub(crate) use pass::{Pass, chunks, lines};
 
 impl Model {
     /// Computes one step: writes the keys and values of all new tokens to `cache`, and the logits that the batch asks
@@ -183,10 +181,7 @@ impl Pass<'_> {
 
     /// logits = lm_head · hidden
     fn logits(&self) -> Result<(), Leave> {
-        match self.screening() {
-            Some((image, screen)) => self.screen_logits(image, screen)?,
-            None => self.project_logits()?,
-        }
+        self.model.weights.lm_head.logits(self)?;
         self.lap(Phase::Head, None);
         Ok(())
     }

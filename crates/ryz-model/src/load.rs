@@ -21,10 +21,9 @@ use crate::{
     Activations, Calibration, Fingerprint, ModelError, ModelSource,
     compression::ValueProjection,
     fingerprint::TensorHashes,
-    head::{HeadType, OUTPUT, Requantized},
+    lm_head::{HeadImage, HeadScreening, HeadType, IMAGE, LmHead, OUTPUT, Requantized, Screened},
     place::{Reservations, Reserved},
     rope::RopeAngles,
-    screen::{HeadImage, HeadScreening, IMAGE, Screened},
     sparsity::Sparsity,
     tensor::TensorLoader,
     weights::{
@@ -170,7 +169,7 @@ impl Model {
             None => None,
         };
         let (mut weights, quantized) = loader.assemble(&config, activations, linears, head)?;
-        weights.image = loader.image(weights.head(), options, lease)?;
+        weights.lm_head.image = loader.image(weights.head(), options, lease)?;
         let factors = loader.vector("rope_freqs.weight")?;
         let hashes = std::mem::take(&mut loader.hashes);
         let fingerprint = Arc::new(Fingerprint::new(source, hashes, &loader.maps)?);
@@ -273,18 +272,18 @@ impl Model {
 
     /// Bytes of the image by which rows of the head are left out ([`HeadScreening`]); 0 where there is none.
     pub fn image_bytes(&self) -> usize {
-        self.weights.image.as_ref().map_or(0, HeadImage::bytes)
+        self.weights.lm_head.image_bytes()
     }
 
     /// Whether the head has an image that is no copy, and that each [`crate::RunState`] gives up by itself where it does not pay.
     pub fn head_is_image(&self) -> bool {
-        let image = self.weights.image.as_ref();
+        let image = self.weights.lm_head.image.as_ref();
         image.is_some_and(HeadImage::is_head)
     }
 
     /// Gives the image back: all steps from now on multiply the whole head.
     pub fn drop_image(&mut self) {
-        self.weights.image = None;
+        self.weights.lm_head.image = None;
     }
 
     /// Bytes of the head, which a step reads that leaves nothing out.
@@ -307,7 +306,7 @@ impl Model {
     fn bytes_per_token(&self, bytes: fn(&Linear) -> usize) -> usize {
         let embedding = &self.weights.embedding;
         let row = bytes(embedding) / embedding.rows().max(1);
-        let not_read = if self.weights.head.is_some() {
+        let not_read = if self.weights.lm_head.own.is_some() {
             bytes(embedding) - row
         } else {
             0
@@ -681,8 +680,10 @@ impl Loader<'_> {
             embedding,
             layers,
             output_norm: vector("output_norm.weight")?,
-            head,
-            image: None,
+            lm_head: LmHead {
+                own: head,
+                image: None,
+            },
         };
         Ok((weights, quantized))
     }

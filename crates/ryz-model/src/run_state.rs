@@ -17,8 +17,8 @@ use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MatRef};
 use crate::{
     AttentionStatistics, BatchSequence, Model, ModelError,
     batch::{BatchLimits, Plan},
+    lm_head::{HeadImage, ScreenCounter, ScreenScratch, ScreenedHead, SharedScreen, screen_bytes},
     orders::{OrderWatch, WatchedLayer},
-    screen::{HeadImage, MOST_NEEDED, MOST_OUTPUTS, ScreenedHead, groups},
     weights::{LayerWeights, Projection},
 };
 
@@ -81,71 +81,6 @@ impl ActivityCounter {
             skipped_bytes: std::mem::take(self.skipped_bytes.get_mut()),
         }
     }
-}
-
-/// [`ScreenedHead`] that the workers count together.
-#[derive(Debug, Default)]
-pub(crate) struct ScreenCounter {
-    steps: AtomicU64,
-    outputs: AtomicU64,
-    rows: AtomicU64,
-    read_bytes: AtomicU64,
-    /// Outputs and their rows that were taken.
-    taken: [u64; 2],
-}
-
-impl ScreenCounter {
-    /// A step that multiplied an image of so many bytes.
-    pub fn add_step(&self, outputs: usize, image_bytes: usize) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        self.outputs.fetch_add(outputs as u64, Ordering::Relaxed);
-        self.read_bytes
-            .fetch_add(image_bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Rows of the head that were multiplied, and what was read of it.
-    pub fn add_rows(&self, rows: usize, read_bytes: usize) {
-        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
-        self.read_bytes
-            .fetch_add(read_bytes as u64, Ordering::Relaxed);
-    }
-
-    /// Outputs so far, and the rows of the head that were multiplied for them.
-    fn all(&mut self) -> [u64; 2] {
-        let [outputs, rows] = self.taken;
-        [
-            outputs + *self.outputs.get_mut(),
-            rows + *self.rows.get_mut(),
-        ]
-    }
-
-    fn take(&mut self) -> ScreenedHead {
-        self.taken = self.all();
-        ScreenedHead {
-            steps: std::mem::take(self.steps.get_mut()),
-            outputs: std::mem::take(self.outputs.get_mut()),
-            rows: std::mem::take(self.rows.get_mut()),
-            read_bytes: std::mem::take(self.read_bytes.get_mut()),
-        }
-    }
-}
-
-/// What screening the head takes, for [`MOST_OUTPUTS`] outputs or as many as there can be.
-#[derive(Debug)]
-struct ScreenScratch {
-    /// (output, group): the largest lower bound of its rows
-    lower: Matrix,
-    /// (output, group): the largest upper bound
-    upper: Matrix,
-    /// (output, 1): of the hidden states
-    norms: Matrix,
-    /// (output, 1): what the bounds of rows that matter reach
-    thresholds: Matrix,
-}
-
-/// Columns of the matrices of [`ScreenScratch`], for a head of so many rows.
-fn screen_columns(rows: usize) -> [usize; 4] {
-    [groups(rows), groups(rows), 1, 1]
 }
 
 /// Shapes are (token, columns) unless said.
@@ -220,8 +155,7 @@ pub(crate) fn scratch_bytes(
     };
     let tokens = token_columns(config, angles).map(|cols| matrix(max_tokens, cols));
     let outputs = output_columns(config).map(|cols| matrix(max_outputs, cols));
-    let screen = screened_rows.into_iter().flat_map(screen_columns);
-    let screen = screen.map(|cols| matrix(max_outputs.min(MOST_OUTPUTS), cols));
+    let screen = screened_rows.map(|rows| screen_bytes(rows, max_outputs, matrix));
     let quantized = forms
         .iter()
         .map(|form| {
@@ -243,7 +177,7 @@ fn tile_lines(form: &QuantizedLayout, batch: BatchLayout, max_tokens: usize) -> 
 
 /// Rows of `cols` values.
 #[derive(Debug)]
-struct Matrix {
+pub(crate) struct Matrix {
     values: AlignedVec<f32>,
     cols: usize,
 }
@@ -332,18 +266,8 @@ impl RunState {
             hidden: matrix("hidden", max_outputs, hidden)?,
             logits: matrix("logits", max_outputs, logits)?,
         };
-        let screened_rows = model.weights.image.as_ref();
-        let screened_rows = screened_rows.map(HeadImage::rows);
-        let screen = screened_rows.map(screen_columns).map(|columns| {
-            let rows = max_outputs.min(MOST_OUTPUTS);
-            let [lower, upper, norms, thresholds] = columns;
-            Ok::<_, ModelError>(ScreenScratch {
-                lower: matrix("lower bounds", rows, lower)?,
-                upper: matrix("upper bounds", rows, upper)?,
-                norms: matrix("norms", rows, norms)?,
-                thresholds: matrix("thresholds", rows, thresholds)?,
-            })
-        });
+        let screened_rows = model.weights.lm_head.screened_rows();
+        let screen = screened_rows.map(|rows| ScreenScratch::new(rows, max_outputs, matrix));
         let scratch_lines = model.scratch_lines;
         let lines = scratch_lines.saturating_mul(model.threads);
         let scratch = arena
@@ -446,20 +370,7 @@ impl RunState {
         let seen = self.screened.all();
         let image = image.filter(|image| image.still_pays(seen));
         let screen = match (image, &mut self.screen) {
-            (Some(image), Some(screen))
-                if (1..=screen.norms.rows().min(image.most_outputs())).contains(&outputs) =>
-            {
-                // Of fewer groups a large part would survive.
-                let most = MOST_NEEDED.min(image.groups() / 2);
-                let fits = screen.lower.cols == image.groups();
-                (fits && self.plan.needs_at_most(most)).then(|| SharedScreen {
-                    lower: screen.lower.share(outputs),
-                    upper: screen.upper.share(outputs),
-                    norms: screen.norms.share(outputs),
-                    thresholds: screen.thresholds.share(outputs),
-                    counter: &self.screened,
-                })
-            }
+            (Some(image), Some(screen)) => screen.share(image, &self.plan, &self.screened),
             _ => None,
         };
         let watched = match &self.orders {
@@ -494,7 +405,11 @@ impl RunState {
 }
 
 impl Matrix {
-    fn rows(&self) -> usize {
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub fn rows(&self) -> usize {
         self.values.len() / self.cols.max(1)
     }
 
@@ -502,7 +417,7 @@ impl Matrix {
         MatRef::from_slice(&self.values[..rows * self.cols], self.cols)
     }
 
-    fn share(&mut self, rows: usize) -> PartitionedSlice<'_, f32> {
+    pub fn share(&mut self, rows: usize) -> PartitionedSlice<'_, f32> {
         PartitionedSlice::new(&mut self.values[..rows * self.cols], self.cols)
     }
 }
@@ -551,22 +466,6 @@ pub(crate) struct Shared<'a> {
     pub clock: &'a Mutex<PhaseClock>,
     /// What looks at attention outputs.
     pub statistics: Option<&'a AttentionStatistics>,
-}
-
-/// What screening the head takes; see [`ScreenScratch`] for the shapes.
-pub(crate) struct SharedScreen<'a> {
-    pub lower: PartitionedSlice<'a, f32>,
-    pub upper: PartitionedSlice<'a, f32>,
-    pub norms: PartitionedSlice<'a, f32>,
-    pub thresholds: PartitionedSlice<'a, f32>,
-    pub counter: &'a ScreenCounter,
-}
-
-impl SharedScreen<'_> {
-    /// Whether the hidden states of all outputs have norms by which rows can be bounded.
-    pub fn bounds_rows(&self) -> bool {
-        self.norms.read().iter().all(|norm| norm.is_finite())
-    }
 }
 
 /// One form of quantised inputs.

@@ -6,7 +6,7 @@
 use ryz_kernels::{Linear, QuantizedLayout};
 use ryz_tmac::AlignedVec;
 
-use crate::screen::HeadImage;
+use crate::lm_head::LmHead;
 
 /// Everything that was read from the file.
 #[derive(Debug)]
@@ -16,16 +16,13 @@ pub(crate) struct Weights {
     pub layers: Vec<LayerWeights>,
     /// (hidden)
     pub output_norm: AlignedVec<f32>,
-    /// (vocab, hidden); `None` when the embedding, as the file has it, is the head too.
-    pub head: Option<Linear>,
-    /// By which steps leave out rows of it.
-    pub image: Option<HeadImage>,
+    pub lm_head: LmHead,
 }
 
 impl Weights {
     /// The matrix that makes logits.
     pub fn head(&self) -> &Linear {
-        self.head.as_ref().unwrap_or(&self.embedding)
+        self.lm_head.matrix(&self.embedding)
     }
 
     /// Every matrix, with the embedding first.
@@ -33,7 +30,7 @@ impl Weights {
         let layers = self.layers.iter().flat_map(LayerWeights::linears);
         std::iter::once(&self.embedding)
             .chain(layers)
-            .chain(&self.head)
+            .chain(&self.lm_head.own)
     }
 }
 

@@ -15,7 +15,8 @@ use common::{
     ids,
 };
 use ryz_kernels::{Level, Packing};
-use ryz_model::{Activations, ModelError, ModelSource};
+use ryz_model::{Activations, ModelSource};
+use ryz_source::SourceError;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -161,14 +162,14 @@ fn folded_weights_are_refused_by_the_name_of_their_key() {
                 .is_some_and(|extension| extension == "gguf")
             {
                 let error = ModelSource::open(&path).unwrap_err();
-                assert!(matches!(error, ModelError::Format { .. }), "{error}");
+                assert!(matches!(error, SourceError::Format { .. }), "{error}");
                 refused += 1;
             }
         }
     }
     assert_eq!(refused, 15);
     let folded = set.join("q3had-v-ptq1_0.gguf");
-    let Err(ModelError::Format { source, .. }) = ModelSource::open(&folded) else {
+    let Err(SourceError::Format { source, .. }) = ModelSource::open(&folded) else {
         panic!("a folded model was opened");
     };
     assert_eq!(source.code(), "UNSUPPORTED");

@@ -8,7 +8,7 @@ use napi_derive::napi;
 use ryz_engine::text_warnings;
 use ryz_format::{Array, DescribedTensor, Metadata, TensorInfo, Value};
 use ryz_kernels::TernaryPacker;
-use ryz_model::{Described, DescribedKind};
+use ryz_source::{Described, DescribedKind};
 use serde_json::{Map, Value as Json, json};
 
 use crate::answer::{Answer, AnswerArgs, Failure};

@@ -100,13 +100,15 @@ pub struct Sampling {
 /// The form that an answer must have.
 #[napi(object, object_to_js = false)]
 pub struct Format {
-    /// `json`, `json_schema`, `regex`, `grammar` or `tools`.
+    /// What `text` is.
+    #[napi(ts_type = "'json' | 'json_schema' | 'regex' | 'grammar' | 'tools'")]
     pub kind: String,
     /// The schema or the tools as JSON, the pattern, the grammar.
     pub text: String,
-    /// Of tools: `auto`, `required` or `none`; `named` for the one that
+    /// Of tools: which the model may call.
+    #[napi(ts_type = "'auto' | 'required' | 'none' | 'named'")]
     pub choice: Option<String>,
-    /// this is.
+    /// Of tools, with the choice `named`: the tool.
     pub name: Option<String>,
     /// Of tools: whether the prompt ends within a thought.
     pub in_thought: Option<bool>,

@@ -1,26 +1,20 @@
 //! Tokenizers without a model.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use napi::bindgen_prelude::{Either, Function, Uint8Array, Uint32Array};
 use napi::{Env, Result};
 use napi_derive::napi;
-use ryz_engine::{Chat, EngineError};
-use ryz_format::{FormatError, Gguf, Metadata, Overrides, hf::FolderOverrides};
-use ryz_tmac::InputFile;
-use ryz_tokenizer::{Bounds, EncodeOptions, HfFiles, Tokenizer};
+use ryz_engine::{Chat, EngineError, open_tokenizer};
+use ryz_source::Overrides;
+use ryz_tokenizer::{Bounds, EncodeOptions, Tokenizer};
 
 use crate::answer::{Answer, AnswerArgs, Failure};
 use crate::chat;
 use crate::engine::{NativeCancel, cancellable, failure};
 use crate::jobs;
 use crate::load::{Config, engine_config};
-
-/// The longest tokenizer.json; real ones of 256,000 tokens have 34 MB.
-const MAX_JSON: u64 = 256 << 20;
-/// First read of a GGUF header; the next one is twice as long.
-const FIRST_READ: u64 = 1 << 20;
 
 /// What a vocabulary has.
 #[napi(object)]
@@ -207,86 +201,16 @@ fn known(tokenizer: &Tokenizer, ids: &[u32]) -> std::result::Result<(), Failure>
     }
 }
 
+/// A refusal of the vocabulary itself names the file.
 fn open(path: &Path, overrides: &Overrides) -> std::result::Result<Tokenizer, Failure> {
-    let refused = |error: FormatError| {
-        Failure::plain(
-            error.code(),
-            format!("overrides: {}", Failure::new("", &error).message),
-        )
-    };
-    let (folder, json) = if path.is_dir() {
-        (path.to_owned(), path.join("tokenizer.json"))
-    } else if path
-        .extension()
-        .is_some_and(|extension| extension == "json")
-    {
-        let folder = path.parent().map(Path::to_owned).unwrap_or_default();
-        (folder, path.to_owned())
-    } else {
-        let mut metadata = metadata(path)?;
-        overrides.apply(&mut metadata).map_err(refused)?;
-        return Tokenizer::from_gguf(&metadata).map_err(|error| at(path, error.code(), &error));
-    };
-    let overrides = FolderOverrides::of(overrides).map_err(refused)?;
-    let beside = |name: &str| {
-        let file: PathBuf = folder.join(name);
-        let bytes = file.is_file().then(|| whole(&file)).transpose()?;
-        overrides.neighbour(name, bytes).map_err(refused)
-    };
-    let tokenizer = whole(&json)?;
-    let config = beside("tokenizer_config.json")?;
-    let generation = beside("generation_config.json")?;
-    let template = beside("chat_template.jinja")?;
-    let legacy = beside("chat_template.json")?;
-    let tool_use = beside(HfFiles::TOOL_USE)?;
-    Tokenizer::from_hf(&HfFiles {
-        tokenizer: &tokenizer,
-        tokenizer_config: config.as_deref(),
-        generation_config: generation.as_deref(),
-        chat_template: template.as_deref(),
-        legacy_template: legacy.as_deref(),
-        tool_use_template: tool_use.as_deref(),
-    })
-    .map_err(|error| at(&json, error.code(), &error))
-}
-
-/// The metadata of a GGUF file, whatever its architecture.
-fn metadata(path: &Path) -> std::result::Result<Metadata, Failure> {
-    let file = InputFile::open(path).map_err(|error| Failure::new(error.code(), &error))?;
-    let mut wanted = FIRST_READ;
-    loop {
-        let prefix = read(&file, wanted)?;
-        match Gguf::parse(&prefix, file.len()) {
-            Ok(gguf) => return Ok(gguf.metadata),
-            Err(error) if error.is_incomplete() && (prefix.len() as u64) < file.len() => {
-                wanted = wanted.saturating_mul(2);
+    open_tokenizer(path, overrides).map_err(|error| {
+        let failure = failure(&error);
+        match error {
+            EngineError::Tokenizer(_) => {
+                let message = format!("{}: {}", path.display(), failure.message);
+                Failure { message, ..failure }
             }
-            Err(error) => return Err(at(path, FormatError::code(&error), &error)),
+            _ => failure,
         }
-    }
-}
-
-fn whole(path: &Path) -> std::result::Result<Vec<u8>, Failure> {
-    let file = InputFile::open(path).map_err(|error| Failure::new(error.code(), &error))?;
-    if file.len() > MAX_JSON {
-        let message = format!(
-            "{}: expected at most {MAX_JSON} bytes, got {}",
-            path.display(),
-            file.len()
-        );
-        return Err(Failure::plain("INVALID_FILE", message));
-    }
-    read(&file, MAX_JSON)
-}
-
-fn read(file: &InputFile, most: u64) -> std::result::Result<Vec<u8>, Failure> {
-    let mut bytes = vec![0; file.len().min(most) as usize];
-    file.read_at(0, &mut bytes)
-        .map_err(|error| Failure::new(error.code(), &error))?;
-    Ok(bytes)
-}
-
-fn at(path: &Path, code: &str, error: &dyn std::error::Error) -> Failure {
-    let failure = Failure::new(code, error);
-    Failure::plain(code, format!("{}: {}", path.display(), failure.message))
+    })
 }

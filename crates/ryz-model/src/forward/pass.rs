@@ -47,30 +47,30 @@ pub(crate) fn chunks(weights: &[&Linear], granule: usize) -> Chunks {
 }
 
 /// One worker's view of a step.
-pub(super) struct Pass<'a> {
-    pub(super) model: &'a Model,
-    pub(super) worker: &'a ElasticWorker<'a>,
-    pub(super) batch: &'a [BatchSequence<'a>],
-    pub(super) plan: &'a Plan,
-    pub(super) state: &'a Shared<'a>,
-    pub(super) cache: &'a KvCache,
-    pub(super) cancel: &'a AtomicBool,
+pub(crate) struct Pass<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) worker: &'a ElasticWorker<'a>,
+    pub(crate) batch: &'a [BatchSequence<'a>],
+    pub(crate) plan: &'a Plan,
+    pub(crate) state: &'a Shared<'a>,
+    pub(crate) cache: &'a KvCache,
+    pub(crate) cancel: &'a AtomicBool,
     /// Whether a worker saw `cancel`.
-    pub(super) cancelled: &'a AtomicBool,
+    pub(crate) cancelled: &'a AtomicBool,
     /// The first worker's, while it records.
-    pub(super) clock: Option<RefCell<MutexGuard<'a, PhaseClock>>>,
+    pub(crate) clock: Option<RefCell<MutexGuard<'a, PhaseClock>>>,
 }
 
 impl Pass<'_> {
     /// Books the time since the last lap, on the first worker and when the clock records.
     #[inline]
-    pub(super) fn lap(&self, phase: Phase, layer: Option<usize>) {
+    pub(crate) fn lap(&self, phase: Phase, layer: Option<usize>) {
         if let Some(clock) = &self.clock {
             clock.borrow_mut().lap(phase, layer);
         }
     }
 
-    pub(super) fn barrier(&self, layer: Option<usize>) -> Result<(), Leave> {
+    pub(crate) fn barrier(&self, layer: Option<usize>) -> Result<(), Leave> {
         self.worker.barrier()?;
         // Who is alone waits for nobody.
         if self.worker.count() > 1 {
@@ -80,7 +80,7 @@ impl Pass<'_> {
     }
 
     /// A barrier, after which the caller may have cancelled: who sees it stops all.
-    pub(super) fn barrier_or_cancelled(&self, index: usize) -> Result<(), Leave> {
+    pub(crate) fn barrier_or_cancelled(&self, index: usize) -> Result<(), Leave> {
         self.barrier(Some(index))?;
         if self.cancel.load(Ordering::Relaxed) {
             self.cancelled.store(true, Ordering::Relaxed);
@@ -91,7 +91,7 @@ impl Pass<'_> {
     }
 
     /// residual = embedding\[token\], and the angles of the token's position and of its way back to the first ones.
-    pub(super) fn embed(&self, rows: Range<usize>) {
+    pub(crate) fn embed(&self, rows: Range<usize>) {
         let mut residual = self.state.residual.rows_mut(rows.clone());
         let mut angles = self.state.angles.rows_mut(rows.clone());
         for (row, token) in self.plan.rows[rows].iter().enumerate() {
@@ -111,14 +111,14 @@ impl Pass<'_> {
     }
 
     /// By how many positions the token's queries are turned back for the first blocks of its window.
-    pub(super) fn shift(&self, token: TokenRow) -> usize {
+    pub(crate) fn shift(&self, token: TokenRow) -> usize {
         let window = self.batch[token.sequence].window;
         window.map_or(0, |window| window.shift(token.position))
     }
 
     /// residual += projected, with `add`; normed = norm(residual), in every form that `projections`
     /// read.
-    pub(super) fn add_and_normalize(
+    pub(crate) fn add_and_normalize(
         &self,
         layer: usize,
         add: bool,
@@ -145,7 +145,7 @@ impl Pass<'_> {
     }
 
     /// values = norm(values) where the model has this norm, in every form that `projection` reads: the caller books that.
-    pub(super) fn prepare(
+    pub(crate) fn prepare(
         &self,
         layer: usize,
         values: &PartitionedSlice<'_, f32>,
@@ -167,7 +167,7 @@ impl Pass<'_> {
     }
 
     /// Shares the tokens out, in whole tiles where batches are interleaved.
-    pub(super) fn tokens(&self, work: impl FnMut(Range<usize>)) -> Result<(), Leave> {
+    pub(crate) fn tokens(&self, work: impl FnMut(Range<usize>)) -> Result<(), Leave> {
         let tokens = self.plan.rows.len();
         let granule = match self.model.kernels.batch() {
             BatchLayout::Tiles if tokens >= TILE_TOKENS => TILE_TOKENS,
@@ -177,7 +177,7 @@ impl Pass<'_> {
     }
 
     /// Shares the rows of matrices out that are read together.
-    pub(super) fn rows(
+    pub(crate) fn rows(
         &self,
         weights: &[&Linear],
         granule: usize,
@@ -224,7 +224,7 @@ impl Pass<'_> {
     }
 
     /// out = scale · W·input + bias.
-    pub(super) fn project(
+    pub(crate) fn project(
         &self,
         projection: &Projection,
         input: &PartitionedSlice<'_, f32>,
@@ -238,7 +238,7 @@ impl Pass<'_> {
     }
 
     /// Some rows of the product; `out` is of them.
-    pub(super) fn multiply(
+    pub(crate) fn multiply(
         &self,
         projection: &Projection,
         input: &PartitionedSlice<'_, f32>,
@@ -255,14 +255,14 @@ impl Pass<'_> {
     }
 
     /// This worker's scratch memory.
-    pub(super) fn scratch(&self) -> Option<WriteGuard<'_, Line>> {
+    pub(crate) fn scratch(&self) -> Option<WriteGuard<'_, Line>> {
         let worker = self.worker.index();
         let scratch = self.state.scratch.as_ref()?;
         Some(scratch.rows_mut(worker..worker + 1))
     }
 
     /// out = scale · out + bias, what the projection has of them.
-    pub(super) fn scale_and_bias(
+    pub(crate) fn scale_and_bias(
         &self,
         projection: &Projection,
         rows: Range<usize>,
@@ -284,7 +284,7 @@ impl Pass<'_> {
 }
 
 /// The lines of a worker's scratch memory, where products need any.
-pub(super) fn lines<'a>(scratch: &'a mut Option<WriteGuard<'_, Line>>) -> &'a mut [Line] {
+pub(crate) fn lines<'a>(scratch: &'a mut Option<WriteGuard<'_, Line>>) -> &'a mut [Line] {
     match scratch {
         Some(scratch) => scratch.row_mut(0),
         None => &mut [],

@@ -44,7 +44,7 @@ impl Model {
         );
         // A hook may change what the head reads, and is shown all that it makes.
         let image = match &hooks {
-            None => self.weights.image.as_ref(),
+            None => self.weights.lm_head.image.as_ref(),
             Some(_) => None,
         };
         let alone = lease.allows_alone() && self.is_small(state.weight_bytes(), cache, batch);

@@ -1,4 +1,4 @@
-//! The end of a pass: logits of the outputs, by the whole head or by the rows that can matter.
+//! Logits of a step's outputs, by the whole head or by the rows that can matter.
 
 use std::ops::Range;
 
@@ -7,19 +7,26 @@ use ryz_numa::{Chunks, Leave};
 use ryz_profile::Phase;
 use ryz_tmac::{MatMut, MatRef};
 
-use super::pass::{Pass, lines};
-use crate::{Needed, run_state::SharedScreen, screen::HeadImage};
+use super::{HeadImage, LmHead, SharedScreen};
+use crate::{
+    Needed,
+    forward::{Pass, lines},
+};
+
+impl LmHead {
+    /// logits = lm_head · hidden, one worker's share of them.
+    pub fn logits(&self, pass: &Pass<'_>) -> Result<(), Leave> {
+        let screen = pass.state.screen.as_ref();
+        match (&self.image, screen.filter(|screen| screen.bounds_rows())) {
+            (Some(image), Some(screen)) => pass.screen_logits(image, screen),
+            _ => pass.project_logits(),
+        }
+    }
+}
 
 impl Pass<'_> {
-    /// The image of the head, where this step can leave out rows by it.
-    pub(super) fn screening(&self) -> Option<(&HeadImage, &SharedScreen<'_>)> {
-        let image = self.model.weights.image.as_ref()?;
-        let screen = self.state.screen.as_ref()?;
-        screen.bounds_rows().then_some((image, screen))
-    }
-
     /// hidden = norm(residual + projected), the rows that give logits.
-    pub(super) fn normalize_outputs(&self, outputs: Range<usize>) {
+    pub(crate) fn normalize_outputs(&self, outputs: Range<usize>) {
         let kernels = self.model.kernels;
         let mut hidden = self.state.hidden.rows_mut(outputs.clone());
         let (residual, projected) = (self.state.residual.read(), self.state.projected.read());
@@ -33,7 +40,8 @@ impl Pass<'_> {
                 self.model.config.rms_norm_eps,
             );
         }
-        if let (Some(image), Some(screen)) = (&self.model.weights.image, &self.state.screen) {
+        if let (Some(image), Some(screen)) = (&self.model.weights.lm_head.image, &self.state.screen)
+        {
             let (head, mut norms) = (
                 self.model.weights.head(),
                 screen.norms.rows_mut(outputs.clone()),
@@ -45,11 +53,7 @@ impl Pass<'_> {
     }
 
     /// logits = Whead·hidden, those of rows that matter; −∞ for all others.
-    pub(super) fn screen_logits(
-        &self,
-        image: &HeadImage,
-        screen: &SharedScreen<'_>,
-    ) -> Result<(), Leave> {
+    fn screen_logits(&self, image: &HeadImage, screen: &SharedScreen<'_>) -> Result<(), Leave> {
         let (head, outputs) = (self.model.weights.head(), self.plan.outputs.len());
         let mut prepared = Prepared::default();
         self.rows(&[image.matrix(head)], ROW_TILE, |rows| {
@@ -160,7 +164,7 @@ impl Pass<'_> {
     }
 
     /// logits = Whead·hidden.
-    pub(super) fn project_logits(&self) -> Result<(), Leave> {
+    fn project_logits(&self) -> Result<(), Leave> {
         let (head, outputs) = (self.model.weights.head(), self.plan.outputs.len());
         if outputs == 0 {
             return Ok(());

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use ryz_format::{
-    DescribedTensor, Description, Metadata, ModelConfig, Overrides,
-    hf::{Safetensors, ShardIndex},
-};
+use ryz_format::{DescribedTensor, Description, Metadata, ModelConfig, Overrides, hf::Safetensors};
+use ryz_tmac::InputFile;
 
 use crate::{
-    ModelError, ModelSource,
-    source::{at, open_part, open_parts, read_small},
+    Folder, ModelSource, SourceError,
+    error::at,
+    parts::{open_part, open_parts},
 };
 
 /// What a file or folder holds, whatever its architecture.
@@ -28,7 +27,7 @@ pub struct Described {
     /// All tensors of all parts, the contiguous dimension first.
     pub tensors: Vec<DescribedTensor>,
     /// The model as it can be run, or why it cannot.
-    pub source: Result<ModelSource, ModelError>,
+    pub source: Result<ModelSource, SourceError>,
 }
 
 /// A format of files.
@@ -46,9 +45,9 @@ impl Described {
     /// Describes the file or folder at `path`.
     ///
     /// # Errors
-    /// [`ModelError::Memory`] when a file cannot be opened or read, [`ModelError::Format`] when it is malformed, and
-    /// [`ModelError::Overrides`].
-    pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
+    /// [`SourceError::Read`] when a file cannot be opened or read, [`SourceError::Format`] when it is malformed, and
+    /// [`SourceError::Overrides`].
+    pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, SourceError> {
         let is_safetensors = path
             .extension()
             .is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"));
@@ -70,7 +69,7 @@ impl Described {
         }
     }
 
-    fn gguf(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
+    fn gguf(path: &Path, overrides: &Overrides) -> Result<Self, SourceError> {
         let (files, parts) = open_parts(path, Description::parse, |part| &part.metadata)?;
         let (mut metadata, mut tensors, mut fault) = (None, Vec::new(), None);
         for part in parts {
@@ -81,7 +80,7 @@ impl Described {
         let mut metadata = metadata.unwrap_or_default();
         overrides
             .apply(&mut metadata)
-            .map_err(ModelError::Overrides)?;
+            .map_err(SourceError::Overrides)?;
         let source = match fault {
             Some(fault) => Err(at(path)(fault)),
             None => ModelSource::open_with(path, overrides),
@@ -97,30 +96,13 @@ impl Described {
         })
     }
 
-    fn folder(path: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
+    fn folder(path: &Path, overrides: &Overrides) -> Result<Self, SourceError> {
+        let folder = Folder::new(path, overrides)?;
+        let (_, config_json, _) = folder.config()?;
+        let weights = folder.weights()?;
+        let file_bytes = weights.files.iter().map(InputFile::len).sum();
+        let mut tensors: Vec<_> = weights.parts.iter().flat_map(entries).collect();
         let source = ModelSource::open_with(path, overrides);
-        if let Err(error @ ModelError::Overrides(_)) = source {
-            return Err(error);
-        }
-        let config_path = path.join("config.json");
-        if !config_path.exists() {
-            return Err(source.err().unwrap_or(ModelError::Aborted));
-        }
-        let config_json = read_small(&config_path)?;
-        let index_path = path.join("model.safetensors.index.json");
-        let names = match index_path.exists() {
-            true => {
-                let index = ShardIndex::parse(&read_small(&index_path)?);
-                index.map_err(at(&index_path))?.files
-            }
-            false => vec!["model.safetensors".to_owned()],
-        };
-        let (mut file_bytes, mut tensors) = (0, Vec::new());
-        for name in names {
-            let (file, part) = open_part(&path.join(name), Safetensors::parse)?;
-            file_bytes += file.len();
-            tensors.extend(entries(&part));
-        }
         // As the engine names them, where it runs them.
         if let Ok(source) = &source {
             tensors = (source.tensors().iter())

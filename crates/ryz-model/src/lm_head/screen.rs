@@ -43,11 +43,8 @@ use ryz_kernels::{ActivationView, COARSE_FLOOR, DenseWeight, Kernels, Line, Line
 use ryz_numa::Lease;
 use ryz_tmac::{AlignedVec, Arena, Buffer, BufferKind, LINE, MatMut};
 
-use crate::{
-    ModelError,
-    head::{OUTPUT, Requantized},
-    load::lock,
-};
+use super::{OUTPUT, Requantized};
+use crate::{ModelError, load::lock};
 
 /// The name under which the image's memory is listed.
 pub(crate) const IMAGE: &str = "image of the head";

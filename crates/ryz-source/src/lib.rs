@@ -1,0 +1,21 @@
+//! The files of a model: a GGUF file, all parts of a split one, or a Hugging Face folder.
+//!
+//! [`ModelSource`] opens a model that can be run, before any weight is read; loading and conversion
+//! both begin with it. [`Described`] opens any model file. [`gguf_metadata`] and [`Folder`] read what
+//! a tokenizer needs, of files that may hold nothing else.
+
+#![forbid(unsafe_code)]
+
+mod describe;
+mod error;
+mod folder;
+mod parts;
+mod source;
+
+pub use describe::{Described, DescribedKind};
+pub use error::SourceError;
+pub use folder::Folder;
+pub use parts::gguf_metadata;
+pub use source::{ModelSource, SourceKind};
+
+pub use ryz_format::Overrides;
