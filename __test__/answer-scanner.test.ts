@@ -3,6 +3,7 @@
 import { createRequire } from "node:module";
 import type { ToolDefinition } from "ryzanstein";
 import { describe, expect, test } from "vitest";
+import { BARE_CALLS } from "./played-chat.js";
 
 const require = createRequire(import.meta.url);
 const { AnswerScanner } =
@@ -28,16 +29,16 @@ const TOOLS = [
 ];
 
 const JSON_CALLS: Calls = {
+  ...BARE_CALLS,
   open: "<tool_call>",
   close: "</tool_call>",
   namePath: ["name"],
   keys: ["name", "arguments"],
   argumentsPath: ["arguments"],
-  argumentsAsText: false,
 };
 const QWEN: Form = { reasoning: { open: "<think>", close: "</think>" }, calls: JSON_CALLS, tokens: [] };
 const named = (open: string, close: string, rest: Partial<Calls>): Form => ({
-  calls: { open, close, argumentsPath: [], argumentsAsText: false, afterName: ">", ...rest },
+  calls: { ...BARE_CALLS, open, close, afterName: ">", ...rest },
   tokens: [],
 });
 const json = (open: string, close: string, rest: Partial<Calls> = {}): Form => ({

@@ -4,7 +4,7 @@ import { createRequire } from "node:module";
 import { BitNetEngine, type ChatPart, type ChatSessionOptions, RyzansteinError, type ToolDefinition } from "ryzanstein";
 import { beforeAll, describe, expect, test } from "vitest";
 import { withChatTemplate } from "./gguf-template.js";
-import { playedSession } from "./played-chat.js";
+import { BARE_CALLS, playedSession } from "./played-chat.js";
 import { fixture } from "./support.js";
 
 const require = createRequire(import.meta.url);
@@ -31,11 +31,11 @@ const WEATHER: ToolDefinition = {
 };
 
 const TAGGED: Format = {
+  ...BARE_CALLS,
   open: "<tool_call>",
   close: "</tool_call>",
   namePath: ["name"],
   argumentsPath: ["arguments"],
-  argumentsAsText: false,
 };
 
 /** What a scanner makes of a text that comes in pieces of `size` characters. */

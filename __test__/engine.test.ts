@@ -2,7 +2,7 @@ import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { BitNetEngine, InvalidArgumentError, inspectModel, ModelFileError, type StreamPart } from "ryzanstein";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { NativeBatch, NativeBinding, NativeEngine } from "../src/native.js";
+import type { Native, NativeBinding, NativeEngine } from "../src/native.js";
 import { withChatTemplate } from "./gguf-template.js";
 import { decided, fixture, golden } from "./support.js";
 
@@ -103,8 +103,8 @@ describe("a loaded engine", () => {
         loaded ? resolve(loaded) : reject(failure),
       );
     });
-    const batches: NativeBatch[] = [];
-    const batchOf = (text: string, tokenId: number | null): NativeBatch => ({
+    const batches: Native.Batch[] = [];
+    const batchOf = (text: string, tokenId: number | null): Native.Batch => ({
       deltas: [{ text, tokenIds: tokenId === null ? [] : [tokenId] }],
     });
     const request = raw.generate(

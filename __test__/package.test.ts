@@ -96,7 +96,8 @@ describe("the packed tarball, installed in an empty folder without a compiler", 
 
   test("holds what it needs and no sources", () => {
     const has = (pattern: RegExp): boolean => files.some((path) => pattern.test(path));
-    for (const pattern of [/\.node$/, /^native\.cjs$/, /^dist\/index\.js$/, /^dist\/index\.d\.ts$/, /^LICENSE-MIT$/]) {
+    const types = [/^dist\/index\.d\.ts$/, /^dist\/cjs\/native\.d\.cts$/];
+    for (const pattern of [/\.node$/, /^native\.cjs$/, /^dist\/index\.js$/, ...types, /^LICENSE-MIT$/]) {
       expect(has(pattern), String(pattern)).toBe(true);
     }
     for (const pattern of [/^crates/, /^src/, /^__test__/, /^scripts/, /^node_modules/]) {

@@ -12,16 +12,30 @@ type Form = Awaited<ReturnType<Host["answerForm"]>>;
 type Start = ConstructorParameters<typeof TextStream>[0];
 type Generate = Start["native"]["generate"];
 
+/** Calls with nothing around or between them. */
+export const BARE_CALLS: NonNullable<Form["calls"]> = {
+  begin: "",
+  end: "",
+  separator: "",
+  open: "",
+  close: "",
+  leads: [],
+  argumentsPath: [],
+  argumentsAsText: false,
+  single: false,
+  written: true,
+};
+
 /** The form of the Hermes and Qwen families. */
 export const TAGGED: Form = {
   reasoning: { open: "<think>", close: "</think>" },
   calls: {
+    ...BARE_CALLS,
     open: "<tool_call>",
     close: "</tool_call>",
     keys: ["name", "arguments"],
     namePath: ["name"],
     argumentsPath: ["arguments"],
-    argumentsAsText: false,
   },
   tokens: [],
 };

@@ -22,7 +22,6 @@ import {
 import * as v from "valibot";
 import { z } from "zod";
 import { z as z3 } from "zod3";
-import type { NativeBinding } from "../src/native.js";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
 function same<A, B>(..._: Equal<A, B> extends true ? [] : ["the types differ"]): void {}
@@ -131,11 +130,6 @@ export function errors(error: unknown, options: GenerateOptions): void {
   if (RyzansteinError.isInstance(error) && error.code === "NOPE") return;
   // @ts-expect-error options cannot be changed
   options.seed = 1;
-}
-
-/** The generated types of the addon and the ones it is used through. */
-export function binding(addon: typeof import("../native.cjs")): NativeBinding {
-  return addon;
 }
 
 /** What a schema says of an object reaches its type. */

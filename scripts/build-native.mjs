@@ -1,7 +1,8 @@
-// Builds the Rust addon in release mode: ryzanstein.<platform>.node, its loader native.cjs and its types native.d.cts.
+// Builds the Rust addon in release mode: ryzanstein.<platform>.node, its loader native.cjs and its types (in .cache).
 
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
+import { GENERATED } from "./lib/native-types.mjs";
 import { run } from "./lib/run.mjs";
 import { root } from "./lib/stamp.mjs";
 
@@ -22,7 +23,7 @@ const args = [
   "--js",
   "native.cjs",
   "--dts",
-  "native.d.cts",
+  GENERATED,
   "--no-const-enum",
   ...process.argv.slice(2),
 ];

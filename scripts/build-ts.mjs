@@ -3,7 +3,7 @@
 // There is one copy of every class, whichever way the package is loaded: the ES module re-exports the CommonJS one.
 // (Two builds would give two `BitNetEngine` classes; ES modules alone cannot be required before Node 20.19.)
 
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 import { run } from "./lib/run.mjs";
@@ -14,6 +14,8 @@ rmSync(dist, { recursive: true, force: true });
 mkdirSync(join(dist, "cjs"), { recursive: true });
 run(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "tsconfig.json"]);
 writeFileSync(join(dist, "cjs", "package.json"), '{ "type": "commonjs" }\n');
+// Declarations name it, from where the sources do.
+copyFileSync(join(root, "native.d.cts"), join(dist, "cjs", "native.d.cts"));
 
 const names = Object.keys(createRequire(import.meta.url)(join(dist, "cjs", "index.js")));
 const list = names.map((name) => `  ${name},\n`).join("");

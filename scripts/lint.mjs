@@ -5,7 +5,7 @@ import { setup } from "./setup.mjs";
 
 const HINT = "npm run format mends what can be mended by itself";
 
-setup();
+setup({ checkTypes: true });
 run("cargo", ["fmt", "--all", "--check"], { hint: HINT });
 run("cargo", ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]);
 run(process.execPath, ["scripts/notices.mjs", "--check"]);

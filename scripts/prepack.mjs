@@ -17,10 +17,10 @@ function lacking(folder, names) {
 function checkPackage() {
   const missing = lacking(root, [
     "native.cjs",
-    "native.d.cts",
     "dist/index.js",
     "dist/index.d.ts",
     "dist/cjs/index.js",
+    "dist/cjs/native.d.cts",
     NOTICES,
   ]);
   const addons = readdirSync(root).filter((name) => /^ryzanstein\..*\.node$/.test(name));

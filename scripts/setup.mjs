@@ -7,6 +7,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { checkNativeTypes, GENERATED, updateNativeTypes } from "./lib/native-types.mjs";
 import { attempt, fail, run, say } from "./lib/run.mjs";
 import { isFresh, markFresh, root, stampOf } from "./lib/stamp.mjs";
 import { ensureRust, ensureSystemHwloc, ensureSystemPackages } from "./lib/system.mjs";
@@ -54,7 +55,7 @@ function ensureNative() {
     ],
     host,
   );
-  const outputs = ["native.cjs", "native.d.cts", addons()[0] ?? "ryzanstein.<host>.node"];
+  const outputs = ["native.cjs", GENERATED, addons()[0] ?? "ryzanstein.<host>.node"];
   step("native", stamp, outputs, () => {
     ensureSystemPackages();
     ensureHwloc();
@@ -65,19 +66,22 @@ function ensureNative() {
 }
 
 function ensureTypeScript() {
-  const stamp = stampOf(["index.ts", "src", "tsconfig.json", "package.json", "scripts/build-ts.mjs"]);
-  step("typescript", stamp, ["dist/index.js", "dist/cjs/index.js"], () => {
+  const sources = ["index.ts", "src", "native.d.cts", "tsconfig.json", "package.json", "scripts/build-ts.mjs"];
+  const stamp = stampOf(sources);
+  step("typescript", stamp, ["dist/index.js", "dist/cjs/index.js", "dist/cjs/native.d.cts"], () => {
     say("compiling TypeScript");
     run(process.execPath, ["scripts/build-ts.mjs"]);
   });
 }
 
-/** Brings everything up to date. */
-export function setup() {
+/** Brings everything up to date. With `checkTypes`, fails where native.d.cts would have to change. */
+export function setup({ checkTypes = false } = {}) {
   ensureNode();
   if (!existsSync(join(root, "package-lock.json"))) fail("package-lock.json is missing: is this a whole clone?");
   ensureDependencies();
   ensureNative();
+  if (checkTypes) checkNativeTypes();
+  else updateNativeTypes();
   ensureTypeScript();
 }
 

@@ -3,7 +3,7 @@
 import { run } from "./lib/run.mjs";
 import { setup } from "./setup.mjs";
 
-setup();
+setup({ checkTypes: true });
 run("cargo", ["test", "--workspace", "--quiet"]);
 run(process.execPath, ["node_modules/typescript/bin/tsc", "-p", "__test__/tsconfig.json"]);
 run(process.execPath, ["node_modules/vitest/vitest.mjs", "run"]);

@@ -3,7 +3,7 @@
 import { AnswerInput, ENDED, isSpace, type Mark, markOf } from "./answer-input.js";
 import { type CallOutcome, CallReader } from "./call-reader.js";
 import type { ParsedCall } from "./call-values.js";
-import type { NativeAnswerForm } from "./native.js";
+import type { Native } from "./native.js";
 import type { ToolDefinition } from "./tool-calls.js";
 
 export type { ParsedCall } from "./call-values.js";
@@ -48,7 +48,7 @@ export class AnswerScanner {
   #read = 0;
   #again = 0;
 
-  constructor(form: NativeAnswerForm, tools: readonly ToolDefinition[], inThought: boolean) {
+  constructor(form: Native.AnswerForm, tools: readonly ToolDefinition[], inThought: boolean) {
     const { reasoning, text, calls } = form;
     this.#open = reasoning && markOf(reasoning.open);
     this.#close = reasoning && markOf(reasoning.close);

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { checkConfig, type EngineConfig } from "./config.js";
 import { isShipped } from "./default-model.js";
 import { InvalidArgumentError } from "./errors.js";
-import { type NativeCalibrateSettings, type NativeCalibration, native } from "./native.js";
+import { type Native, native } from "./native.js";
 import { permittedModel, permittedWrite } from "./permission.js";
 import { cancellable } from "./promised.js";
 import { defined, OptionReader, pathOf, textOf, whole } from "./validate.js";
@@ -86,11 +86,11 @@ export async function calibrate(path: string | URL, text: string, options?: Cali
   const [file, content] = [permittedModel(pathOf("path", path)), textOf("text", text)];
   const read = new OptionReader(options, "options");
   const output = read.any("output");
-  const settings = defined<NativeCalibrateSettings>({
+  const settings = defined<Native.CalibrateSettings>({
     output: permittedWrite(output === undefined ? besideModel(file) : pathOf("output", output)),
     window: read.integer("window", { min: 2, max: 1 << 24 }),
     ranks: ranksOf(read.any("ranks")),
-  } as NativeCalibrateSettings);
+  } as Native.CalibrateSettings);
   const { native: config, quantizer, memoryPolicy } = checkConfig(read.any("config"));
   const onProgress = read.callback("onProgress") as CalibrateOptions["onProgress"];
   const signal = read.signal();
@@ -106,7 +106,7 @@ export async function calibrate(path: string | URL, text: string, options?: Cali
       thrown = { error };
     }
   };
-  const done = await cancellable<NativeCalibration>(signal, (done) =>
+  const done = await cancellable<Native.CalibrationResult>(signal, (done) =>
     native().calibrateModel(file, content, settings, config, onProgress !== undefined, (failure, result, fraction) => {
       if (fraction === null) done(failure, result);
       else report(fraction);

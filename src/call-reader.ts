@@ -4,7 +4,7 @@ import { type AnswerInput, ENDED, isSpace, isStrong, type Mark, markOf } from ".
 import { callsOf, KnownTools, own, type ParsedCall, typedValue, withArguments } from "./call-values.js";
 import { JsonExtent } from "./json-extent.js";
 import { parseArguments } from "./literals.js";
-import type { NativeCallForm } from "./native.js";
+import type { Native } from "./native.js";
 import type { ToolDefinition } from "./tool-calls.js";
 
 /** Longest name, key or id. */
@@ -29,7 +29,7 @@ type Step<T> = Generator<void, T>;
 /** @internal */
 export class CallReader {
   readonly tools: KnownTools;
-  readonly #form: NativeCallForm;
+  readonly #form: Native.Calls;
   /** Whether calls begin with nothing that tells them from text: then they come first in an answer, and name a tool. */
   readonly bare: boolean;
   /** The marks that begin calls in the midst of text. */
@@ -44,10 +44,10 @@ export class CallReader {
   readonly #afterId: Mark | undefined;
   readonly #index: RegExp | undefined;
 
-  constructor(form: NativeCallForm, tools: readonly ToolDefinition[]) {
+  constructor(form: Native.Calls, tools: readonly ToolDefinition[]) {
     this.#form = form;
     this.tools = new KnownTools(tools);
-    const { begin = "", end = "", separator = "", leads = [] } = form;
+    const { begin, end, separator, leads } = form;
     [this.#begin, this.#open, this.#close, this.#end] = [begin, form.open, form.close, end].map(markOf) as [
       Mark,
       Mark,
@@ -192,7 +192,7 @@ export class CallReader {
   }
 
   *#tagged(input: AnswerInput): Step<CallOutcome> {
-    const parameter = this.#form.parameter as NonNullable<NativeCallForm["parameter"]>;
+    const parameter = this.#form.parameter as NonNullable<Native.Calls["parameter"]>;
     const name = yield* this.#name(input, false);
     if (name === undefined) return NONE;
     const [open, close, separator] = [parameter.open, parameter.close, parameter.separator].map(markOf) as [
@@ -262,7 +262,7 @@ export class CallReader {
   }
 
   *#literal(input: AnswerInput, bare: boolean): Step<CallOutcome> {
-    const form = this.#form.literal as NonNullable<NativeCallForm["literal"]>;
+    const form = this.#form.literal as NonNullable<Native.Calls["literal"]>;
     const name = yield* this.#name(input, bare);
     if (name === undefined || (yield* input.oneOf([markOf(form.open)])) < 0) return NONE;
     const start = input.length;
@@ -316,7 +316,7 @@ function escaped(text: string): string {
 }
 
 /** A value without the line breaks that its marks put around it. */
-function unwrapped(text: string, parameter: NonNullable<NativeCallForm["parameter"]>): string {
+function unwrapped(text: string, parameter: NonNullable<Native.Calls["parameter"]>): string {
   const begin = /\n$/.test(parameter.afterKey) ? text.replace(/^[ \t]*\r?\n/, "") : text;
   return /^\n/.test(parameter.close) ? begin.replace(/\r?\n[ \t]*$/, "") : begin;
 }

@@ -1,7 +1,7 @@
 /** What a call says, once its text is whole: its name and arguments out of JSON, or out of text that a schema gives a type. */
 
 import { parseLiteral } from "./literals.js";
-import type { NativeCallForm } from "./native.js";
+import type { Native } from "./native.js";
 import type { ToolDefinition } from "./tool-calls.js";
 
 /** A call as the model wrote it, without an id. */
@@ -120,12 +120,12 @@ function parsed(text: string): unknown {
 }
 
 /** The calls in JSON that is whole; `undefined` in place of one that names no function. @internal */
-export function callsOf(json: unknown, form: NativeCallForm, tools: KnownTools): ParsedCall[] {
+export function callsOf(json: unknown, form: Native.Calls, tools: KnownTools): ParsedCall[] {
   const calls = Array.isArray(json) ? json : [json];
   return calls.map((call) => callOf(call, form, tools));
 }
 
-function callOf(call: unknown, form: NativeCallForm, tools: KnownTools): ParsedCall {
+function callOf(call: unknown, form: Native.Calls, tools: KnownTools): ParsedCall {
   if (typeof call !== "object" || call === null || Array.isArray(call)) {
     return tools.invalid("", `expected an object, got ${typeOf(call)}`);
   }
@@ -143,7 +143,7 @@ function callOf(call: unknown, form: NativeCallForm, tools: KnownTools): ParsedC
 }
 
 /** A call's name and what it has for arguments, at the places of the form or at the usual ones. */
-function nameOf(call: object, form: NativeCallForm, tools: KnownTools): { name: string; args: unknown } | undefined {
+function nameOf(call: object, form: Native.Calls, tools: KnownTools): { name: string; args: unknown } | undefined {
   if (form.nameIsKey) {
     const [name, ...more] = Object.keys(call);
     if (name !== undefined && more.length === 0) return { name, args: own(call, name) };

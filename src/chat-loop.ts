@@ -16,7 +16,7 @@ import type {
   TextDelta,
   TokenLogprobs,
 } from "./generate-options.js";
-import type { NativeAnswerForm, NativeChatPrompt, NativeFormat } from "./native.js";
+import type { Native } from "./native.js";
 import { unlessAborted } from "./promised.js";
 import type { PreparedPrompt, TextStream } from "./stream.js";
 import type { ToolCall, ToolDefinition } from "./tool-calls.js";
@@ -47,8 +47,8 @@ export interface TurnOptions extends Omit<GenerateOptions, "parseSpecial"> {
 export interface CheckedTurn {
   readonly generate: CheckedGenerate;
   /** The constraint that the `toolChoice` is, in the first answer and in later ones. */
-  readonly calls: NativeFormat | undefined;
-  readonly laterCalls: NativeFormat | undefined;
+  readonly calls: Native.Format | undefined;
+  readonly laterCalls: Native.Format | undefined;
   readonly maxSteps: number | undefined;
 }
 
@@ -65,12 +65,12 @@ export interface ChatHost {
   assertTemplate(): void;
   check(options: Omit<GenerateOptions, "parseSpecial">): CheckedGenerate;
   /** How the model writes thoughts and calls of these tools. */
-  answerForm(tools: readonly ToolDefinition[]): Promise<NativeAnswerForm>;
+  answerForm(tools: readonly ToolDefinition[]): Promise<Native.AnswerForm>;
   prompt(
     messages: readonly ChatMessage[],
     options: ChatTemplateOptions,
     bounds: PromptBounds,
-  ): Promise<NativeChatPrompt>;
+  ): Promise<Native.ChatTokens>;
   /** Tokens that a turn of these options has room for, its answer included. */
   longest(options: CheckedGenerate): number;
   stream(prompt: () => Promise<PreparedPrompt>, generate: CheckedGenerate): TextStream;
@@ -82,7 +82,7 @@ export interface Turn {
   readonly tools: ToolSet;
   readonly options: CheckedTurn;
   /** The prompt, with what was said in this turn so far. */
-  readonly prompt: (said: readonly ChatMessage[], signal: AbortSignal | undefined) => Promise<NativeChatPrompt>;
+  readonly prompt: (said: readonly ChatMessage[], signal: AbortSignal | undefined) => Promise<Native.ChatTokens>;
   /** An id that no other call of the conversation has. */
   readonly newId: () => string;
 }
@@ -151,8 +151,8 @@ export async function* holdTurn(turn: Turn, said: ChatMessage[]): AsyncGenerator
 /** One answer of the model. */
 async function* answered(
   turn: Turn,
-  form: NativeAnswerForm,
-  calls: NativeFormat | undefined,
+  form: Native.AnswerForm,
+  calls: Native.Format | undefined,
   said: readonly ChatMessage[],
 ): AsyncGenerator<Exclude<ChatPart, ChatFinish | ToolResultPart> | Finish, undefined, undefined> {
   const { host, tools, options, newId } = turn;
@@ -293,7 +293,7 @@ function finishOf(finishes: readonly Finish[], calls: readonly ToolCall[]): Chat
 }
 
 /** The constraint that a choice of tools is. */
-function toolFormat(choice: ToolChoice, tools: readonly ToolDefinition[]): NativeFormat {
+function toolFormat(choice: ToolChoice, tools: readonly ToolDefinition[]): Native.Format {
   if (tools.length === 0) throw new InvalidArgumentError("toolChoice", "left out where there are no tools", choice);
   let text: string;
   try {

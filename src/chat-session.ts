@@ -16,7 +16,7 @@ import { type ChatPart, ChatTurn } from "./chat-turn.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
 import type { CheckedGenerate } from "./generate-options.js";
 import { HistoryChecker, newCallIds, shown } from "./history.js";
-import type { NativeChatPrompt } from "./native.js";
+import type { Native } from "./native.js";
 import { longestPrompt, type Window } from "./prompt-window.js";
 import { chatNote, type SavedPrefix, type SavedPrefixOptions, savedPrefixSignal } from "./saved.js";
 import type { AnyTool } from "./tool.js";
@@ -225,7 +225,7 @@ export class ChatSession {
     let keep = false;
     let ended = false;
     try {
-      const prompt = (all: readonly ChatMessage[]): Promise<NativeChatPrompt> =>
+      const prompt = (all: readonly ChatMessage[]): Promise<Native.ChatTokens> =>
         this.#prompt(all, options.generate, signal);
       const turn = { host: this.#host, tools: this.#tools, options, prompt, newId: this.#newId };
       this.#broken.clear();
@@ -279,7 +279,7 @@ export class ChatSession {
     said: readonly ChatMessage[],
     options: CheckedGenerate,
     signal: AbortSignal | undefined,
-  ): Promise<NativeChatPrompt> {
+  ): Promise<Native.ChatTokens> {
     const contextLength = this.#host.longest(options);
     const most = options.request.maxTokens ?? contextLength;
     const room = contextLength - Math.min(most, Math.max(1, Math.floor(contextLength / ANSWER_SHARE)));
@@ -289,7 +289,7 @@ export class ChatSession {
     const head = [...this.#system(), ...all.slice(0, all.length - rest.length)];
     const starts = [0];
     for (const [index, { role }] of rest.entries()) if (index > 0 && role === "user") starts.push(index);
-    const prompt = (start: number): Promise<NativeChatPrompt> => {
+    const prompt = (start: number): Promise<Native.ChatTokens> => {
       signal?.throwIfAborted();
       return this.#host.prompt([...head, ...rest.slice(start)], this.#template, {
         signal,

@@ -12,7 +12,7 @@ import {
   type MemoryPolicy,
   memoryPolicySettings,
 } from "./memory.js";
-import type { NativeEngineConfig } from "./native.js";
+import type { Native } from "./native.js";
 import { currentNode } from "./node-scope.js";
 import { type ModelOverrides, readOverrides } from "./overrides.js";
 import { mayUseCache, permittedModel, permittedRead } from "./permission.js";
@@ -262,7 +262,7 @@ export interface EngineConfig extends ModelOverrides {
 
 /** A checked {@link EngineConfig}. @internal */
 export interface CheckedConfig {
-  readonly native: NativeEngineConfig;
+  readonly native: Native.Config;
   readonly quantizer: Quantizer | undefined;
   readonly memoryPolicy: MemoryPolicy | undefined;
   readonly onProgress: ((progress: LoadProgress) => void) | undefined;
@@ -280,7 +280,7 @@ export function checkConfig(config: unknown): CheckedConfig {
   const calibration = read.any("calibration");
   const packing = read.choice("packing", PACKINGS);
   const draftModel = read.any("draftModel");
-  const native = defined<NativeEngineConfig>({
+  const native = defined<Native.Config>({
     ...readOverrides(read),
     ...memoryPolicySettings(policy),
     quantizer: typeof quantizer === "string" ? quantizer : undefined,
@@ -313,7 +313,7 @@ export function checkConfig(config: unknown): CheckedConfig {
     numa: read.choice("numa", NUMA),
     node: read.integer("node", { min: 0, max: 65_535 }) ?? currentNode(),
     warmUp: read.boolean("warmUp"),
-  } as NativeEngineConfig);
+  } as Native.Config);
   const onProgress = read.callback("onProgress") as CheckedConfig["onProgress"];
   const log = checkLogger("logger", read.any("logger"));
   const signal = read.signal();

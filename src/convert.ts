@@ -2,14 +2,7 @@
 
 import { RyzansteinError } from "./errors.js";
 import type { ModelTensor } from "./machine.js";
-import {
-  type NativeCancel,
-  type NativeConversion,
-  type NativeConvertedTensor,
-  type NativeConvertSettings,
-  type NativeConvertStep,
-  native,
-} from "./native.js";
+import { type Native, type NativeCancel, native } from "./native.js";
 import { permittedModel, permittedWrite } from "./permission.js";
 import { promised } from "./promised.js";
 import {
@@ -162,7 +155,7 @@ export interface Conversion {
 function checkOptions(options: unknown) {
   const read = new OptionReader(options, "options");
   const name = read.any("name");
-  const settings = defined<NativeConvertSettings>({
+  const settings = defined<Native.ConvertSettings>({
     form: read.choice("type", TERNARY_TYPES) ?? "TQ2_0",
     embeddings: read.choice("embeddings", EMBEDDING_TYPES) ?? "keep",
     floatWeights: read.choice("floatWeights", FLOAT_WEIGHTS) ?? "absmean",
@@ -171,7 +164,7 @@ function checkOptions(options: unknown) {
     overwrite: read.boolean("overwrite") ?? false,
     tokenizer: read.boolean("tokenizer") ?? true,
     name: name === undefined ? undefined : read.strings("name", 1)?.[0],
-  } as NativeConvertSettings);
+  } as Native.ConvertSettings);
   const given = read.any("quantizer");
   const quantizer = given === undefined ? currentQuantizer() : checkQuantizer("quantizer", given);
   if (typeof quantizer === "string") settings.quantizer = quantizer;
@@ -206,7 +199,7 @@ export async function convert(
     handle?.cancel();
     own?.close();
   };
-  const report = (step: NativeConvertStep): void => {
+  const report = (step: Native.ConvertStep): void => {
     if (onProgress === undefined || thrown !== undefined || signal?.aborted) return;
     try {
       onProgress(progressOf(step));
@@ -217,7 +210,7 @@ export async function convert(
   };
   signal?.addEventListener("abort", cancel);
   try {
-    const conversion = await promised<NativeConversion>((done) => {
+    const conversion = await promised<Native.Conversion>((done) => {
       handle = native().convertModel(from, to, settings, onProgress !== undefined, own, (failure, finished, step) => {
         if (step === null) done(failure, finished);
         else report(step);
@@ -238,17 +231,17 @@ export async function convert(
   }
 }
 
-function progressOf({ phase, doneBytes, totalBytes }: NativeConvertStep): ConvertProgress {
+function progressOf({ phase, doneBytes, totalBytes }: Native.ConvertStep): ConvertProgress {
   const done = totalBytes > 0 ? doneBytes / totalBytes : 1;
   const isScan = phase === "scan";
   return { phase: isScan ? "scan" : "write", doneBytes, totalBytes, fraction: isScan ? done / 2 : (1 + done) / 2 };
 }
 
-function conversionOf({ tensors, ...rest }: NativeConversion): Conversion {
+function conversionOf({ tensors, ...rest }: Native.Conversion): Conversion {
   return { ...rest, tensors: tensors.map(tensorOf) };
 }
 
-function tensorOf(tensor: NativeConvertedTensor): ConvertedTensor {
+function tensorOf(tensor: Native.ConvertedTensor): ConvertedTensor {
   const { name, sourceType, type, rows, columns, method, lossless, zeroFraction, mse, cosine, maxAbs } = tensor;
   const error = mse === undefined || cosine === undefined || maxAbs === undefined ? undefined : { mse, cosine, maxAbs };
   return defined<ConvertedTensor>({

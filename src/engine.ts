@@ -31,19 +31,7 @@ import { ProgressReporter } from "./load-progress.js";
 import type { Log } from "./logger.js";
 import { type Compaction, type MemoryLayout, type MemoryStats, nativeMemoryPolicy } from "./memory.js";
 import type { ModelInfo } from "./model-info.js";
-import {
-  type NativeAnswerForm,
-  type NativeCallback,
-  type NativeCancel,
-  type NativeChatPrompt,
-  type NativeCompaction,
-  type NativeEngine,
-  type NativeEviction,
-  type NativeLogits,
-  type NativeRestoredPrefix,
-  type NativeScore,
-  native,
-} from "./native.js";
+import { type Native, type NativeCallback, type NativeCancel, type NativeEngine, native } from "./native.js";
 import { permittedModel, permittedRead, permittedWrite } from "./permission.js";
 import type { Profile, ProfilingOptions } from "./profile.js";
 import { cancellable, promised } from "./promised.js";
@@ -109,13 +97,13 @@ export class BitNetEngine {
   readonly loadMs: number;
   readonly #native: NativeEngine;
   readonly #log: Log;
-  readonly #eviction: NativeEviction | undefined;
+  readonly #eviction: Native.EvictionPolicy | undefined;
   readonly #running = new Set<Generation>();
   readonly #chatHost: SessionHost;
-  readonly #forms = new Map<boolean, Promise<NativeAnswerForm>>();
+  readonly #forms = new Map<boolean, Promise<Native.AnswerForm>>();
   #disposed: Promise<void> | undefined;
 
-  private constructor(engine: NativeEngine, loadMs: number, log: Log, eviction: NativeEviction | undefined) {
+  private constructor(engine: NativeEngine, loadMs: number, log: Log, eviction: Native.EvictionPolicy | undefined) {
     this.#eviction = eviction;
     this.#native = engine;
     this.#log = log;
@@ -258,7 +246,7 @@ export class BitNetEngine {
     const definitions = set.isEmpty ? undefined : set.definitions;
     const template = checkTemplateOptions({ tools: definitions, addGenerationPrompt, templateVariables });
     this.#assertUsable();
-    const prompt = (said: readonly ChatMessage[]): Promise<NativeChatPrompt> => {
+    const prompt = (said: readonly ChatMessage[]): Promise<Native.ChatTokens> => {
       const begins = said.length === 0 ? template : { ...template, addGenerationPrompt: true };
       const bounds = { signal: checked.generate.signal, most: host.longest(checked.generate) };
       return host.prompt([...before, ...said], begins, bounds);
@@ -366,7 +354,7 @@ export class BitNetEngine {
   async logits(prompt: Prompt, options?: LogitsOptions): Promise<Logits> {
     const { all, priority, signal } = checkLogits(options);
     const tokens = await this.#tokensOf(prompt, false, true, signal);
-    const result = await this.#cancellable<NativeLogits>(signal, (done) =>
+    const result = await this.#cancellable<Native.Logits>(signal, (done) =>
       this.#native.logits(tokens, all, priority, done),
     );
     return { tokens, rows: result.rows, columns: result.columns, data: result.data };
@@ -386,7 +374,7 @@ export class BitNetEngine {
     const { window, priority, signal } = checkPerplexity(options, contextLength, longest);
     const tokens = await this.#tokensOf(prompt, true, false, signal);
     if (tokens.length < 2) throw new InvalidArgumentError("prompt", "at least two tokens long", tokens.length);
-    const score = await this.#cancellable<NativeScore>(signal, (done) =>
+    const score = await this.#cancellable<Native.Score>(signal, (done) =>
       this.#native.score(tokens, window, priority, done),
     );
     const meanNll = score.sumNll / score.tokens;
@@ -428,7 +416,7 @@ export class BitNetEngine {
    * back to the system until it is needed. Requests go on, and no logit changes. It happens by itself past `compactAbove`.
    */
   async compactMemory(): Promise<Compaction> {
-    const { moves, ...rest } = await this.#call<NativeCompaction>((done) => this.#native.compactMemory(done));
+    const { moves, ...rest } = await this.#call<Native.CompactionDone>((done) => this.#native.compactMemory(done));
     const pairs = Array.from({ length: moves.length / 2 }, (_, at) => ({
       from: moves[2 * at] as number,
       to: moves[2 * at + 1] as number,
@@ -595,10 +583,10 @@ export class BitNetEngine {
   }
 
   /** How the model answers, with tools and without. */
-  #answerForm(tools: boolean): Promise<NativeAnswerForm> {
+  #answerForm(tools: boolean): Promise<Native.AnswerForm> {
     const known = this.#forms.get(tools);
     if (known !== undefined) return known;
-    const form = this.#call<NativeAnswerForm>((done) => void this.#native.answerForm(tools, done));
+    const form = this.#call<Native.AnswerForm>((done) => void this.#native.answerForm(tools, done));
     this.#forms.set(tools, form);
     form.catch(() => this.#forms.delete(tools));
     return form;
@@ -626,7 +614,7 @@ export class BitNetEngine {
     return tokens;
   }
 
-  #restore(file: string, signal: AbortSignal | undefined): Promise<NativeRestoredPrefix> {
+  #restore(file: string, signal: AbortSignal | undefined): Promise<Native.RestoredPrefix> {
     return this.#cancellable(signal, (done) => this.#native.restorePrefix(permittedRead(file), done));
   }
 

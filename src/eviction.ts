@@ -1,7 +1,7 @@
 /** What requests forget when they grow long. */
 
 import { InvalidArgumentError } from "./errors.js";
-import type { NativeEviction } from "./native.js";
+import type { Native } from "./native.js";
 import { OptionReader } from "./validate.js";
 
 /** Forgets blocks of 16 tokens, each once all of its tokens are older than the window. */
@@ -60,7 +60,7 @@ const POLICIES = ["sliding-window", "attention-sinks", "heavy-hitters", "ranked"
 const CHOOSING: readonly string[] = ["none", "heavy-hitters", "ranked"];
 
 /** Checks a policy; what a context has no room for is refused where the context is known. @internal */
-export function checkEviction(value: unknown): NativeEviction | undefined {
+export function checkEviction(value: unknown): Native.EvictionPolicy | undefined {
   if (value === undefined) return undefined;
   if (value === "none") return { policy: "none", sinks: 0, window: 0, tokens: 0 };
   if (typeof value !== "object" || value === null || Array.isArray(value)) refuse(value);
@@ -85,6 +85,6 @@ function refuse(value: unknown): never {
 }
 
 /** Where a request ends in an engine of this context. @internal */
-export function longestUnder(eviction: NativeEviction | undefined, contextLength: number): number {
+export function longestUnder(eviction: Native.EvictionPolicy | undefined, contextLength: number): number {
   return eviction === undefined || CHOOSING.includes(eviction.policy) ? contextLength : Number.POSITIVE_INFINITY;
 }

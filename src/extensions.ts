@@ -1,7 +1,7 @@
 /** Extension points: the program's own code inside the engine. */
 
 import { errorFrom, InvalidArgumentError, saidBy } from "./errors.js";
-import { type NativeEngine, type NativeOperations, native } from "./native.js";
+import { type Native, type NativeEngine, native } from "./native.js";
 import { OptionReader, textOf } from "./validate.js";
 
 /**
@@ -131,7 +131,7 @@ export function setProfiler(engine: NativeEngine, profiler: Profiler | null, opt
   }
   if (typeof profiler !== "object") throw new InvalidArgumentError("profiler", "an object or null", profiler);
   const names = native().profilePhases();
-  engine.setProfiler(Math.round(1 / rate), ({ values, dropped }: NativeOperations) => {
+  engine.setProfiler(Math.round(1 / rate), ({ values, dropped }: Native.Operations) => {
     try {
       if (dropped > 0) profiler.onDropped?.(dropped);
       for (let at = 0; at < values.length; at += VALUES) {

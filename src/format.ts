@@ -1,7 +1,7 @@
 /** Structured output: the form that an answer must have. */
 
 import { InvalidArgumentError } from "./errors.js";
-import type { NativeFormat } from "./native.js";
+import type { Native } from "./native.js";
 import { jsonSchemaOf, type Schema } from "./standard-schema.js";
 import { defined, type OptionReader } from "./validate.js";
 
@@ -39,7 +39,7 @@ const TYPES = ["json", "json_schema", "regex", "grammar"] as const;
 const WHITESPACE = ["compact", "flexible"] as const;
 
 /** Reads `format`. What is in it is compiled on another thread, and refused there. @internal */
-export function checkFormat(options: OptionReader): NativeFormat | undefined {
+export function checkFormat(options: OptionReader): Native.Format | undefined {
   const read = options.group("format");
   if (read === undefined) return undefined;
   const kind = read.choice("type", TYPES) ?? read.require("type", `one of ${TYPES.join(", ")}`);
@@ -48,7 +48,7 @@ export function checkFormat(options: OptionReader): NativeFormat | undefined {
   const flexible = isJson ? read.choice("whitespace", WHITESPACE) === "flexible" : undefined;
   const text = textOf(kind, read, strict ?? true);
   read.done();
-  return defined<NativeFormat>({ kind, text, flexible, strict });
+  return defined<Native.Format>({ kind, text, flexible, strict });
 }
 
 function textOf(kind: (typeof TYPES)[number], read: OptionReader, strict: boolean): string {

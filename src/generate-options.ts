@@ -3,7 +3,7 @@
 import { InvalidArgumentError } from "./errors.js";
 import { checkEviction, type Eviction } from "./eviction.js";
 import { checkFormat, type OutputFormat } from "./format.js";
-import type { NativeGenerateRequest } from "./native.js";
+import type { Native } from "./native.js";
 import { checkSampling, type SamplingOptions } from "./sampling.js";
 import { defined, OptionReader } from "./validate.js";
 
@@ -150,7 +150,7 @@ export interface Completion {
 
 /** Checked {@link GenerateOptions}. @internal */
 export interface CheckedGenerate {
-  readonly request: Omit<NativeGenerateRequest, "text" | "tokens">;
+  readonly request: Omit<Native.Request, "text" | "tokens">;
   readonly signal: AbortSignal | undefined;
 }
 

@@ -1,7 +1,7 @@
 /** The progress of a load. */
 
 import type { EngineConfig } from "./config.js";
-import type { NativeProgress } from "./native.js";
+import type { Native } from "./native.js";
 
 /** Passes progress on, and stops the load when the callback throws. @internal */
 export class ProgressReporter {
@@ -24,7 +24,7 @@ export class ProgressReporter {
     this.#outer?.removeEventListener("abort", this.#pass);
   }
 
-  report({ loadedBytes, totalBytes }: NativeProgress): void {
+  report({ loadedBytes, totalBytes }: Native.Progress): void {
     if (this.signal.aborted) return;
     try {
       this.#onProgress({ loadedBytes, totalBytes, fraction: totalBytes > 0 ? loadedBytes / totalBytes : 1 });

@@ -2,7 +2,7 @@
 
 import { cpus } from "node:os";
 import { checkConfig, type EngineConfig } from "./config.js";
-import { type NativeEstimate, type NativeInspection, native } from "./native.js";
+import { type Native, native } from "./native.js";
 import { currentNode } from "./node-scope.js";
 import { type ModelOverrides, readOverrides } from "./overrides.js";
 import { permittedModel } from "./permission.js";
@@ -55,7 +55,7 @@ export async function inspectModel(path: string | URL, options?: ModelOverrides)
   const read = new OptionReader(options, "options");
   const config = readOverrides(read);
   read.done();
-  const found = await promised<NativeInspection>((done) => native().inspectModel(file, config, done));
+  const found = await promised<Native.Inspection>((done) => native().inspectModel(file, config, done));
   const { parameters, fileBytes, tensors, fp32, fp16, int8, packed, kvBytesPerToken, contextLength } = found;
   const tensorBytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0);
   return {
@@ -106,7 +106,7 @@ export interface MemoryEstimate {
 export async function estimateMemory(path: string | URL, config?: EngineConfig): Promise<MemoryEstimate> {
   const file = permittedModel(pathOf("path", path));
   const { native: settings } = checkConfig(config);
-  return promised<NativeEstimate>((done) => native().estimateMemory(file, settings, done));
+  return promised<Native.Estimate>((done) => native().estimateMemory(file, settings, done));
 }
 
 /** The processor as the engine sees it. */

@@ -1,13 +1,7 @@
 /** An engine's memory: what lies where, and policies that decide about it. */
 
 import { InvalidArgumentError, saidBy } from "./errors.js";
-import {
-  type NativeEngineConfig,
-  type NativeMemoryAnswer,
-  type NativeMemoryCall,
-  type NativeMemoryPolicy,
-  native,
-} from "./native.js";
+import { type Native, type NativeMemoryPolicy, native } from "./native.js";
 import { OptionReader, whole } from "./validate.js";
 
 /** What memory is for. */
@@ -199,7 +193,7 @@ export function isOwnPolicy(policy: MemoryPolicy | BuiltInMemoryPolicy | undefin
 /** What a policy that comes with the engine is on the native side. @internal */
 export function memoryPolicySettings(
   policy: MemoryPolicy | BuiltInMemoryPolicy | undefined,
-): Pick<NativeEngineConfig, "memoryPolicy" | "memoryPolicyLimit"> {
+): Pick<Native.Config, "memoryPolicy" | "memoryPolicyLimit"> {
   if (policy === undefined || isOwnPolicy(policy)) return {};
   if (typeof policy === "string") return { memoryPolicy: policy };
   return { memoryPolicy: "limit", memoryPolicyLimit: policy.limit };
@@ -215,7 +209,7 @@ export function nativeMemoryPolicy(policy: MemoryPolicy): NativeMemoryPolicy {
   return made;
 }
 
-function hearOfFree(policy: MemoryPolicy, { bytes, kind, owner }: NativeMemoryCall): void {
+function hearOfFree(policy: MemoryPolicy, { bytes, kind, owner }: Native.MemoryCall): void {
   try {
     policy.onFree?.(bytes, kind as MemoryKind, owner);
   } catch {
@@ -223,7 +217,7 @@ function hearOfFree(policy: MemoryPolicy, { bytes, kind, owner }: NativeMemoryCa
   }
 }
 
-function answer(policy: MemoryPolicy, { bytes, kind, owner }: NativeMemoryCall): NativeMemoryAnswer {
+function answer(policy: MemoryPolicy, { bytes, kind, owner }: Native.MemoryCall): Native.MemoryAnswer {
   try {
     return checkAnswer(policy.onAllocate?.(bytes, kind as MemoryKind, owner));
   } catch (error) {
@@ -232,7 +226,7 @@ function answer(policy: MemoryPolicy, { bytes, kind, owner }: NativeMemoryCall):
 }
 
 /** What a policy said, checked: a wrong answer is a denial that says why. */
-function checkAnswer(said: unknown): NativeMemoryAnswer {
+function checkAnswer(said: unknown): Native.MemoryAnswer {
   if (said === undefined) return {};
   if (typeof (said as Promise<unknown> | null)?.then === "function") {
     throw new InvalidArgumentError("onAllocate", "an answer at once, not a promise", said);

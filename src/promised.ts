@@ -1,13 +1,13 @@
 /** Native calls, which answer through a callback, as promises. */
 
 import { errorFrom, thrownByAddon } from "./errors.js";
-import type { NativeCallback, NativeCancel, NativeFailure } from "./native.js";
+import type { Native, NativeCallback, NativeCancel } from "./native.js";
 
 /** Turns one callback-style native call into a promise. */
 export function promised<T>(call: (done: NativeCallback<T>) => void): Promise<T> {
   return new Promise<T>((resolve, reject) => {
     try {
-      call((failure: NativeFailure | null, value) => {
+      call((failure: Native.Failure | null, value) => {
         if (failure !== null) reject(errorFrom(failure));
         else resolve(value as T);
       });

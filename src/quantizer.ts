@@ -1,7 +1,7 @@
 /** Quantisers: the program's own way from float weights to −1, 0 and +1. */
 
 import { InvalidArgumentError, saidBy } from "./errors.js";
-import { type NativeQuantizeCall, type NativeQuantizer, native } from "./native.js";
+import { type Native, type NativeQuantizer, native } from "./native.js";
 
 /** The quantisers that come with the engine. */
 export type BuiltInQuantizer =
@@ -103,7 +103,7 @@ export function nativeQuantizer(quantizer: Quantizer): NativeQuantizer {
   return made;
 }
 
-async function answer(quantizer: Quantizer, call: NativeQuantizeCall): Promise<QuantizedTensor> {
+async function answer(quantizer: Quantizer, call: Native.QuantizeCall): Promise<QuantizedTensor> {
   const shape = [call.rows, call.columns] as const;
   const quantized = await quantizer.quantize(call.weights, shape, call.tensor);
   const { q, scales } = (quantized ?? {}) as Partial<QuantizedTensor>;

@@ -1,7 +1,7 @@
 /** How the next token is chosen: every sampler, its default and what it takes. */
 
 import { InvalidArgumentError } from "./errors.js";
-import type { NativeSampling } from "./native.js";
+import type { Native } from "./native.js";
 import { defined, type OptionReader, readable, whole } from "./validate.js";
 
 /** A step of the sampler chain. */
@@ -202,8 +202,8 @@ const FINITE = { min: -1e6, max: 1e6 };
 const COUNT = { min: 0, max: MAX_COUNT };
 
 /** Takes the sampling options out of an option bag, checks them and puts in the defaults. @internal */
-export function checkSampling(read: OptionReader): NativeSampling {
-  return defined<NativeSampling>({
+export function checkSampling(read: OptionReader): Native.Sampling {
+  return defined<Native.Sampling>({
     temperature: read.number("temperature", { min: 0, max: 100 }) ?? 0.8,
     ...dynamicTemperature(read.group("dynamicTemperature")),
     topK: read.integer("topK", COUNT) ?? 40,
@@ -224,7 +224,7 @@ export function checkSampling(read: OptionReader): NativeSampling {
     minTokens: read.integer("minTokens", COUNT) ?? 0,
     ignoreEos: read.boolean("ignoreEos") ?? false,
     logprobs: read.integer("logprobs", { min: 0, max: 100 }),
-  } as NativeSampling);
+  } as Native.Sampling);
 }
 
 function dynamicTemperature(group: OptionReader | undefined) {
@@ -235,16 +235,16 @@ function dynamicTemperature(group: OptionReader | undefined) {
   return { dynamicTemperatureRange: range ?? 0, dynamicTemperatureExponent: exponent ?? 1 };
 }
 
-function dry(group: OptionReader | undefined): NativeSampling["dry"] {
+function dry(group: OptionReader | undefined): Native.Sampling["dry"] {
   if (group === undefined) return undefined;
   const multiplier = group.number("multiplier", { min: 0, max: 1e6 }) ?? group.require("multiplier", "a number from 0");
-  const checked = defined<NonNullable<NativeSampling["dry"]>>({
+  const checked = defined<NonNullable<Native.Sampling["dry"]>>({
     multiplier,
     base: group.number("base", { min: 1, max: 1e6 }) ?? 1.75,
     allowedLength: group.integer("allowedLength", COUNT) ?? 2,
     window: group.integer("window", { min: 1, max: MAX_COUNT }),
     sequenceBreakers: group.strings("sequenceBreakers", 64),
-  } as NonNullable<NativeSampling["dry"]>);
+  } as NonNullable<Native.Sampling["dry"]>);
   group.done();
   return checked;
 }
@@ -257,7 +257,7 @@ function xtc(group: OptionReader | undefined) {
   return { xtcProbability: probability ?? 0, xtcThreshold: threshold ?? 0.1 };
 }
 
-function mirostat(group: OptionReader | undefined): NativeSampling["mirostat"] {
+function mirostat(group: OptionReader | undefined): Native.Sampling["mirostat"] {
   if (group === undefined) return undefined;
   const version = group.integer("version", { min: 1, max: 2 }) ?? group.require("version", "1 or 2");
   const tau = group.number("tau", { min: 0, max: 100 }) ?? 5;
@@ -269,12 +269,12 @@ function mirostat(group: OptionReader | undefined): NativeSampling["mirostat"] {
 /** Most tokens that have a bias: more would hold up the program that gives them. */
 const MAX_BIASES = 65_536;
 
-function logitBias(value: unknown): NativeSampling["logitBias"] {
+function logitBias(value: unknown): Native.Sampling["logitBias"] {
   if (value === undefined) return undefined;
   return readable("logitBias", value, () => biasesOf(value));
 }
 
-function biasesOf(value: unknown): NativeSampling["logitBias"] {
+function biasesOf(value: unknown): Native.Sampling["logitBias"] {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new InvalidArgumentError("logitBias", "a map of token ids to numbers", value);
   }

@@ -1,6 +1,6 @@
 /** An engine's counters. */
 
-import type { NativeEngineStats } from "./native.js";
+import type { Native } from "./native.js";
 
 /** What an engine has done and is doing. Each number is of an instant of its own. */
 export interface EngineStats {
@@ -41,7 +41,7 @@ export interface EngineStats {
 }
 
 /** @internal */
-export function engineStats(native: NativeEngineStats): EngineStats {
+export function engineStats(native: Native.EngineStats): EngineStats {
   const { prefixTokens, prefixTokensReused } = native;
   return { ...native, prefixHitRate: prefixTokens > 0 ? prefixTokensReused / prefixTokens : 0 };
 }

@@ -15,7 +15,7 @@ import type {
   TokenLogprobs,
 } from "./generate-options.js";
 import type { Log } from "./logger.js";
-import type { NativeBatch, NativeDelta, NativeEngine, NativeFinish, NativeRequest } from "./native.js";
+import type { Native, NativeEngine, NativeRequest } from "./native.js";
 
 type Step = IteratorResult<StreamPart, undefined>;
 const DONE: Step = Object.freeze({ done: true, value: undefined });
@@ -143,7 +143,7 @@ export class Generation {
 
   readonly #onAbort = (): void => this.fail(this.#start.signal?.reason);
 
-  #receive(delivered: NativeBatch | string, tokenId: number | null): void {
+  #receive(delivered: Native.Batch | string, tokenId: number | null): void {
     if (this.#phase !== "running") return;
     if (typeof delivered === "string") {
       this.#deliver({ type: "text-delta", text: delivered, tokenIds: tokenId === null ? [] : [tokenId] });
@@ -155,7 +155,7 @@ export class Generation {
     else if (finish !== undefined) this.#finish(finish);
   }
 
-  #finish(finish: NativeFinish): void {
+  #finish(finish: Native.Finish): void {
     if (finish.finishReason === "abort") {
       this.#failAfterParts(new RyzansteinError("ABORTED", "the generation was cancelled"));
       return;
@@ -301,13 +301,13 @@ export class TextStream implements AsyncGenerator<StreamPart, undefined, undefin
   }
 }
 
-function partOf(delta: NativeDelta): StreamPart {
+function partOf(delta: Native.Delta): StreamPart {
   const { text, tokenIds, logprobs } = delta;
   if (logprobs === undefined) return { type: "text-delta", text, tokenIds };
   return { type: "text-delta", text, tokenIds, logprobs };
 }
 
-function finishOf(finish: NativeFinish): Finish {
+function finishOf(finish: Native.Finish): Finish {
   const {
     promptTokens,
     completionTokens,

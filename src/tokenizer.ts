@@ -2,7 +2,7 @@
 
 import type { ApplyChatTemplateOptions, ChatMessage } from "./chat.js";
 import { templateRequest } from "./chat-json.js";
-import { type NativeEncodedText, type NativeTokenizer, native } from "./native.js";
+import { type Native, type NativeTokenizer, native } from "./native.js";
 import { type ModelOverrides, readOverrides } from "./overrides.js";
 import { permittedModel } from "./permission.js";
 import { cancellable, promised } from "./promised.js";
@@ -91,7 +91,9 @@ export class Tokenizer {
     const parseSpecial = read.boolean("parseSpecial") ?? false;
     const signal = read.signal();
     read.done();
-    return cancellable<NativeEncodedText>(signal, (done) => this.#native.encode(input, addSpecial, parseSpecial, done));
+    return cancellable<Native.EncodedText>(signal, (done) =>
+      this.#native.encode(input, addSpecial, parseSpecial, done),
+    );
   }
 
   /**

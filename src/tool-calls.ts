@@ -2,7 +2,7 @@
 
 import { type AnswerPart, AnswerScanner, type ParsedCall } from "./answer-scanner.js";
 import { InvalidArgumentError } from "./errors.js";
-import type { NativeCallForm } from "./native.js";
+import type { Native } from "./native.js";
 
 /** A function that the model may call, in the form that chat templates take. */
 export interface ToolDefinition {
@@ -55,7 +55,7 @@ export function checkTools(tools: unknown): readonly ToolDefinition[] {
 export class ToolCallScanner {
   readonly #scanner: AnswerScanner;
 
-  constructor(form: NativeCallForm, tools: readonly ToolDefinition[]) {
+  constructor(form: Native.Calls, tools: readonly ToolDefinition[]) {
     this.#scanner = new AnswerScanner({ calls: form, tokens: [] }, tools, false);
   }
 

@@ -1,7 +1,7 @@
 /** Training and fine-tuning ternary models on texts, with progress as an async iterator. */
 
 import { errorFrom, InvalidArgumentError, RyzansteinError, thrownByAddon } from "./errors.js";
-import { type NativeCancel, type NativeTrainSettings, native } from "./native.js";
+import { type Native, type NativeCancel, native } from "./native.js";
 import { permittedModel, permittedRead, permittedWrite } from "./permission.js";
 import { ASYNC_DISPOSE, OneReader } from "./stream.js";
 import { defined, OptionReader, pathOf, unknownOption, whole } from "./validate.js";
@@ -210,7 +210,7 @@ function start(read: OptionReader, models: { model?: string; teacher?: string })
   const config = read.json("config") ?? "{}";
   const corpus = paths("corpus", read.any("corpus")).map(permittedRead);
   if (corpus.length === 0) throw new InvalidArgumentError("corpus", "one file or more", corpus);
-  const settings = defined<NativeTrainSettings>({
+  const settings = defined<Native.TrainSettings>({
     ...models,
     corpus,
     valid: paths("valid", read.any("valid") ?? []).map(permittedRead),
@@ -219,7 +219,7 @@ function start(read: OptionReader, models: { model?: string; teacher?: string })
     resume: read.boolean("resume") ?? false,
     overwrite: read.boolean("overwrite") ?? false,
     threads: read.integer("threads", { min: 1, max: 1024 }),
-  } as NativeTrainSettings);
+  } as Native.TrainSettings);
   const signal = read.signal();
   read.done();
   return new TrainingRun(settings, signal);
@@ -246,7 +246,7 @@ type Step = IteratorResult<TrainEvent, undefined>;
  * Leaving its loop stops the run, with a checkpoint of the last whole step to resume from.
  */
 export class TrainingRun implements AsyncGenerator<TrainEvent, undefined, undefined> {
-  readonly #settings: NativeTrainSettings;
+  readonly #settings: Native.TrainSettings;
   readonly #signal: AbortSignal | undefined;
   readonly #events: TrainEvent[] = [];
   readonly #waiting: { resolve: (step: Step) => void; reject: (reason: unknown) => void }[] = [];
@@ -258,7 +258,7 @@ export class TrainingRun implements AsyncGenerator<TrainEvent, undefined, undefi
   readonly #reader = new OneReader("run");
 
   /** @internal */
-  constructor(settings: NativeTrainSettings, signal: AbortSignal | undefined) {
+  constructor(settings: Native.TrainSettings, signal: AbortSignal | undefined) {
     this.#settings = settings;
     this.#signal = signal;
   }
