@@ -21,7 +21,7 @@ import { fixture, root, runProgram } from "./support.js";
 /** Commands that are not run here, each with its reason. */
 const LEFT_OUT: readonly (readonly [command: RegExp, reason: string])[] = [
   [/^npm (start|test|run build)\b/, "sets the whole project up, with a network; npm test runs this test"],
-  [/^npm run (lint|format)\b/, "looks at the sources, or changes them; .ci/run lints"],
+  [/^npm run (check|lint|format)\b/, "looks at the sources, or changes them; .ci/run lints"],
   [/^npm run bench:/, "measures for minutes; benches.test.ts runs every bench in little"],
   [/^fuzz\/run\.sh\b/, "fuzzes for as long as it says, and needs cargo-fuzz and a nightly compiler"],
   [/^\.ci\/run\b/, "runs this test"],

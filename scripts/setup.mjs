@@ -74,11 +74,21 @@ function ensureTypeScript() {
   });
 }
 
-/** Brings everything up to date. With `checkTypes`, fails where native.d.cts would have to change. */
-export function setup({ checkTypes = false } = {}) {
+function ensurePackages() {
   ensureNode();
   if (!existsSync(join(root, "package-lock.json"))) fail("package-lock.json is missing: is this a whole clone?");
   ensureDependencies();
+}
+
+/** Brings all but the addon up to date. */
+export function setupTypeScript() {
+  ensurePackages();
+  ensureTypeScript();
+}
+
+/** Brings everything up to date. With `checkTypes`, fails where native.d.cts would have to change. */
+export function setup({ checkTypes = false } = {}) {
+  ensurePackages();
   ensureNative();
   if (checkTypes) checkNativeTypes();
   else updateNativeTypes();
