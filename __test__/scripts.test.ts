@@ -1,8 +1,8 @@
 /** The scripts that build: what they notice, and what they leave alone. */
 
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join, sep } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { type Ended, root, runProgram } from "./support.js";
 
@@ -53,5 +53,72 @@ describe("native.d.cts", () => {
     const exported = names("native.cjs", /^module\.exports\.(\w+) = /gm);
     expect(exported).toContain("loadEngine");
     expect(names("native.d.cts", /^export declare \w+ (\w+)/gm)).toEqual(exported);
+  });
+});
+
+describe("the addon's stamp", () => {
+  const files = {
+    "Cargo.lock": "locked",
+    "crates/a/Cargo.toml": "[package]",
+    "crates/a/build.rs": "fn main() {}",
+    "crates/a/src/lib.rs": "#[cfg(test)]\nmod tests;",
+    "crates/a/src/self_test.rs": "fn probe() {}",
+    "crates/a/src/tests.rs": "fn works() {}",
+  };
+  const stamp = `
+    import { stampOf } from "./scripts/lib/stamp.mjs";
+    import { addonSources } from "./scripts/setup.mjs";
+    console.log(stampOf(addonSources()));
+  `;
+
+  /** The stamp before and after an edit of a file. */
+  async function edited(name: string, path: string): Promise<[string, string]> {
+    const { write, evaluate } = repository(name, files);
+    const before = await evaluate(stamp);
+    expect(before.stdout, before.stderr).toMatch(/^[0-9a-f]{64}\n$/);
+    write(path, "edited");
+    const after = await evaluate(stamp);
+    expect(after.stdout, after.stderr).toMatch(/^[0-9a-f]{64}\n$/);
+    return [before.stdout, after.stdout];
+  }
+
+  test.each([
+    "Cargo.toml",
+    "Cargo.lock",
+    "crates/a/Cargo.toml",
+    "crates/a/build.rs",
+    "crates/a/src/lib.rs",
+    "crates/a/src/self_test.rs",
+    "crates/a/src/new/module.rs",
+    "crates/b/src/lib.rs",
+    "scripts/build-native.mjs",
+  ])("changes with %s", async (path) => {
+    const [before, after] = await edited(`source ${path.replaceAll("/", " ")}`, path);
+    expect(after).not.toBe(before);
+  });
+
+  test.each([
+    "crates/a/src/tests.rs",
+    "crates/a/src/deep/tests.rs",
+    "crates/a/tests/works.rs",
+    "crates/a/benches/fast.rs",
+    "crates/a/examples/use.rs",
+    "crates/a/README.md",
+    "src/engine.ts",
+    "__test__/engine.test.ts",
+  ])("stays with %s", async (path) => {
+    const [before, after] = await edited(`other ${path.replaceAll("/", " ")}`, path);
+    expect(after).toBe(before);
+  });
+
+  test("misses no module: every tests.rs is compiled for tests alone", () => {
+    const paths = readdirSync(join(root, "crates"), { recursive: true, encoding: "utf8" });
+    const modules = paths.filter((path) => path.split(sep)[1] === "src" && basename(path) === "tests.rs");
+    expect(modules.length).toBeGreaterThan(3);
+    for (const module of modules) {
+      const parent = dirname(join(root, "crates", module));
+      const file = [`${parent}.rs`, join(parent, "mod.rs"), join(parent, "lib.rs")].find((path) => existsSync(path));
+      expect(readFileSync(file ?? module, "utf8"), module).toMatch(/#\[cfg\(test\)\]\n(#\[.*\]\n)*mod tests;/);
+    }
   });
 });

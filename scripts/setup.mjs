@@ -46,15 +46,18 @@ function ensureHwloc() {
   ensureSystemHwloc();
 }
 
+/** What the addon is built from: an edit of a test, a bench, an example or a README builds nothing. */
+export function addonSources() {
+  const crates = readdirSync(join(root, "crates")).sort();
+  return [
+    ...["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"],
+    ...["scripts/build-native.mjs", "scripts/build-hwloc.mjs"],
+    ...crates.flatMap((crate) => ["Cargo.toml", "build.rs", "src"].map((part) => join("crates", crate, part))),
+  ];
+}
+
 function ensureNative() {
-  const host = [process.platform, process.arch];
-  const stamp = stampOf(
-    [
-      ...["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml", "crates"],
-      ...["scripts/build-native.mjs", "scripts/build-hwloc.mjs"],
-    ],
-    host,
-  );
+  const stamp = stampOf(addonSources(), [process.platform, process.arch]);
   const outputs = ["native.cjs", GENERATED, addons()[0] ?? "ryzanstein.<host>.node"];
   step("native", stamp, outputs, () => {
     ensureSystemPackages();

@@ -8,7 +8,8 @@ import { fileURLToPath } from "node:url";
 /** The repository's root folder. */
 export const root = join(dirname(fileURLToPath(import.meta.url)), "..", "..");
 
-const SKIPPED = new Set(["node_modules", "target", "dist", ".git", ".cache"]);
+/** Products, and the modules of unit tests in Rust. */
+const SKIPPED = new Set(["node_modules", "target", "dist", ".git", ".cache", "tests.rs"]);
 
 function* filesUnder(path) {
   if (!existsSync(path)) return;
@@ -23,7 +24,7 @@ function* filesUnder(path) {
   }
 }
 
-/** A hash of the names and contents of every file under `paths`, and of `extra`. */
+/** A hash of `extra`, and of the names and contents of the files under `paths` (of sources: see {@link SKIPPED}). */
 export function stampOf(paths, extra = []) {
   const hash = createHash("sha256");
   for (const item of extra) hash.update(`${item}\0`);
