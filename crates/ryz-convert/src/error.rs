@@ -31,7 +31,7 @@ pub enum ConvertError {
         source: TokenizerError,
     },
     /// A tokenizer that works, and that GGUF's keys cannot express.
-    #[error("tokenizer.json: {field} has no form in GGUF: {}", Shown(got))]
+    #[error("tokenizer.json: {field} has no form in GGUF: {}", QuotedText(got))]
     TokenizerForm {
         /// The field.
         field: &'static str,
@@ -92,7 +92,7 @@ pub enum ConvertError {
     /// A ternary type whose codes are 0, 1, 2 has a 3: a fault of the file.
     #[error(
         "tensor {}: expected codes 0 to 2 in {dtype}, got 3 at row {row}, column {column}",
-        Shown(name)
+        QuotedText(name)
     )]
     BadCode {
         /// The tensor.
@@ -107,7 +107,7 @@ pub enum ConvertError {
     /// A weight of +2, which the source's type has and the target's has not.
     #[error(
         "tensor {}: expected weights -1, 0, +1 for {form}, got +2 at row {row}, column {column}",
-        Shown(name)
+        QuotedText(name)
     )]
     Unrepresentable {
         /// The tensor.
@@ -122,7 +122,7 @@ pub enum ConvertError {
     /// Weights that share a scale in the target's type have different ones in the source.
     #[error(
         "tensor {}: expected one scale for each {per} of {form}, got {first} and {other} at row {row}",
-        Shown(name)
+        QuotedText(name)
     )]
     ScalesDiffer {
         /// The tensor.
@@ -141,7 +141,7 @@ pub enum ConvertError {
     /// A weight or scale that is infinite or not a number, or too large for the target's type.
     #[error(
         "tensor {}: expected finite numbers within {dtype}, got {got} at row {row}",
-        Shown(name)
+        QuotedText(name)
     )]
     NotFinite {
         /// The tensor.
@@ -156,7 +156,7 @@ pub enum ConvertError {
     /// Float weights, which were to be refused.
     #[error(
         "tensor {}: expected ternary weights, got {dtype} that are not",
-        Shown(name)
+        QuotedText(name)
     )]
     NotTernary {
         /// The tensor.
@@ -207,9 +207,9 @@ impl ConvertError {
 }
 
 /// Text out of a file as an error shows it: quoted, escaped, and cut after 80 characters.
-struct Shown<'a>(&'a str);
+struct QuotedText<'a>(&'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for QuotedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.char_indices().nth(80) {
             None => write!(f, "{:?}", self.0),

@@ -14,7 +14,7 @@ use crate::{
     progress::Progress,
     rope,
     rows::{self, Rows},
-    scan::{self, Exactly},
+    scan::{self, ExactScale},
     source::Source,
     ternary,
 };
@@ -319,10 +319,10 @@ impl<'a> Planner<'a> {
         match (found.ternary, self.options.float_weights) {
             // Codes of one block each are what ternary `Q8_0` has already.
             (Some(_), _) if dtype == tensor.dtype => Ok(None),
-            (Some(Exactly::Tensor(scale)), _) => {
+            (Some(ExactScale::Tensor(scale)), _) => {
                 tensor_scale(Codes::Signs, Method::Recognized, scale, true)
             }
-            (Some(Exactly::Blocks), _) => blocks(Codes::Signs, Method::Recognized, true),
+            (Some(ExactScale::Blocks), _) => blocks(Codes::Signs, Method::Recognized, true),
             (None, _) if self.options.quantizer.is_some() => {
                 blocks(Codes::Quantizer, Method::Quantized, false)
             }

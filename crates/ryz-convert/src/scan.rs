@@ -9,7 +9,7 @@ use crate::{
     ConvertError,
     progress::Progress,
     rows::Rows,
-    ternary::{self, Differ},
+    ternary::{self, ScaleMismatch},
 };
 
 /// Checks a ternary tensor against the type that it is to have. Returns the one scale of the whole tensor when that type
@@ -58,7 +58,7 @@ pub(crate) fn ternary(
                 }
             }
             let differ = |per| {
-                move |Differ { first, other }| ConvertError::ScalesDiffer {
+                move |ScaleMismatch { first, other }| ConvertError::ScalesDiffer {
                     name: tensor.name.clone(),
                     form: target,
                     per,
@@ -77,7 +77,7 @@ pub(crate) fn ternary(
             if let Some(other) = scale {
                 let first = *common.get_or_insert(other);
                 if first.to_bits() != other.to_bits() {
-                    return Err(differ("tensor")(Differ { first, other }));
+                    return Err(differ("tensor")(ScaleMismatch { first, other }));
                 }
             }
         }
@@ -90,14 +90,14 @@ pub(crate) fn ternary(
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FloatScan {
     /// How they are ternary as they stand.
-    pub(crate) ternary: Option<Exactly>,
+    pub(crate) ternary: Option<ExactScale>,
     /// What the absmean rule makes of them.
     pub(crate) absmean: Absmean,
 }
 
 /// Weights that are −s, 0, +s as they stand.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Exactly {
+pub(crate) enum ExactScale {
     /// With one s, or 0 when all are 0.
     Tensor(f32),
     /// With an s for each block of the target's type, an fp16 number.
@@ -141,9 +141,9 @@ pub(crate) fn floats(
         }
         progress.rows(&tensor.name, tensor.bytes, &chunk, tensor.rows)?;
     }
-    let blocks = blocks.then_some(Exactly::Blocks);
+    let blocks = blocks.then_some(ExactScale::Blocks);
     Ok(FloatScan {
-        ternary: whole.get().map(Exactly::Tensor).or(blocks),
+        ternary: whole.get().map(ExactScale::Tensor).or(blocks),
         absmean: sum.finish(),
     })
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ryz_files::{Existing, OutputError, OutputFile};
+use ryz_files::{OutputError, OutputFile, OverwritePolicy};
 
 use crate::ConvertError;
 
@@ -80,8 +80,8 @@ impl Target {
     pub(crate) fn commit(self) -> Result<u64, ConvertError> {
         let path = self.path;
         let existing = match self.overwrite {
-            true => Existing::Replace,
-            false => Existing::Keep,
+            true => OverwritePolicy::Replace,
+            false => OverwritePolicy::Keep,
         };
         self.file.commit(existing).map_err(|error| {
             if error.source.kind() == io::ErrorKind::AlreadyExists {

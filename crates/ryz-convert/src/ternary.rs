@@ -5,7 +5,7 @@ use ryz_format::{DType, encode};
 
 /// Two scales where the target has one.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Differ {
+pub(crate) struct ScaleMismatch {
     pub(crate) first: f32,
     pub(crate) other: f32,
 }
@@ -22,7 +22,7 @@ pub(crate) fn common_scale(
     codes: &mut [u8],
     scales: &[f32],
     group: usize,
-) -> Result<Option<f32>, Differ> {
+) -> Result<Option<f32>, ScaleMismatch> {
     let mut common = None;
     for (codes, &scale) in codes.chunks_mut(group).zip(scales) {
         if scale == 0.0 {
@@ -33,7 +33,7 @@ pub(crate) fn common_scale(
         }
         let first = *common.get_or_insert(scale);
         if first.to_bits() != scale.to_bits() {
-            return Err(Differ {
+            return Err(ScaleMismatch {
                 first,
                 other: scale,
             });
@@ -50,7 +50,7 @@ pub(crate) fn regroup(
     group: usize,
     block: usize,
     out: &mut [f32],
-) -> Result<(), Differ> {
+) -> Result<(), ScaleMismatch> {
     if block <= group {
         for (i, out) in out.iter_mut().enumerate() {
             *out = scales[i * block / group];
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(common_scale(&mut [1; 4], &[3.0, 4.0], 2), Ok(None));
         assert_eq!(
             common_scale(&mut [0, 0, 2, 2], &[3.0, 4.0], 2),
-            Err(Differ {
+            Err(ScaleMismatch {
                 first: 3.0,
                 other: 4.0
             })

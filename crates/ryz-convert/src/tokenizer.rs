@@ -33,7 +33,7 @@ const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
 /// A tokenizer in GGUF's words.
-pub(crate) struct Converted {
+pub(crate) struct GgufTokenizer {
     pub(crate) pairs: Metadata,
     /// What they cannot say, one sentence each.
     pub(crate) notes: Vec<String>,
@@ -83,7 +83,7 @@ enum Merge<'a> {
 }
 
 /// Takes a folder's tokenizer over.
-pub(crate) fn convert(source: &Source) -> Result<Converted, ConvertError> {
+pub(crate) fn convert(source: &Source) -> Result<GgufTokenizer, ConvertError> {
     let read = |name| source.folder().map_or(Ok(None), |folder| folder.read(name));
     let path = source.path().join("tokenizer.json");
     let json = read("tokenizer.json")?.ok_or_else(|| {
@@ -130,7 +130,7 @@ pub(crate) fn convert(source: &Source) -> Result<Converted, ConvertError> {
     }
     compare(&original, &written).map_err(refused)??;
     notes.extend(unequal(&original, &written).map_err(refused)?);
-    Ok(Converted { pairs, notes })
+    Ok(GgufTokenizer { pairs, notes })
 }
 
 /// The keys, but for ends of a generation.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ryz_kvcache::{BlockId, BlockPool, KvCache};
 use ryz_model::{
-    AttentionStatistics, BatchSequence, Calibration, HeadScreening, LoadOptions, Model,
-    ModelSource, Needed, Outputs, RunState,
+    AttentionStatistics, BatchSequence, Calibration, HeadScreening, LoadOptions, LogitDemand,
+    Model, ModelSource, Outputs, RunState,
 };
 use ryz_numa::Lease;
 use ryz_tmac::Arena;
@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
                 block_table: &self.blocks,
                 window: None,
                 mass: None,
-                needed: Needed::All,
+                needed: LogitDemand::All,
                 outputs,
             }];
             let (state, cache) = (&mut self.state, &mut self.cache);

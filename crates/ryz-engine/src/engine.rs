@@ -14,7 +14,7 @@ use crate::answer_form::AnswerForm;
 use crate::chat::{Chat, ChatTokens};
 use crate::error::EngineError;
 use crate::eviction::Eviction;
-use crate::frontend::{TextCommand, Tokenizing, check_ids, check_length, check_prompt};
+use crate::frontend::{TextCommand, TokenizeTask, check_ids, check_length, check_prompt};
 use crate::generation::GenerationParts;
 use crate::guide::Guides;
 use crate::jobs::{Job, Score};
@@ -24,9 +24,9 @@ use crate::request::{
     Control, EventSink, GenerateRequest, LogitsOutput, Prompt, Reply, RequestHandle, ScoreOutput,
 };
 use crate::sampler::{Sampler, Vocab};
-use crate::shared::{Command, EngineStats, Shared};
+use crate::shared::{Command, EngineState, EngineStats};
 use crate::speculation::Speculation;
-use crate::submission::{Submission, Terms, Work};
+use crate::submission::{SchedulingOptions, Submission, Work};
 
 /// Most stop strings, and bytes of each.
 const MAX_STOPS: usize = 64;
@@ -58,7 +58,7 @@ pub struct Engine {
 
 /// What the handles of one engine share.
 pub(crate) struct Inner {
-    pub shared: Arc<Shared>,
+    pub shared: Arc<EngineState>,
     pub texts: Sender<TextCommand>,
     pub threads: Mutex<Vec<JoinHandle<()>>>,
     pub tokenizer: Tokenizer,
@@ -132,7 +132,7 @@ impl Engine {
             submitted: Instant::now(),
         };
         let work = Work::Generate(Box::new(parts));
-        let terms = Terms {
+        let terms = SchedulingOptions {
             eviction: request.eviction.unwrap_or(self.inner.eviction),
             priority: request.priority,
             credits: request.credits,
@@ -185,7 +185,7 @@ impl Engine {
         self.inner.shared.check_alive()?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let longest = self.longest();
-        let task = Tokenizing {
+        let task = TokenizeTask {
             text,
             options,
             whole,
@@ -470,8 +470,8 @@ impl Engine {
         self.inner.eviction.longest(context)
     }
 
-    fn job_terms(&self, priority: i32) -> Terms {
-        Terms {
+    fn job_terms(&self, priority: i32) -> SchedulingOptions {
+        SchedulingOptions {
             eviction: self.inner.eviction,
             priority,
             credits: 0,
@@ -492,7 +492,7 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         work: Work,
-        terms: Terms,
+        terms: SchedulingOptions,
     ) -> Result<RequestHandle, EngineError> {
         let (handle, submission) = self.enqueue(tokens, work, terms)?;
         self.inner.shared.send(Command::Submit(submission));
@@ -504,7 +504,7 @@ impl Engine {
         &self,
         tokens: Vec<u32>,
         work: Work,
-        terms: Terms,
+        terms: SchedulingOptions,
     ) -> Result<(RequestHandle, Box<Submission>), EngineError> {
         let shared = &self.inner.shared;
         shared.enqueue(self.inner.max_queue)?;

@@ -255,7 +255,7 @@ impl Sequence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sequence::Wanted;
+    use crate::sequence::LogitPositions;
 
     fn blamed(eviction: Eviction, context: usize) -> Option<&'static str> {
         match eviction.validate(context) {
@@ -299,7 +299,7 @@ mod tests {
             for chunk in [1, 7, 16, 200] {
                 let mut pool = BlockPool::new(most);
                 let mut sequence =
-                    Sequence::new(1, vec![0; 1000], Wanted::Last).evicting(eviction, 0);
+                    Sequence::new(1, vec![0; 1000], LogitPositions::Last).evicting(eviction, 0);
                 let mut evicted = 0;
                 while sequence.pending() > 0 {
                     evicted += sequence.evict(&mut pool);

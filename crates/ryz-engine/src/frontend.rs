@@ -18,7 +18,7 @@ use ryz_tokenizer::{Bounds, EncodeOptions, Encoded, Tokenizer, TokenizerError};
 use crate::error::EngineError;
 use crate::executor::panic_message;
 use crate::request::Reply;
-use crate::shared::{Command, Shared};
+use crate::shared::{Command, EngineState};
 use crate::submission::Submission;
 
 /// Bytes of a text that is worth a thread.
@@ -35,7 +35,7 @@ pub(crate) enum TextCommand {
         submission: Box<Submission>,
     },
     /// Tokenise this text.
-    Tokenize(Box<Tokenizing>),
+    Tokenize(Box<TokenizeTask>),
     /// A long text is done.
     Done,
     /// End.
@@ -43,7 +43,7 @@ pub(crate) enum TextCommand {
 }
 
 /// A text whose tokens are asked for.
-pub(crate) struct Tokenizing {
+pub(crate) struct TokenizeTask {
     pub text: String,
     pub options: EncodeOptions,
     /// EOS is put behind it, where the model's files say so.
@@ -54,7 +54,7 @@ pub(crate) struct Tokenizing {
     pub reply: Option<Reply<Vec<u32>>>,
 }
 
-impl Tokenizing {
+impl TokenizeTask {
     fn answer(&mut self, result: Result<Vec<u32>, EngineError>) {
         if let Some(reply) = self.reply.take() {
             // A consumer's panic must not end the others' tokenising.
@@ -63,7 +63,7 @@ impl Tokenizing {
     }
 }
 
-impl Drop for Tokenizing {
+impl Drop for TokenizeTask {
     fn drop(&mut self) {
         self.answer(Err(EngineError::Disposed));
     }
@@ -74,7 +74,7 @@ impl Drop for Tokenizing {
 struct Desk<'a> {
     tokenizer: &'a Tokenizer,
     context_length: usize,
-    shared: &'a Shared,
+    shared: &'a EngineState,
 }
 
 /// Works until it is told to stop. `commands_back` is the other end of `commands`.
@@ -83,7 +83,7 @@ pub(crate) fn run(
     commands_back: &Sender<TextCommand>,
     tokenizer: &Tokenizer,
     context_length: usize,
-    shared: &Shared,
+    shared: &EngineState,
 ) {
     let desk = Desk {
         tokenizer,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ryz_model::Needed;
+use ryz_model::LogitDemand;
 use ryz_profile::{Phase, PhaseClock};
 use ryz_tokenizer::{DecodeStream, Tokenizer};
 
@@ -128,9 +128,9 @@ impl Generation {
     }
 
     /// Which logits it will look at to choose tokens behind up to `history` others.
-    pub fn needed(&self, history: usize) -> Needed {
+    pub fn needed(&self, history: usize) -> LogitDemand {
         match &self.guide {
-            Some(_) => Needed::All,
+            Some(_) => LogitDemand::All,
             None => self.sampler.needed(history),
         }
     }

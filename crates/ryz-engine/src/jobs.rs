@@ -11,7 +11,7 @@ use crate::math::log_sum_exp;
 use crate::request::{LogitsOutput, Reply, ScoreOutput};
 use crate::sampler::non_finite_logit;
 use crate::saved::StateJob;
-use crate::sequence::{Sequence, Wanted};
+use crate::sequence::{LogitPositions, Sequence};
 
 /// Output rows of one sequence in one step: where its first row is and which position that is.
 #[derive(Debug, Clone, Copy)]
@@ -106,11 +106,11 @@ impl Score {
 
 impl Job {
     /// Which positions it wants logits of.
-    pub fn wanted(&self) -> Wanted {
+    pub fn wanted(&self) -> LogitPositions {
         match self {
-            Self::Logits { expected, .. } if *expected > 1 => Wanted::All,
-            Self::Score { .. } => Wanted::All,
-            _ => Wanted::Last,
+            Self::Logits { expected, .. } if *expected > 1 => LogitPositions::All,
+            Self::Score { .. } => LogitPositions::All,
+            _ => LogitPositions::Last,
         }
     }
 

@@ -81,7 +81,7 @@ pub use ryz_numa::{Numa, Pinning};
 pub use ryz_profile::{Operation, Phase, Snapshot, SpanId};
 pub use ryz_tmac::{
     BufferKind, BuiltInPolicy, HugePages, MemoryLayout, MemoryPolicy, MemoryRequest, MemoryStats,
-    NodePlacement, NodeSet, PlacementWish, SharedPolicy,
+    NodePlacement, NodeSet, PlacementRequest, SharedPolicy,
 };
 pub use ryz_tokenizer::{
     CallBody, CallForm, ChatInput, DecodeStream, EncodeOptions, JsonName, Marks, NameEnd,

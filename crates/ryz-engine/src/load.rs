@@ -31,7 +31,7 @@ use crate::sampler::Vocab;
 use crate::scheduler::Limits;
 use crate::screening::{self, Screening};
 use crate::sequence::blocks_for;
-use crate::shared::Shared;
+use crate::shared::EngineState;
 use crate::speculation::{self, Draft};
 use crate::tuning::{self, Tuning};
 use crate::{executor, frontend};
@@ -433,7 +433,7 @@ fn start(
 ) -> Result<Engine, EngineError> {
     let (commands, received) = mpsc::channel();
     let (texts, received_texts) = mpsc::channel();
-    let shared = Arc::new(Shared::new(commands, info.layers));
+    let shared = Arc::new(EngineState::new(commands, info.layers));
     let context_length = info.context_length;
     let pieces = tokenizer.clone();
     let vocab = Vocab {

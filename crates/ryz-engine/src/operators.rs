@@ -40,7 +40,7 @@ pub struct OperatorCall {
 }
 
 /// An operator with its name and its places.
-pub(crate) struct Registered {
+pub(crate) struct OperatorEntry {
     name: String,
     patterns: Vec<HookPattern>,
     operator: Arc<dyn Operator>,
@@ -48,15 +48,15 @@ pub(crate) struct Registered {
 
 /// The operators of an engine, in the order in which they were registered.
 #[derive(Default)]
-pub(crate) struct Operators(Mutex<Arc<[Arc<Registered>]>>);
+pub(crate) struct Operators(Mutex<Arc<[Arc<OperatorEntry>]>>);
 
 impl Operators {
     /// Those there are now; a step keeps to what it began with.
-    pub fn snapshot(&self) -> Arc<[Arc<Registered>]> {
+    pub fn snapshot(&self) -> Arc<[Arc<OperatorEntry>]> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Vec<Arc<Registered>>) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut Vec<Arc<OperatorEntry>>) -> T) -> T {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut list = held.to_vec();
         let result = change(&mut list);
@@ -104,7 +104,7 @@ impl Engine {
                 let expected = format!("at most {MAX_OPERATORS} operators");
                 return Err(EngineError::invalid("name", expected, list.len() + 1));
             }
-            list.push(Arc::new(Registered {
+            list.push(Arc::new(OperatorEntry {
                 name: name.to_owned(),
                 patterns,
                 operator,
@@ -125,7 +125,7 @@ impl Engine {
 
 /// The operators during one step.
 pub(crate) struct StepOperators<'a> {
-    pub operators: &'a [Arc<Registered>],
+    pub operators: &'a [Arc<OperatorEntry>],
     /// The sequences of the batch, in its order.
     pub ids: &'a [SequenceId],
     /// Whether a request has been cancelled.
@@ -188,7 +188,7 @@ fn first_unusable(point: HookPoint, values: &[f32]) -> Option<usize> {
     values.position(|&value| !value.is_finite() && !banned(value))
 }
 
-impl Registered {
+impl OperatorEntry {
     /// Its name, for errors.
     pub fn name(&self) -> &str {
         &self.name

@@ -13,11 +13,11 @@
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, BlockTokens};
 
 use crate::scheduler::Scheduler;
-use crate::sequence::{Sequence, Wanted};
+use crate::sequence::{LogitPositions, Sequence};
 
 /// Blocks that a sequence finds, after those that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Found {
+pub(crate) struct PrefixMatch {
     pub blocks: usize,
     /// Of those, the ones that nobody uses now.
     pub kept: usize,
@@ -25,8 +25,8 @@ pub(crate) struct Found {
 
 impl Sequence {
     /// What it could take over with [`Sequence::reuse`].
-    pub fn find(&self, pool: &BlockPool) -> Found {
-        let mut found = Found::default();
+    pub fn find(&self, pool: &BlockPool) -> PrefixMatch {
+        let mut found = PrefixMatch::default();
         let mut cursor = self.cursor;
         while let Some(tokens) = self.reusable(cursor.blocks()) {
             let Some((behind, kept)) = pool.find(cursor, tokens) else {
@@ -81,7 +81,7 @@ impl Sequence {
     }
 
     fn keeps_apart(&self) -> bool {
-        self.apart || self.wanted == Wanted::All
+        self.apart || self.wanted == LogitPositions::All
     }
 
     /// The tokens of a block that it would otherwise compute, where it may take it over: it must come next, and be followed by
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     fn sequence(id: u64, tokens: impl IntoIterator<Item = u32>) -> Sequence {
-        Sequence::new(id, tokens.into_iter().collect(), Wanted::Last)
+        Sequence::new(id, tokens.into_iter().collect(), LogitPositions::Last)
     }
 
     /// Computes all tokens, as steps would.
@@ -166,7 +166,7 @@ mod tests {
             (16, 0),
         ] {
             let mut other = sequence(2, 0..tokens);
-            assert_eq!(other.find(&pool), Found { blocks, kept: 0 });
+            assert_eq!(other.find(&pool), PrefixMatch { blocks, kept: 0 });
             assert_eq!(other.reuse(&mut pool), blocks * 16, "{tokens} tokens");
             assert_eq!(other.block_table, first.block_table[..blocks]);
             other.release(&mut pool);
@@ -190,7 +190,10 @@ mod tests {
         assert_eq!(pool.kept(), 0);
         second.release(&mut pool);
         assert_eq!((pool.kept(), pool.available()), (2, 20));
-        assert_eq!(sequence(3, 0..40).find(&pool), Found { blocks: 2, kept: 2 });
+        assert_eq!(
+            sequence(3, 0..40).find(&pool),
+            PrefixMatch { blocks: 2, kept: 2 }
+        );
     }
 
     #[test]
@@ -216,9 +219,12 @@ mod tests {
     fn who_wants_all_logits_keeps_apart() {
         let mut pool = BlockPool::new(20);
         drop(computed(sequence(1, 0..40), &mut pool));
-        let mut all = Sequence::new(2, (0..40).collect(), Wanted::All);
+        let mut all = Sequence::new(2, (0..40).collect(), LogitPositions::All);
         assert_eq!((all.find(&pool).blocks, all.reuse(&mut pool)), (0, 0));
-        let mut all = computed(Sequence::new(2, (50..90).collect(), Wanted::All), &mut pool);
+        let mut all = computed(
+            Sequence::new(2, (50..90).collect(), LogitPositions::All),
+            &mut pool,
+        );
         all.release(&mut pool);
         assert_eq!(pool.kept(), 0);
     }

@@ -16,7 +16,7 @@ pub(crate) struct Profiler {
     recording: AtomicBool,
     profile: Mutex<Profile>,
     pub caches: CacheCounters,
-    observer: Mutex<Option<Observed>>,
+    observer: Mutex<Option<ObserverSlot>>,
 }
 
 /// Hears of every operation of a step, after the step, on the engine's thread: it must not block.
@@ -26,7 +26,7 @@ pub trait ProfileObserver: Send + Sync {
 }
 
 /// An observer and how often it wants to hear.
-struct Observed {
+struct ObserverSlot {
     observer: Arc<dyn ProfileObserver>,
     /// Every how many steps.
     every: u32,
@@ -34,7 +34,7 @@ struct Observed {
     waited: u32,
 }
 
-impl std::fmt::Debug for Observed {
+impl std::fmt::Debug for ObserverSlot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Observed")
             .field("every", &self.every)
@@ -135,7 +135,7 @@ impl Engine {
         if every == 0 {
             return Err(EngineError::invalid("rate", "every step or fewer", 0));
         }
-        let observed = observer.map(|observer| Observed {
+        let observed = observer.map(|observer| ObserverSlot {
             observer,
             every,
             waited: every - 1,

@@ -9,7 +9,7 @@ use crate::eviction::Eviction;
 use crate::guide::Constraint;
 use crate::sampler::{SamplingParams, TokenLogprobs};
 use crate::sequence::SequenceId;
-use crate::shared::{Command, Shared};
+use crate::shared::{Command, EngineState};
 
 /// What a generation continues.
 #[derive(Debug, Clone, PartialEq)]
@@ -232,7 +232,7 @@ pub(crate) struct Control {
 #[derive(Debug)]
 pub struct RequestHandle {
     pub(crate) control: Arc<Control>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<EngineState>,
 }
 
 impl RequestHandle {

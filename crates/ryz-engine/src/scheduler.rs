@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use ryz_kvcache::BlockPool;
 use ryz_model::Outputs;
 
-use crate::sequence::{Sequence, SequenceId, Wanted};
+use crate::sequence::{LogitPositions, Sequence, SequenceId};
 
 /// What bounds a step.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +38,7 @@ pub struct Limits {
 
 /// One sequence's part of a step: its next `tokens` pending tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scheduled {
+pub struct ScheduledTokens {
     /// The sequence.
     pub id: SequenceId,
     /// How many of its pending tokens.
@@ -155,7 +155,12 @@ impl Scheduler {
     }
 
     /// Fills `step` with what to compute next; empty when nothing can go on.
-    pub fn schedule(&mut self, pool: &mut BlockPool, now: Instant, step: &mut Vec<Scheduled>) {
+    pub fn schedule(
+        &mut self,
+        pool: &mut BlockPool,
+        now: Instant,
+        step: &mut Vec<ScheduledTokens>,
+    ) {
         step.clear();
         let proposed = self.decode(pool, step);
         let admitted = self.admit(pool, now, step);
@@ -164,7 +169,7 @@ impl Scheduler {
 
     /// One token of every decoding sequence, oldest first, with those proposed to follow it; and a block for every other that
     /// takes them as it goes on. How many are proposed.
-    fn decode(&mut self, pool: &mut BlockPool, step: &mut Vec<Scheduled>) -> usize {
+    fn decode(&mut self, pool: &mut BlockPool, step: &mut Vec<ScheduledTokens>) -> usize {
         // Half of a step is left to prompts, or they might wait for as long as proposals hold.
         let most = self.limits.prefill_chunk.min(self.limits.score_chunk) / 2;
         let mut proposed = 0;
@@ -185,7 +190,7 @@ impl Scheduler {
                 }
                 let ahead = sequence.allocate_ahead(pool, most - proposed, spare);
                 proposed += ahead;
-                step.push(Scheduled {
+                step.push(ScheduledTokens {
                     id: sequence.id,
                     tokens: 1 + ahead,
                     outputs: if ahead > 0 {
@@ -210,7 +215,12 @@ impl Scheduler {
     }
 
     /// Admits waiting sequences while there are slots and blocks. Where in `running` those are that were.
-    fn admit(&mut self, pool: &mut BlockPool, now: Instant, step: &mut Vec<Scheduled>) -> usize {
+    fn admit(
+        &mut self,
+        pool: &mut BlockPool,
+        now: Instant,
+        step: &mut Vec<ScheduledTokens>,
+    ) -> usize {
         let mut index = 0;
         let mut admitted = self.running.len();
         while index < self.waiting.len() {
@@ -267,7 +277,7 @@ impl Scheduler {
         admitted: usize,
         proposed: usize,
         pool: &mut BlockPool,
-        step: &mut Vec<Scheduled>,
+        step: &mut Vec<ScheduledTokens>,
     ) {
         let mut budget = self.limits.prefill_chunk - proposed;
         let mut outputs = self.limits.score_chunk - proposed;
@@ -295,8 +305,8 @@ impl Scheduler {
             self.reused += sequence.reuse(pool) as u64;
             let pending = sequence.pending();
             let mut tokens = match sequence.wanted {
-                Wanted::Last => pending.min(budget),
-                Wanted::All => pending.min(budget).min(outputs),
+                LogitPositions::Last => pending.min(budget),
+                LogitPositions::All => pending.min(budget).min(outputs),
             };
             if sequence.retention.is_rolling() {
                 tokens = sequence.allocate_chunk(pool, tokens, count);
@@ -306,14 +316,14 @@ impl Scheduler {
             }
             budget -= tokens;
             let wanted = match sequence.wanted {
-                Wanted::All => {
+                LogitPositions::All => {
                     outputs -= tokens;
                     Outputs::All
                 }
-                Wanted::Last if tokens == pending => Outputs::Last,
-                Wanted::Last => Outputs::None,
+                LogitPositions::Last if tokens == pending => Outputs::Last,
+                LogitPositions::Last => Outputs::None,
             };
-            step.push(Scheduled {
+            step.push(ScheduledTokens {
                 id: sequence.id,
                 tokens,
                 outputs: wanted,
@@ -324,7 +334,12 @@ impl Scheduler {
 
     /// Makes a running sequence wait, without blocks and without its part of the step, before the others of its priority. Its
     /// place among those who wait.
-    fn preempt(&mut self, index: usize, pool: &mut BlockPool, step: &mut Vec<Scheduled>) -> usize {
+    fn preempt(
+        &mut self,
+        index: usize,
+        pool: &mut BlockPool,
+        step: &mut Vec<ScheduledTokens>,
+    ) -> usize {
         let mut sequence = self.running.remove(index);
         step.retain(|scheduled| scheduled.id != sequence.id);
         sequence.release(pool);

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use ryz_kvcache::{BlockPool, KvCache};
 use ryz_model::{
-    BatchSequence, HeadScreening, Model, Needed, Outputs, ROWS_PER_SURVIVOR, RunState,
+    BatchSequence, HeadScreening, LogitDemand, Model, Outputs, ROWS_PER_SURVIVOR, RunState,
 };
 use ryz_numa::Lease;
 
@@ -66,7 +66,7 @@ pub(crate) fn choose(
         window: None,
         mass: None,
         outputs: Outputs::All,
-        needed: Needed::Largest(SamplingParams::default().top_k as usize + 1),
+        needed: LogitDemand::Largest(SamplingParams::default().top_k as usize + 1),
     }];
     let cancel = AtomicBool::new(false);
     state.take_screened();

@@ -11,7 +11,7 @@ pub type SequenceId = u64;
 
 /// Which of a sequence's positions want logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum LogitPositions {
     /// Only the last one, to choose the next token (or to pool an embedding).
     Last,
     /// Every one, for scoring.
@@ -42,14 +42,14 @@ pub struct Sequence {
     /// The token that is due and those proposed to follow it, while they wait for a step or are in it; else empty.
     pub ahead: Vec<u32>,
     /// Which positions want logits.
-    pub wanted: Wanted,
+    pub wanted: LogitPositions,
     /// Since when its consumer has taken no more; such a sequence is not scheduled.
     pub paused_since: Option<Instant>,
 }
 
 impl Sequence {
     /// A sequence of which nothing is cached yet.
-    pub fn new(id: SequenceId, prompt: Vec<u32>, wanted: Wanted) -> Self {
+    pub fn new(id: SequenceId, prompt: Vec<u32>, wanted: LogitPositions) -> Self {
         Self {
             id,
             priority: 0,
@@ -100,7 +100,7 @@ impl Sequence {
 
     /// Whether its next step is one generated token on top of a full cache.
     pub fn is_decoding(&self) -> bool {
-        self.wanted == Wanted::Last && self.cached >= self.prompt_len && self.pending() == 1
+        self.wanted == LogitPositions::Last && self.cached >= self.prompt_len && self.pending() == 1
     }
 
     /// Takes blocks until all its tokens have a place, or, where it gives blocks back, as many as it needs to go on. `false` when
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn blocks_follow_the_tokens() {
         let mut pool = BlockPool::new(4);
-        let mut s = Sequence::new(1, vec![0; 17], Wanted::Last);
+        let mut s = Sequence::new(1, vec![0; 17], LogitPositions::Last);
         assert!(s.allocate(&mut pool));
         assert_eq!((s.block_table.len(), pool.available()), (2, 2));
         s.tokens.extend([0; 15]); // 32: still two
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn running_out_keeps_what_was_taken() {
         let mut pool = BlockPool::new(1);
-        let mut s = Sequence::new(1, vec![0; 17], Wanted::Last);
+        let mut s = Sequence::new(1, vec![0; 17], LogitPositions::Last);
         assert!(!s.allocate(&mut pool));
         assert_eq!(s.block_table.len(), 1);
         s.release(&mut pool);
@@ -229,20 +229,20 @@ mod tests {
 
     #[test]
     fn decoding_is_one_token_on_a_cache() {
-        let mut s = Sequence::new(1, vec![0; 3], Wanted::Last);
+        let mut s = Sequence::new(1, vec![0; 3], LogitPositions::Last);
         assert!(!s.is_decoding());
         s.cached = 3;
         s.tokens.push(9);
         assert!(s.is_decoding());
         assert_eq!((s.pending(), s.generated()), (1, 1));
         // A prompt of one token is prefill.
-        assert!(!Sequence::new(2, vec![0], Wanted::Last).is_decoding());
+        assert!(!Sequence::new(2, vec![0], LogitPositions::Last).is_decoding());
     }
 
     #[test]
     fn a_restart_keeps_its_blocks_and_returns_the_rest() {
         let mut pool = BlockPool::new(3);
-        let mut s = Sequence::new(1, vec![0; 48], Wanted::All);
+        let mut s = Sequence::new(1, vec![0; 48], LogitPositions::All);
         assert!(s.allocate(&mut pool));
         s.cached = 48;
         s.restart(vec![1; 5], &mut pool);

@@ -104,7 +104,7 @@ impl Counters {
     }
 }
 
-pub(crate) struct Shared {
+pub(crate) struct EngineState {
     commands: Sender<Command>,
     /// Looked at between the layers of a forward pass.
     pub stop: AtomicBool,
@@ -121,7 +121,7 @@ pub(crate) struct Shared {
     pub ranker: Ranker,
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for EngineState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared")
             .field("counters", &self.counters)
@@ -129,7 +129,7 @@ impl std::fmt::Debug for Shared {
     }
 }
 
-impl Shared {
+impl EngineState {
     pub fn new(commands: Sender<Command>, layers: usize) -> Self {
         Self {
             commands,

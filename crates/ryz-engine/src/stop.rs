@@ -2,7 +2,7 @@
 
 /// What a push yields.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Released {
+pub struct ReleasedText {
     /// Text that can no longer be part of a stop string.
     pub text: String,
     /// A stop string is complete; it and what came after it are gone.
@@ -34,9 +34,9 @@ impl StopMatcher {
     }
 
     /// Takes more text and releases what is safe.
-    pub fn push(&mut self, text: &str) -> Released {
+    pub fn push(&mut self, text: &str) -> ReleasedText {
         if self.stops.is_empty() {
-            return Released {
+            return ReleasedText {
                 text: text.to_owned(),
                 stopped: false,
             };
@@ -50,14 +50,14 @@ impl StopMatcher {
         if let Some((_, start)) = first {
             let mut text = std::mem::take(&mut self.held);
             text.truncate(start);
-            return Released {
+            return ReleasedText {
                 text,
                 stopped: true,
             };
         }
         let keep = self.longest_beginning();
         let rest = self.held.split_off(self.held.len() - keep);
-        Released {
+        ReleasedText {
             text: std::mem::replace(&mut self.held, rest),
             stopped: false,
         }

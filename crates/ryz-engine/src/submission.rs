@@ -10,7 +10,7 @@ use crate::generation::{Generation, GenerationParts};
 use crate::guide::Guide;
 use crate::jobs::Job;
 use crate::request::{Control, Event, FinishReason};
-use crate::shared::{Command, Shared};
+use crate::shared::{Command, EngineState};
 
 /// A validated request on its way to the engine thread. It holds a place in the queue; one that is dropped on the way,
 /// because the engine was disposed, says so to its consumer.
@@ -18,13 +18,13 @@ pub(crate) struct Submission {
     pub control: Arc<Control>,
     pub tokens: Vec<u32>,
     pub work: Option<Work>,
-    pub terms: Terms,
-    shared: Arc<Shared>,
+    pub terms: SchedulingOptions,
+    shared: Arc<EngineState>,
 }
 
 /// How a request is scheduled.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
+pub(crate) struct SchedulingOptions {
     /// What it forgets.
     pub eviction: Eviction,
     /// Who has more goes first.
@@ -44,8 +44,8 @@ impl Submission {
         control: Arc<Control>,
         tokens: Vec<u32>,
         work: Work,
-        terms: Terms,
-        shared: Arc<Shared>,
+        terms: SchedulingOptions,
+        shared: Arc<EngineState>,
     ) -> Self {
         Self {
             control,
@@ -142,7 +142,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// Leaves the queue at its first step.
-    pub fn start(&mut self, now: Instant, shared: &Shared) {
+    pub fn start(&mut self, now: Instant, shared: &EngineState) {
         self.leave(shared);
         if let Task::Generate(generation) = &mut self.task {
             generation.start(now);
@@ -154,14 +154,14 @@ impl Entry {
         matches!(self.task, Task::Generate(_)) && self.control.credits.load(Ordering::SeqCst) <= 0
     }
 
-    fn leave(&mut self, shared: &Shared) {
+    fn leave(&mut self, shared: &EngineState) {
         if !self.started {
             self.started = true;
             shared.dequeue();
         }
     }
 
-    pub fn end(mut self, how: Result<FinishReason, EngineError>, shared: &Shared) -> End {
+    pub fn end(mut self, how: Result<FinishReason, EngineError>, shared: &EngineState) -> End {
         self.leave(shared);
         End {
             task: self.task,
@@ -170,7 +170,7 @@ impl Entry {
     }
 
     /// A generation ends as aborted; a job has no other way than an error.
-    pub fn abort(self, shared: &Shared) -> End {
+    pub fn abort(self, shared: &EngineState) -> End {
         let how = match self.task {
             Task::Generate(_) => Ok(FinishReason::Abort),
             Task::Job(_) => Err(EngineError::Aborted),

@@ -9,4 +9,4 @@ mod limits;
 mod output;
 
 pub use limits::address_space_left;
-pub use output::{Existing, OutputError, OutputFile, write_file};
+pub use output::{OutputError, OutputFile, OverwritePolicy, write_file};

@@ -37,7 +37,7 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> OutputError {
 
 /// What happens to a file that has the name already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Existing {
+pub enum OverwritePolicy {
     /// It is replaced.
     Replace,
     /// It stays, and writing fails with [`io::ErrorKind::AlreadyExists`].
@@ -106,14 +106,14 @@ impl OutputFile {
     /// # Errors
     /// When the system refuses; the source is of the kind [`io::ErrorKind::AlreadyExists`] for a file that is to be kept. Only
     /// after a failure to write the folder to the disk the file is there.
-    pub fn commit(self, existing: Existing) -> Result<u64, OutputError> {
+    pub fn commit(self, existing: OverwritePolicy) -> Result<u64, OutputError> {
         let Self { path, folder, file } = self;
         let written = file.as_file();
         written.sync_all().map_err(failed("write to the disk"))?;
         let bytes = written.metadata().map_err(failed("measure"))?.len();
         match existing {
-            Existing::Replace => file.persist(&path),
-            Existing::Keep => file.persist_noclobber(&path),
+            OverwritePolicy::Replace => file.persist(&path),
+            OverwritePolicy::Keep => file.persist_noclobber(&path),
         }
         .map_err(|refused| failed("rename")(refused.error))?;
         sync_folder(&folder).map_err(failed("write its folder to the disk"))?;
@@ -138,7 +138,7 @@ impl Write for OutputFile {
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, OutputError> {
     let mut file = OutputFile::create(path)?;
     file.write_all(bytes).map_err(failed("write"))?;
-    file.commit(Existing::Replace)
+    file.commit(OverwritePolicy::Replace)
 }
 
 fn temporary(folder: &Path) -> io::Result<NamedTempFile> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use ryz_files::{Existing, OutputFile, write_file};
+use ryz_files::{OutputFile, OverwritePolicy, write_file};
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).expect("a folder");
@@ -42,7 +42,9 @@ fn a_file_is_replaced_or_kept() {
     assert_eq!(write_file(&path, b"second").expect("written"), 6);
     let mut output = OutputFile::create(&path).expect("made");
     output.write_all(b"third").expect("written");
-    let error = output.commit(Existing::Keep).expect_err("there is one");
+    let error = output
+        .commit(OverwritePolicy::Keep)
+        .expect_err("there is one");
     assert_eq!(error.source.kind(), io::ErrorKind::AlreadyExists);
     assert_eq!(fs::read(&path).expect("read"), b"second");
     assert_eq!(names(folder.path()), ["out"]);
@@ -66,7 +68,7 @@ fn what_nobody_writes_any_more_is_removed_and_what_is_being_written_stays() {
     assert!(!left.exists());
     let second = OutputFile::create(&folder.path().join("b")).expect("made");
     assert!(open.temporary_path().exists() && second.temporary_path().exists());
-    open.commit(Existing::Keep).expect("renamed");
+    open.commit(OverwritePolicy::Keep).expect("renamed");
     drop(second);
     let mut expected = others.to_vec();
     expected.push("a");

@@ -31,7 +31,7 @@ pub enum FormatError {
         got: u64,
     },
     /// The first four bytes are not `GGUF`.
-    #[error("not a GGUF file: expected magic \"GGUF\", got {}", Shown(&String::from_utf8_lossy(got)))]
+    #[error("not a GGUF file: expected magic \"GGUF\", got {}", QuotedText(&String::from_utf8_lossy(got)))]
     BadMagic {
         /// The first four bytes.
         got: [u8; 4],
@@ -69,13 +69,13 @@ pub enum FormatError {
         expected: &'static str,
     },
     /// A key occurs twice.
-    #[error("key {} occurs twice", Shown(key))]
+    #[error("key {} occurs twice", QuotedText(key))]
     DuplicateKey {
         /// The key.
         key: String,
     },
     /// A value's type id is not one of GGUF's.
-    #[error("key {}: expected a value type 0 to 12, got {got:#x}", Shown(key))]
+    #[error("key {}: expected a value type 0 to 12, got {got:#x}", QuotedText(key))]
     BadValueType {
         /// The key.
         key: String,
@@ -83,19 +83,19 @@ pub enum FormatError {
         got: u32,
     },
     /// An array of arrays.
-    #[error("key {}: nested arrays are not supported", Shown(key))]
+    #[error("key {}: nested arrays are not supported", QuotedText(key))]
     NestedArray {
         /// The key.
         key: String,
     },
     /// A required key or field is not there.
-    #[error("key {} is missing", Shown(key))]
+    #[error("key {} is missing", QuotedText(key))]
     MissingKey {
         /// The key.
         key: String,
     },
     /// A value has the wrong type.
-    #[error("key {}: expected {expected}, got {got}", Shown(key))]
+    #[error("key {}: expected {expected}, got {got}", QuotedText(key))]
     KeyType {
         /// The key.
         key: String,
@@ -105,7 +105,11 @@ pub enum FormatError {
         got: &'static str,
     },
     /// A value has the right type and is still impossible.
-    #[error("key {}: expected {expected}, got {}", Shown(key), Shown(got))]
+    #[error(
+        "key {}: expected {expected}, got {}",
+        QuotedText(key),
+        QuotedText(got)
+    )]
     KeyValue {
         /// The key.
         key: String,
@@ -115,7 +119,7 @@ pub enum FormatError {
         got: String,
     },
     /// A well-formed value that asks for something that is not implemented.
-    #[error("{} is not supported: got {}", Shown(key), Shown(got))]
+    #[error("{} is not supported: got {}", QuotedText(key), QuotedText(got))]
     UnsupportedValue {
         /// The key or field.
         key: String,
@@ -125,7 +129,7 @@ pub enum FormatError {
     /// A key of the architecture that is not known, and that may change the function.
     #[error(
         "key {} is not known and may change what the model computes: where it does not, the override null leaves it out",
-        Shown(key)
+        QuotedText(key)
     )]
     UnknownKey {
         /// The key.
@@ -134,8 +138,8 @@ pub enum FormatError {
     /// Attention to the last positions alone, in a context that is longer.
     #[error(
         "{} is not supported below the context of {context}: got {window} (with an override of {} to at most {window} it runs)",
-        Shown(key),
-        Shown(context_key)
+        QuotedText(key),
+        QuotedText(context_key)
     )]
     SlidingWindow {
         /// The key or field.
@@ -150,7 +154,7 @@ pub enum FormatError {
     /// The architecture is not one of those implemented.
     #[error(
         "architecture {} is not supported: expected one of {expected}",
-        Shown(got)
+        QuotedText(got)
     )]
     UnsupportedArchitecture {
         /// The architectures that are.
@@ -159,13 +163,13 @@ pub enum FormatError {
         got: String,
     },
     /// Two tensors have one name.
-    #[error("tensor {} occurs twice", Shown(name))]
+    #[error("tensor {} occurs twice", QuotedText(name))]
     DuplicateTensor {
         /// The tensor.
         name: String,
     },
     /// A tensor's dimensions are impossible.
-    #[error("tensor {}: expected {expected}, got {got}", Shown(name))]
+    #[error("tensor {}: expected {expected}, got {got}", QuotedText(name))]
     BadShape {
         /// The tensor.
         name: String,
@@ -177,7 +181,7 @@ pub enum FormatError {
     /// A tensor's type is unknown, removed, or not implemented.
     #[error(
         "tensor {}: type {got} does not run here: expected one of {expected}",
-        Shown(name)
+        QuotedText(name)
     )]
     UnsupportedType {
         /// The tensor.
@@ -188,7 +192,7 @@ pub enum FormatError {
         got: String,
     },
     /// A tensor has a type that its place does not allow.
-    #[error("tensor {}: expected type {expected}, got {got}", Shown(name))]
+    #[error("tensor {}: expected type {expected}, got {got}", QuotedText(name))]
     BadType {
         /// The tensor.
         name: String,
@@ -200,7 +204,7 @@ pub enum FormatError {
     /// A tensor's offset is not a multiple of the alignment.
     #[error(
         "tensor {}: expected an offset that is a multiple of {alignment}, got {offset}",
-        Shown(name)
+        QuotedText(name)
     )]
     Misaligned {
         /// The tensor.
@@ -213,7 +217,7 @@ pub enum FormatError {
     /// A tensor's data reach past the end of the file.
     #[error(
         "tensor {}: {bytes} bytes at offset {offset} of the data end past the file's {file_len} bytes{}",
-        Shown(name), Missing(*file_len, *needed)
+        QuotedText(name), Truncation(*file_len, *needed)
     )]
     OutOfFile {
         /// The tensor.
@@ -228,7 +232,7 @@ pub enum FormatError {
         needed: u64,
     },
     /// Two tensors share bytes.
-    #[error("tensor {} overlaps tensor {}", Shown(name), Shown(other))]
+    #[error("tensor {} overlaps tensor {}", QuotedText(name), QuotedText(other))]
     Overlap {
         /// The later tensor.
         name: String,
@@ -238,7 +242,7 @@ pub enum FormatError {
     /// The file's Q2_0 tensors fit neither or both of the layouts with groups of 64 and of 128.
     #[error(
         "tensor {}: Q2_0 needs {g64} bytes in groups of 64 or {g128} in groups of 128, got {got} bytes, which {verdict}",
-        Shown(name)
+        QuotedText(name)
     )]
     Q2Layout {
         /// The first tensor that does not fit.
@@ -253,7 +257,7 @@ pub enum FormatError {
         verdict: &'static str,
     },
     /// A tensor that the architecture needs is not there.
-    #[error("tensor {} is missing", Shown(name))]
+    #[error("tensor {} is missing", QuotedText(name))]
     MissingTensor {
         /// The tensor.
         name: String,
@@ -261,7 +265,7 @@ pub enum FormatError {
     /// A tensor that the architecture does not know; leaving it out would change the model's function.
     #[error(
         "tensor {} is not part of the {architecture} architecture",
-        Shown(name)
+        QuotedText(name)
     )]
     UnexpectedTensor {
         /// The tensor.
@@ -285,8 +289,8 @@ pub enum FormatError {
     #[error(
         "part {part} of {count} of a split model, whose parts are found by their names: expected NAME-{part:05}-of-{count:05}.gguf \
          beside the others, got {}; {}",
-        Shown(got),
-        Beside("parts", beside)
+        QuotedText(got),
+        FileList("parts", beside)
     )]
     SplitName {
         /// The part, from 1.
@@ -301,8 +305,8 @@ pub enum FormatError {
     /// A part of a split model is not there.
     #[error(
         "split model: part {part} of {count} is missing: expected {} beside {}",
-        Shown(name),
-        Shown(first)
+        QuotedText(name),
+        QuotedText(first)
     )]
     MissingPart {
         /// The part, from 1.
@@ -317,14 +321,14 @@ pub enum FormatError {
     /// A folder that is no model's.
     #[error(
         "a folder without config.json: pass a .gguf file, or a folder with config.json and safetensors; {}",
-        Beside("GGUF files", holds)
+        FileList("GGUF files", holds)
     )]
     NoConfig {
         /// GGUF files in it.
         holds: Vec<String>,
     },
     /// A slice has another length than the shape and type need.
-    #[error("tensor {}: expected {expected} bytes, got {got}", Shown(name))]
+    #[error("tensor {}: expected {expected} bytes, got {got}", QuotedText(name))]
     ByteCount {
         /// The tensor.
         name: String,
@@ -385,9 +389,9 @@ impl FormatError {
 }
 
 /// Text from a file as an error message may show it: quoted, escaped, and cut after 64 characters.
-pub(crate) struct Shown<'a>(pub &'a str);
+pub(crate) struct QuotedText<'a>(pub &'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for QuotedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.char_indices().nth(64) {
             Some((end, _)) => write!(f, "{:?}… ({} bytes)", &self.0[..end], self.0.len()),
@@ -397,18 +401,18 @@ impl fmt::Display for Shown<'_> {
 }
 
 /// A few of the files of a folder.
-struct Beside<'a>(&'a str, &'a [String]);
+struct FileList<'a>(&'a str, &'a [String]);
 
-impl fmt::Display for Beside<'_> {
+impl fmt::Display for FileList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Beside(what, names) = self;
+        let FileList(what, names) = self;
         if names.is_empty() {
             return write!(f, "no {what} lie in it");
         }
         write!(f, "{what} in it: ")?;
         for (i, name) in names.iter().take(4).enumerate() {
             let comma = if i > 0 { ", " } else { "" };
-            write!(f, "{comma}{}", Shown(name))?;
+            write!(f, "{comma}{}", QuotedText(name))?;
         }
         match names.len() {
             more @ 5.. => write!(f, " and {} more", more - 4),
@@ -418,11 +422,11 @@ impl fmt::Display for Beside<'_> {
 }
 
 /// How much of a file is there, where it may have been cut short; nothing where a number in it must be wrong.
-struct Missing(u64, u64);
+struct Truncation(u64, u64);
 
-impl fmt::Display for Missing {
+impl fmt::Display for Truncation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let &Missing(got, needed) = self;
+        let &Truncation(got, needed) = self;
         // No file is that long.
         if got >= needed || needed > 1 << 50 {
             return Ok(());

@@ -47,7 +47,7 @@ pub use dtype::{DType, PrepackedScales};
 pub use error::FormatError;
 pub use error_sums::{ErrorSums, TensorError};
 pub use gguf::{
-    DescribedTensor, Description, GgmlType, Gguf, GgufBody, GgufWriter, ModelHeader, SplitInfo,
+    Description, GgmlType, Gguf, GgufBody, GgufWriter, ModelHeader, SplitInfo, TensorDescription,
     TensorInfo, part_paths, split_paths, type_name,
 };
 pub use hf::FolderOverrides;

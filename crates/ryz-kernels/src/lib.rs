@@ -52,7 +52,7 @@ mod vector;
 pub use activations::{
     ActivationView, ByteLine, QuantizedActivations, QuantizedLayout, QuantizedRows, UNIT,
 };
-pub use dense::{COARSE_FLOOR, DenseWeight, Prepared};
+pub use dense::{COARSE_FLOOR, DenseWeight, PreparedInput};
 pub use error::KernelError;
 pub use level::Level;
 pub use linear::Linear;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ryz_tmac::MatMut;
 
 use crate::{
-    ActivationView, DenseWeight, Kernels, Line, LineOrder, PackedTernary, Packing, Prepared,
+    ActivationView, DenseWeight, Kernels, Line, LineOrder, PackedTernary, Packing, PreparedInput,
     ROW_TILE, SparseTernary,
 };
 
@@ -157,7 +157,7 @@ impl Linear {
         scratch: &mut [Line],
         out: MatMut<'_, f32>,
     ) {
-        self.matmul_prepared(rows, x, scratch, &mut Prepared::default(), out);
+        self.matmul_prepared(rows, x, scratch, &mut PreparedInput::default(), out);
     }
 
     /// [`Linear::matmul`], in pieces: see [`DenseWeight::matmul_prepared`].
@@ -169,7 +169,7 @@ impl Linear {
         rows: Range<usize>,
         x: ActivationView<'_>,
         scratch: &mut [Line],
-        prepared: &mut Prepared,
+        prepared: &mut PreparedInput,
         out: MatMut<'_, f32>,
     ) {
         match self {

@@ -5,7 +5,7 @@ use ryz_tmac::{Arena, ArenaConfig, BufferKind, MatMut, MatRef};
 
 use crate::{
     ActivationView, BatchLayout, DenseWeight, KernelError, Kernels, Level, Line, LineOrder,
-    PackedTernary, Packing, Prepared, QuantizedActivations, QuantizedLayout, SparseTernary,
+    PackedTernary, Packing, PreparedInput, QuantizedActivations, QuantizedLayout, SparseTernary,
     TILE_TOKENS, TiledActivations,
 };
 
@@ -118,7 +118,7 @@ pub fn self_test(kernels: Kernels) -> Result<(), KernelError> {
                 continue;
             }
             let coarse = |weights: &DenseWeight, out: MatMut<'_, f32>| {
-                let mut prepared = Prepared::default();
+                let mut prepared = PreparedInput::default();
                 weights.matmul_coarse(0..ROWS, x, &mut scratch(), &mut prepared, out);
             };
             compare(

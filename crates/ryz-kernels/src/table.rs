@@ -8,7 +8,7 @@ use ryz_tmac::{MatMut, MatRef};
 
 use crate::{
     ActivationView, BatchLayout, DenseWeight, KernelError, KernelOptions, Level, Line, LineOrder,
-    Prepared, QuantizedRows, QuantizedTiles, TileShape, dense, simd,
+    PreparedInput, QuantizedRows, QuantizedTiles, TileShape, dense, simd,
     sparse::{self, SparseTernary},
     ternary::{self, TernaryView, base3::Base3View},
     vector,
@@ -40,7 +40,7 @@ type Fixed = unsafe fn(
     Range<usize>,
     ActivationView<'_>,
     &mut [Line],
-    &mut Prepared,
+    &mut PreparedInput,
     MatMut<'_, f32>,
 );
 type CoarseErrors = unsafe fn(&DenseWeight, usize, &mut [f32]);
@@ -315,7 +315,7 @@ impl Kernels {
         rows: Range<usize>,
         x: ActivationView<'_>,
         scratch: &mut [Line],
-        prepared: &mut Prepared,
+        prepared: &mut PreparedInput,
         out: MatMut<'_, f32>,
     ) {
         // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
@@ -328,7 +328,7 @@ impl Kernels {
         rows: Range<usize>,
         x: ActivationView<'_>,
         scratch: &mut [Line],
-        prepared: &mut Prepared,
+        prepared: &mut PreparedInput,
         out: MatMut<'_, f32>,
     ) {
         // SAFETY: a Kernels exists for supported levels only; that is all a kernel asks.
@@ -488,7 +488,7 @@ macro_rules! kernel_set {
                 rows: Range<usize>,
                 x: ActivationView<'_>,
                 scratch: &mut [Line],
-                prepared: &mut Prepared,
+                prepared: &mut PreparedInput,
                 out: MatMut<'_, f32>,
             ) {
                 dense::fixed::matmul($codes, weights, rows, x, scratch, prepared, out);
@@ -500,7 +500,7 @@ macro_rules! kernel_set {
                 rows: Range<usize>,
                 x: ActivationView<'_>,
                 scratch: &mut [Line],
-                prepared: &mut Prepared,
+                prepared: &mut PreparedInput,
                 out: MatMut<'_, f32>,
             ) {
                 dense::fixed::coarse_matmul($codes, weights, rows, x, scratch, prepared, out);

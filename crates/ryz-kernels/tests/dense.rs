@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use ryz_format::{DType, TensorView};
 use ryz_kernels::{
-    ActivationView, COARSE_FLOOR, DenseWeight, KernelError, Kernels, Line, Linear, Prepared,
+    ActivationView, COARSE_FLOOR, DenseWeight, KernelError, Kernels, Line, Linear, PreparedInput,
     QuantizedLayout,
 };
 use ryz_tmac::{BufferKind, MatMut};
@@ -187,7 +187,7 @@ fn pieces_of_a_product_share_what_was_made_of_activations() {
             let bytes = dense_blocks(&mut random, dtype, rows, cols);
             let weights = dense(dtype, rows, cols, &bytes, kernels).unwrap();
             let mut scratch = vec![Line([0; 64]); weights.scratch_lines()];
-            let mut prepared = Prepared::default();
+            let mut prepared = PreparedInput::default();
             for tokens in [1, 3, 16, 19] {
                 let x = random.floats(tokens * cols);
                 let whole = product(&weights, f32_view(&x, cols));
@@ -257,7 +257,7 @@ fn coarse(weights: &Linear, x: &[f32]) -> Vec<f32> {
     };
     let tokens = x.len() / weights.cols();
     let mut scratch = vec![Line([0; 64]); weights.scratch_lines()];
-    let mut prepared = Prepared::default();
+    let mut prepared = PreparedInput::default();
     let mut out = vec![0.0; tokens * weights.rows()];
     let first = weights.rows() / 3;
     for range in [0..first, first..weights.rows()] {

@@ -32,7 +32,7 @@ pub struct StepRows<'a> {
 
 /// What the query heads of one token see.
 #[derive(Clone, Copy, Debug)]
-pub struct Visible<'a> {
+pub struct VisibleContext<'a> {
     /// The sequence's blocks; those that were evicted are passed over.
     pub table: &'a [BlockId],
     /// Positions up to the token's own, that included.
@@ -48,11 +48,11 @@ pub struct Visible<'a> {
 
 /// The running softmax of each query behind each block that was passed, where that is wanted.
 #[derive(Debug, Default)]
-struct Passed {
+struct SoftmaxTrace {
     blocks: Vec<(usize, [RunningSoftmax; MAX_QUERIES])>,
 }
 
-impl Passed {
+impl SoftmaxTrace {
     fn note(&mut self, mass: Option<&AttentionMass>, index: usize, running: &[RunningSoftmax]) {
         if mass.is_some() {
             let mut after = [RunningSoftmax::default(); MAX_QUERIES];
@@ -86,7 +86,7 @@ impl KvReader<'_> {
         kernels: Kernels,
         layer: usize,
         kv_head: usize,
-        visible: Visible<'_>,
+        visible: VisibleContext<'_>,
         new: StepRows<'_>,
         queries: &[f32],
         scale: f32,
@@ -120,7 +120,7 @@ impl KvReader<'_> {
         let sink_queries = visible.sink_queries.unwrap_or(queries);
         assert_eq!(sink_queries.len(), queries.len(), "lengths of queries");
         let mass = visible.mass;
-        let mut passed = Passed::default();
+        let mut passed = SoftmaxTrace::default();
         for (index, &block) in table[..sinks].iter().enumerate() {
             let block = self.block(block, layer, kv_head);
             kernels.attend_block(&block, BLOCK_TOKENS, sink_queries, scale, running, out);

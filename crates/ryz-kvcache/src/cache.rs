@@ -15,7 +15,7 @@ use crate::{
     config::Layout,
     sharing::{Phase, SlotClaims},
     tails::{StepBlocks, Tails},
-    writer::Stored,
+    writer::CacheNumber,
 };
 
 /// Keys and values of all blocks, shared between the threads of a step.
@@ -339,7 +339,7 @@ impl KvReader<'_> {
         }
     }
 
-    fn part<T: Stored>(cache: &KvCache, offset: usize, len: usize) -> &[T] {
+    fn part<T: CacheNumber>(cache: &KvCache, offset: usize, len: usize) -> &[T] {
         assert!(offset + len * size_of::<T>() <= cache.storage.len());
         // SAFETY: the range lies in the storage (asserted).
         let start = unsafe { cache.base.add(offset) };

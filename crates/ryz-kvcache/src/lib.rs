@@ -29,7 +29,7 @@ mod tails;
 mod window;
 mod writer;
 
-pub use attention::{MAX_QUERIES, StepRows, Visible};
+pub use attention::{MAX_QUERIES, StepRows, VisibleContext};
 pub use block_pool::{BlockId, BlockMove, BlockPool, BlockView};
 pub use cache::{KvCache, KvReader};
 pub use config::{BLOCK_TOKENS, KvCacheConfig, KvDType};

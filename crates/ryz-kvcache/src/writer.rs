@@ -8,12 +8,12 @@ use ryz_kernels::{Kernels, Tile, VALUE_GROUP};
 use crate::{BLOCK_TOKENS, BlockId, KvCache, KvCacheConfig, KvDType, config::Layout};
 
 /// One stored number type.
-pub(crate) trait Stored: Copy {}
-impl Stored for f32 {}
-impl Stored for f16 {}
-impl Stored for i8 {}
-impl Stored for [u8; 8] {}
-impl Stored for [[f16; BLOCK_TOKENS]; 2] {}
+pub(crate) trait CacheNumber: Copy {}
+impl CacheNumber for f32 {}
+impl CacheNumber for f16 {}
+impl CacheNumber for i8 {}
+impl CacheNumber for [u8; 8] {}
+impl CacheNumber for [[f16; BLOCK_TOKENS]; 2] {}
 
 /// See [`KvCache::writer`].
 #[derive(Debug)]
@@ -250,7 +250,7 @@ impl KvWriter<'_> {
     }
 
     /// `len` numbers of the part of a head that starts at `offset`, from number `first`: of positions that this has.
-    fn part<T: Stored>(&mut self, offset: usize, first: usize, len: usize) -> &mut [T] {
+    fn part<T: CacheNumber>(&mut self, offset: usize, first: usize, len: usize) -> &mut [T] {
         let start = offset + first * size_of::<T>();
         assert!(start + len * size_of::<T>() <= self.cache.storage_len());
         // SAFETY: the range lies in the storage (asserted).

@@ -4,7 +4,7 @@
 use ryz_kernels::Kernels;
 use ryz_kvcache::{
     BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvCacheError, KvDType, StepBlocks,
-    StepRows, Visible,
+    StepRows, VisibleContext,
 };
 use ryz_tmac::{Arena, ArenaConfig};
 
@@ -82,7 +82,7 @@ fn step(
                 kernels,
                 0,
                 0,
-                Visible {
+                VisibleContext {
                     table,
                     positions: position + 1,
                     window: None,

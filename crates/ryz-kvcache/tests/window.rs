@@ -4,7 +4,7 @@
 use ryz_kernels::{Kernels, Level};
 use ryz_kvcache::{
     AttentionMass, BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType, StepRows,
-    Visible, Window,
+    VisibleContext, Window,
 };
 use ryz_tmac::{Arena, ArenaConfig};
 
@@ -98,7 +98,7 @@ fn attended(
     let shift = window.map_or(0, |window| window.shift(position));
     let back = floats(&turned(&query, position - shift));
     let mut out = vec![0.0; DIM];
-    let visible = Visible {
+    let visible = VisibleContext {
         table,
         positions: position + 1,
         window,
@@ -218,7 +218,7 @@ fn blocks_have_the_mass_that_the_softmax_gave_their_positions() {
     // Two queries of one head group, the second as if it came from another head.
     let queries = [90, 91].map(|seed| turned(&vector(seed, positions - 1), positions - 1));
     let mass = AttentionMass::new(table.len());
-    let visible = Visible {
+    let visible = VisibleContext {
         table: &table,
         positions,
         window: None,

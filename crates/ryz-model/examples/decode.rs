@@ -18,7 +18,7 @@ use std::{
 use ryz_kernels::{Kernels, Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
-    BatchSequence, HeadScreening, LoadOptions, Model, ModelSource, Needed, Outputs, RunState,
+    BatchSequence, HeadScreening, LoadOptions, LogitDemand, Model, ModelSource, Outputs, RunState,
 };
 use ryz_numa::{Lease, Pinning};
 use ryz_tmac::{Arena, ArenaConfig};
@@ -37,8 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (prompt, steps): (usize, usize) = (argument(3, "128").parse()?, argument(4, "32").parse()?);
 
     let needed = match argument(7, "").parse() {
-        Ok(largest) => Needed::Largest(largest),
-        Err(_) => Needed::All,
+        Ok(largest) => LogitDemand::Largest(largest),
+        Err(_) => LogitDemand::All,
     };
 
     let started = Instant::now();
@@ -50,8 +50,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         sparsity: argument(5, "") != "dense",
         packing: argument(6, Packing::default().name()).parse()?,
         head_screening: match needed {
-            Needed::All => HeadScreening::Off,
-            Needed::Largest(_) => HeadScreening::Always,
+            LogitDemand::All => HeadScreening::Off,
+            LogitDemand::Largest(_) => HeadScreening::Always,
         },
         ..LoadOptions::default()
     };
@@ -126,7 +126,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         bytes / median / 1e9
     )?;
     if let Some(rows) = rescored.iter().map(|head| head.rows).max()
-        && matches!(needed, Needed::Largest(_))
+        && matches!(needed, LogitDemand::Largest(_))
     {
         let sum: u64 = rescored.iter().map(|head| head.rows).sum();
         let mean = sum as f64 / rescored.len() as f64;

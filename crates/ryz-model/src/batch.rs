@@ -28,7 +28,7 @@ impl Outputs {
 
 /// Which logits of an output are looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Needed {
+pub enum LogitDemand {
     /// Every one.
     #[default]
     All,
@@ -52,9 +52,9 @@ pub struct BatchSequence<'a> {
     pub mass: Option<&'a AttentionMass>,
     /// Which of the new tokens want logits.
     pub outputs: Outputs,
-    /// Which of their logits are looked at; [`Needed::All`] in any case of doubt. Where a head has no image
+    /// Which of their logits are looked at; [`LogitDemand::All`] in any case of doubt. Where a head has no image
     /// ([`crate::HeadScreening`]), all are there anyway.
-    pub needed: Needed,
+    pub needed: LogitDemand,
 }
 
 /// Where a token of the batch belongs.
@@ -74,7 +74,7 @@ pub(crate) struct Plan {
     pub rows: Vec<TokenRow>,
     pub outputs: Vec<usize>,
     /// Which logits each of them needs.
-    pub needed: Vec<Needed>,
+    pub needed: Vec<LogitDemand>,
 }
 
 /// Sizes a batch is checked against.
@@ -187,7 +187,8 @@ impl Plan {
 
     /// Whether no output needs more logits than `most`.
     pub fn needs_at_most(&self, most: usize) -> bool {
-        let few = |needed: &Needed| matches!(*needed, Needed::Largest(count) if count <= most);
+        let few =
+            |needed: &LogitDemand| matches!(*needed, LogitDemand::Largest(count) if count <= most);
         self.needed.iter().all(few)
     }
 

@@ -9,8 +9,8 @@ use ryz_tmac::LINE;
 use crate::{
     Activations, LoadOptions, ModelError, ModelSource,
     compression::{ValueProjection, check_rank},
-    lm_head::Requantized,
-    lm_head::Screened,
+    lm_head::RequantizedHead,
+    lm_head::ScreenedTensor,
     load::is_master,
     rope::RopeAngles,
     run_state::scratch_bytes,
@@ -54,8 +54,8 @@ impl MemoryEstimate {
         let angles = RopeAngles::new(&config.rope, config.rope_dim, None);
         let sparsity = Sparsity::new(options.sparsity, config, activations, threads);
         let tensor = |name: &str| source.tensor(name);
-        let head = Requantized::of(options.head, config, tensor);
-        let screened = Screened::of(options.head_screening, head.as_ref(), config, tensor);
+        let head = RequantizedHead::of(options.head, config, tensor);
+        let screened = ScreenedTensor::of(options.head_screening, head.as_ref(), config, tensor);
         let mut scratch_lines = 0;
         let (mut weights, mut staging, mut forms) = (0usize, Vec::new(), Vec::new());
         for expected in config.expected_tensors() {

@@ -25,7 +25,7 @@ mod step;
 use std::{ops::Range, sync::atomic::AtomicBool};
 
 use ryz_kvcache::KvCache;
-use ryz_numa::{Chunks, Lease, Leave};
+use ryz_numa::{Chunks, Lease, RegionExit};
 use ryz_profile::Phase;
 
 use crate::{
@@ -79,7 +79,7 @@ impl Model {
 
 impl Pass<'_> {
     /// Some stages of the pass, in their order.
-    fn run(&self, stages: Range<usize>) -> Result<(), Leave> {
+    fn run(&self, stages: Range<usize>) -> Result<(), RegionExit> {
         self.lap(Phase::Dispatch, None);
         let layers = &self.model.weights.layers;
         for stage in stages {
@@ -99,14 +99,14 @@ impl Pass<'_> {
     }
 
     /// x = embedding\[token\]
-    fn embedding(&self) -> Result<(), Leave> {
+    fn embedding(&self) -> Result<(), RegionExit> {
         self.tokens(|rows| self.embed(rows))?;
         self.lap(Phase::Embed, None);
         self.barrier(None)
     }
 
     /// projected = Wo · norm?(attention(q, cache)); the norm that follows adds it to x.
-    fn attention(&self, layer: usize, weights: &AttentionWeights) -> Result<(), Leave> {
+    fn attention(&self, layer: usize, weights: &AttentionWeights) -> Result<(), RegionExit> {
         let state = self.state;
         let qkv = [&weights.query, &weights.key, &weights.value];
         // x += projected, of the layer before; h = norm(x)
@@ -145,7 +145,7 @@ impl Pass<'_> {
     }
 
     /// projected = Wdown · norm?(act(Wgate·h) · (Wup·h)); the norm that follows adds it to x.
-    fn gated(&self, layer: usize, weights: &GatedWeights) -> Result<(), Leave> {
+    fn gated(&self, layer: usize, weights: &GatedWeights) -> Result<(), RegionExit> {
         let state = self.state;
         let read = [&weights.gate, &weights.up];
         // x += projected, of attention; h = norm(x)
@@ -170,7 +170,7 @@ impl Pass<'_> {
     }
 
     /// hidden = norm(x + projected), of the rows that give logits
-    fn final_norm(&self) -> Result<(), Leave> {
+    fn final_norm(&self) -> Result<(), RegionExit> {
         let outputs = self.plan.outputs.len();
         self.worker.share(outputs, Chunks::of(1), |outputs| {
             self.normalize_outputs(outputs);
@@ -180,7 +180,7 @@ impl Pass<'_> {
     }
 
     /// logits = lm_head · hidden
-    fn logits(&self) -> Result<(), Leave> {
+    fn logits(&self) -> Result<(), RegionExit> {
         self.model.weights.lm_head.logits(self)?;
         self.lap(Phase::Head, None);
         Ok(())

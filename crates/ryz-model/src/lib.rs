@@ -26,7 +26,7 @@ mod tune;
 mod weights;
 
 pub use activations::Activations;
-pub use batch::{BatchSequence, Needed, Outputs};
+pub use batch::{BatchSequence, LogitDemand, Outputs};
 pub use calibration::{AttentionStatistics, Calibration};
 pub use compression::MAX_VALUE_DIM;
 pub use error::ModelError;

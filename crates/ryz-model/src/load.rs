@@ -21,8 +21,10 @@ use crate::{
     Activations, Calibration, Fingerprint, ModelError, ModelSource,
     compression::ValueProjection,
     fingerprint::TensorHashes,
-    lm_head::{HeadImage, HeadScreening, HeadType, IMAGE, LmHead, OUTPUT, Requantized, Screened},
-    place::{Reservations, Reserved},
+    lm_head::{
+        HeadImage, HeadScreening, HeadType, IMAGE, LmHead, OUTPUT, RequantizedHead, ScreenedTensor,
+    },
+    place::{Reservation, Reservations},
     rope::RopeAngles,
     sparsity::Sparsity,
     tensor::TensorLoader,
@@ -144,7 +146,7 @@ impl Model {
             .activations
             .unwrap_or(Activations::default_for(&config));
         let tensor = |name: &str| source.tensor(name);
-        let head = Requantized::of(options.head, &config, tensor);
+        let head = RequantizedHead::of(options.head, &config, tensor);
         let mut loader = Loader {
             source,
             kernels: options.kernels,
@@ -154,7 +156,7 @@ impl Model {
                 true => source.map_files(arena)?,
                 false => Vec::new(),
             },
-            screened: Screened::of(options.head_screening, head.as_ref(), &config, tensor),
+            screened: ScreenedTensor::of(options.head_screening, head.as_ref(), &config, tensor),
             head,
             reserved: Arc::default(),
             sparsity: Sparsity::new(options.sparsity, &config, activations, lease.threads()),
@@ -357,9 +359,9 @@ pub(crate) struct Loader<'a> {
     /// The model's files, where they are read in place.
     pub maps: Vec<Arc<MappedFile>>,
     /// What is made of the head.
-    pub head: Option<Requantized<'a>>,
+    pub head: Option<RequantizedHead<'a>>,
     /// What an image is made of.
-    screened: Option<Screened<'a>>,
+    screened: Option<ScreenedTensor<'a>>,
     /// Memory on the nodes whose threads will read it; on most machines there is one node, and nothing here.
     pub reserved: Arc<Reservations>,
     pub sparsity: Sparsity,
@@ -401,14 +403,14 @@ impl Loader<'_> {
                 // Of what type these will be is the quantiser's to say.
                 role if self.makes_ternary(tensor, role) && self.quantizer.is_some() => continue,
                 role if is_master(config, &tensor.name, role) => {
-                    Reserved::Ternary(self.labelled(tensor).packer(DType::HfPacked)?)
+                    Reservation::Ternary(self.labelled(tensor).packer(DType::HfPacked)?)
                 }
                 _ if tensor.dtype.is_ternary() => {
-                    Reserved::Ternary(self.labelled(tensor).packer(tensor.dtype)?)
+                    Reservation::Ternary(self.labelled(tensor).packer(tensor.dtype)?)
                 }
                 _ => {
                     let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
-                    Reserved::Dense(self.arena.allocate(bytes, BufferKind::Weights)?)
+                    Reservation::Dense(self.arena.allocate(bytes, BufferKind::Weights)?)
                 }
             };
             reserved.push((tensor.name.clone(), tensor.rows, matrix));
@@ -416,11 +418,11 @@ impl Loader<'_> {
         if let Some(head) = &self.head {
             let blocks = self.arena.allocate(head.bytes(), BufferKind::Weights)?;
             let rows = head.tensor.rows;
-            reserved.push((OUTPUT.to_owned(), rows, Reserved::Dense(blocks)));
+            reserved.push((OUTPUT.to_owned(), rows, Reservation::Dense(blocks)));
         }
         if let Some(head) = self.screened.filter(|head| head.blocks() > 0) {
             let blocks = self.arena.allocate(head.blocks(), BufferKind::Weights)?;
-            reserved.push((IMAGE.to_owned(), head.rows(), Reserved::Dense(blocks)));
+            reserved.push((IMAGE.to_owned(), head.rows(), Reservation::Dense(blocks)));
         }
         self.reserved = Arc::new(Reservations::place(lease, reserved)?);
         Ok(())
@@ -535,7 +537,7 @@ impl Loader<'_> {
             return Ok(None);
         }
         let reserved = match self.reserved.take(IMAGE) {
-            Some(Reserved::Dense(blocks)) => Some(blocks),
+            Some(Reservation::Dense(blocks)) => Some(blocks),
             _ => None,
         };
         let screening = options.head_screening;

@@ -18,18 +18,18 @@ const PAGE: usize = 4096;
 
 /// Memory of a matrix that nothing was read into yet.
 #[derive(Debug)]
-pub(crate) enum Reserved {
+pub(crate) enum Reservation {
     Ternary(TernaryPacker),
     Dense(Buffer),
 }
 
 /// Matrices' memory by the tensors' names.
 #[derive(Debug, Default)]
-pub(crate) struct Reservations(Mutex<HashMap<String, Reserved>>);
+pub(crate) struct Reservations(Mutex<HashMap<String, Reservation>>);
 
 impl Reservations {
     /// Takes what was reserved under that name, if anything was.
-    pub fn take(&self, name: &str) -> Option<Reserved> {
+    pub fn take(&self, name: &str) -> Option<Reservation> {
         let mut reserved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         reserved.remove(name)
     }
@@ -40,7 +40,7 @@ impl Reservations {
     /// As [`Lease::run`].
     pub fn place(
         lease: &Lease,
-        mut reserved: Vec<(String, usize, Reserved)>,
+        mut reserved: Vec<(String, usize, Reservation)>,
     ) -> Result<Self, RegionError> {
         let groups = lease.groups().len();
         // Bytes, how many equal stretches they are, and the granule by which those are split.
@@ -48,12 +48,12 @@ impl Reservations {
         for (_, rows, reserved) in &mut reserved {
             match reserved {
                 // A stretch is a tile of rows.
-                Reserved::Ternary(packer) => {
+                Reservation::Ternary(packer) => {
                     let (lines, scales) = packer.prepacked_mut();
                     let tiles = rows.div_ceil(ROW_TILE);
                     parts.extend([lines, scales].map(|bytes| (bytes, tiles, 1)));
                 }
-                Reserved::Dense(blocks) => parts.push((blocks.as_bytes_mut(), *rows, ROW_TILE)),
+                Reservation::Dense(blocks) => parts.push((blocks.as_bytes_mut(), *rows, ROW_TILE)),
             }
         }
         let mut refused = Vec::new();
@@ -120,21 +120,22 @@ mod tests {
                 let (dtype, cols) = (DType::TQ2_0, 512);
                 let kernels = Kernels::default();
                 let packer = TernaryPacker::new("w", dtype, rows, cols, kernels, &arena).unwrap();
-                reserved.push((format!("t{rows}"), rows, Reserved::Ternary(packer)));
+                reserved.push((format!("t{rows}"), rows, Reservation::Ternary(packer)));
                 let blocks = arena
                     .allocate(rows * cols * 4, BufferKind::Weights)
                     .unwrap();
-                reserved.push((format!("d{rows}"), rows, Reserved::Dense(blocks)));
+                reserved.push((format!("d{rows}"), rows, Reservation::Dense(blocks)));
             }
             let reservations = Reservations::place(&lease, reserved).unwrap();
             for rows in [1, 16, 17, 1000] {
-                let Some(Reserved::Ternary(mut packer)) = reservations.take(&format!("t{rows}"))
+                let Some(Reservation::Ternary(mut packer)) = reservations.take(&format!("t{rows}"))
                 else {
                     panic!("t{rows} is not there");
                 };
                 let (lines, scales) = packer.prepacked_mut();
                 assert!(lines.iter().chain(&*scales).all(|&byte| byte == 0));
-                let Some(Reserved::Dense(blocks)) = reservations.take(&format!("d{rows}")) else {
+                let Some(Reservation::Dense(blocks)) = reservations.take(&format!("d{rows}"))
+                else {
                     panic!("d{rows} is not there");
                 };
                 assert!(blocks.as_bytes().iter().all(|&byte| byte == 0));

@@ -358,7 +358,7 @@ impl RunState {
         batch: &[BatchSequence<'_>],
         limits: BatchLimits,
         image: Option<&HeadImage>,
-    ) -> Result<(&Plan, Shared<'_>), ModelError> {
+    ) -> Result<(&Plan, StepBuffers<'_>), ModelError> {
         self.plan.fill(batch, limits)?;
         let (tokens, outputs) = (self.plan.rows.len(), self.plan.outputs.len());
         let recording = self.clock().is_recording();
@@ -378,7 +378,7 @@ impl RunState {
             _ => None,
         };
         let mut forms = (buffers.quantized.iter_mut()).map(|scratch| scratch.share(tokens));
-        let shared = Shared {
+        let shared = StepBuffers {
             quantized: std::array::from_fn(|_| forms.next()),
             more_quantized: forms.collect(),
             angles: buffers.angles.share(tokens),
@@ -439,7 +439,7 @@ impl QuantizedScratch {
 const INLINE_FORMS: usize = 4;
 
 /// The buffers of one step; see [`Buffers`] for their shapes.
-pub(crate) struct Shared<'a> {
+pub(crate) struct StepBuffers<'a> {
     pub angles: PartitionedSlice<'a, f32>,
     pub residual: PartitionedSlice<'a, f32>,
     pub normed: PartitionedSlice<'a, f32>,
@@ -477,7 +477,7 @@ pub(crate) struct SharedQuantized<'a> {
     pub tiles: PartitionedSlice<'a, ByteLine>,
 }
 
-impl<'a> Shared<'a> {
+impl<'a> StepBuffers<'a> {
     /// The forms that some of `projections` read.
     pub fn forms_of(
         &self,

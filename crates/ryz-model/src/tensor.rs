@@ -8,13 +8,13 @@ use ryz_format::{
     encode::{self, AbsmeanSum},
 };
 use ryz_kernels::{DenseWeight, Linear, PackedTernary, ROW_TILE, TernaryPacker};
-use ryz_tmac::{AlignedVec, Arena, BufferKind, InputFile, MappedSlice, Stored};
+use ryz_tmac::{AlignedVec, Arena, BufferKind, InputFile, MappedSlice, ReadOnlySlice};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::{
     ModelError,
     load::{Loader, Matrix, QuantizedTensor},
-    place::Reserved,
+    place::Reservation,
 };
 
 /// Bytes of a tensor that are staged at a time on their way into packed form.
@@ -36,7 +36,7 @@ impl TensorLoader<'_> {
     /// The memory that a ternary matrix of `dtype` is packed into.
     pub fn packer(&self, dtype: DType) -> Result<TernaryPacker, ModelError> {
         let (loader, tensor) = (self.loader, self.tensor);
-        if let Some(Reserved::Ternary(packer)) = loader.reserved.take(&tensor.name) {
+        if let Some(Reservation::Ternary(packer)) = loader.reserved.take(&tensor.name) {
             return Ok(packer);
         }
         let (name, rows, cols) = (&tensor.name, tensor.rows, tensor.cols);
@@ -86,8 +86,8 @@ impl TensorLoader<'_> {
         };
         let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
         if !tensor.dtype.is_ternary() {
-            let blocks: Stored<u8> = match self.loader.reserved.take(&tensor.name) {
-                Some(Reserved::Dense(mut blocks)) => {
+            let blocks: ReadOnlySlice<u8> = match self.loader.reserved.take(&tensor.name) {
+                Some(Reservation::Dense(mut blocks)) => {
                     file.read_at(tensor.offset, blocks.as_bytes_mut())?;
                     blocks.into()
                 }
@@ -98,7 +98,7 @@ impl TensorLoader<'_> {
                         .into(),
                 },
             };
-            if let Stored::Owned(blocks) = &blocks {
+            if let ReadOnlySlice::Owned(blocks) = &blocks {
                 self.hashed([blocks]);
             }
             let (rows, cols) = (tensor.rows, tensor.cols);

@@ -5,7 +5,7 @@ mod common;
 
 use common::{Golden, Runner, Setup, reference_folders};
 use peak_alloc::PeakAlloc;
-use ryz_model::{Activations, HeadScreening, Needed};
+use ryz_model::{Activations, HeadScreening, LogitDemand};
 
 #[global_allocator]
 static PEAK: PeakAlloc = PeakAlloc;
@@ -14,7 +14,7 @@ static PEAK: PeakAlloc = PeakAlloc;
 const RAYON: usize = 16 << 10;
 
 /// Bytes that the steps from position 20 on had at once, beyond those before.
-fn bytes_of_steps(runner: &mut Runner, needed: Needed) -> usize {
+fn bytes_of_steps(runner: &mut Runner, needed: LogitDemand) -> usize {
     for start in 0..20 {
         runner.decode_for(5, start, needed);
     }
@@ -34,10 +34,10 @@ fn a_decode_step_allocates_nothing() {
         for file in golden.files(folder) {
             for activations in Activations::ALL {
                 for (threads, most, needed) in [
-                    (1, 0, Needed::All),
-                    (2, RAYON, Needed::All),
-                    (1, 0, Needed::Largest(41)),
-                    (2, RAYON, Needed::Largest(41)),
+                    (1, 0, LogitDemand::All),
+                    (2, RAYON, LogitDemand::All),
+                    (1, 0, LogitDemand::Largest(41)),
+                    (2, RAYON, LogitDemand::Largest(41)),
                 ] {
                     let setup = Setup {
                         threads,

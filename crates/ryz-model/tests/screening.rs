@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Runner, Setup};
 use ryz_kernels::Level;
-use ryz_model::{Activations, HeadScreening, HeadType, Needed, Outputs};
+use ryz_model::{Activations, HeadScreening, HeadType, LogitDemand, Outputs};
 
 /// Models whose heads are floats: tied and F16, tied and F16 with few tokens, untied and BF16; and one of Q6_K, which is its own image.
 fn models() -> [PathBuf; 4] {
@@ -83,7 +83,7 @@ fn the_largest_logits_are_the_whole_heads() {
                 let what = format!("{}, {level}, {threads}, {needed}", path.display());
                 let (mut there, mut outputs) = (0, 0);
                 for (start, part) in (0..).step_by(5).zip(tokens.chunks(5)) {
-                    let sequences = [(part, start, Needed::Largest(needed))];
+                    let sequences = [(part, start, LogitDemand::Largest(needed))];
                     let logits = runner.batch(&sequences, Outputs::All);
                     for (row, few) in logits.iter().enumerate() {
                         there += check(few, &expected[start + row], needed, &what);
@@ -103,14 +103,14 @@ fn the_largest_logits_are_the_whole_heads() {
 
 #[test]
 fn whoever_needs_all_logits_gets_them() {
-    let all = Needed::All;
+    let all = LogitDemand::All;
     for path in models() {
         let mut whole = Runner::load(&path, setup(HeadScreening::Off));
         let mut runner = Runner::load(&path, setup(HeadScreening::Always));
         let tokens = tokens(17, whole.model.config().vocab_size);
         let many = if runner.model.head_is_image() { 17 } else { 9 };
-        let few = Needed::Largest(3);
-        let mut same = |sequences: &[(&[u32], usize, Needed)], outputs| {
+        let few = LogitDemand::Largest(3);
+        let mut same = |sequences: &[(&[u32], usize, LogitDemand)], outputs| {
             let expected = whole.batch(sequences, outputs);
             assert_eq!(
                 runner.batch(sequences, outputs),
@@ -129,12 +129,15 @@ fn whoever_needs_all_logits_gets_them() {
         );
         // More outputs than are screened, and more logits than would be left out.
         same(&[(&tokens[..many], 0, few)], Outputs::All);
-        same(&[(&tokens[..4], 0, Needed::Largest(257))], Outputs::Last);
+        same(
+            &[(&tokens[..4], 0, LogitDemand::Largest(257))],
+            Outputs::Last,
+        );
         same(&[(&tokens[..4], 0, few)], Outputs::None);
         // All of whom need few: each as many as it needs.
         let sequences = [
             (&tokens[..2], 0, few),
-            (&tokens[2..5], 0, Needed::Largest(20)),
+            (&tokens[2..5], 0, LogitDemand::Largest(20)),
         ];
         let expected = whole.batch(&sequences, Outputs::Last);
         let logits = runner.batch(&sequences, Outputs::Last);

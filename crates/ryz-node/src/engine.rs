@@ -403,7 +403,7 @@ impl NativeEngine {
         convert: impl FnOnce(T) -> J + Send + 'static,
         submit: impl FnOnce(&Engine, Reply<T>) -> std::result::Result<RequestHandle, EngineError>,
     ) -> Result<NativeCancel> {
-        let waiting = Arc::new(Mutex::new(Waiting {
+        let waiting = Arc::new(Mutex::new(PendingAnswer {
             answer: Some(Answer::new(done)?),
             handle: None,
         }));
@@ -455,12 +455,12 @@ pub(crate) fn cancellable<T: ToNapiValue + Send + 'static>(
 }
 
 /// A job that is not answered yet. Dropping its handle would cancel it, so it is held until then.
-struct Waiting<J: ToNapiValue + 'static> {
+struct PendingAnswer<J: ToNapiValue + 'static> {
     answer: Option<Answer<J>>,
     handle: Option<RequestHandle>,
 }
 
-impl<J: ToNapiValue + Send + 'static> Waiting<J> {
+impl<J: ToNapiValue + Send + 'static> PendingAnswer<J> {
     fn hold(&mut self, handle: RequestHandle) {
         if self.answer.is_some() {
             self.handle = Some(handle);

@@ -6,9 +6,9 @@ use napi::bindgen_prelude::Function;
 use napi::{Env, Result};
 use napi_derive::napi;
 use ryz_engine::text_warnings;
-use ryz_format::{Array, DescribedTensor, Metadata, TensorInfo, Value};
+use ryz_format::{Array, Metadata, TensorDescription, TensorInfo, Value};
 use ryz_kernels::TernaryPacker;
-use ryz_source::{Described, DescribedKind};
+use ryz_source::{ModelDescription, ModelFileKind};
 use serde_json::{Map, Value as Json, json};
 
 use crate::answer::{Answer, AnswerArgs, Failure};
@@ -79,7 +79,7 @@ pub fn inspect_model(
         answer.send_from(|| {
             let overrides = engine_config(config)?.all_overrides();
             let overrides = overrides.map_err(|error| failure(&error))?;
-            let described = Described::open(Path::new(&path), &overrides);
+            let described = ModelDescription::open(Path::new(&path), &overrides);
             described
                 .map(|described| inspection(&described))
                 .map_err(|error| Failure::new(error.code(), &error))
@@ -88,7 +88,7 @@ pub fn inspect_model(
     Ok(())
 }
 
-fn inspection(described: &Described) -> Inspection {
+fn inspection(described: &ModelDescription) -> Inspection {
     let tensors = &described.tensors;
     let parameters: f64 = match &described.source {
         // Of packed tensors only the source knows the elements.
@@ -111,9 +111,9 @@ fn inspection(described: &Described) -> Inspection {
     };
     Inspection {
         format: match described.kind {
-            DescribedKind::Gguf => "gguf",
-            DescribedKind::Folder => "folder",
-            DescribedKind::Safetensors => "safetensors",
+            ModelFileKind::Gguf => "gguf",
+            ModelFileKind::Folder => "folder",
+            ModelFileKind::Safetensors => "safetensors",
         }
         .to_owned(),
         architecture: described.architecture.clone(),
@@ -138,8 +138,8 @@ fn inspection(described: &Described) -> Inspection {
 }
 
 /// What is probably wrong with the text of a model that can be run; or why it cannot, in a sentence.
-fn text_of(described: &Described) -> std::result::Result<Vec<String>, String> {
-    if described.kind == DescribedKind::Safetensors {
+fn text_of(described: &ModelDescription) -> std::result::Result<Vec<String>, String> {
+    if described.kind == ModelFileKind::Safetensors {
         return Err(
             "a file of tensors alone: pass the folder that holds it with its config.json"
                 .to_owned(),
@@ -178,7 +178,7 @@ fn product(shape: &[u64]) -> f64 {
     shape.iter().map(|&size| size as f64).product()
 }
 
-fn tensor(tensor: &DescribedTensor) -> Tensor {
+fn tensor(tensor: &TensorDescription) -> Tensor {
     Tensor {
         name: tensor.name.clone(),
         dtype: tensor.dtype.clone(),

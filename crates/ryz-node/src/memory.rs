@@ -11,7 +11,7 @@ use napi::{Env, Result, Status};
 use napi_derive::napi;
 use ryz_engine::{
     BuiltInPolicy, Compaction, HugePages, MemoryPolicy, MemoryRequest, NodePlacement, NodeSet,
-    PlacementWish, SharedPolicy,
+    PlacementRequest, SharedPolicy,
 };
 use ryz_numa::Topology;
 
@@ -124,14 +124,14 @@ type Callback = ThreadsafeFunction<MemoryCall, (), FnArgs<(MemoryCall,)>, Status
 
 /// A policy's questions, until its environment ends.
 #[derive(Default)]
-struct Asked {
-    questions: Questions<PlacementWish>,
+struct PolicyQuestions {
+    questions: Questions<PlacementRequest>,
     closed: AtomicBool,
 }
 
 struct JsPolicy {
     callback: Callback,
-    asked: Arc<Asked>,
+    asked: Arc<PolicyQuestions>,
 }
 
 impl JsPolicy {
@@ -151,7 +151,7 @@ impl MemoryPolicy for JsPolicy {
     fn on_allocate(
         &self,
         request: &MemoryRequest<'_>,
-    ) -> std::result::Result<PlacementWish, String> {
+    ) -> std::result::Result<PlacementRequest, String> {
         self.asked.questions.ask(
             |id| self.call(Some(id), request),
             || {
@@ -168,7 +168,7 @@ impl MemoryPolicy for JsPolicy {
 }
 
 /// Ends the waiting for answers of an environment that ends.
-struct Closing(Weak<Asked>);
+struct Closing(Weak<PolicyQuestions>);
 
 impl Ending for Closing {
     fn end(&mut self) {
@@ -185,7 +185,7 @@ impl Ending for Closing {
 /// A policy of the program.
 #[napi]
 pub struct NativeMemoryPolicy {
-    asked: Arc<Asked>,
+    asked: Arc<PolicyQuestions>,
     policy: SharedPolicy,
 }
 
@@ -207,7 +207,7 @@ impl NativeMemoryPolicy {
             .build_callback(|context: ThreadsafeCallContext<MemoryCall>| {
                 Ok((context.value,).into())
             })?;
-        let asked = Arc::<Asked>::default();
+        let asked = Arc::<PolicyQuestions>::default();
         jobs::keep(&env, Box::new(Closing(Arc::downgrade(&asked))))?;
         let policy = SharedPolicy::new(JsPolicy {
             callback,
@@ -229,7 +229,7 @@ impl NativeMemoryPolicy {
     }
 }
 
-fn wish(answer: MemoryAnswer) -> std::result::Result<PlacementWish, String> {
+fn wish(answer: MemoryAnswer) -> std::result::Result<PlacementRequest, String> {
     if let Some(reason) = answer.denied {
         return Err(reason);
     }
@@ -244,5 +244,5 @@ fn wish(answer: MemoryAnswer) -> std::result::Result<PlacementWish, String> {
             _ => NodePlacement::Bind(set),
         }
     });
-    Ok(PlacementWish { huge_pages, nodes })
+    Ok(PlacementRequest { huge_pages, nodes })
 }

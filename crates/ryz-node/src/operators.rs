@@ -115,7 +115,7 @@ impl NativeOperator {
 
 /// Operations of steps: a name's index, the layer (−1 for none), start and duration in nanoseconds, again and again.
 #[derive(Default)]
-struct Gathered {
+struct OperationLog {
     values: Vec<f64>,
     /// Operations that did not fit.
     dropped: u32,
@@ -137,7 +137,7 @@ type ObserverCallback = ThreadsafeFunction<(), (), FnArgs<(Operations,)>, Status
 
 struct JsObserver {
     callback: ObserverCallback,
-    gathered: Arc<Mutex<Gathered>>,
+    gathered: Arc<Mutex<OperationLog>>,
     /// A call is under way.
     called: Arc<AtomicBool>,
 }
@@ -226,7 +226,7 @@ impl NativeEngine {
             (),
         >,
     ) -> Result<()> {
-        let gathered = Arc::<Mutex<Gathered>>::default();
+        let gathered = Arc::<Mutex<OperationLog>>::default();
         let called = Arc::<AtomicBool>::default();
         let (taken, done) = (Arc::clone(&gathered), Arc::clone(&called));
         let callback = on_operations
@@ -236,7 +236,7 @@ impl NativeEngine {
                 // Before the taking: what comes after it makes a call of its own.
                 done.store(false, Ordering::SeqCst);
                 let mut gathered = taken.lock().unwrap_or_else(PoisonError::into_inner);
-                let Gathered { values, dropped } = std::mem::take(&mut *gathered);
+                let OperationLog { values, dropped } = std::mem::take(&mut *gathered);
                 let values = Float64Array::new(values);
                 Ok((Operations { values, dropped },).into())
             })?;

@@ -40,7 +40,7 @@ struct Message {
 
 type Callback = ThreadsafeFunction<Message, (), FnArgs<(QuantizeCall,)>, Status, false>;
 #[derive(Default)]
-struct Waiting {
+struct PendingCall {
     questions: Questions<Quantized>,
     closed: AtomicBool,
 }
@@ -49,7 +49,7 @@ struct JsQuantizer {
     name: String,
     /// Released when it is closed: until then it keeps the process alive.
     callback: Arc<Mutex<Option<Callback>>>,
-    waiting: Arc<Waiting>,
+    waiting: Arc<PendingCall>,
 }
 
 impl Quantizer for JsQuantizer {
@@ -85,7 +85,7 @@ impl Quantizer for JsQuantizer {
 }
 
 /// Ends the waiting for answers of an environment that ends.
-struct Closing(Weak<Waiting>);
+struct Closing(Weak<PendingCall>);
 
 impl Ending for Closing {
     fn end(&mut self) {
@@ -103,7 +103,7 @@ impl Ending for Closing {
 #[napi]
 pub struct NativeQuantizer {
     callback: Arc<Mutex<Option<Callback>>>,
-    waiting: Arc<Waiting>,
+    waiting: Arc<PendingCall>,
     quantizer: SharedQuantizer,
 }
 
@@ -134,7 +134,7 @@ impl NativeQuantizer {
                     .into())
             })?;
         let callback = Arc::new(Mutex::new(Some(callback)));
-        let waiting = Arc::<Waiting>::default();
+        let waiting = Arc::<PendingCall>::default();
         jobs::keep(&env, Box::new(Closing(Arc::downgrade(&waiting))))?;
         let quantizer = SharedQuantizer::new(JsQuantizer {
             name,

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::parking::{Apart, Parking};
+use crate::parking::{CachePadded, Parking};
 
 /// The region ends early: return from it. A worker panicked, one stopped the region, or one left it while others wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ const UNEVEN: u8 = 4;
 #[derive(Debug)]
 pub(crate) struct Barrier {
     count: usize,
-    arrivals: Apart<AtomicUsize>,
+    arrivals: CachePadded<AtomicUsize>,
     /// [`STOPPED`], [`LEFT`], [`UNEVEN`].
     state: AtomicU8,
     parking: Parking,
@@ -36,7 +36,7 @@ impl Barrier {
     pub fn new(count: usize, spin: Duration) -> Self {
         Self {
             count,
-            arrivals: Apart::default(),
+            arrivals: CachePadded::default(),
             state: AtomicU8::new(0),
             parking: Parking::new(spin),
         }

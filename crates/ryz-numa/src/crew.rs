@@ -16,7 +16,7 @@ use std::{
 use crate::{
     ElasticWorker, RegionError,
     error::panic_message,
-    parking::{Apart, Parking},
+    parking::{CachePadded, Parking},
     timeslice::Timeslice,
 };
 
@@ -29,9 +29,9 @@ type Task = dyn Fn(&ElasticWorker<'_>) + Sync;
 /// What the workers of a team share in elastic regions, one after the other. Made once, so that a region allocates nothing here.
 #[derive(Debug)]
 pub(crate) struct Crew {
-    members: Box<[Apart<Member>]>,
+    members: Box<[CachePadded<Member>]>,
     /// Chunks of all phases of the region that are done. Phases follow one another, so it never has to be reset within one.
-    done: Apart<AtomicU64>,
+    done: CachePadded<AtomicU64>,
     stopped: AtomicBool,
     parking: Parking,
     gate: Mutex<Gate>,
@@ -74,8 +74,8 @@ impl std::fmt::Debug for Gate {
 impl Crew {
     pub fn new(workers: usize, spin: Duration) -> Self {
         Self {
-            members: (0..workers).map(|_| Apart::default()).collect(),
-            done: Apart::default(),
+            members: (0..workers).map(|_| CachePadded::default()).collect(),
+            done: CachePadded::default(),
             stopped: AtomicBool::new(false),
             parking: Parking::new(spin),
             gate: Mutex::default(),
@@ -104,7 +104,7 @@ impl Crew {
         let task = unsafe {
             std::mem::transmute::<&(dyn Fn(&ElasticWorker<'_>) + Sync), &'static Task>(task)
         };
-        let over = Over(self);
+        let over = RegionGuard(self);
         let region = {
             let mut gate = self.gate();
             *gate = Gate {
@@ -268,9 +268,9 @@ impl Crew {
 }
 
 /// Ends a region, however its caller leaves.
-struct Over<'c>(&'c Crew);
+struct RegionGuard<'c>(&'c Crew);
 
-impl Drop for Over<'_> {
+impl Drop for RegionGuard<'_> {
     fn drop(&mut self) {
         let mut gate = self.0.gate();
         gate.task = None;

@@ -16,7 +16,7 @@ fn at_once(left: u32) -> u32 {
 /// Return from the region's function, and keep nothing back: another worker panicked or stopped the region, or this one gives its
 /// core away and will be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leave;
+pub struct RegionExit;
 
 /// One of the threads in an [elastic region](crate::Lease::run_elastic).
 #[derive(Debug)]
@@ -151,16 +151,16 @@ impl<'r> ElasticWorker<'r> {
     /// Every worker must come to the same phases with the same arguments.
     ///
     /// # Errors
-    /// [`Leave`]: return.
+    /// [`RegionExit`]: return.
     pub fn share(
         &self,
         len: usize,
         chunks: Chunks,
         mut work: impl FnMut(Range<usize>),
-    ) -> Result<(), Leave> {
+    ) -> Result<(), RegionExit> {
         let Some(crew) = self.crew else {
             if self.stopped.get() {
-                return Err(Leave);
+                return Err(RegionExit);
             }
             if len > 0 {
                 work(0..len);
@@ -190,7 +190,7 @@ impl<'r> ElasticWorker<'r> {
         cut: &Cut,
         owner: usize,
         work: &mut impl FnMut(Range<usize>),
-    ) -> Result<(), Leave> {
+    ) -> Result<(), RegionExit> {
         let (share, phase) = (cut.share(owner), self.phase.get());
         let chunks = share.len().div_ceil(cut.chunk) as u32;
         if chunks == 0 || crew.is_claimed(owner, phase, chunks) {
@@ -205,12 +205,12 @@ impl<'r> ElasticWorker<'r> {
         let mut result = Ok(());
         loop {
             if crew.is_stopped() {
-                result = Err(Leave);
+                result = Err(RegionExit);
                 break;
             }
             if slice.is_over(now) && crew.gives_way(now) {
                 self.away.set(true);
-                result = Err(Leave);
+                result = Err(RegionExit);
                 break;
             }
             let many = owner == self.index && !slice.is_contended(now);
@@ -237,11 +237,11 @@ impl<'r> ElasticWorker<'r> {
     /// Waits until all items of all phases so far are done. What was done in them happens before what any worker does after.
     ///
     /// # Errors
-    /// [`Leave`]: return.
-    pub fn barrier(&self) -> Result<(), Leave> {
+    /// [`RegionExit`]: return.
+    pub fn barrier(&self) -> Result<(), RegionExit> {
         let Some(crew) = self.crew else {
             return if self.stopped.get() {
-                Err(Leave)
+                Err(RegionExit)
             } else {
                 Ok(())
             };
@@ -254,11 +254,11 @@ impl<'r> ElasticWorker<'r> {
                 }
                 Ok(())
             }
-            None => Err(Leave),
+            None => Err(RegionExit),
         }
     }
 
-    /// Ends the region early, for a cancelled step or an error that the function keeps elsewhere: the others get [`Leave`]. It is no
+    /// Ends the region early, for a cancelled step or an error that the function keeps elsewhere: the others get [`RegionExit`]. It is no
     /// fault: [`Lease::run_elastic`](crate::Lease::run_elastic) returns `Ok`.
     pub fn stop(&self) {
         match self.crew {

@@ -42,10 +42,10 @@ mod worker;
 
 pub use barrier::Poisoned;
 pub use budget::{CpuBudget, default_threads};
-pub use elastic::{Chunks, ElasticWorker, Leave};
+pub use elastic::{Chunks, ElasticWorker, RegionExit};
 pub use error::{RegionError, TopologyError};
 pub use partition::{PartitionedSlice, ReadGuard, WriteGuard};
-pub use placement::{LeaseOptions, Numa, Pinning, Placement, Spot};
+pub use placement::{LeaseOptions, Numa, Pinning, Placement, WorkerPlace};
 pub use pool::{Lease, execute_on_node};
 pub use ticks::ticks;
 pub use topology::{Core, Topology};

@@ -14,7 +14,7 @@ const LOOKS: u32 = 64;
 /// A value on cache lines of its own (two, which processors fetch together).
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Apart<T>(pub T);
+pub(crate) struct CachePadded<T>(pub T);
 
 /// Where threads wait for a condition that others bring about by sequentially consistent writes.
 #[derive(Debug)]

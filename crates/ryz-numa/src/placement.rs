@@ -34,7 +34,7 @@ pub enum Numa {
 /// A worker's place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Spot {
+pub struct WorkerPlace {
     /// Operating-system indices of the processing units on which it may run.
     pub units: Vec<usize>,
     /// Operating-system index of the nearest memory node.
@@ -48,7 +48,7 @@ pub enum Placement {
     /// Each is bound to processing units (where the system permits it: one that floats is slower, not wrong).
     Bound {
         /// By worker. Workers of a node follow one another, in ascending order of nodes.
-        spots: Vec<Spot>,
+        spots: Vec<WorkerPlace>,
     },
     /// The only worker is the thread that runs the region.
     Caller,
@@ -158,7 +158,12 @@ struct Slot {
 ///
 /// They are on the fewest nodes whose fast cores are enough, because a barrier within a node is cheaper and its memory all
 /// near; shared out equally to those nodes, and on each to its third-level caches, because each has a bandwidth of its own.
-fn choose(topology: &Topology, threads: usize, pinning: Pinning, only: Option<usize>) -> Vec<Spot> {
+fn choose(
+    topology: &Topology,
+    threads: usize,
+    pinning: Pinning,
+    only: Option<usize>,
+) -> Vec<WorkerPlace> {
     let cores = topology.cores();
     let nodes = choose_nodes(topology, threads, only);
     let mut slots = Vec::new();
@@ -191,7 +196,7 @@ fn choose(topology: &Topology, threads: usize, pinning: Pinning, only: Option<us
     slots.sort_by_key(|slot| (slot.tier, slot.rank, slot.node));
     slots.truncate(threads);
     slots.sort_by_key(|slot| (slot.node, slot.core, slot.tier));
-    let spots = slots.iter().map(|slot| Spot {
+    let spots = slots.iter().map(|slot| WorkerPlace {
         units: match pinning {
             Pinning::Cores => vec![cores[slot.core].units[slot.tier.0]],
             Pinning::Nodes | Pinning::Off => topology.units_of(slot.node),
@@ -240,7 +245,7 @@ mod tests {
         )
     }
 
-    fn spots(machine: &Topology, threads: usize, options: LeaseOptions) -> Vec<Spot> {
+    fn spots(machine: &Topology, threads: usize, options: LeaseOptions) -> Vec<WorkerPlace> {
         match placed_on(machine, threads, options) {
             Placement::Bound { spots } => spots,
             other => panic!("{threads} threads are not bound: {other:?}"),

@@ -76,12 +76,12 @@ pub struct PhaseClock {
     layers: Box<[LayerTimes]>,
     laps: Vec<Lap>,
     /// Of steps that have ended, in nanoseconds.
-    pub(crate) ended: Ended,
+    pub(crate) ended: CompletedSteps,
 }
 
 /// What was booked in steps that have ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct CompletedSteps {
     pub total: Times,
     pub layers: Box<[Times]>,
     pub operations: Vec<Operation>,
@@ -101,7 +101,7 @@ impl PhaseClock {
             total: [0; Phase::COUNT],
             layers: vec![LayerTimes::default(); layers].into(),
             laps: Vec::new(),
-            ended: Ended {
+            ended: CompletedSteps {
                 total: [0; Phase::COUNT],
                 layers: vec![[0; Phase::COUNT]; layers].into(),
                 operations: Vec::new(),

@@ -13,7 +13,7 @@ pub(crate) const MAX_RUNNING: usize = 256;
 pub(crate) const MAX_PATHS: usize = 4096;
 
 #[derive(Debug)]
-struct Running {
+struct OpenSpan {
     id: u64,
     /// The names of the timers it began within, and its own, by slashes.
     path: String,
@@ -30,7 +30,7 @@ pub(crate) struct SpanTotal {
 #[derive(Debug, Default)]
 pub(crate) struct Spans {
     next: u64,
-    running: Vec<Running>,
+    running: Vec<OpenSpan>,
     pub totals: BTreeMap<String, SpanTotal>,
     /// Ended timers for the trace: path, start, duration.
     pub ended: Vec<(String, Instant, Duration)>,
@@ -47,7 +47,7 @@ impl Spans {
             Some(outer) => format!("{}/{name}", outer.path),
             None => name.to_owned(),
         };
-        self.running.push(Running {
+        self.running.push(OpenSpan {
             id: self.next,
             path,
             start: Instant::now(),

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use ryz_format::{DescribedTensor, Description, Metadata, ModelConfig, Overrides, hf::Safetensors};
+use ryz_format::{
+    Description, Metadata, ModelConfig, Overrides, TensorDescription, hf::Safetensors,
+};
 use ryz_tmac::InputFile;
 
 use crate::{
@@ -13,9 +15,9 @@ use crate::{
 
 /// What a file or folder holds, whatever its architecture.
 #[derive(Debug)]
-pub struct Described {
+pub struct ModelDescription {
     /// Which format it is.
-    pub kind: DescribedKind,
+    pub kind: ModelFileKind,
     /// The architecture's name, as the file has it.
     pub architecture: Option<String>,
     /// Bytes of all parts.
@@ -25,14 +27,14 @@ pub struct Described {
     /// `config.json` of a folder.
     pub config_json: Option<Vec<u8>>,
     /// All tensors of all parts, the contiguous dimension first.
-    pub tensors: Vec<DescribedTensor>,
+    pub tensors: Vec<TensorDescription>,
     /// The model as it can be run, or why it cannot.
     pub source: Result<ModelSource, SourceError>,
 }
 
 /// A format of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DescribedKind {
+pub enum ModelFileKind {
     /// One file or the parts of a split one.
     Gguf,
     /// A folder with `config.json`.
@@ -41,7 +43,7 @@ pub enum DescribedKind {
     Safetensors,
 }
 
-impl Described {
+impl ModelDescription {
     /// Describes the file or folder at `path`.
     ///
     /// # Errors
@@ -56,7 +58,7 @@ impl Described {
         } else if is_safetensors {
             let (file, part) = open_part(path, Safetensors::parse)?;
             Ok(Self {
-                kind: DescribedKind::Safetensors,
+                kind: ModelFileKind::Safetensors,
                 architecture: None,
                 file_bytes: file.len(),
                 metadata: Metadata::new(),
@@ -86,7 +88,7 @@ impl Described {
             None => ModelSource::open_with(path, overrides),
         };
         Ok(Self {
-            kind: DescribedKind::Gguf,
+            kind: ModelFileKind::Gguf,
             architecture: (metadata.get_str("general.architecture").ok()).map(str::to_owned),
             file_bytes: files.iter().map(|file| file.len()).sum(),
             metadata,
@@ -106,7 +108,7 @@ impl Described {
         // As the engine names them, where it runs them.
         if let Ok(source) = &source {
             tensors = (source.tensors().iter())
-                .map(|tensor| DescribedTensor {
+                .map(|tensor| TensorDescription {
                     name: tensor.name.clone(),
                     dtype: tensor.dtype.name().to_owned(),
                     shape: tensor.shape.clone(),
@@ -118,7 +120,7 @@ impl Described {
             serde_json::from_slice(&config_json).unwrap_or(serde_json::Value::Null);
         let name = fields["architectures"][0].as_str();
         Ok(Self {
-            kind: DescribedKind::Folder,
+            kind: ModelFileKind::Folder,
             architecture: name.or(fields["model_type"].as_str()).map(str::to_owned),
             file_bytes,
             metadata: Metadata::new(),
@@ -142,10 +144,10 @@ impl Described {
     }
 }
 
-fn entries(part: &Safetensors) -> Vec<DescribedTensor> {
+fn entries(part: &Safetensors) -> Vec<TensorDescription> {
     let entries = part.entries();
     entries
-        .map(|(name, dtype, shape, bytes)| DescribedTensor {
+        .map(|(name, dtype, shape, bytes)| TensorDescription {
             name: name.to_owned(),
             dtype,
             shape: shape.iter().rev().map(|&size| size as u64).collect(),

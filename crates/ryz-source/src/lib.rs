@@ -1,7 +1,7 @@
 //! The files of a model: a GGUF file, all parts of a split one, or a Hugging Face folder.
 //!
 //! [`ModelSource`] opens a model that can be run, before any weight is read; loading and conversion
-//! both begin with it. [`Described`] opens any model file. [`gguf_metadata`] and [`Folder`] read what
+//! both begin with it. [`ModelDescription`] opens any model file. [`gguf_metadata`] and [`Folder`] read what
 //! a tokenizer needs, of files that may hold nothing else.
 
 #![forbid(unsafe_code)]
@@ -12,7 +12,7 @@ mod folder;
 mod parts;
 mod source;
 
-pub use describe::{Described, DescribedKind};
+pub use describe::{ModelDescription, ModelFileKind};
 pub use error::SourceError;
 pub use folder::Folder;
 pub use parts::gguf_metadata;

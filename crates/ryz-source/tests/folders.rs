@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use ryz_source::{Described, DescribedKind, Folder, Overrides, SourceError};
+use ryz_source::{Folder, ModelDescription, ModelFileKind, Overrides, SourceError};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use tempfile::TempDir;
 
@@ -28,8 +28,8 @@ fn folder() -> TempDir {
 #[test]
 fn an_index_says_which_files_hold_the_weights() {
     let folder = folder();
-    let described = Described::open(folder.path(), &Overrides::default()).unwrap();
-    assert_eq!(described.kind, DescribedKind::Folder);
+    let described = ModelDescription::open(folder.path(), &Overrides::default()).unwrap();
+    assert_eq!(described.kind, ModelFileKind::Folder);
     assert_eq!(described.architecture.as_deref(), Some("OtherModel"));
     let names: Vec<_> = described.tensors.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["new"]);

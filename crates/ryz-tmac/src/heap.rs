@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     ArenaConfig, Buffer, BufferKind, FileLayout, LINE, MappedFile, MemoryError, MemoryLayout,
-    MemoryRequest, MemoryStats, PlacementWish, RegionUse, SharedPolicy, classes, poison,
+    MemoryRequest, MemoryStats, PlacementRequest, RegionUse, SharedPolicy, classes, poison,
     region::{Grant, Owner, Region},
     system::{Mapping, page_size},
 };
@@ -101,7 +101,7 @@ impl Heap {
         kind: BufferKind,
         owner: &Arc<str>,
     ) -> Result<(Mapping, Option<Grant>), MemoryError> {
-        let mut wish = PlacementWish::default();
+        let mut wish = PlacementRequest::default();
         let mut granted = None;
         if let Some(policy) = &self.policy {
             let request = MemoryRequest { bytes, kind, owner };

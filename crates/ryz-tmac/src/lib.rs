@@ -45,9 +45,9 @@ pub use layout::{
 };
 pub use matrix::{MatMut, MatRef};
 pub use placement::{HugePages, NodePlacement, NodeSet};
-pub use policy::{BuiltInPolicy, MemoryPolicy, MemoryRequest, PlacementWish, SharedPolicy};
+pub use policy::{BuiltInPolicy, MemoryPolicy, MemoryRequest, PlacementRequest, SharedPolicy};
 pub use prefetch::PrefetchManager;
-pub use stored::{MappedSlice, Stored};
+pub use stored::{MappedSlice, ReadOnlySlice};
 pub use system::trim_heap;
 
 /// Bytes of a cache line, to which every buffer is aligned and padded.

@@ -27,7 +27,7 @@ pub struct MemoryRequest<'a> {
 
 /// Where memory is to lie; what is `None` is left to the arena's own options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PlacementWish {
+pub struct PlacementRequest {
     /// On which pages.
     pub huge_pages: Option<HugePages>,
     /// On which nodes.
@@ -40,7 +40,7 @@ pub trait MemoryPolicy: Send + Sync {
     ///
     /// # Errors
     /// Why it is denied: the allocation fails with [`MemoryError::Denied`](crate::MemoryError::Denied).
-    fn on_allocate(&self, request: &MemoryRequest<'_>) -> Result<PlacementWish, String>;
+    fn on_allocate(&self, request: &MemoryRequest<'_>) -> Result<PlacementRequest, String>;
 
     /// Memory that was granted has gone back to the system, or could not be had. Must not wait.
     fn on_free(&self, request: &MemoryRequest<'_>) {
@@ -114,8 +114,8 @@ impl BuiltInPolicy {
 }
 
 impl MemoryPolicy for BuiltInPolicy {
-    fn on_allocate(&self, request: &MemoryRequest<'_>) -> Result<PlacementWish, String> {
-        let mut wish = PlacementWish::default();
+    fn on_allocate(&self, request: &MemoryRequest<'_>) -> Result<PlacementRequest, String> {
+        let mut wish = PlacementRequest::default();
         match &self.0 {
             Rule::Default => {}
             Rule::HugePages => wish.huge_pages = Some(HugePages::Explicit),

@@ -39,14 +39,14 @@ impl<T: Pod> Deref for MappedSlice<T> {
 
 /// Elements that are only read, wherever they are.
 #[derive(Debug)]
-pub enum Stored<T: Pod> {
+pub enum ReadOnlySlice<T: Pod> {
     /// In memory of an arena's.
     Owned(AlignedVec<T>),
     /// In a mapped file.
     Mapped(MappedSlice<T>),
 }
 
-impl<T: Pod> Deref for Stored<T> {
+impl<T: Pod> Deref for ReadOnlySlice<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -57,20 +57,20 @@ impl<T: Pod> Deref for Stored<T> {
     }
 }
 
-impl<T: Pod> From<AlignedVec<T>> for Stored<T> {
+impl<T: Pod> From<AlignedVec<T>> for ReadOnlySlice<T> {
     fn from(elements: AlignedVec<T>) -> Self {
         Self::Owned(elements)
     }
 }
 
-impl From<Buffer> for Stored<u8> {
+impl From<Buffer> for ReadOnlySlice<u8> {
     fn from(buffer: Buffer) -> Self {
         let len = buffer.len();
         Self::Owned(AlignedVec::new(buffer, len))
     }
 }
 
-impl<T: Pod> From<MappedSlice<T>> for Stored<T> {
+impl<T: Pod> From<MappedSlice<T>> for ReadOnlySlice<T> {
     fn from(elements: MappedSlice<T>) -> Self {
         Self::Mapped(elements)
     }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use ryz_tmac::{
     Arena, ArenaConfig, BufferKind, BuiltInPolicy, HugePages, InputFile, MappedSlice, MemoryPolicy,
-    MemoryRequest, NodePlacement, NodeSet, PlacementWish, SharedPolicy, Stored,
+    MemoryRequest, NodePlacement, NodeSet, PlacementRequest, ReadOnlySlice, SharedPolicy,
 };
 
 type Heard = Arc<Mutex<Vec<(bool, usize, BufferKind, String)>>>;
@@ -27,7 +27,7 @@ impl Listening {
 }
 
 impl MemoryPolicy for Listening {
-    fn on_allocate(&self, request: &MemoryRequest<'_>) -> Result<PlacementWish, String> {
+    fn on_allocate(&self, request: &MemoryRequest<'_>) -> Result<PlacementRequest, String> {
         self.hear(true, request);
         // The books are open to a policy that is asked.
         if let Some(arena) = &*self.1.lock().unwrap() {
@@ -35,11 +35,11 @@ impl MemoryPolicy for Listening {
         }
         match request.kind {
             BufferKind::KvCache => Err("no caches here".to_owned()),
-            BufferKind::Scratch => Ok(PlacementWish {
+            BufferKind::Scratch => Ok(PlacementRequest {
                 huge_pages: Some(HugePages::Off),
-                ..PlacementWish::default()
+                ..PlacementRequest::default()
             }),
-            _ => Ok(PlacementWish::default()),
+            _ => Ok(PlacementRequest::default()),
         }
     }
 
@@ -169,7 +169,7 @@ fn a_mapped_file_is_listed_and_its_elements_are_read_in_place() {
     let file = arena.map_file(&InputFile::open(&path).unwrap()).unwrap();
     let slice = MappedSlice::<u32>::new(&file, 400, 900).unwrap();
     assert_eq!(slice[..], words[100..]);
-    let stored = Stored::from(slice);
+    let stored = ReadOnlySlice::from(slice);
     assert_eq!(stored.as_ptr().addr(), file.as_ptr().addr() + 400);
     // Too far, and not on the bounds of a word.
     assert!(MappedSlice::<u32>::new(&file, 400, 901).is_none());

@@ -20,7 +20,7 @@ pub enum TokenizerError {
         source: serde_json::Error,
     },
     /// A JSON field has the right type and is still impossible.
-    #[error("{field}: expected {expected}, got {}", Shown(got))]
+    #[error("{field}: expected {expected}, got {}", QuotedText(got))]
     Field {
         /// The file and the field's path in it.
         field: String,
@@ -30,7 +30,7 @@ pub enum TokenizerError {
         got: String,
     },
     /// Something well formed that is not implemented, such as another tokenizer model, or a pattern that is not known to be harmless.
-    #[error("{key}: {} is not supported", Shown(got))]
+    #[error("{key}: {} is not supported", QuotedText(got))]
     Unsupported {
         /// The key or field.
         key: String,
@@ -64,7 +64,7 @@ pub enum TokenizerError {
         got: usize,
     },
     /// Two ids have the same text.
-    #[error("{key}[{index}]: {} is already token {first}", Shown(text))]
+    #[error("{key}[{index}]: {} is already token {first}", QuotedText(text))]
     DuplicateToken {
         /// The key or field.
         key: &'static str,
@@ -76,7 +76,11 @@ pub enum TokenizerError {
         text: String,
     },
     /// Two texts have the same id.
-    #[error("{key}: {} and {} both have id {id}", Shown(first), Shown(text))]
+    #[error(
+        "{key}: {} and {} both have id {id}",
+        QuotedText(first),
+        QuotedText(text)
+    )]
     DuplicateId {
         /// The field.
         key: &'static str,
@@ -90,7 +94,7 @@ pub enum TokenizerError {
     /// A merge is not a pair, or it or its result is not in the vocabulary.
     #[error(
         "{key}[{index}]: expected two tokens whose union is a token, got {}",
-        Shown(got)
+        QuotedText(got)
     )]
     BadMerge {
         /// The key or field.
@@ -103,7 +107,7 @@ pub enum TokenizerError {
     /// A byte token is not written `<0xHH>`.
     #[error(
         "{key}[{index}]: expected a byte token <0x00> to <0xFF>, got {}",
-        Shown(got)
+        QuotedText(got)
     )]
     BadByteToken {
         /// The key.
@@ -137,7 +141,7 @@ pub enum TokenizerError {
     #[error(
         "tokenizer.ggml.pre: {} is not known; if it cuts words as a known one does, name that one by \
          an override of tokenizer.ggml.pre, for instance {:?} or {:?}",
-        Shown(name),
+        QuotedText(name),
         "llama-bpe",
         "qwen2"
     )]
@@ -255,9 +259,9 @@ impl TemplateError {
 }
 
 /// Text out of a file as an error shows it: quoted, escaped and cut, so that a hostile name cannot flood a terminal.
-struct Shown<'a>(&'a str);
+struct QuotedText<'a>(&'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for QuotedText<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 80;
         match self.0.char_indices().nth(SHOWN) {

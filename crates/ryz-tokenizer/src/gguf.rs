@@ -8,7 +8,7 @@ use ryz_format::{Metadata, Warning};
 use crate::{
     Tokenizer, TokenizerError,
     bpe::{ByteLevelBpe, Merges, SentencePieceBpe, parts},
-    output::Unknown,
+    output::UnknownToken,
     pretokenizer::Pretokenizer,
     special::{Added, AddedTokens, ends_generation, ends_infill},
     spm::Spm,
@@ -90,7 +90,7 @@ fn byte_level(
     };
     let defaults = named.defaults;
     let model = ByteLevelBpe::new(merges, named.pretokenizer, defaults.ignore_merges);
-    let read = Read {
+    let read = VocabularyRules {
         add_bos: defaults.add_bos,
         space_prefix: SpacePrefix::Never,
         warnings,
@@ -108,7 +108,7 @@ fn lines(metadata: &Metadata, pre: &str) -> Result<Tokenizer, TokenizerError> {
     let words = Pretokenizer::new().line_ends()?;
     let model = SentencePieceBpe::new(merges, words, true, false).spaced(pre == "mmbert");
     let prefix = metadata.find_bool("tokenizer.ggml.add_space_prefix")?;
-    let read = Read {
+    let read = VocabularyRules {
         add_bos: pre != "sarvam-moe" && pre != "mmbert",
         space_prefix: match prefix {
             Some(true) => SpacePrefix::Always,
@@ -137,7 +137,7 @@ fn sentence_piece(metadata: &Metadata) -> Result<Tokenizer, TokenizerError> {
         unk: within(0),
         ..SpecialTokens::default()
     };
-    let read = Read {
+    let read = VocabularyRules {
         add_bos: true,
         space_prefix: match metadata.find_bool("tokenizer.ggml.add_space_prefix")? {
             Some(false) => SpacePrefix::Never,
@@ -256,7 +256,7 @@ fn special_tokens(
 }
 
 /// What the model of a vocabulary decides besides how it merges.
-struct Read {
+struct VocabularyRules {
     add_bos: bool,
     space_prefix: SpacePrefix,
     warnings: Vec<Warning>,
@@ -267,7 +267,7 @@ fn finish(
     metadata: &Metadata,
     mut vocab: Vocab,
     model: Model,
-    read: Read,
+    read: VocabularyRules,
 ) -> Result<Tokenizer, TokenizerError> {
     let mut warnings = read.warnings;
     let special = special_tokens(metadata, &vocab, read.defaults, &mut warnings)?;
@@ -312,7 +312,7 @@ fn finish(
             vocab,
             model,
             special,
-            unknown: Unknown {
+            unknown: UnknownToken {
                 id: unknown,
                 fused: false,
             },

@@ -37,7 +37,7 @@ const SLICE: usize = 1 << 14;
 pub(crate) struct Output<'a> {
     pub(crate) encoded: Encoded,
     bounds: Bounds<'a>,
-    unknown: Unknown,
+    unknown: UnknownToken,
     /// The id before was the unknown token.
     after_unknown: bool,
     /// Bytes since the last question.
@@ -46,7 +46,7 @@ pub(crate) struct Output<'a> {
 
 /// What stands for text that the vocabulary cannot say.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Unknown {
+pub(crate) struct UnknownToken {
     /// The token, if there is one.
     pub(crate) id: Option<u32>,
     /// Several in a row are one.
@@ -54,7 +54,7 @@ pub(crate) struct Unknown {
 }
 
 impl<'a> Output<'a> {
-    pub(crate) fn new(capacity: usize, bounds: Bounds<'a>, unknown: Unknown) -> Output<'a> {
+    pub(crate) fn new(capacity: usize, bounds: Bounds<'a>, unknown: UnknownToken) -> Output<'a> {
         Output {
             encoded: Encoded {
                 ids: Vec::with_capacity(capacity.min(bounds.most).min(1 << 20)),

@@ -116,7 +116,7 @@ fn rank(score: f32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::{Bounds, Encoded, Unknown};
+    use crate::output::{Bounds, Encoded, UnknownToken};
 
     fn spm(tokens: &[(&str, f32)]) -> Spm {
         let ids = (0..)
@@ -131,7 +131,7 @@ mod tests {
     }
 
     fn encoded(spm: &Spm, text: &str) -> Encoded {
-        let unknown = Unknown {
+        let unknown = UnknownToken {
             id: Some(99),
             fused: false,
         };

@@ -8,7 +8,7 @@ use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
 use crate::{
     Bounds, ChatTemplate, DecodeStream, Encoded, TokenizerError,
     bpe::{ByteLevelBpe, SentencePieceBpe},
-    output::{Output, Unknown},
+    output::{Output, UnknownToken},
     special::{AddedTokens, Fragment},
     spm::Spm,
     vocab::{Kind, Vocab},
@@ -82,7 +82,7 @@ pub(crate) struct Inner {
     /// Bytes of the longest token.
     pub(crate) longest: usize,
     /// What stands for text that the vocabulary cannot say.
-    pub(crate) unknown: Unknown,
+    pub(crate) unknown: UnknownToken,
     /// What is probably wrong with the files.
     pub(crate) warnings: Vec<Warning>,
 }

@@ -4,7 +4,7 @@
 //! the sparse path's speed depends.
 #![allow(clippy::print_stdout)]
 
-use ryz_train::{Corpus, Pretrained, Trainer, read_text};
+use ryz_train::{Corpus, PretrainedModel, Trainer, read_text};
 use std::sync::atomic::AtomicBool;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let windows = windows.first().map_or(Ok(0), |n| n.parse())?;
     let cancel = AtomicBool::new(false);
     let text = read_text(text.as_ref())?;
-    let model = Pretrained::open(model.as_ref())?;
+    let model = PretrainedModel::open(model.as_ref())?;
     let config = model.config();
     let corpus = Corpus::new(&config, model.tokenizer(), &text, &text, &cancel)?;
     let mut trainer = Trainer::finetune(model, config, corpus, 2)?;

@@ -31,7 +31,7 @@ pub use config::{
 pub use corpus::{Corpus, documents, hold_out, read_text};
 pub use error::TrainError;
 pub use model::LayerZeros;
-pub use pretrained::Pretrained;
+pub use pretrained::PretrainedModel;
 pub use report::{History, Point};
 pub use run::{Preparation, RunEvent, RunFiles, RunOptions, RunReport, run};
 pub use tokenizer::{SEPARATOR, TextTokenizer};

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// A model out of a GGUF file (of a split one, the first part) or a Hugging Face folder, of an architecture that the
 /// trainer has: BitNet with sub-norms and a tied head (`bitnet-b1.58`, `bitnet`), with ternary or float weights.
 #[derive(Debug)]
-pub struct Pretrained {
+pub struct PretrainedModel {
     pub(crate) path: PathBuf,
     pub(crate) shape: ModelShape,
     pub(crate) tokenizer: TextTokenizer,
@@ -22,7 +22,7 @@ pub struct Pretrained {
     name: String,
 }
 
-impl Pretrained {
+impl PretrainedModel {
     /// Reads a model whole.
     ///
     /// # Errors

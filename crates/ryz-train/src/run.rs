@@ -4,7 +4,7 @@ use crate::checkpoint::write_atomically;
 use crate::config::TrainConfig;
 use crate::corpus::{Corpus, documents, hold_out, read_text};
 use crate::error::TrainError;
-use crate::pretrained::Pretrained;
+use crate::pretrained::PretrainedModel;
 use crate::report::Point;
 use crate::tokenizer::TextTokenizer;
 use crate::trainer::{Evaluation, SampleOptions, StepReport, Trainer};
@@ -308,7 +308,7 @@ fn prepare(
         })?
     } else if let Some(path) = &options.model {
         preparing(Preparation::Model)?;
-        let model = Pretrained::open(path)?;
+        let model = PretrainedModel::open(path)?;
         let config = model.config().changed(changes)?;
         preparing(Preparation::Encoding)?;
         let (train, valid) = split(&config);
@@ -327,7 +327,7 @@ fn prepare(
     };
     if let Some(path) = &options.teacher {
         preparing(Preparation::Teacher)?;
-        trainer.learn_from(Pretrained::open(path)?)?;
+        trainer.learn_from(PretrainedModel::open(path)?)?;
     }
     Ok(trainer)
 }

@@ -12,8 +12,8 @@ use ryz_engine::{
     Activations, Engine, EngineConfig, Event, GenerateRequest, KvDType, Prompt, SamplingParams,
 };
 use ryz_train::{
-    Corpus, HiddenAct, ModelShape, Pretrained, TextTokenizer, TrainConfig, Trainer, WeightScale,
-    documents, read_text,
+    Corpus, HiddenAct, ModelShape, PretrainedModel, TextTokenizer, TrainConfig, Trainer,
+    WeightScale, documents, read_text,
 };
 
 fn excerpt() -> String {
@@ -324,7 +324,7 @@ fn fine_tuning_begins_with_the_files_weights_and_lowers_the_loss() {
         let path = folder.path().join("model.gguf");
         first.export(&path).unwrap();
 
-        let model = Pretrained::open(&path).unwrap();
+        let model = PretrainedModel::open(&path).unwrap();
         assert_eq!(model.shape(), &first.config().model);
         let config = TrainConfig {
             warmup_steps: 2,
@@ -374,7 +374,7 @@ fn a_student_comes_closer_to_its_float_teacher() {
     }
     teacher.export(&path).unwrap();
     let run = |weight: f32| {
-        let model = Pretrained::open(&path).unwrap();
+        let model = PretrainedModel::open(&path).unwrap();
         let config = TrainConfig {
             distillation_weight: weight,
             warmup_steps: 2,
@@ -387,7 +387,7 @@ fn a_student_comes_closer_to_its_float_teacher() {
         let mut student = Trainer::finetune(model, config, corpus, 2).unwrap();
         assert_eq!(student.step().unwrap().divergence, None);
         student
-            .learn_from(Pretrained::open(&path).unwrap())
+            .learn_from(PretrainedModel::open(&path).unwrap())
             .unwrap();
         let divergences: Vec<f64> = (1..20)
             .map(|_| student.step().unwrap().divergence.unwrap())
@@ -404,10 +404,10 @@ fn a_student_comes_closer_to_its_float_teacher() {
 #[test]
 fn models_that_do_not_fit_are_refused_by_name() {
     let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../__test__/fixtures/reference");
-    let error = Pretrained::open(&reference.join("llama-v-tq2_0.gguf")).unwrap_err();
+    let error = PretrainedModel::open(&reference.join("llama-v-tq2_0.gguf")).unwrap_err();
     assert_eq!(error.code(), "UNSUPPORTED");
     assert!(error.to_string().contains("architecture"), "{error}");
-    let error = Pretrained::open(&reference.join("none.gguf")).unwrap_err();
+    let error = PretrainedModel::open(&reference.join("none.gguf")).unwrap_err();
     assert_eq!(error.code(), "FILE_NOT_FOUND");
     // Every form of BitNet that the reference set has, a folder among them.
     for name in [
@@ -416,7 +416,7 @@ fn models_that_do_not_fit_are_refused_by_name() {
         "b158-v-hf-packed",
         "bitnet-v-tq1_0.gguf",
     ] {
-        let model = Pretrained::open(&reference.join(name)).unwrap();
+        let model = PretrainedModel::open(&reference.join(name)).unwrap();
         let mut student = trainer(small(), 1);
         let error = student.learn_from(model).unwrap_err();
         assert_eq!(error.code(), "UNSUPPORTED");

@@ -13,7 +13,9 @@ use ryz_convert::{ConvertError, ConvertOptions, ConvertReport};
 use ryz_format::{DType, Gguf, GgufWriter, Metadata, TensorInfo, TensorView, Value, encode};
 use ryz_kernels::{Kernels, Level};
 use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
-use ryz_model::{Activations, BatchSequence, LoadOptions, ModelSource, Needed, Outputs, RunState};
+use ryz_model::{
+    Activations, BatchSequence, LoadOptions, LogitDemand, ModelSource, Outputs, RunState,
+};
 use ryz_numa::{Lease, Pinning};
 use ryz_tmac::{Arena, ArenaConfig};
 
@@ -266,7 +268,7 @@ pub fn logits(path: &Path, activations: Activations, tokens: &[u32]) -> Vec<f32>
         block_table: &block_table,
         window: None,
         mass: None,
-        needed: Needed::All,
+        needed: LogitDemand::All,
         outputs: Outputs::All,
     }];
     let cancel = AtomicBool::new(false);

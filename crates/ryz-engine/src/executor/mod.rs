@@ -18,15 +18,15 @@ use self::recording::Sampling;
 use crate::error::EngineError;
 use crate::generation::Generation;
 use crate::memory::{self, Compaction};
-use crate::operators::Registered;
+use crate::operators::OperatorEntry;
 use crate::prefix::Sharing;
 use crate::request::FinishReason;
 use crate::sampler::Candidates;
-use crate::scheduler::{Limits, Scheduled, Scheduler};
-use crate::sequence::{Sequence, SequenceId, Wanted};
-use crate::shared::{Command, Shared};
+use crate::scheduler::{Limits, ScheduledTokens, Scheduler};
+use crate::sequence::{LogitPositions, Sequence, SequenceId};
+use crate::shared::{Command, EngineState};
 use crate::speculation::Draft;
-use crate::submission::{End, Entry, Submission, Task, Terms, Work};
+use crate::submission::{End, Entry, SchedulingOptions, Submission, Task, Work};
 
 /// Everything that changes while requests run.
 struct Executor {
@@ -37,7 +37,7 @@ struct Executor {
     draft: Option<Draft>,
     tokenizer: Tokenizer,
     context_length: usize,
-    shared: Arc<Shared>,
+    shared: Arc<EngineState>,
     sampling: Sampling,
     core: Core,
 }
@@ -49,7 +49,7 @@ struct Core {
     scheduler: Scheduler,
     entries: HashMap<SequenceId, Entry>,
     candidates: Candidates,
-    step: Vec<Scheduled>,
+    step: Vec<ScheduledTokens>,
     ended: Vec<SequenceId>,
     /// How those ended that kept logits, in the order of `ended`.
     held_ends: Vec<Result<FinishReason, EngineError>>,
@@ -76,7 +76,7 @@ pub(crate) struct ExecutorParts {
     pub tokenizer: Tokenizer,
     pub context_length: usize,
     pub limits: Limits,
-    pub shared: Arc<Shared>,
+    pub shared: Arc<EngineState>,
 }
 
 /// Works until it is told to dispose. A panic on the way ends every live request with an error; later ones are refused.
@@ -224,14 +224,14 @@ impl Executor {
         let control = Arc::clone(&submission.control);
         let tokens = std::mem::take(&mut submission.tokens);
         let id = control.id;
-        let Terms {
+        let SchedulingOptions {
             eviction, priority, ..
         } = submission.terms;
         let (task, wanted) = match work {
             Work::Generate(parts) => {
                 let generation =
                     Generation::new(*parts, &tokens, &self.tokenizer, Arc::clone(&control));
-                (Task::Generate(Box::new(generation)), Wanted::Last)
+                (Task::Generate(Box::new(generation)), LogitPositions::Last)
             }
             Work::Job(job) => {
                 let wanted = job.wanted();
@@ -272,7 +272,7 @@ impl Executor {
     }
 
     /// The operators of the next step; with any, sequences share no blocks.
-    fn follow_operators(&mut self) -> Arc<[Arc<Registered>]> {
+    fn follow_operators(&mut self) -> Arc<[Arc<OperatorEntry>]> {
         let operators = self.shared.operators.snapshot();
         let Core {
             sharing,

@@ -5,16 +5,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ryz_kvcache::BLOCK_TOKENS;
-use ryz_model::{BatchSequence, ModelError, Needed, Outputs};
+use ryz_model::{BatchSequence, LogitDemand, ModelError, Outputs};
 use ryz_profile::Phase;
 
 use super::Executor;
 use crate::error::EngineError;
 use crate::jobs::{Progress, Rows};
-use crate::operators::{Registered, StepOperators};
+use crate::operators::{OperatorEntry, StepOperators};
 use crate::request::FinishReason;
 use crate::sequence::{Sequence, SequenceId};
-use crate::speculation::Wish;
+use crate::speculation::ProposalRequest;
 use crate::submission::{Entry, Task};
 
 /// How long a step waits for a mask behind its forward pass before the others go on without that sequence, and how long where
@@ -171,7 +171,7 @@ impl Executor {
         draft.forget(|id| core.scheduler.get(id).is_some());
         let scheduler = &core.scheduler;
         let wish = |&(id, (most, least_chance))| {
-            Some(Wish {
+            Some(ProposalRequest {
                 id,
                 tokens: &scheduler.get(id)?.tokens,
                 most,
@@ -195,7 +195,7 @@ impl Executor {
         self.state.clock().lap(Phase::Draft, None);
     }
 
-    fn forward(&mut self, operators: &[Arc<Registered>]) -> Result<(), ModelError> {
+    fn forward(&mut self, operators: &[Arc<OperatorEntry>]) -> Result<(), ModelError> {
         let core = &self.core;
         let alone = match core.step.as_slice() {
             [only] => only.id,
@@ -227,7 +227,7 @@ impl Executor {
                     Some(Task::Generate(generation)) => {
                         generation.needed(sequence.tokens.len() + scheduled.tokens)
                     }
-                    _ => Needed::All,
+                    _ => LogitDemand::All,
                 },
             })
             .collect();

@@ -25,7 +25,7 @@ use crate::error::EngineError;
 use crate::executor::panic_message;
 use crate::frontend::TextCommand;
 use crate::guide::vocabulary::token_env;
-use crate::shared::{Command, Shared};
+use crate::shared::{Command, EngineState};
 use crate::submission::Submission;
 
 /// Most compiled constraints that are kept, and the bytes of them and their texts.
@@ -43,7 +43,7 @@ const MAX_MASKS: usize = 4;
 /// What compiles an engine's constraints. Its threads start with the first one.
 pub(crate) struct Guides {
     compiler: Arc<Compiler>,
-    running: OnceLock<Running>,
+    running: OnceLock<GuideThreads>,
 }
 
 /// What constraints are compiled with.
@@ -52,16 +52,16 @@ pub(crate) struct GuidesParts {
     pub vocab_size: usize,
     pub chat: Option<Arc<Chat>>,
     pub texts: Sender<TextCommand>,
-    pub shared: Arc<Shared>,
+    pub shared: Arc<EngineState>,
 }
 
-struct Running {
-    compile: Pool<Waiting>,
+struct GuideThreads {
+    compile: Pool<PendingRequest>,
     masks: Pool<MaskTask>,
 }
 
 /// A request that waits for its constraint.
-struct Waiting {
+struct PendingRequest {
     constraint: Constraint,
     submission: Box<Submission>,
     /// Its prompt, if that is text.
@@ -69,7 +69,7 @@ struct Waiting {
     masks: Pool<MaskTask>,
 }
 
-struct Kept {
+struct KeptConstraint {
     constraint: Constraint,
     automaton: Arc<Automaton>,
     bytes: usize,
@@ -96,7 +96,7 @@ impl Guides {
     ) -> Result<(), EngineError> {
         let running = self.running.get_or_init(|| {
             let compiler = Arc::clone(&self.compiler);
-            Running {
+            GuideThreads {
                 compile: Pool::new(
                     "ryz-grammar",
                     COMPILE_STACK,
@@ -116,7 +116,7 @@ impl Guides {
             return Ok(());
         }
         // One that is dropped with its engine says so to its sink.
-        running.compile.push(Waiting {
+        running.compile.push(PendingRequest {
             constraint,
             submission,
             prompt,
@@ -136,7 +136,7 @@ impl Guides {
 /// What the threads that compile share.
 struct Compiler {
     parts: GuidesParts,
-    kept: Mutex<Vec<Kept>>,
+    kept: Mutex<Vec<KeptConstraint>>,
     factory: Mutex<Option<Arc<ParserFactory>>>,
 }
 
@@ -169,8 +169,8 @@ impl Compiler {
     }
 
     /// Compiles for a request that waits, unless nobody waits any more.
-    fn take(&self, waiting: Waiting) {
-        let Waiting {
+    fn take(&self, waiting: PendingRequest) {
+        let PendingRequest {
             constraint,
             mut submission,
             prompt,
@@ -207,7 +207,7 @@ impl Compiler {
         let automaton = Arc::new(self.compile(&constraint)?);
         let bytes = automaton.bytes() + constraint.len();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.push(Kept {
+        kept.push(KeptConstraint {
             constraint,
             automaton: Arc::clone(&automaton),
             bytes,

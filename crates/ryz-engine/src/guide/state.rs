@@ -9,9 +9,9 @@ use llguidance::toktrie::SimpleVob;
 
 use super::automaton::Automaton;
 use super::pool::Pool;
-use super::worker::{From, MaskTask, Ready, Watch};
+use super::worker::{ComputedMask, MaskSource, MaskTask, Watch};
 use crate::error::EngineError;
-use crate::shared::Shared;
+use crate::shared::EngineState;
 
 /// Keeps a generation to its constraint. The next mask is under way or there, until the text is complete.
 pub(crate) struct Guide {
@@ -21,12 +21,12 @@ pub(crate) struct Guide {
     watch: Arc<Watch>,
     /// What was delivered.
     text: String,
-    shared: Arc<Shared>,
+    shared: Arc<EngineState>,
 }
 
 enum State {
     New,
-    Computing(Receiver<Ready>),
+    Computing(Receiver<ComputedMask>),
     Ready {
         automaton: Box<Automaton>,
         mask: SimpleVob,
@@ -41,7 +41,7 @@ impl Guide {
     pub(super) fn new(
         compiled: Arc<Automaton>,
         masks: Pool<MaskTask>,
-        shared: Arc<Shared>,
+        shared: Arc<EngineState>,
     ) -> Self {
         Self {
             masks,
@@ -56,7 +56,7 @@ impl Guide {
     /// Has the first mask computed, while the prompt is.
     pub fn begin(&mut self) {
         if let State::New = self.state {
-            self.compute(From::Start(Arc::clone(&self.compiled)));
+            self.compute(MaskSource::Start(Arc::clone(&self.compiled)));
         }
     }
 
@@ -84,12 +84,12 @@ impl Guide {
         };
         self.count(began, ready.as_ref());
         self.state = match ready {
-            Some(Ready {
+            Some(ComputedMask {
                 automaton,
                 mask: Ok(mask),
                 ..
             }) => State::Ready { automaton, mask },
-            Some(Ready {
+            Some(ComputedMask {
                 mask: Err(error), ..
             }) => State::Failed(error),
             None => State::Failed(EngineError::GrammarFault {
@@ -126,7 +126,7 @@ impl Guide {
         };
         let complete = automaton.accept(token)?;
         if !complete {
-            self.compute(From::Live(automaton));
+            self.compute(MaskSource::Live(automaton));
         }
         Ok(complete)
     }
@@ -149,7 +149,7 @@ impl Guide {
         self.compiled.matches(&self.text)
     }
 
-    fn compute(&mut self, from: From) {
+    fn compute(&mut self, from: MaskSource) {
         let (reply, receiver) = channel();
         let watch = Arc::clone(&self.watch);
         // Where no thread takes it the reply's sender is dropped, and `arrived` hears of it.
@@ -157,7 +157,7 @@ impl Guide {
         self.state = State::Computing(receiver);
     }
 
-    fn count(&self, began: Instant, ready: Option<&Ready>) {
+    fn count(&self, began: Instant, ready: Option<&ComputedMask>) {
         let counters = &self.shared.counters;
         let wait = began.elapsed().as_nanos() as u64;
         counters.mask_wait_nanos.fetch_add(wait, Ordering::Relaxed);

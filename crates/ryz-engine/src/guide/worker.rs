@@ -11,17 +11,17 @@ use llguidance::toktrie::SimpleVob;
 
 use super::automaton::Automaton;
 use crate::error::EngineError;
-use crate::shared::{Command, Shared};
+use crate::shared::{Command, EngineState};
 
 /// A mask to be computed.
 pub(super) struct MaskTask {
-    pub from: From,
-    pub reply: Sender<Ready>,
+    pub from: MaskSource,
+    pub reply: Sender<ComputedMask>,
     pub watch: Arc<Watch>,
 }
 
 /// Whose mask.
-pub(super) enum From {
+pub(super) enum MaskSource {
     /// The beginning of a constraint: the copy is made here, too.
     Start(Arc<Automaton>),
     /// An automaton under way.
@@ -29,7 +29,7 @@ pub(super) enum From {
 }
 
 /// A mask, and the automaton it is of.
-pub(super) struct Ready {
+pub(super) struct ComputedMask {
     pub automaton: Box<Automaton>,
     pub mask: Result<SimpleVob, EngineError>,
     pub took: Duration,
@@ -37,7 +37,7 @@ pub(super) struct Ready {
 
 /// What a request and the thread that computes for it tell each other.
 pub(super) struct Watch {
-    shared: Arc<Shared>,
+    shared: Arc<EngineState>,
     /// The engine goes on without the request until its mask is there.
     held: AtomicBool,
     cancelled: AtomicBool,
@@ -45,7 +45,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub fn new(shared: Arc<EngineState>) -> Self {
         Self {
             shared,
             held: AtomicBool::new(false),
@@ -93,18 +93,18 @@ pub(super) fn run(task: MaskTask) {
     }
 }
 
-fn compute(from: From, watch: &Watch) -> Ready {
+fn compute(from: MaskSource, watch: &Watch) -> ComputedMask {
     let began = Instant::now();
     let mut automaton = match from {
-        From::Start(compiled) => {
+        MaskSource::Start(compiled) => {
             let mut automaton = Box::new(compiled.copy());
             watch.follow(automaton.cancellable());
             automaton
         }
-        From::Live(automaton) => automaton,
+        MaskSource::Live(automaton) => automaton,
     };
     let mask = automaton.mask();
-    Ready {
+    ComputedMask {
         automaton,
         mask,
         took: began.elapsed(),

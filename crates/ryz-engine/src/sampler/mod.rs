@@ -23,7 +23,7 @@ use crate::math::log_sum_exp;
 use dry::Dry;
 use mirostat::MirostatState;
 use rng::Rng;
-use ryz_model::Needed;
+use ryz_model::LogitDemand;
 
 /// What a sampler must know of the vocabulary.
 #[derive(Clone)]
@@ -49,7 +49,7 @@ pub struct TokenLogprobs {
 
 /// A chosen token.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sampled {
+pub struct SampledToken {
     /// Its id.
     pub token: u32,
     /// Present when [`SamplingParams::logprobs`] asks for them.
@@ -115,7 +115,7 @@ impl Sampler {
         logits: &[f32],
         history: &[u32],
         allowed: Option<&[u32]>,
-    ) -> Result<Sampled, EngineError> {
+    ) -> Result<SampledToken, EngineError> {
         debug_assert_eq!(logits.len(), self.vocab_size);
         let position = history.len();
         let first = match self.params.logprobs {
@@ -123,7 +123,7 @@ impl Sampler {
             None => allowed,
         };
         match (first, self.needed(position)) {
-            (None, Needed::Largest(count)) => scratch.fill_largest(logits, count, position)?,
+            (None, LogitDemand::Largest(count)) => scratch.fill_largest(logits, count, position)?,
             _ => scratch.fill(logits, first, position)?,
         }
         let logprobs = self.params.logprobs.map(|n| {
@@ -156,11 +156,11 @@ impl Sampler {
             logprob: (f64::from(logits[token as usize]) - total) as f32,
             top,
         });
-        Ok(Sampled { token, logprobs })
+        Ok(SampledToken { token, logprobs })
     }
 
     /// Which logits [`Sampler::sample`] looks at for the tokens that follow up to `history` others, where all are allowed.
-    pub fn needed(&self, history: usize) -> Needed {
+    pub fn needed(&self, history: usize) -> LogitDemand {
         let ends = self.end_tokens.len();
         let held_back = match self.chosen < self.params.min_tokens {
             true => ends + self.stop_tokens.len(),

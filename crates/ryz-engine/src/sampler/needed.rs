@@ -1,7 +1,7 @@
 //! Which logits a sampler looks at: where they are the largest ones, the model need not compute the others
 //! (`ryz_model::HeadScreening`).
 
-use ryz_model::Needed;
+use ryz_model::LogitDemand;
 
 use super::params::{Mirostat, SamplerKind, SamplingParams};
 
@@ -12,11 +12,11 @@ impl SamplingParams {
     /// Greedy choice takes the largest logit, and top-k the k largest, of what penalties and biases leave. These only lower logits,
     /// or every one is needed; and each of the j tokens that they lower or remove can let one other in. One more than k + j makes top-k
     /// sort its candidates whenever it does with all logits: it leaves as many as it keeps in the order in which they are.
-    pub(super) fn needed(&self, held_back: usize, history: usize) -> Needed {
+    pub(super) fn needed(&self, held_back: usize, history: usize) -> LogitDemand {
         let raised = self.logit_bias.iter().any(|&(_, bias)| bias > 0.0);
         let dry = self.dry.multiplier != 0.0 && self.order.contains(&SamplerKind::Dry);
         if raised || dry || self.logprobs.is_some() {
-            return Needed::All;
+            return LogitDemand::All;
         }
         let penalties = [
             self.repetition_penalty - 1.0,
@@ -24,7 +24,7 @@ impl SamplingParams {
             self.frequency_penalty,
         ];
         let penalized = match self.order.contains(&SamplerKind::Penalties) {
-            true if penalties.iter().any(|&penalty| penalty < 0.0) => return Needed::All,
+            true if penalties.iter().any(|&penalty| penalty < 0.0) => return LogitDemand::All,
             true if penalties.iter().any(|&penalty| penalty > 0.0) => {
                 let window = self.penalty_window.map_or(usize::MAX, |n| n as usize);
                 window.min(history)
@@ -33,21 +33,21 @@ impl SamplingParams {
         };
         let lowered = self.logit_bias.len() + held_back + penalized;
         if self.is_greedy() {
-            return Needed::Largest(1 + lowered);
+            return LogitDemand::Largest(1 + lowered);
         }
         if self.mirostat != Mirostat::Off {
-            return Needed::All;
+            return LogitDemand::All;
         }
         for &kind in &self.order {
             match kind {
                 SamplerKind::TopK if self.top_k > 0 => {
-                    return Needed::Largest(self.top_k as usize + lowered + 1);
+                    return LogitDemand::Largest(self.top_k as usize + lowered + 1);
                 }
-                _ if self.looks_at_all(kind) => return Needed::All,
+                _ if self.looks_at_all(kind) => return LogitDemand::All,
                 _ => {}
             }
         }
-        Needed::All
+        LogitDemand::All
     }
 
     /// The best token is taken, without a draw.
@@ -78,7 +78,7 @@ mod tests {
     use proptest::prelude::*;
     use std::sync::Arc;
 
-    fn of(change: impl FnOnce(&mut SamplingParams)) -> Needed {
+    fn of(change: impl FnOnce(&mut SamplingParams)) -> LogitDemand {
         let mut params = SamplingParams::default();
         change(&mut params);
         params.needed(0, 1000)
@@ -86,10 +86,13 @@ mod tests {
 
     #[test]
     fn the_default_needs_top_k_and_one() {
-        assert_eq!(of(|_| {}), Needed::Largest(41));
-        assert_eq!(of(|p| p.temperature = 0.0), Needed::Largest(1));
-        assert_eq!(SamplingParams::greedy().needed(3, 0), Needed::Largest(4));
-        assert_eq!(of(|p| p.top_k = 1), Needed::Largest(2));
+        assert_eq!(of(|_| {}), LogitDemand::Largest(41));
+        assert_eq!(of(|p| p.temperature = 0.0), LogitDemand::Largest(1));
+        assert_eq!(
+            SamplingParams::greedy().needed(3, 0),
+            LogitDemand::Largest(4)
+        );
+        assert_eq!(of(|p| p.top_k = 1), LogitDemand::Largest(2));
     }
 
     #[test]
@@ -97,24 +100,24 @@ mod tests {
         let bans = |p: &mut SamplingParams| {
             p.logit_bias = vec![(1, f32::NEG_INFINITY), (2, -3.0), (3, 0.0)];
         };
-        assert_eq!(of(bans), Needed::Largest(44));
-        assert_eq!(of(|p| p.presence_penalty = 0.5), Needed::Largest(105));
+        assert_eq!(of(bans), LogitDemand::Largest(44));
+        assert_eq!(of(|p| p.presence_penalty = 0.5), LogitDemand::Largest(105));
         let greedy = SamplingParams {
             repetition_penalty: 1.1,
             ..SamplingParams::greedy()
         };
-        assert_eq!(greedy.needed(0, 7), Needed::Largest(8));
+        assert_eq!(greedy.needed(0, 7), LogitDemand::Largest(8));
         let all = SamplingParams {
             penalty_window: None,
             ..greedy
         };
-        assert_eq!(all.needed(0, 7000), Needed::Largest(7001));
+        assert_eq!(all.needed(0, 7000), LogitDemand::Largest(7001));
         assert_eq!(
             of(|p| {
                 p.presence_penalty = 0.5;
                 p.order.retain(|kind| *kind != SamplerKind::Penalties);
             }),
-            Needed::Largest(41)
+            LogitDemand::Largest(41)
         );
     }
 
@@ -141,11 +144,11 @@ mod tests {
             |p| p.order = vec![SamplerKind::Temperature, SamplerKind::TopK],
         ];
         for (index, change) in changes.into_iter().enumerate() {
-            assert_eq!(of(change), Needed::All, "{index}");
+            assert_eq!(of(change), LogitDemand::All, "{index}");
         }
         // Behind top-k they look at what it has left.
         let behind = |p: &mut SamplingParams| p.typical_p = 0.5;
-        assert_eq!(of(behind), Needed::Largest(41));
+        assert_eq!(of(behind), LogitDemand::Largest(41));
     }
 
     /// Logits of which those that are not needed are −∞.
@@ -205,7 +208,7 @@ mod tests {
             for logits in steps {
                 // Many are equal.
                 let logits: Vec<f32> = logits.into_iter().map(|x| f32::from(x) * 0.5).collect();
-                let Needed::Largest(needed) = few.needed(history.len()) else {
+                let LogitDemand::Largest(needed) = few.needed(history.len()) else {
                     break;
                 };
                 if needed >= 90 {

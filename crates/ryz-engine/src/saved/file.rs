@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use ryz_files::{Existing, OutputError, OutputFile};
+use ryz_files::{OutputError, OutputFile, OverwritePolicy};
 use ryz_kvcache::BLOCK_TOKENS;
 use ryz_model::ModelError;
 use ryz_tmac::{Arena, Buffer, BufferKind, InputFile};
@@ -149,7 +149,7 @@ pub(crate) fn write(
         })?;
     }
     check(cancel)?;
-    file.commit(Existing::Replace).map_err(failed)
+    file.commit(OverwritePolicy::Replace).map_err(failed)
 }
 
 /// Reads the state of an engine that has `identity` and a context of so many tokens.

@@ -23,7 +23,7 @@ use crate::jobs::Job;
 use crate::request::{Reply, RequestHandle};
 use crate::sequence::Sequence;
 use crate::shared::Command;
-use crate::submission::{Terms, Work};
+use crate::submission::{SchedulingOptions, Work};
 
 pub(crate) use file::{Identity, State};
 
@@ -253,7 +253,7 @@ impl Engine {
         };
         let tokens = whole_blocks(tokens).to_vec();
         let work = Work::Job(Job::State(job));
-        let terms = Terms {
+        let terms = SchedulingOptions {
             // Whole: what is kept serves requests of every policy, each as far as it sees all.
             eviction: Eviction::None,
             priority: 0,

@@ -14,7 +14,7 @@ const LIMITS: Limits = Limits {
 struct Bench {
     scheduler: Scheduler,
     pool: BlockPool,
-    step: Vec<Scheduled>,
+    step: Vec<ScheduledTokens>,
     now: Instant,
 }
 
@@ -36,7 +36,7 @@ impl Bench {
     /// A sequence that begins like the others of its kind.
     fn add_like(&mut self, id: SequenceId, kind: u32, prompt: usize) {
         self.scheduler
-            .add(Sequence::new(id, vec![kind; prompt], Wanted::Last));
+            .add(Sequence::new(id, vec![kind; prompt], LogitPositions::Last));
     }
 
     fn pause(&mut self, id: SequenceId, since: Option<Instant>) {
@@ -48,7 +48,7 @@ impl Bench {
     fn step(&mut self) -> Vec<(SequenceId, usize)> {
         self.scheduler
             .schedule(&mut self.pool, self.now, &mut self.step);
-        for &Scheduled {
+        for &ScheduledTokens {
             id,
             tokens,
             outputs,
@@ -79,7 +79,7 @@ fn a_prompt_is_cut_into_chunks_and_only_the_last_wants_logits() {
     b.step();
     assert_eq!(
         b.step,
-        [Scheduled {
+        [ScheduledTokens {
             id: 1,
             tokens: 32,
             outputs: Outputs::None
@@ -89,7 +89,7 @@ fn a_prompt_is_cut_into_chunks_and_only_the_last_wants_logits() {
     b.step();
     assert_eq!(
         b.step,
-        [Scheduled {
+        [ScheduledTokens {
             id: 1,
             tokens: 6,
             outputs: Outputs::Last
@@ -211,7 +211,7 @@ fn the_greatest_priority_goes_first_and_the_least_makes_room() {
     };
     let mut b = Bench::new(limits, 8);
     let add = |b: &mut Bench, id, priority| {
-        let sequence = Sequence::new(id, vec![1_000 + id as u32; 8], Wanted::Last);
+        let sequence = Sequence::new(id, vec![1_000 + id as u32; 8], LogitPositions::Last);
         b.scheduler.add(sequence.prioritized(priority));
     };
     (1..=3).for_each(|id| add(&mut b, id, 0));
@@ -237,7 +237,7 @@ fn the_greatest_priority_goes_first_and_the_least_makes_room() {
 fn the_least_priority_makes_room_for_blocks_too() {
     let mut b = Bench::new(LIMITS, 4);
     for (id, priority) in [(1, 0), (2, 3), (3, 1)] {
-        let sequence = Sequence::new(id, vec![1_000 + id as u32; 16], Wanted::Last);
+        let sequence = Sequence::new(id, vec![1_000 + id as u32; 16], LogitPositions::Last);
         b.scheduler.add(sequence.prioritized(priority));
     }
     assert_eq!(b.step(), [(2, 16), (3, 16)]);
@@ -371,15 +371,16 @@ fn who_waits_for_a_paused_one_gets_its_place_after_a_while() {
 #[test]
 fn scoring_is_bounded_by_its_own_chunk() {
     let mut b = Bench::new(LIMITS, 100);
-    b.scheduler.add(Sequence::new(1, vec![7; 20], Wanted::All));
+    b.scheduler
+        .add(Sequence::new(1, vec![7; 20], LogitPositions::All));
     b.add(2, 5);
     b.step();
-    assert!(b.step.contains(&Scheduled {
+    assert!(b.step.contains(&ScheduledTokens {
         id: 1,
         tokens: 8,
         outputs: Outputs::All
     }));
-    assert!(b.step.contains(&Scheduled {
+    assert!(b.step.contains(&ScheduledTokens {
         id: 2,
         tokens: 5,
         outputs: Outputs::Last
@@ -409,7 +410,7 @@ proptest! {
         let mut b = Bench::new(LIMITS, blocks);
         let mut left: std::collections::HashMap<SequenceId, usize> = requests.iter().enumerate().map(|(i, r)| (i as u64, r.1)).collect();
         for (i, r) in requests.iter().enumerate() {
-            let sequence = Sequence::new(i as u64, vec![r.2; r.0], Wanted::Last);
+            let sequence = Sequence::new(i as u64, vec![r.2; r.0], LogitPositions::Last);
             b.scheduler.add(sequence.prioritized(i as i32 % 3));
         }
         let mut events = events.into_iter();

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use ryz_kvcache::{BlockId, BlockPool, KvCache, KvCacheConfig, KvDType};
 use ryz_model::{
-    BatchSequence, LoadProgress, Model, ModelConfig, ModelError, ModelSource, Needed, Outputs,
+    BatchSequence, LoadProgress, LogitDemand, Model, ModelConfig, ModelError, ModelSource, Outputs,
     RunState,
 };
 use ryz_numa::Lease;
@@ -37,7 +37,7 @@ pub(crate) struct Draft {
     state: RunState,
     cache: KvCache,
     pool: BlockPool,
-    sequences: HashMap<SequenceId, Cached>,
+    sequences: HashMap<SequenceId, CachedSequence>,
     /// Positions a sequence may have.
     context: usize,
     /// Token ids below this are known to both models.
@@ -48,14 +48,14 @@ pub(crate) struct Draft {
 
 /// What of a sequence is cached.
 #[derive(Default)]
-struct Cached {
+struct CachedSequence {
     tokens: Vec<u32>,
     blocks: Vec<BlockId>,
 }
 
 /// A sequence that wants a proposal.
 #[derive(Debug)]
-pub(crate) struct Wish<'a> {
+pub(crate) struct ProposalRequest<'a> {
     pub id: SequenceId,
     /// All its tokens, the due one included.
     pub tokens: &'a [u32],
@@ -146,7 +146,7 @@ impl Draft {
     pub fn propose(
         &mut self,
         lease: &Lease,
-        wishes: &[Wish<'_>],
+        wishes: &[ProposalRequest<'_>],
     ) -> Result<Vec<Vec<u32>>, ModelError> {
         let mut proposals = vec![Vec::new(); wishes.len()];
         let mut active = self.catch_up(lease, wishes)?;
@@ -179,7 +179,7 @@ impl Draft {
     fn catch_up(
         &mut self,
         lease: &Lease,
-        wishes: &[Wish<'_>],
+        wishes: &[ProposalRequest<'_>],
     ) -> Result<Vec<Drafting>, ModelError> {
         let mut left = self.state.max_tokens();
         let mut parts = Vec::new();
@@ -202,7 +202,7 @@ impl Draft {
             block_table: &self.sequences[&wishes[part.0].id].blocks,
             window: None,
             mass: None,
-            needed: Needed::All,
+            needed: LogitDemand::All,
             outputs: match through(part) {
                 true => Outputs::Last,
                 false => Outputs::None,
@@ -233,7 +233,7 @@ impl Draft {
 
     /// Takes the blocks that a wish needs, and says from where on its tokens are to be computed; `None` when it cannot be
     /// fulfilled.
-    fn begin(&mut self, wish: &Wish<'_>) -> Option<usize> {
+    fn begin(&mut self, wish: &ProposalRequest<'_>) -> Option<usize> {
         let cached = self.sequences.entry(wish.id).or_default();
         let same = cached.tokens.iter().zip(wish.tokens);
         let same = same.take_while(|(ours, theirs)| ours == theirs).count();
@@ -256,7 +256,7 @@ impl Draft {
     fn extend(
         &mut self,
         lease: &Lease,
-        wishes: &[Wish<'_>],
+        wishes: &[ProposalRequest<'_>],
         active: &[Drafting],
     ) -> Result<(), ModelError> {
         let batch = active.iter().filter_map(|drafting| {
@@ -267,7 +267,7 @@ impl Draft {
                 block_table: &cached.blocks,
                 window: None,
                 mass: None,
-                needed: Needed::All,
+                needed: LogitDemand::All,
                 outputs: Outputs::Last,
             })
         });
@@ -285,7 +285,7 @@ impl Draft {
     }
 }
 
-impl Cached {
+impl CachedSequence {
     /// Takes blocks until it has `count`. `false` when the pool ran out.
     fn reserve(&mut self, count: usize, pool: &mut BlockPool) -> bool {
         while self.blocks.len() < count {
@@ -401,8 +401,8 @@ mod tests {
         (draft, lease)
     }
 
-    fn wish(id: SequenceId, tokens: &[u32], most: usize) -> Wish<'_> {
-        Wish {
+    fn wish(id: SequenceId, tokens: &[u32], most: usize) -> ProposalRequest<'_> {
+        ProposalRequest {
             id,
             tokens,
             most,
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn proposals_do_not_depend_on_what_was_proposed_before_or_beside() {
         let (mut draft, lease) = load(64, 64);
-        let mut propose = |wishes: &[Wish<'_>]| draft.propose(&lease, wishes).unwrap();
+        let mut propose = |wishes: &[ProposalRequest<'_>]| draft.propose(&lease, wishes).unwrap();
         let mut first: Vec<u32> = (3..23).collect();
         let second: Vec<u32> = (40..45).collect();
         let together = propose(&[wish(1, &first, 6), wish(2, &second, 3)]);
@@ -454,7 +454,7 @@ mod tests {
     #[test]
     fn blocks_are_taken_once_and_given_back() {
         let mut pool = BlockPool::new(3);
-        let mut cached = Cached::default();
+        let mut cached = CachedSequence::default();
         assert!(cached.reserve(2, &mut pool) && cached.reserve(2, &mut pool));
         assert_eq!(pool.available(), 1);
         assert!(!cached.reserve(4, &mut pool));

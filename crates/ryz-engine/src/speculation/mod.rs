@@ -9,7 +9,7 @@ mod draft;
 mod lookup;
 mod pace;
 
-pub(crate) use draft::{Draft, Wish, cost, draft_cache};
+pub(crate) use draft::{Draft, ProposalRequest, cost, draft_cache};
 
 use lookup::PromptLookup;
 use pace::Pace;

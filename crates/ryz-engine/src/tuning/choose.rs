@@ -69,7 +69,7 @@ pub(super) fn packings<E>(
 
 /// A way to multiply one token with matrices whose rows or columns can be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum SparseMethod {
     /// In its order, with everything counting or half of it: by a list, in rows.
     Order(Counting),
     /// In rows: all of them, without a list.
@@ -94,33 +94,33 @@ pub(super) struct Shares {
 /// # Errors
 /// Those of `time`.
 pub(super) fn shares<E>(
-    ways: &[Way],
-    mut time: impl FnMut(Way) -> Result<Option<Duration>, E>,
+    ways: &[SparseMethod],
+    mut time: impl FnMut(SparseMethod) -> Result<Option<Duration>, E>,
 ) -> Result<Shares, E> {
     // The first round finds in the caches what came before it.
     let times = by_turns(MANY_ROUNDS, ways.len(), ways.len(), |way| time(ways[way]))?;
-    let times_of = |wanted: Way| {
+    let times_of = |wanted: SparseMethod| {
         ways.iter()
             .position(|&way| way == wanted)
             .map(|way| &times[way])
     };
     // Over that of everything in the same round: memory is slower at one time than at another.
-    let of = |wanted: Way| {
+    let of = |wanted: SparseMethod| {
         let rounds = times_of(wanted)?
             .iter()
-            .zip(times_of(Way::Order(Counting::All))?);
+            .zip(times_of(SparseMethod::Order(Counting::All))?);
         let mut ratios: Vec<f64> = rounds
             .map(|(time, all)| time.as_secs_f64() / all.as_secs_f64())
             .collect();
         ratios.sort_unstable_by(f64::total_cmp);
         ratios.get(ratios.len() / 2).copied()
     };
-    let (without_list, tiles) = (of(Way::WithoutList), of(Way::Tiles));
+    let (without_list, tiles) = (of(SparseMethod::WithoutList), of(SparseMethod::Tiles));
     let gate = match (without_list, tiles) {
         (Some(_), Some(tiles)) => tiles / 2.0,
         _ => 0.0,
     };
-    let up_to = |other: Option<f64>| match (of(Way::Order(Counting::Half)), other) {
+    let up_to = |other: Option<f64>| match (of(SparseMethod::Order(Counting::Half)), other) {
         (Some(half), Some(other)) if is_less(other, 1.0) => {
             let all = 1.0 - gate;
             crossing((half - gate) / all, (other - gate) / all)
@@ -317,11 +317,11 @@ mod tests {
         assert_eq!(of_several(5000), Ok(Packing::TwoBits));
     }
 
-    const ALL_WAYS: [Way; 4] = [
-        Way::Order(Counting::Half),
-        Way::Order(Counting::All),
-        Way::WithoutList,
-        Way::Tiles,
+    const ALL_WAYS: [SparseMethod; 4] = [
+        SparseMethod::Order(Counting::Half),
+        SparseMethod::Order(Counting::All),
+        SparseMethod::WithoutList,
+        SparseMethod::Tiles,
     ];
 
     /// The shares where the ways take so long, of columns where there is no time for all rows without a list, and otherwise of rows
@@ -329,16 +329,16 @@ mod tests {
     fn shares_of(half: u64, all: u64, without_list: Option<u64>, tiles: u64) -> [f32; 2] {
         let gate = without_list.map_or(0, |_| tiles);
         let ways = ALL_WAYS.into_iter();
-        let ways: Vec<Way> = ways
-            .filter(|&way| way != Way::WithoutList || without_list.is_some())
+        let ways: Vec<SparseMethod> = ways
+            .filter(|&way| way != SparseMethod::WithoutList || without_list.is_some())
             .collect();
         let mut asked = 0;
         let Ok(shares) = shares::<Infallible>(&ways, |way| {
             let nanos = match way {
-                Way::Order(Counting::Half) => half,
-                Way::Order(Counting::All) => all,
-                Way::WithoutList => without_list.unwrap_or_default(),
-                Way::Tiles => tiles,
+                SparseMethod::Order(Counting::Half) => half,
+                SparseMethod::Order(Counting::All) => all,
+                SparseMethod::WithoutList => without_list.unwrap_or_default(),
+                SparseMethod::Tiles => tiles,
             };
             asked += 1;
             let round = 1 + (asked - 1) / ways.len() as u64;
@@ -379,9 +379,9 @@ mod tests {
         let [half, all, without_list, _] = ALL_WAYS;
         let alone = shares::<Infallible>(&[half, all, without_list], |way| {
             Ok(Some(Duration::from_nanos(match way {
-                Way::Order(Counting::Half) => 800,
-                Way::Order(Counting::All) => 1600,
-                Way::WithoutList | Way::Tiles => 1200,
+                SparseMethod::Order(Counting::Half) => 800,
+                SparseMethod::Order(Counting::All) => 1600,
+                SparseMethod::WithoutList | SparseMethod::Tiles => 1200,
             })))
         });
         let shares_of = |listed, order| Ok(Shares { listed, order });

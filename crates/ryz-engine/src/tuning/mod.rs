@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::EngineConfig;
 use crate::error::EngineError;
-use choose::{Shares, Way};
+use choose::{Shares, SparseMethod};
 use remember::{Key, Store};
 
 /// A kind with fewer bytes than this stays in a cache, where there is nothing to ask for.
@@ -255,16 +255,19 @@ fn shares(
     arena: &Arena,
     deadline: Instant,
 ) -> Result<Shares, EngineError> {
-    let mut ways = vec![Way::Order(Counting::Half), Way::Order(Counting::All)];
+    let mut ways = vec![
+        SparseMethod::Order(Counting::Half),
+        SparseMethod::Order(Counting::All),
+    ];
     if order == LineOrder::Rows {
-        ways.push(Way::WithoutList);
+        ways.push(SparseMethod::WithoutList);
     }
     // More than caches hold: the ways read the same matrices, one after the other.
     let side = (BYTES_OF_ORDERS / BYTES_AT_ONCE * timer.products()).min(timer.matrices() / 2);
     let begun = Instant::now();
     if side > 0 && deadline.saturating_duration_since(begun) > LEAST_FOR_TILES {
         match model.lay_out(lease, timer, 0..side, true, arena) {
-            Ok(()) => ways.push(Way::Tiles),
+            Ok(()) => ways.push(SparseMethod::Tiles),
             Err(ModelError::Memory(_)) => {} // where it is short, tiles are not tried
             Err(error) => return Err(error.into()),
         }
@@ -277,18 +280,18 @@ fn shares(
         }
         if side > 0 {
             timer.restrict(match way {
-                Way::Tiles => 0..side,
-                Way::Order(_) | Way::WithoutList => side..2 * side,
+                SparseMethod::Tiles => 0..side,
+                SparseMethod::Order(_) | SparseMethod::WithoutList => side..2 * side,
             });
         }
         let time = match way {
-            Way::Order(counting) => model.time_counting(lease, timer, counting),
-            Way::WithoutList | Way::Tiles => model.time_products(lease, timer, 1),
+            SparseMethod::Order(counting) => model.time_counting(lease, timer, counting),
+            SparseMethod::WithoutList | SparseMethod::Tiles => model.time_products(lease, timer, 1),
         };
         time.map(Some)
     })?;
     timer.restrict(0..timer.matrices());
-    if ways.contains(&Way::Tiles) {
+    if ways.contains(&SparseMethod::Tiles) {
         model.lay_out(lease, timer, 0..side, false, arena)?;
     }
     Ok(shares)

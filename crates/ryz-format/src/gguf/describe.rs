@@ -10,14 +10,14 @@ pub struct Description {
     /// The key–value pairs.
     pub metadata: Metadata,
     /// The tensors, in the header's order.
-    pub tensors: Vec<DescribedTensor>,
+    pub tensors: Vec<TensorDescription>,
     /// Why its tensors do not run here.
     pub fault: Option<FormatError>,
 }
 
 /// A tensor of any type.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DescribedTensor {
+pub struct TensorDescription {
     /// The name.
     pub name: String,
     /// The type's name.
@@ -42,7 +42,7 @@ impl Description {
                     tensors: gguf
                         .tensors
                         .into_iter()
-                        .map(|tensor| DescribedTensor {
+                        .map(|tensor| TensorDescription {
                             name: tensor.name,
                             dtype: tensor.dtype.name().to_owned(),
                             shape: tensor.shape,
@@ -62,7 +62,7 @@ impl Description {
         let tensors = header.tensors.iter().map(|tensor| {
             let next = starts.partition_point(|&start| start <= tensor.offset);
             let end = starts.get(next).copied().unwrap_or(data_len);
-            DescribedTensor {
+            TensorDescription {
                 name: tensor.name.to_owned(),
                 dtype: type_name(tensor.type_id),
                 shape: tensor.dims[..tensor.rank].to_vec(),

@@ -1,7 +1,7 @@
 //! Parsing of the header: counts, pairs, tensor infos.
 
 use super::{DEFAULT_ALIGNMENT, Gguf, layout, mistaken::mistaken, reader::Reader};
-use crate::{Array, FormatError, Metadata, StringArray, Value, error::Shown};
+use crate::{Array, FormatError, Metadata, StringArray, Value, error::QuotedText};
 
 /// More than any real file has, and few enough that the parsed form of so many stays within twice the file.
 const MAX_PAIRS: u64 = 1 << 16;
@@ -110,7 +110,7 @@ fn alignment(metadata: &Metadata) -> Result<u64, FormatError> {
 }
 
 fn value(reader: &mut Reader<'_>, key: &str) -> Result<Value, FormatError> {
-    let what = &format!("key {}", Shown(key));
+    let what = &format!("key {}", QuotedText(key));
     let value_type = reader.u32(what)?;
     Ok(match value_type {
         0 => Value::U8(reader.u8(what)?),
@@ -227,7 +227,7 @@ fn strings(reader: &mut Reader<'_>, what: &str, count: u64) -> Result<StringArra
 
 fn tensor<'a>(reader: &mut Reader<'a>) -> Result<layout::RawTensor<'a>, FormatError> {
     let name = reader.name("a tensor name", MAX_NAME_BYTES)?;
-    let what = &format!("tensor {}", Shown(name));
+    let what = &format!("tensor {}", QuotedText(name));
     let rank = reader.u32(what)?;
     let bad_shape = |expected: &str, got: u64| FormatError::BadShape {
         name: name.to_owned(),

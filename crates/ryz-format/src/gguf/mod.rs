@@ -16,7 +16,7 @@ mod split;
 mod types;
 mod writer;
 
-pub use describe::{DescribedTensor, Description};
+pub use describe::{Description, TensorDescription};
 pub use layout::TensorInfo;
 pub use split::{ModelHeader, SplitInfo, part_paths, split_paths};
 pub use types::{GgmlType, type_name};

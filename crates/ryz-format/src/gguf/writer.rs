@@ -11,11 +11,11 @@ use crate::{Array, DType, FormatError, Value};
 #[derive(Clone, Debug, Default)]
 pub struct GgufWriter {
     pairs: Vec<(String, Value)>,
-    tensors: Vec<Declared>,
+    tensors: Vec<TensorDeclaration>,
 }
 
 #[derive(Clone, Debug)]
-struct Declared {
+struct TensorDeclaration {
     name: String,
     type_id: u32,
     shape: Vec<u64>,
@@ -72,7 +72,7 @@ impl GgufWriter {
             rows.and_then(|rows| dtype.tensor_bytes(rows.try_into().ok()?, cols.try_into().ok()?));
         match bytes {
             Some(bytes) if shape.len() <= 4 && !shape.contains(&0) => {
-                self.tensors.push(Declared {
+                self.tensors.push(TensorDeclaration {
                     name: name.to_owned(),
                     type_id,
                     shape: shape.to_vec(),
@@ -159,7 +159,7 @@ impl GgufWriter {
 #[derive(Debug)]
 pub struct GgufBody<W: Write> {
     out: W,
-    tensors: Vec<Declared>,
+    tensors: Vec<TensorDeclaration>,
     alignment: u64,
     /// The tensor being written, and how many of its bytes are.
     current: usize,

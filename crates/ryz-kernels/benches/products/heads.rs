@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use ryz_format::DType;
-use ryz_kernels::{DenseWeight, Kernels, Level, Line, Linear, Prepared};
+use ryz_kernels::{DenseWeight, Kernels, Level, Line, Linear, PreparedInput};
 use ryz_tmac::{Arena, ArenaConfig, MatMut};
 
 use super::{Input, levels, linear};
@@ -47,7 +47,13 @@ fn multiply(
     let out = MatMut::from_slice(out, rows.len());
     match weights {
         Linear::Dense(weights) if coarse => {
-            weights.matmul_coarse(rows, input.view(), scratch, &mut Prepared::default(), out);
+            weights.matmul_coarse(
+                rows,
+                input.view(),
+                scratch,
+                &mut PreparedInput::default(),
+                out,
+            );
         }
         _ => weights.matmul(rows, input.view(), scratch, out),
     }

@@ -40,12 +40,12 @@ pub(super) fn words(block: &[u8], start: usize) -> [u32; 3] {
 
 /// Weights d·q: codes, and a scale for each sixteen.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Scaled {
+pub(crate) struct ScaledCodes {
     codes: Codes,
     scales: [f32; LANES],
 }
 
-impl Scaled {
+impl ScaledCodes {
     #[inline(always)]
     fn load<S: Simd>(&self, s: S, part: usize) -> S::F {
         s.mul(sixteen(s, &self.codes, part), s.splat(self.scales[part]))
@@ -54,13 +54,13 @@ impl Scaled {
 
 /// Weights d·q − m: codes, and a scale and a minimum for each sub-block.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct WithMinima {
+pub(crate) struct OffsetCodes {
     codes: Codes,
     scales: [f32; LANES],
     minima: [f32; LANES],
 }
 
-impl WithMinima {
+impl OffsetCodes {
     #[inline(always)]
     fn load<S: Simd>(&self, s: S, part: usize, sub: usize) -> S::F {
         let scaled = s.mul(sixteen(s, &self.codes, part), s.splat(self.scales[sub]));
@@ -99,10 +99,10 @@ pub(crate) struct Q2KBlock;
 impl Block for Q2KBlock {
     const VALUES: usize = 256;
     const BYTES: usize = 84;
-    type Head = WithMinima;
+    type Head = OffsetCodes;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8], head: &mut WithMinima) {
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut OffsetCodes) {
         let stretches = bytes::<64>(block, 16).as_chunks().0.iter();
         for (bytes, codes) in stretches.zip(head.codes.as_chunks_mut::<4>().0) {
             let mut pairs = s.load_bytes(bytes);
@@ -119,7 +119,7 @@ impl Block for Q2KBlock {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, head: &WithMinima, _: &[u8], part: usize) -> S::F {
+    fn load<S: Simd>(s: S, head: &OffsetCodes, _: &[u8], part: usize) -> S::F {
         head.load(s, part, part)
     }
 }
@@ -130,10 +130,10 @@ pub(crate) struct Q3KBlock;
 impl Block for Q3KBlock {
     const VALUES: usize = 256;
     const BYTES: usize = 110;
-    type Head = Scaled;
+    type Head = ScaledCodes;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8], head: &mut Scaled) {
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut ScaledCodes) {
         let mut third = s.load_bytes(bytes(block, 0));
         let stretches = bytes::<64>(block, 32).as_chunks().0.iter();
         for (bytes, codes) in stretches.zip(head.codes.as_chunks_mut::<4>().0) {
@@ -159,7 +159,7 @@ impl Block for Q3KBlock {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, head: &Scaled, _: &[u8], part: usize) -> S::F {
+    fn load<S: Simd>(s: S, head: &ScaledCodes, _: &[u8], part: usize) -> S::F {
         head.load(s, part)
     }
 }
@@ -170,16 +170,16 @@ pub(crate) struct Q4KBlock;
 impl Block for Q4KBlock {
     const VALUES: usize = 256;
     const BYTES: usize = 144;
-    type Head = WithMinima;
+    type Head = OffsetCodes;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8], head: &mut WithMinima) {
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut OffsetCodes) {
         head.unpack_nibbles(s, bytes(block, 16));
         head.unpack_scales(s, block);
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, head: &WithMinima, _: &[u8], part: usize) -> S::F {
+    fn load<S: Simd>(s: S, head: &OffsetCodes, _: &[u8], part: usize) -> S::F {
         head.load(s, part, part / 2)
     }
 }
@@ -190,10 +190,10 @@ pub(crate) struct Q5KBlock;
 impl Block for Q5KBlock {
     const VALUES: usize = 256;
     const BYTES: usize = 176;
-    type Head = WithMinima;
+    type Head = OffsetCodes;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8], head: &mut WithMinima) {
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut OffsetCodes) {
         let mut fifth = s.load_bytes(bytes(block, 16));
         let stretches = bytes::<128>(block, 48).as_chunks().0.iter();
         for (bytes, codes) in stretches.zip(head.codes.as_chunks_mut::<2>().0) {
@@ -209,7 +209,7 @@ impl Block for Q5KBlock {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, head: &WithMinima, _: &[u8], part: usize) -> S::F {
+    fn load<S: Simd>(s: S, head: &OffsetCodes, _: &[u8], part: usize) -> S::F {
         head.load(s, part, part / 2)
     }
 }
@@ -220,10 +220,10 @@ pub(crate) struct Q6KBlock;
 impl Block for Q6KBlock {
     const VALUES: usize = 256;
     const BYTES: usize = 210;
-    type Head = Scaled;
+    type Head = ScaledCodes;
 
     #[inline(always)]
-    fn head<S: Simd>(s: S, block: &[u8], head: &mut Scaled) {
+    fn head<S: Simd>(s: S, block: &[u8], head: &mut ScaledCodes) {
         let low = bytes::<128>(block, 0).as_chunks::<64>().0.iter();
         let high = bytes::<64>(block, 128).as_chunks().0.iter();
         for ((low, high), codes) in low.zip(high).zip(head.codes.as_chunks_mut::<4>().0) {
@@ -251,7 +251,7 @@ impl Block for Q6KBlock {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(s: S, head: &Scaled, _: &[u8], part: usize) -> S::F {
+    fn load<S: Simd>(s: S, head: &ScaledCodes, _: &[u8], part: usize) -> S::F {
         head.load(s, part)
     }
 }

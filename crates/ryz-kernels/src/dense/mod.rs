@@ -16,9 +16,9 @@ pub(crate) mod matmul;
 use std::ops::Range;
 
 use ryz_format::DType;
-use ryz_tmac::{MatMut, PrefetchManager, Stored};
+use ryz_tmac::{MatMut, PrefetchManager, ReadOnlySlice};
 
-pub use self::fixed::{Prepared, coarse::FLOOR as COARSE_FLOOR};
+pub use self::fixed::{PreparedInput, coarse::FLOOR as COARSE_FLOOR};
 use crate::{ActivationView, KernelError, Kernels, Line};
 
 /// A dense matrix (rows, cols) as the file has it.
@@ -28,7 +28,7 @@ pub struct DenseWeight {
     rows: usize,
     cols: usize,
     row_bytes: usize,
-    blocks: Stored<u8>,
+    blocks: ReadOnlySlice<u8>,
     kernels: Kernels,
 }
 
@@ -42,7 +42,7 @@ impl DenseWeight {
         dtype: DType,
         rows: usize,
         cols: usize,
-        blocks: impl Into<Stored<u8>>,
+        blocks: impl Into<ReadOnlySlice<u8>>,
         kernels: Kernels,
     ) -> Result<Self, KernelError> {
         if dtype.is_ternary() {
@@ -144,7 +144,7 @@ impl DenseWeight {
         scratch: &mut [Line],
         out: MatMut<'_, f32>,
     ) {
-        self.matmul_prepared(rows, x, scratch, &mut Prepared::default(), out);
+        self.matmul_prepared(rows, x, scratch, &mut PreparedInput::default(), out);
     }
 
     /// [`DenseWeight::matmul`], in pieces: what is made of the activations is made once for products with several ranges of rows.
@@ -157,7 +157,7 @@ impl DenseWeight {
         rows: Range<usize>,
         x: ActivationView<'_>,
         scratch: &mut [Line],
-        prepared: &mut Prepared,
+        prepared: &mut PreparedInput,
         out: MatMut<'_, f32>,
     ) {
         self.check(&rows, &x, &out);
@@ -193,7 +193,7 @@ impl DenseWeight {
         rows: Range<usize>,
         x: ActivationView<'_>,
         scratch: &mut [Line],
-        prepared: &mut Prepared,
+        prepared: &mut PreparedInput,
         out: MatMut<'_, f32>,
     ) {
         self.check(&rows, &x, &out);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use ryz_tmac::{AlignedVec, Arena, BufferKind, MatMut, PrefetchManager, Stored};
+use ryz_tmac::{AlignedVec, Arena, BufferKind, MatMut, PrefetchManager, ReadOnlySlice};
 
 use super::{ColumnLines, LINE_CODES, LineOrder, product::LISTS};
 use crate::{
@@ -57,8 +57,8 @@ impl SparseTernary {
             kernels,
         } = packed.into_parts();
         let lines = match lines {
-            Stored::Owned(lines) => lines,
-            lines @ Stored::Mapped(_) => {
+            ReadOnlySlice::Owned(lines) => lines,
+            lines @ ReadOnlySlice::Mapped(_) => {
                 let parts = Parts {
                     lines,
                     scales,

@@ -42,7 +42,7 @@ mod words;
 use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
-use ryz_tmac::{MatMut, PrefetchManager, Stored};
+use ryz_tmac::{MatMut, PrefetchManager, ReadOnlySlice};
 
 pub use pack::{PackChunk, TernaryPacker};
 pub use packing::Packing;
@@ -101,7 +101,7 @@ pub struct PackedTernary {
     max_code: u8,
     packing: Packing,
     /// (tiles, lines of a tile); in 1.6 bits the lines past them are not used.
-    lines: Stored<Line>,
+    lines: ReadOnlySlice<Line>,
     scales: Scales,
     kernels: Kernels,
 }
@@ -134,7 +134,7 @@ impl<'a> TernaryView<'a> {
 
 /// What a matrix is made of, without its shape.
 pub(crate) struct Parts {
-    pub lines: Stored<Line>,
+    pub lines: ReadOnlySlice<Line>,
     pub scales: Scales,
     pub kernels: Kernels,
 }

@@ -7,7 +7,7 @@ use std::{
 
 use half::f16;
 use ryz_format::{DType, TensorView};
-use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MappedSlice, Stored};
+use ryz_tmac::{AlignedVec, Arena, BufferKind, LINE, MappedSlice, ReadOnlySlice};
 
 use super::{
     LINE_COLS, Line, MAX_COLS, PackedTernary, Packing, ROW_TILE, Scales, UNIT_LINES, words,
@@ -38,14 +38,14 @@ pub struct TernaryPacker {
     rows: usize,
     cols: usize,
     kernels: Kernels,
-    lines: Stored<Line>,
+    lines: ReadOnlySlice<Line>,
     halves: AlignedVec<[u16; ROW_TILE]>,
-    found: Found,
+    found: TensorCheck,
 }
 
 /// What the chunks found out about the whole tensor.
 #[derive(Debug, Default)]
-struct Found {
+struct TensorCheck {
     code_3: AtomicBool,
     /// The bits of the tensor's scale, for the types that have one.
     tensor_scale: AtomicU32,
@@ -122,7 +122,7 @@ impl TernaryPacker {
         }
         let tiles = rows.div_ceil(ROW_TILE);
         let count = Self::line_count(rows, cols);
-        let lines: Stored<Line> = match lines {
+        let lines: ReadOnlySlice<Line> = match lines {
             Some(lines) => lines.into(),
             None => arena.allocate_slice(count, BufferKind::Weights)?.into(),
         };
@@ -136,7 +136,7 @@ impl TernaryPacker {
             kernels,
             lines,
             halves: arena.allocate_slice(tiles * groups, BufferKind::Weights)?,
-            found: Found::default(),
+            found: TensorCheck::default(),
         })
     }
 
@@ -171,7 +171,7 @@ impl TernaryPacker {
         let lines_per_tile = self.cols.div_ceil(UNIT) * UNIT_LINES;
         let mut halves: &mut [[u16; ROW_TILE]] = &mut self.halves;
         let (name, dtype, cols, found) = (self.name.as_str(), self.dtype, self.cols, &self.found);
-        let Stored::Owned(lines) = &mut self.lines else {
+        let ReadOnlySlice::Owned(lines) = &mut self.lines else {
             panic!("lines of {name} that are read where they are cannot be packed");
         };
         lines
@@ -229,8 +229,8 @@ impl TernaryPacker {
     /// tensor, to be read into from a file; [`TernaryPacker::finish_prepacked`] is next.
     pub fn prepacked_mut(&mut self) -> (&mut [u8], &mut [u8]) {
         let lines = match &mut self.lines {
-            Stored::Owned(lines) => bytemuck::cast_slice_mut(lines),
-            Stored::Mapped(_) => &mut [],
+            ReadOnlySlice::Owned(lines) => bytemuck::cast_slice_mut(lines),
+            ReadOnlySlice::Mapped(_) => &mut [],
         };
         (lines, bytemuck::cast_slice_mut(&mut self.halves))
     }
@@ -321,7 +321,7 @@ pub struct PackChunk<'a> {
     rows: Range<usize>,
     lines: &'a mut [Line],
     halves: &'a mut [[u16; ROW_TILE]],
-    found: &'a Found,
+    found: &'a TensorCheck,
 }
 
 impl PackChunk<'_> {

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use ryz_tmac::Stored;
+use ryz_tmac::ReadOnlySlice;
 
 use super::{Line, PackedTernary, base3};
 use crate::KernelError;
@@ -59,7 +59,7 @@ impl PackedTernary {
     /// than 320 columns (nothing to gain) or more than 32,768.
     pub fn fits_base3(&self) -> bool {
         !self.has_code_3()
-            && matches!(self.lines, Stored::Owned(_))
+            && matches!(self.lines, ReadOnlySlice::Owned(_))
             && self.cols >= base3::BLOCK_COLS
             && self.lines_per_tile() <= base3::MAX_TILE_LINES
     }
@@ -71,7 +71,7 @@ impl PackedTernary {
             return self.packing == packing;
         }
         let (two_bits, base3) = (self.lines_per_tile(), base3::stored_lines(self.cols));
-        let Stored::Owned(lines) = &mut self.lines else {
+        let ReadOnlySlice::Owned(lines) = &mut self.lines else {
             return false;
         };
         let tiles = lines.len() / two_bits;

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use ryz_format::RopeStyle;
 use ryz_kernels::ROW_TILE;
-use ryz_kvcache::{BLOCK_TOKENS, MAX_QUERIES, StepRows, Visible};
-use ryz_numa::{Chunks, Leave};
+use ryz_kvcache::{BLOCK_TOKENS, MAX_QUERIES, StepRows, VisibleContext};
+use ryz_numa::{Chunks, RegionExit};
 
 use super::pass::Pass;
 use crate::{
@@ -97,7 +97,7 @@ impl Pass<'_> {
     }
 
     /// Gives the attention outputs of all tokens to those who look, each head by one worker, in order.
-    pub(super) fn observe(&self, index: usize) -> Result<(), Leave> {
+    pub(super) fn observe(&self, index: usize) -> Result<(), RegionExit> {
         let Some(statistics) = self.state.statistics else {
             return Ok(());
         };
@@ -119,7 +119,7 @@ impl Pass<'_> {
     /// heads = attention of each query head over its sequence's positions up to its own. Chunks are small, because late
     /// tokens cost more than early ones; heads that share keys and values are taken together
     /// as far as that leaves the threads equally busy.
-    pub(super) fn attend(&self, index: usize) -> Result<(), Leave> {
+    pub(super) fn attend(&self, index: usize) -> Result<(), RegionExit> {
         let config = &self.model.config;
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let (key_dim, value_dim) = (config.key_head_dim, self.model.stored_value_dim());
@@ -185,7 +185,7 @@ impl Pass<'_> {
                     (turned.chunks_exact_mut(key_dim)).for_each(|head| self.turn(head, back));
                     &*turned
                 });
-                let visible = Visible {
+                let visible = VisibleContext {
                     table: self.batch[token.sequence].block_table,
                     positions: token.position + 1,
                     window: self.batch[token.sequence].window,

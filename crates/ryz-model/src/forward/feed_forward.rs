@@ -5,14 +5,14 @@ mod sparse;
 use std::ops::Range;
 
 use ryz_kernels::{Linear, ROW_TILE};
-use ryz_numa::Leave;
+use ryz_numa::RegionExit;
 
 use super::pass::Pass;
 use crate::weights::GatedWeights;
 
 impl Pass<'_> {
     /// gate = act(Wgate·normed) · (Wup·normed).
-    pub(super) fn gate_up(&self, index: usize, layer: &GatedWeights) -> Result<(), Leave> {
+    pub(super) fn gate_up(&self, index: usize, layer: &GatedWeights) -> Result<(), RegionExit> {
         let weights = [&layer.gate.weight, &layer.up.weight];
         self.rows(&weights, ROW_TILE, |rows| {
             self.gate_up_rows(index, layer, rows);

@@ -11,13 +11,13 @@ use std::{
 
 use ryz_kernels::{BatchLayout, Line, Linear, TILE_TOKENS};
 use ryz_kvcache::KvCache;
-use ryz_numa::{Chunks, ElasticWorker, Leave, PartitionedSlice, WriteGuard};
+use ryz_numa::{Chunks, ElasticWorker, PartitionedSlice, RegionExit, WriteGuard};
 use ryz_profile::{Phase, PhaseClock};
 
 use crate::{
     BatchSequence, Model,
     batch::{Plan, TokenRow},
-    run_state::Shared,
+    run_state::StepBuffers,
     weights::Projection,
 };
 
@@ -52,7 +52,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) worker: &'a ElasticWorker<'a>,
     pub(crate) batch: &'a [BatchSequence<'a>],
     pub(crate) plan: &'a Plan,
-    pub(crate) state: &'a Shared<'a>,
+    pub(crate) state: &'a StepBuffers<'a>,
     pub(crate) cache: &'a KvCache,
     pub(crate) cancel: &'a AtomicBool,
     /// Whether a worker saw `cancel`.
@@ -70,7 +70,7 @@ impl Pass<'_> {
         }
     }
 
-    pub(crate) fn barrier(&self, layer: Option<usize>) -> Result<(), Leave> {
+    pub(crate) fn barrier(&self, layer: Option<usize>) -> Result<(), RegionExit> {
         self.worker.barrier()?;
         // Who is alone waits for nobody.
         if self.worker.count() > 1 {
@@ -80,12 +80,12 @@ impl Pass<'_> {
     }
 
     /// A barrier, after which the caller may have cancelled: who sees it stops all.
-    pub(crate) fn barrier_or_cancelled(&self, index: usize) -> Result<(), Leave> {
+    pub(crate) fn barrier_or_cancelled(&self, index: usize) -> Result<(), RegionExit> {
         self.barrier(Some(index))?;
         if self.cancel.load(Ordering::Relaxed) {
             self.cancelled.store(true, Ordering::Relaxed);
             self.worker.stop();
-            return Err(Leave);
+            return Err(RegionExit);
         }
         Ok(())
     }
@@ -167,7 +167,7 @@ impl Pass<'_> {
     }
 
     /// Shares the tokens out, in whole tiles where batches are interleaved.
-    pub(crate) fn tokens(&self, work: impl FnMut(Range<usize>)) -> Result<(), Leave> {
+    pub(crate) fn tokens(&self, work: impl FnMut(Range<usize>)) -> Result<(), RegionExit> {
         let tokens = self.plan.rows.len();
         let granule = match self.model.kernels.batch() {
             BatchLayout::Tiles if tokens >= TILE_TOKENS => TILE_TOKENS,
@@ -182,7 +182,7 @@ impl Pass<'_> {
         weights: &[&Linear],
         granule: usize,
         work: impl FnMut(Range<usize>),
-    ) -> Result<(), Leave> {
+    ) -> Result<(), RegionExit> {
         let rows = weights[0].rows();
         self.worker.share(rows, chunks(weights, granule), work)
     }
@@ -229,7 +229,7 @@ impl Pass<'_> {
         projection: &Projection,
         input: &PartitionedSlice<'_, f32>,
         out: &PartitionedSlice<'_, f32>,
-    ) -> Result<(), Leave> {
+    ) -> Result<(), RegionExit> {
         let weight = &projection.weight;
         self.rows(&[weight], weight.row_granule(), |rows| {
             let mut out = out.rect_mut(0..self.plan.rows.len(), rows.clone());

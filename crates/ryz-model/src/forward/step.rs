@@ -15,7 +15,7 @@ use crate::{
     BatchSequence, Model, ModelError, RunState,
     batch::{BatchLimits, Plan},
     hooks::{HookPoint, Hooks, regions, stage_point, stages},
-    run_state::Shared,
+    run_state::StepBuffers,
 };
 
 impl Model {
@@ -99,7 +99,7 @@ struct Step<'a> {
     model: &'a Model,
     lease: &'a Lease,
     plan: &'a Plan,
-    state: &'a Shared<'a>,
+    state: &'a StepBuffers<'a>,
     cache: &'a KvCache,
     batch: &'a [BatchSequence<'a>],
     cancel: &'a AtomicBool,

@@ -2,20 +2,20 @@
 
 use std::ops::Range;
 
-use ryz_kernels::{ActivationView, Prepared, ROW_TILE};
-use ryz_numa::{Chunks, Leave};
+use ryz_kernels::{ActivationView, PreparedInput, ROW_TILE};
+use ryz_numa::{Chunks, RegionExit};
 use ryz_profile::Phase;
 use ryz_tmac::{MatMut, MatRef};
 
 use super::{HeadImage, LmHead, SharedScreen};
 use crate::{
-    Needed,
+    LogitDemand,
     forward::{Pass, lines},
 };
 
 impl LmHead {
     /// logits = lm_head · hidden, one worker's share of them.
-    pub fn logits(&self, pass: &Pass<'_>) -> Result<(), Leave> {
+    pub fn logits(&self, pass: &Pass<'_>) -> Result<(), RegionExit> {
         let screen = pass.state.screen.as_ref();
         match (&self.image, screen.filter(|screen| screen.bounds_rows())) {
             (Some(image), Some(screen)) => pass.screen_logits(image, screen),
@@ -53,9 +53,13 @@ impl Pass<'_> {
     }
 
     /// logits = Whead·hidden, those of rows that matter; −∞ for all others.
-    fn screen_logits(&self, image: &HeadImage, screen: &SharedScreen<'_>) -> Result<(), Leave> {
+    fn screen_logits(
+        &self,
+        image: &HeadImage,
+        screen: &SharedScreen<'_>,
+    ) -> Result<(), RegionExit> {
         let (head, outputs) = (self.model.weights.head(), self.plan.outputs.len());
-        let mut prepared = Prepared::default();
+        let mut prepared = PreparedInput::default();
         self.rows(&[image.matrix(head)], ROW_TILE, |rows| {
             let (hidden, norms) = (self.state.hidden.read(), screen.norms.read());
             let mut logits = self.state.logits.rect_mut(0..outputs, rows.clone());
@@ -93,7 +97,7 @@ impl Pass<'_> {
                 if output == 0 {
                     screen.counter.add_step(outputs, image.read_bytes(head));
                 }
-                let Needed::Largest(needed) = self.plan.needed[output] else {
+                let LogitDemand::Largest(needed) = self.plan.needed[output] else {
                     unreachable!("steps are screened that need all logits of no output");
                 };
                 thresholds.row_mut(index)[0] =
@@ -126,7 +130,7 @@ impl Pass<'_> {
         let scratch = lines(&mut scratch);
         let (mut multiplied, mut most) = (0, 0);
         for output in 0..outputs {
-            let mut prepared = Prepared::default();
+            let mut prepared = PreparedInput::default();
             let hidden = MatRef::from_slice(hidden.row(output), hidden.view().cols());
             let input = || ActivationView::F32(hidden);
             let (norm, threshold) = (norms.row(output)[0], thresholds.row(output)[0]);
@@ -164,12 +168,12 @@ impl Pass<'_> {
     }
 
     /// logits = Whead·hidden.
-    fn project_logits(&self) -> Result<(), Leave> {
+    fn project_logits(&self) -> Result<(), RegionExit> {
         let (head, outputs) = (self.model.weights.head(), self.plan.outputs.len());
         if outputs == 0 {
             return Ok(());
         }
-        let mut prepared = Prepared::default();
+        let mut prepared = PreparedInput::default();
         self.rows(&[head], ROW_TILE, |rows| {
             let hidden = self.state.hidden.read();
             let mut scratch = self.scratch();

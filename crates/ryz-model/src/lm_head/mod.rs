@@ -12,9 +12,9 @@ mod screen;
 use ryz_kernels::Linear;
 
 pub use requantize::HeadType;
-pub(crate) use requantize::{OUTPUT, Requantized};
+pub(crate) use requantize::{OUTPUT, RequantizedHead};
 pub(crate) use scratch::{ScreenCounter, ScreenScratch, SharedScreen, screen_bytes};
-pub(crate) use screen::{HeadImage, IMAGE, Screened};
+pub(crate) use screen::{HeadImage, IMAGE, ScreenedTensor};
 pub use screen::{HeadScreening, ROWS_PER_SURVIVOR, ScreenedHead};
 
 /// The head of a model.

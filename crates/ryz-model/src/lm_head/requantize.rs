@@ -13,7 +13,7 @@ use ryz_tmac::BufferKind;
 use crate::{
     ModelError,
     load::{Loader, lock},
-    place::Reserved,
+    place::Reservation,
     tensor::stage_rows,
 };
 
@@ -67,7 +67,7 @@ impl fmt::Display for HeadType {
 
 /// A head that is made from the file's.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Requantized<'a> {
+pub(crate) struct RequantizedHead<'a> {
     /// What the file has.
     pub tensor: &'a TensorInfo,
     pub dtype: DType,
@@ -75,7 +75,7 @@ pub(crate) struct Requantized<'a> {
     pub tied: bool,
 }
 
-impl<'a> Requantized<'a> {
+impl<'a> RequantizedHead<'a> {
     /// What `head` makes of the model's head, if anything.
     pub fn of(
         head: HeadType,
@@ -112,14 +112,18 @@ impl<'a> Requantized<'a> {
 
 impl Loader<'_> {
     /// Makes the head of the file's, piece by piece on the threads of `lease`.
-    pub fn requantize(&self, head: Requantized<'_>, lease: &Lease) -> Result<Linear, ModelError> {
-        let Requantized { tensor, dtype, .. } = head;
+    pub fn requantize(
+        &self,
+        head: RequantizedHead<'_>,
+        lease: &Lease,
+    ) -> Result<Linear, ModelError> {
+        let RequantizedHead { tensor, dtype, .. } = head;
         let arena = self.arena.labelled(OUTPUT);
         let file = self.source.file_of(tensor);
         let (rows, cols) = (tensor.rows, tensor.cols);
         let (row_bytes, made_bytes) = (tensor.bytes as usize / rows, head.bytes() / rows);
         let mut blocks = match self.reserved.take(OUTPUT) {
-            Some(Reserved::Dense(blocks)) => blocks,
+            Some(Reservation::Dense(blocks)) => blocks,
             _ => arena.allocate(head.bytes(), BufferKind::Weights)?,
         };
         let piece_rows = head.staged() / row_bytes;

@@ -39,11 +39,13 @@ use std::{
 
 use half::f16;
 use ryz_format::{DType, ModelConfig, TensorInfo};
-use ryz_kernels::{ActivationView, COARSE_FLOOR, DenseWeight, Kernels, Line, Linear, Prepared};
+use ryz_kernels::{
+    ActivationView, COARSE_FLOOR, DenseWeight, Kernels, Line, Linear, PreparedInput,
+};
 use ryz_numa::Lease;
 use ryz_tmac::{AlignedVec, Arena, Buffer, BufferKind, LINE, MatMut};
 
-use super::{OUTPUT, Requantized};
+use super::{OUTPUT, RequantizedHead};
 use crate::{ModelError, load::lock};
 
 /// The name under which the image's memory is listed.
@@ -102,13 +104,13 @@ pub struct ScreenedHead {
 
 /// A head of which an image is to be made.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Screened<'a>(&'a TensorInfo);
+pub(crate) struct ScreenedTensor<'a>(&'a TensorInfo);
 
-impl<'a> Screened<'a> {
+impl<'a> ScreenedTensor<'a> {
     /// The model's head, where it is to be screened and can be: one that is not made of the file's has its type.
     pub fn of(
         screening: HeadScreening,
-        made: Option<&Requantized<'_>>,
+        made: Option<&RequantizedHead<'_>>,
         config: &ModelConfig,
         tensor: impl FnOnce(&str) -> Option<&'a TensorInfo>,
     ) -> Option<Self> {
@@ -301,7 +303,7 @@ impl HeadImage {
         rows: Range<usize>,
         hidden: ActivationView<'_>,
         scratch: &mut [Line],
-        prepared: &mut Prepared,
+        prepared: &mut PreparedInput,
         logits: MatMut<'_, f32>,
     ) {
         match (&self.copy, head) {

@@ -12,8 +12,8 @@ use std::{
 use ryz_kernels::{KernelOptions, Kernels, Level, Packing};
 use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, KvCache, KvCacheConfig, KvDType, Window};
 use ryz_model::{
-    Activations, BatchSequence, HeadScreening, HeadType, LoadOptions, Model, ModelSource, Needed,
-    Outputs, RunState, ScreenedHead,
+    Activations, BatchSequence, HeadScreening, HeadType, LoadOptions, LogitDemand, Model,
+    ModelSource, Outputs, RunState, ScreenedHead,
 };
 use ryz_numa::{Lease, LeaseOptions, Pinning, Topology};
 use ryz_profile::LayerActivity;
@@ -182,7 +182,7 @@ impl Runner {
                 block_table: &self.blocks,
                 window: self.window,
                 mass: None,
-                needed: Needed::All,
+                needed: LogitDemand::All,
                 outputs: Outputs::All,
             }];
             let cancel = AtomicBool::new(false);
@@ -203,11 +203,11 @@ impl Runner {
 
     /// Decodes one token; `start` tokens are cached.
     pub fn decode(&mut self, token: u32, start: usize) {
-        self.decode_for(token, start, Needed::All);
+        self.decode_for(token, start, LogitDemand::All);
     }
 
     /// [`Runner::decode`], for logits that are needed.
-    pub fn decode_for(&mut self, token: u32, start: usize, needed: Needed) {
+    pub fn decode_for(&mut self, token: u32, start: usize, needed: LogitDemand) {
         let batch = [BatchSequence {
             tokens: &[token],
             start,
@@ -228,7 +228,7 @@ impl Runner {
     /// step. Blocks are by turns theirs.
     pub fn batch(
         &mut self,
-        sequences: &[(&[u32], usize, Needed)],
+        sequences: &[(&[u32], usize, LogitDemand)],
         outputs: Outputs,
     ) -> Vec<Vec<f32>> {
         let share = self.blocks.len() / sequences.len();

@@ -22,7 +22,7 @@ use crate::{
     Tokenizer, TokenizerError,
     bpe::{ByteLevelBpe, Merges, SentencePieceBpe},
     gguf::end_of_generation,
-    output::Unknown,
+    output::UnknownToken,
     pretokenizer::Pretokenizer,
     special::{Added, AddedTokens, ends_generation, ends_infill},
     tokenizer::{ChatTemplates, Inner, Model, SpacePrefix, SpecialTokens},
@@ -194,7 +194,7 @@ fn build(
             unless_space,
             chat_templates,
             longest,
-            unknown: Unknown {
+            unknown: UnknownToken {
                 id: unk,
                 fused: file.model.fuse_unk,
             },

@@ -50,7 +50,7 @@ enum Thousands {
 }
 
 /// What a GGUF's `tokenizer.ggml.pre` stands for, with the defaults that come with the name.
-pub(crate) struct Named {
+pub(crate) struct PretokenizerName {
     pub(crate) pretokenizer: Pretokenizer,
     pub(crate) defaults: Defaults,
 }
@@ -80,7 +80,7 @@ struct Words {
 
 impl Pretokenizer {
     /// The pre-tokenizer that llama.cpp means by a name.
-    pub(crate) fn named(name: &str) -> Result<Named, TokenizerError> {
+    pub(crate) fn named(name: &str) -> Result<PretokenizerName, TokenizerError> {
         let row = ROWS.iter().find(|row| row.names.contains(&name));
         let row = row.ok_or_else(|| TokenizerError::UnknownPretokenizer {
             name: name.to_owned(),
@@ -89,7 +89,7 @@ impl Pretokenizer {
         for &step in row.steps {
             pretokenizer = pretokenizer.step(step)?;
         }
-        Ok(Named {
+        Ok(PretokenizerName {
             pretokenizer,
             defaults: row.defaults,
         })

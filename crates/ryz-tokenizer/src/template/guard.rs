@@ -29,7 +29,7 @@ pub(super) fn check(source: &str) -> Result<String, TemplateError> {
     };
     let source = &*source;
     let bytes = source.as_bytes();
-    let mut edited = Edited::new(source);
+    let mut edited = EditedSource::new(source);
     let mut elifs = 0;
     let mut at = 0;
     while let Some(open) = find(bytes, at, |pair| matches!(pair, b"{{" | b"{%" | b"{#")) {
@@ -74,15 +74,15 @@ pub(super) fn check(source: &str) -> Result<String, TemplateError> {
 }
 
 /// A source with some places replaced, in their order.
-struct Edited<'a> {
+struct EditedSource<'a> {
     source: &'a str,
     out: String,
     copied: usize,
 }
 
-impl<'a> Edited<'a> {
-    fn new(source: &'a str) -> Edited<'a> {
-        Edited {
+impl<'a> EditedSource<'a> {
+    fn new(source: &'a str) -> EditedSource<'a> {
+        EditedSource {
             source,
             out: String::with_capacity(source.len() + 16),
             copied: 0,
@@ -110,7 +110,7 @@ struct Tag {
 
 /// Counts a tag's words, rewrites its literals and finds its end as minijinja does: a delimiter outside of strings and
 /// of brackets.
-fn scan(edited: &mut Edited<'_>, start: usize, close: [u8; 2]) -> Tag {
+fn scan(edited: &mut EditedSource<'_>, start: usize, close: [u8; 2]) -> Tag {
     let source = edited.source;
     let bytes = source.as_bytes();
     let mut at = start;

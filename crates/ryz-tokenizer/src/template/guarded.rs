@@ -272,12 +272,12 @@ fn go_on() -> Result<(), Error> {
 
 /// What a walk met.
 #[derive(Default)]
-struct Met {
+struct WalkCost {
     values: u64,
     bytes: u64,
 }
 
-impl Met {
+impl WalkCost {
     /// Pays for so many bytes more: of many short texts, too, each of which alone would cost nothing.
     fn pay(&mut self, state: &State<'_, '_>, bytes: u64) -> Result<(), Error> {
         let paid = self.bytes / BYTES_PER_FUEL;
@@ -287,9 +287,9 @@ impl Met {
 }
 
 /// Pays for a value and everything in it, as often as it is in it.
-fn walk(state: &State<'_, '_>, value: &Value) -> Result<Met, Error> {
+fn walk(state: &State<'_, '_>, value: &Value) -> Result<WalkCost, Error> {
     go_on()?;
-    let mut met = Met::default();
+    let mut met = WalkCost::default();
     visit(state, value, 0, &mut met)?;
     Ok(met)
 }
@@ -301,7 +301,12 @@ fn walk_all(state: &State<'_, '_>, values: &[&Value]) -> Result<(), Error> {
     Ok(())
 }
 
-fn visit(state: &State<'_, '_>, value: &Value, depth: usize, met: &mut Met) -> Result<(), Error> {
+fn visit(
+    state: &State<'_, '_>,
+    value: &Value,
+    depth: usize,
+    met: &mut WalkCost,
+) -> Result<(), Error> {
     met.values += 1;
     if met.values.is_multiple_of(VALUES_PER_FUEL) {
         go_on()?;

@@ -392,16 +392,16 @@ fn is_some_tool(tools: &Json) -> bool {
 /// What a template says when it refuses a conversation.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Raised(String);
+struct TemplateRefusal(String);
 
 fn raised(message: String) -> Error {
-    Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message))
+    Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(TemplateRefusal(message))
 }
 
 fn render_error(error: Error) -> TemplateError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(source) = cause {
-        if let Some(Raised(message)) = source.downcast_ref() {
+        if let Some(TemplateRefusal(message)) = source.downcast_ref() {
             return TemplateError::Raised {
                 message: message.clone(),
             };

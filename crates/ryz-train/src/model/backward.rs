@@ -4,7 +4,7 @@ use super::{Buffers, Network, Tokens};
 use crate::ops::attention;
 use crate::ops::cross_entropy::{self, HeadGradients, Loss, Teacher};
 use crate::ops::gate;
-use crate::ops::matmul::{Out, View, a_b, at_b};
+use crate::ops::matmul::{ProductOutput, View, a_b, at_b};
 use crate::ops::norm::{self, NormBackward};
 
 /// What a shard is trained towards.
@@ -84,9 +84,13 @@ impl Network {
             }
             let w = |range: &std::ops::Range<usize>| &weights[range.clone()];
             let dout = View::new(dx, n, d);
-            a_b(Out::set(dactivated, f), dout, View::new(w(&at.down), d, f));
+            a_b(
+                ProductOutput::set(dactivated, f),
+                dout,
+                View::new(w(&at.down), d, f),
+            );
             at_b(
-                Out::add(&mut gradients[at.down.clone()], f),
+                ProductOutput::add(&mut gradients[at.down.clone()], f),
                 dout,
                 View::new(&b.activated_normed, n, f),
             );
@@ -102,12 +106,12 @@ impl Network {
             });
             let dgates = View::new(dgate_up, n, 2 * f);
             a_b(
-                Out::set(dnormed, d),
+                ProductOutput::set(dnormed, d),
                 dgates,
                 View::new(w(&at.gate_up), 2 * f, d),
             );
             at_b(
-                Out::add(&mut gradients[at.gate_up.clone()], d),
+                ProductOutput::add(&mut gradients[at.gate_up.clone()], d),
                 dgates,
                 View::new(&b.middle_normed, n, d),
             );
@@ -120,9 +124,13 @@ impl Network {
                 dweight: &mut gradients[at.ffn_norm.clone()],
             });
             let dout = View::new(dx, n, d);
-            a_b(Out::set(dnormed, d), dout, View::new(w(&at.output), d, d));
+            a_b(
+                ProductOutput::set(dnormed, d),
+                dout,
+                View::new(w(&at.output), d, d),
+            );
             at_b(
-                Out::add(&mut gradients[at.output.clone()], d),
+                ProductOutput::add(&mut gradients[at.output.clone()], d),
                 dout,
                 View::new(&b.attended_normed, n, d),
             );
@@ -151,12 +159,12 @@ impl Network {
                 .turn(&mut dqkv[..n * wide], wide, turned, attention.tokens, -1.0);
             let dprojected = View::new(dqkv, n, wide);
             a_b(
-                Out::set(dnormed, d),
+                ProductOutput::set(dnormed, d),
                 dprojected,
                 View::new(w(&at.qkv), wide, d),
             );
             at_b(
-                Out::add(&mut gradients[at.qkv.clone()], d),
+                ProductOutput::add(&mut gradients[at.qkv.clone()], d),
                 dprojected,
                 View::new(&b.normed, n, d),
             );

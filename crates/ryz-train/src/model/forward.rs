@@ -3,7 +3,7 @@
 use super::{Buffers, Network, Tokens};
 use crate::ops::attention;
 use crate::ops::gate;
-use crate::ops::matmul::{Out, View, a_bt};
+use crate::ops::matmul::{ProductOutput, View, a_bt};
 use crate::ops::norm::{self, NormForward, Rounding};
 
 impl Network {
@@ -61,7 +61,7 @@ impl Network {
                 rounding,
             );
             a_bt(
-                Out::set(&mut b.qkv, wide),
+                ProductOutput::set(&mut b.qkv, wide),
                 View::new(&b.normed, n, d),
                 View::new(w(&at.qkv), wide, d),
             );
@@ -80,7 +80,7 @@ impl Network {
             );
             b.middle.copy_from_slice(&b.x);
             a_bt(
-                Out::add(&mut b.middle, d),
+                ProductOutput::add(&mut b.middle, d),
                 View::new(&b.attended_normed, n, d),
                 View::new(w(&at.output), d, d),
             );
@@ -93,7 +93,7 @@ impl Network {
                 rounding,
             );
             a_bt(
-                Out::set(&mut b.gate_up, 2 * f),
+                ProductOutput::set(&mut b.gate_up, 2 * f),
                 View::new(&b.middle_normed, n, d),
                 View::new(w(&at.gate_up), 2 * f, d),
             );
@@ -108,7 +108,7 @@ impl Network {
             );
             out.copy_from_slice(&b.middle);
             a_bt(
-                Out::add(out, d),
+                ProductOutput::add(out, d),
                 View::new(&b.activated_normed, n, f),
                 View::new(w(&at.down), d, f),
             );

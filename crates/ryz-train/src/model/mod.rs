@@ -11,7 +11,7 @@ use crate::config::ModelShape;
 use crate::layout::Layout;
 use crate::ops::attention::Shape;
 use crate::ops::cross_entropy::{self, CHUNK, Head, Teacher};
-use crate::ops::matmul::{Out, View, a_bt};
+use crate::ops::matmul::{ProductOutput, View, a_bt};
 use crate::ops::norm::Rounding;
 use crate::ops::rope::RopeTable;
 
@@ -226,7 +226,7 @@ impl Network {
         let mut logits = vec![0.0; tokens.len() * v];
         let table = View::new(&weights[self.layout.embedding.clone()], v, d);
         a_bt(
-            Out::set(&mut logits, v),
+            ProductOutput::set(&mut logits, v),
             View::new(&buffers.hidden, tokens.len(), d),
             table,
         );

@@ -3,7 +3,7 @@
 //! `P = softmax(Q·Kᵀ/√d, keys ≤ query)`, `O = P·V`. Only the log-sum-exp of each row is kept; the backward pass
 //! recomputes P from it (as FlashAttention does), which costs one small product and saves the (heads, T, T) store.
 
-use super::matmul::{Out, View, a_b, a_bt, at_b};
+use super::matmul::{ProductOutput, View, a_b, a_bt, at_b};
 use crate::simd::{exp, max1, sum2, vectorised};
 
 /// Query rows a block: keys beyond the block's last row are never touched.
@@ -83,7 +83,7 @@ pub(crate) fn forward(
             let rows = end - start;
             let scores = &mut scratch[..rows * end];
             a_bt(
-                Out::set(scores, end),
+                ProductOutput::set(scores, end),
                 shape.view(&qkv[shape.at(sequence, start, head)..], rows, stride),
                 shape.view(&qkv[shape.at(sequence, 0, k)..], end, stride),
             );
@@ -92,7 +92,7 @@ pub(crate) fn forward(
                 || softmax_rows(scores, start, end, scale, &mut lse[start..end]),
             );
             a_b(
-                Out {
+                ProductOutput {
                     data: &mut out[(sequence * tokens + start) * out_stride + head * head_dim..],
                     stride: out_stride,
                     add: false,
@@ -176,12 +176,12 @@ pub(crate) fn backward(op: Backward<'_>) {
             let query = shape.view(&qkv[query_at..], rows, stride);
             let dout_rows = shape.view(&dout[out_at..], rows, out_stride);
             a_bt(
-                Out::set(p, end),
+                ProductOutput::set(p, end),
                 query,
                 shape.view(&qkv[key_at..], end, stride),
             );
             a_bt(
-                Out::set(dp, end),
+                ProductOutput::set(dp, end),
                 dout_rows,
                 shape.view(&qkv[value_at..], end, stride),
             );
@@ -209,7 +209,7 @@ pub(crate) fn backward(op: Backward<'_>) {
             );
             let (p, dp) = (View::new(p, rows, end), View::new(dp, rows, end));
             at_b(
-                Out {
+                ProductOutput {
                     data: &mut dqkv[value_at..],
                     stride,
                     add: true,
@@ -218,7 +218,7 @@ pub(crate) fn backward(op: Backward<'_>) {
                 dout_rows,
             );
             at_b(
-                Out {
+                ProductOutput {
                     data: &mut dqkv[key_at..],
                     stride,
                     add: true,
@@ -227,7 +227,7 @@ pub(crate) fn backward(op: Backward<'_>) {
                 query,
             );
             a_b(
-                Out {
+                ProductOutput {
                     data: &mut dqkv[query_at..],
                     stride,
                     add: true,

@@ -4,7 +4,7 @@
 //! The (tokens, vocabulary) logits never exist as a whole: a chunk is multiplied, normalised, turned into its own
 //! gradient in place and multiplied back while it is in cache.
 
-use super::matmul::{Out, View, a_b, a_bt, at_b};
+use super::matmul::{ProductOutput, View, a_b, a_bt, at_b};
 use crate::simd::{exp, max1, sum2, vectorised};
 
 /// Rows of logits held at once.
@@ -79,7 +79,7 @@ pub(crate) fn loss(
         let rows = targets.len();
         let logits = &mut head.logits[..rows * vocabulary];
         let hidden = View::new(hidden, rows, d);
-        a_bt(Out::set(logits, vocabulary), hidden, table);
+        a_bt(ProductOutput::set(logits, vocabulary), hidden, table);
         let factor = gradients.as_ref().map(|g| g.factor);
         total += match &mut teacher {
             None => vectorised(
@@ -91,7 +91,7 @@ pub(crate) fn loss(
                 let taught = &mut teacher.logits[..rows * vocabulary];
                 let hidden = &teacher.hidden[chunk * CHUNK * width..][..rows * width];
                 a_bt(
-                    Out::set(taught, vocabulary),
+                    ProductOutput::set(taught, vocabulary),
                     View::new(hidden, rows, width),
                     View::new(teacher.embedding, vocabulary, width),
                 );
@@ -109,8 +109,8 @@ pub(crate) fn loss(
         if let Some(gradients) = &mut gradients {
             let dlogits = View::new(logits, rows, vocabulary);
             let dhidden = &mut gradients.dhidden[chunk * CHUNK * d..][..rows * d];
-            a_b(Out::set(dhidden, d), dlogits, table);
-            at_b(Out::add(gradients.dembedding, d), dlogits, hidden);
+            a_b(ProductOutput::set(dhidden, d), dlogits, table);
+            at_b(ProductOutput::add(gradients.dembedding, d), dlogits, hidden);
         }
     }
     total

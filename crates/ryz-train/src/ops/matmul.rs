@@ -57,13 +57,13 @@ impl<'a> View<'a> {
 }
 
 /// The output of a product: a row-major matrix that is overwritten or added to.
-pub(crate) struct Out<'a> {
+pub(crate) struct ProductOutput<'a> {
     pub data: &'a mut [f32],
     pub stride: usize,
     pub add: bool,
 }
 
-impl<'a> Out<'a> {
+impl<'a> ProductOutput<'a> {
     /// Overwrites a dense matrix of `cols` columns.
     pub fn set(data: &'a mut [f32], cols: usize) -> Self {
         Self {
@@ -84,19 +84,19 @@ impl<'a> Out<'a> {
 }
 
 /// `out (m×n) = a (m×k) · b (n×k)ᵀ`, the linear layer.
-pub(crate) fn a_bt(out: Out<'_>, a: View<'_>, b: View<'_>) {
+pub(crate) fn a_bt(out: ProductOutput<'_>, a: View<'_>, b: View<'_>) {
     assert_eq!(a.cols, b.cols);
     product(out, [a.rows, b.rows, a.cols], a.factor(), b.factor());
 }
 
 /// `out (m×n) = a (m×k) · b (k×n)`, the gradient of a linear layer's input.
-pub(crate) fn a_b(out: Out<'_>, a: View<'_>, b: View<'_>) {
+pub(crate) fn a_b(out: ProductOutput<'_>, a: View<'_>, b: View<'_>) {
     assert_eq!(a.cols, b.rows);
     product(out, [a.rows, b.cols, a.cols], a.factor(), b.transposed());
 }
 
 /// `out (m×n) = a (k×m)ᵀ · b (k×n)`, the gradient of a linear layer's weights.
-pub(crate) fn at_b(out: Out<'_>, a: View<'_>, b: View<'_>) {
+pub(crate) fn at_b(out: ProductOutput<'_>, a: View<'_>, b: View<'_>) {
     assert_eq!(a.rows, b.rows);
     product(
         out,
@@ -150,7 +150,7 @@ thread_local! {
     static PANELS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
 }
 
-fn product(out: Out<'_>, shape: [usize; 3], a: Factor<'_>, b: Factor<'_>) {
+fn product(out: ProductOutput<'_>, shape: [usize; 3], a: Factor<'_>, b: Factor<'_>) {
     PANELS.with_borrow_mut(|[a_panels, b_panels]| {
         Arch::new().dispatch(Product {
             out,
@@ -164,7 +164,7 @@ fn product(out: Out<'_>, shape: [usize; 3], a: Factor<'_>, b: Factor<'_>) {
 }
 
 struct Product<'a> {
-    out: Out<'a>,
+    out: ProductOutput<'a>,
     shape: [usize; 3],
     a: Factor<'a>,
     b: Factor<'a>,
@@ -179,7 +179,7 @@ impl WithSimd for Product<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let nr = VECTORS * S::F32_LANES;
         let [m, n, k] = self.shape;
-        let Out { data, stride, add } = self.out;
+        let ProductOutput { data, stride, add } = self.out;
         for k0 in (0..k).step_by(KC) {
             let k1 = k.min(k0 + KC);
             let depth = k1 - k0;
@@ -264,12 +264,12 @@ mod tests {
                         .collect()
                 };
                 let start = noise(seed + 2, m * n);
-                let run = |add: bool, f: &dyn Fn(Out<'_>)| {
+                let run = |add: bool, f: &dyn Fn(ProductOutput<'_>)| {
                     let mut out = start.clone();
                     f(if add {
-                        Out::add(&mut out, n)
+                        ProductOutput::add(&mut out, n)
                     } else {
-                        Out::set(&mut out, n)
+                        ProductOutput::set(&mut out, n)
                     });
                     out
                 };

@@ -12,7 +12,7 @@ use crate::error::TrainError;
 use crate::model::{Buffers, Network};
 use crate::ops::norm::Rounding;
 use crate::optimizer::AdamW;
-use crate::pretrained::Pretrained;
+use crate::pretrained::PretrainedModel;
 use crate::report::{History, Point};
 use crate::tokenizer::TextTokenizer;
 use std::path::Path;
@@ -77,7 +77,7 @@ impl Trainer {
     /// Ternary weights become masters that round to exactly these weights and this scale: `w = t·s / (1 − zeros)`, whose
     /// mean magnitude is s.
     pub fn finetune(
-        model: Pretrained,
+        model: PretrainedModel,
         config: TrainConfig,
         corpus: Corpus,
         threads: usize,
@@ -143,7 +143,7 @@ impl Trainer {
     /// # Errors
     ///
     /// [`TrainError::UnfitModel`] when its vocabulary is another or its context shorter than the training window.
-    pub fn learn_from(&mut self, model: Pretrained) -> Result<(), TrainError> {
+    pub fn learn_from(&mut self, model: PretrainedModel) -> Result<(), TrainError> {
         let unfit = |name, expected: String, got: String| TrainError::UnfitModel {
             path: model.path.clone(),
             name,

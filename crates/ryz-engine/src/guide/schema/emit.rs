@@ -38,7 +38,7 @@ const MAX_REPEAT: usize = 1_000_000;
 type Emitted = Result<Option<String>, EngineError>;
 
 /// A terminal's body.
-pub struct Terms {
+pub struct TerminalBody {
     pub text: String,
     /// Whether no text at all fits, as far as its length says.
     pub may_be_empty: bool,
@@ -128,7 +128,7 @@ impl<'a> Emitter<'a> {
     }
 
     /// What a text without quotation marks must be, as terms; none where it may be anything.
-    pub fn text(mut self) -> Result<Option<Terms>, EngineError> {
+    pub fn text(mut self) -> Result<Option<TerminalBody>, EngineError> {
         let node = self.target("")?;
         let nodes = match node {
             Node::Either(nodes) => nodes,
@@ -175,7 +175,7 @@ impl<'a> Emitter<'a> {
                 "bounds of a text beside values of other types".to_owned(),
             )?;
         }
-        Ok((!is_free && !choices.is_empty()).then(|| Terms {
+        Ok((!is_free && !choices.is_empty()).then(|| TerminalBody {
             text: choices.join(" | "),
             may_be_empty,
         }))

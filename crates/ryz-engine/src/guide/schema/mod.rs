@@ -20,7 +20,7 @@ use serde_json::Value;
 
 use self::build::Builder;
 use self::emit::Emitter;
-pub(super) use self::emit::Terms;
+pub(super) use self::emit::TerminalBody;
 use super::constraint::{SchemaSettings, WhiteSpace};
 use crate::error::EngineError;
 
@@ -73,7 +73,7 @@ pub(super) fn text(
     option: &str,
     root: &Value,
     settings: SchemaSettings,
-) -> Result<Option<Terms>, EngineError> {
+) -> Result<Option<TerminalBody>, EngineError> {
     let builder = Builder::new(option, root, settings.strict);
     Emitter::new(builder, settings.white_space).text()
 }

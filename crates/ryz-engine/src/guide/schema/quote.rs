@@ -80,7 +80,7 @@ pub fn text_with(pattern: &Pattern, script: Script) -> Result<String, String> {
         return Err(format!("looks ahead more than {MAX_LOOKS} times"));
     }
     let char = script.char();
-    let any = Left::Text(format!("{char}*"));
+    let any = Remainder::Text(format!("{char}*"));
     let found = if asks_for_start(pattern) {
         let begun = left(pattern, &any, true, script)?;
         let later = before(&format!("{char}+"), left(pattern, &any, false, script)?)?;
@@ -89,16 +89,16 @@ pub fn text_with(pattern: &Pattern, script: Script) -> Result<String, String> {
         before(&format!("{char}*"), left(pattern, &any, false, script)?)?
     };
     match (found, script) {
-        (Left::Nothing, _) => Err("matches no text".to_owned()),
-        (Left::Text(text), Script::Json) => Ok(format!("/\"{text}\"/")),
-        (Left::Terms(terms), Script::Json) => Ok(format!("\"\\\"\" ({terms}) \"\\\"\"")),
+        (Remainder::Nothing, _) => Err("matches no text".to_owned()),
+        (Remainder::Text(text), Script::Json) => Ok(format!("/\"{text}\"/")),
+        (Remainder::Terms(terms), Script::Json) => Ok(format!("\"\\\"\" ({terms}) \"\\\"\"")),
         (left, Script::Plain) => Ok(left.terms()),
     }
 }
 
 /// What may be left of a text.
 #[derive(Debug, Clone, PartialEq)]
-enum Left {
+enum Remainder {
     Nothing,
     /// A regular expression.
     Text(String),
@@ -106,7 +106,7 @@ enum Left {
     Terms(String),
 }
 
-impl Left {
+impl Remainder {
     fn terms(&self) -> String {
         match self {
             Self::Nothing => "(/a/ & /b/)".to_owned(),
@@ -130,63 +130,68 @@ impl Left {
 }
 
 /// A plain part before what is left.
-fn before(text: &str, rest: Left) -> Result<Left, String> {
+fn before(text: &str, rest: Remainder) -> Result<Remainder, String> {
     if text.is_empty() {
         return Ok(rest);
     }
     match rest {
-        Left::Nothing => Ok(Left::Nothing),
-        Left::Text(rest) => Left::Text(format!("{text}{rest}")).bounded(),
-        Left::Terms(rest) => Left::Terms(format!("/{text}/ ({rest})")).bounded(),
+        Remainder::Nothing => Ok(Remainder::Nothing),
+        Remainder::Text(rest) => Remainder::Text(format!("{text}{rest}")).bounded(),
+        Remainder::Terms(rest) => Remainder::Terms(format!("/{text}/ ({rest})")).bounded(),
     }
 }
 
-fn either(parts: Vec<Left>) -> Result<Left, String> {
+fn either(parts: Vec<Remainder>) -> Result<Remainder, String> {
     let mut parts: Vec<_> = parts
         .into_iter()
-        .filter(|part| *part != Left::Nothing)
+        .filter(|part| *part != Remainder::Nothing)
         .collect();
     parts.dedup();
     if parts.len() <= 1 {
-        return Ok(parts.pop().unwrap_or(Left::Nothing));
+        return Ok(parts.pop().unwrap_or(Remainder::Nothing));
     }
     let texts: Option<Vec<_>> = parts
         .iter()
         .map(|part| match part {
-            Left::Text(text) => Some(text.as_str()),
+            Remainder::Text(text) => Some(text.as_str()),
             _ => None,
         })
         .collect();
     match texts {
-        Some(texts) => Left::Text(format!("(?:{})", texts.join("|"))).bounded(),
+        Some(texts) => Remainder::Text(format!("(?:{})", texts.join("|"))).bounded(),
         None => {
-            let terms: Vec<_> = parts.iter().map(Left::terms).collect();
-            Left::Terms(terms.join(" | ")).bounded()
+            let terms: Vec<_> = parts.iter().map(Remainder::terms).collect();
+            Remainder::Terms(terms.join(" | ")).bounded()
         }
     }
 }
 
 /// What is left of a text that goes on with the pattern and then with `rest`.
-fn left(pattern: &Pattern, rest: &Left, at_start: bool, script: Script) -> Result<Left, String> {
-    if *rest == Left::Nothing {
-        return Ok(Left::Nothing);
+fn left(
+    pattern: &Pattern,
+    rest: &Remainder,
+    at_start: bool,
+    script: Script,
+) -> Result<Remainder, String> {
+    if *rest == Remainder::Nothing {
+        return Ok(Remainder::Nothing);
     }
     if !pattern.looks() {
         return before(&plain(pattern, script)?, rest.clone());
     }
     match pattern {
         Pattern::Start if at_start => Ok(rest.clone()),
-        Pattern::Start => Ok(Left::Nothing),
+        Pattern::Start => Ok(Remainder::Nothing),
         Pattern::End => end(rest, script),
         Pattern::Look { of, negated } => {
-            let any = Left::Text(format!("{}*", script.char()));
+            let any = Remainder::Text(format!("{}*", script.char()));
             let seen = left(of, &any, at_start, script)?;
             match (seen, *negated) {
-                (Left::Nothing, false) => Ok(Left::Nothing),
-                (Left::Nothing, true) => Ok(rest.clone()),
+                (Remainder::Nothing, false) => Ok(Remainder::Nothing),
+                (Remainder::Nothing, true) => Ok(rest.clone()),
                 (seen, negated) => {
                     let sign = if negated { "~" } else { "" };
-                    Left::Terms(format!("{sign}{} & {}", seen.terms(), rest.terms())).bounded()
+                    Remainder::Terms(format!("{sign}{} & {}", seen.terms(), rest.terms())).bounded()
                 }
             }
         }
@@ -213,7 +218,12 @@ fn left(pattern: &Pattern, rest: &Left, at_start: bool, script: Script) -> Resul
     }
 }
 
-fn concat(parts: &[Pattern], rest: &Left, at_start: bool, script: Script) -> Result<Left, String> {
+fn concat(
+    parts: &[Pattern],
+    rest: &Remainder,
+    at_start: bool,
+    script: Script,
+) -> Result<Remainder, String> {
     // Whether something stands before a part is known from the left, what is left of the text from the right.
     let mut starts = Vec::new();
     let mut start = at_start;
@@ -266,13 +276,13 @@ fn may_be_empty(pattern: &Pattern) -> bool {
 }
 
 /// The end of the text: what is left must be able to be nothing.
-fn end(rest: &Left, script: Script) -> Result<Left, String> {
+fn end(rest: &Remainder, script: Script) -> Result<Remainder, String> {
     match rest {
-        Left::Text(text) if text.is_empty() || *text == format!("{}*", script.char()) => {
-            Ok(Left::Text(String::new()))
+        Remainder::Text(text) if text.is_empty() || *text == format!("{}*", script.char()) => {
+            Ok(Remainder::Text(String::new()))
         }
-        Left::Nothing => Ok(Left::Nothing),
-        rest => Ok(Left::Terms(format!("\"\" & {}", rest.terms()))),
+        Remainder::Nothing => Ok(Remainder::Nothing),
+        rest => Ok(Remainder::Terms(format!("\"\" & {}", rest.terms()))),
     }
 }
 

@@ -265,7 +265,7 @@ impl<'a> Values<'a> {
     }
 
     /// A text of some kind up to a mark, which it does not hold.
-    fn bound_text(&mut self, terms: &schema::Terms, close: &str) -> String {
+    fn bound_text(&mut self, terms: &schema::TerminalBody, close: &str) -> String {
         self.count += 1;
         let (upper, lower) = (format!("TEXT{}", self.count), format!("text{}", self.count));
         let parts = self.spelling.parts(close);

@@ -62,7 +62,7 @@ impl Shape<'_> {
                 Ok(object([(tool.name.clone(), parameters)]))
             }
             JsonName::At(name) => {
-                let at = At {
+                let at = JsonCursor {
                     name: Some(name),
                     arguments: Some(self.arguments),
                 };
@@ -79,7 +79,7 @@ pub(super) fn arguments(
     tool: &Tool,
     root: &str,
 ) -> Result<Value, EngineError> {
-    let at = At {
+    let at = JsonCursor {
         name: None,
         arguments: Some(path),
     };
@@ -87,7 +87,7 @@ pub(super) fn arguments(
 }
 
 /// The keys that still lead to the name and to the arguments.
-struct At<'a> {
+struct JsonCursor<'a> {
     name: Option<&'a [String]>,
     arguments: Option<&'a [String]>,
 }
@@ -95,7 +95,7 @@ struct At<'a> {
 /// The schema of a call like `example`, which stands at `root` in the whole schema.
 fn shaped(
     example: &Value,
-    at: &At<'_>,
+    at: &JsonCursor<'_>,
     counters: &[String],
     tool: &Tool,
     root: &str,
@@ -124,7 +124,7 @@ fn shaped(
         } else {
             check_key(key)?;
             let root = format!("{root}/properties/{key}");
-            let at = At {
+            let at = JsonCursor {
                 name: name.as_deref(),
                 arguments: arguments.as_deref(),
             };

@@ -16,7 +16,7 @@
 //! The first factor is the row's, the second that of the activations. Both are rounded up. Nothing is lost below the smallest normal
 //! number but in the last product: integers times fp16 times integers are multiples of 2⁻²⁴; [`FLOOR`] is more than that.
 
-use super::{BLOCK, Coarse, FixedDot, FixedType, Q4K, Q6K, types::BlockType};
+use super::{BLOCK, ByteActivations, FixedDot, FixedType, Q4K, Q6K, types::BlockType};
 use crate::{DenseWeight, simd::Simd};
 use ryz_format::DType;
 
@@ -55,7 +55,7 @@ fn error_of<T: BlockType>(x: &[f32]) -> (f64, f64) {
         return (f64::INFINITY, f64::INFINITY);
     }
     let greatest = greatest.into_iter().fold(0.0, f32::max).max(1e-30);
-    let scale = Coarse::<T>::GREATEST / greatest;
+    let scale = ByteActivations::<T>::GREATEST / greatest;
     let step = 1.0 / f64::from(scale);
     let (mut errors, mut squares) = ([0.0f64; 8], [0.0f64; 8]);
     for x in x.chunks(8) {

@@ -41,7 +41,7 @@ use bytemuck::{Pod, Zeroable};
 use ryz_format::DType;
 use ryz_tmac::{LINE, MatMut};
 
-use self::types::{Coarse, FixedType, Q4K, Q6K};
+use self::types::{ByteActivations, FixedType, Q4K, Q6K};
 use super::{DenseWeight, matmul::Row};
 use crate::{
     ActivationView, Line,
@@ -126,7 +126,7 @@ activations! {
 /// What a product has made of its activations and left in scratch memory. The next product of the same activations with rows of
 /// the same matrix finds it there, if it is given this and the same scratch, which nothing else has used.
 #[derive(Clone, Debug, Default)]
-pub struct Prepared {
+pub struct PreparedInput {
     /// Tokens whose fixed-point forms are there; 0 for none.
     tokens: usize,
     /// What their products are multiplied with.
@@ -198,7 +198,7 @@ pub(crate) fn matmul<K: FixedDot>(
     rows: Range<usize>,
     x: ActivationView<'_>,
     scratch: &mut [Line],
-    prepared: &mut Prepared,
+    prepared: &mut PreparedInput,
     out: MatMut<'_, f32>,
 ) {
     match weights.dtype() {
@@ -216,12 +216,12 @@ pub(crate) fn coarse_matmul<K: FixedDot>(
     rows: Range<usize>,
     x: ActivationView<'_>,
     scratch: &mut [Line],
-    prepared: &mut Prepared,
+    prepared: &mut PreparedInput,
     out: MatMut<'_, f32>,
 ) {
     match weights.dtype() {
-        DType::Q4K => typed::<K, Coarse<Q4K>>(k, weights, rows, x, scratch, prepared, out),
-        DType::Q6K => typed::<K, Coarse<Q6K>>(k, weights, rows, x, scratch, prepared, out),
+        DType::Q4K => typed::<K, ByteActivations<Q4K>>(k, weights, rows, x, scratch, prepared, out),
+        DType::Q6K => typed::<K, ByteActivations<Q6K>>(k, weights, rows, x, scratch, prepared, out),
         other => unreachable!("{other} is not multiplied in fixed point"),
     }
 }
@@ -233,7 +233,7 @@ fn typed<K: FixedDot, B: FixedType>(
     rows: Range<usize>,
     x: ActivationView<'_>,
     scratch: &mut [Line],
-    prepared: &mut Prepared,
+    prepared: &mut PreparedInput,
     mut out: MatMut<'_, f32>,
 ) {
     let blocks = weights.cols() / BLOCK;

@@ -14,7 +14,7 @@ pub(super) type Fours = [i32; BLOCK / 4];
 
 /// A block's weights in registers.
 #[derive(Clone, Copy)]
-pub(super) struct Taken<K: FixedDot> {
+pub(super) struct BlockRegisters<K: FixedDot> {
     /// Of the four groups.
     codes: [K::C; 4],
     /// Of each lane of a sum.
@@ -39,12 +39,12 @@ pub(super) trait FixedType {
     /// What does not depend on codes.
     fn rest(fours: &Fours) -> [i32; LANES];
 
-    fn take<K: FixedDot>(k: K, block: &[u8]) -> Taken<K>;
+    fn take<K: FixedDot>(k: K, block: &[u8]) -> BlockRegisters<K>;
 
     /// The products of a block of each of R rows added to `sums`.
     fn add<K: FixedDot, const R: usize>(
         k: K,
-        weights: &[Taken<K>; R],
+        weights: &[BlockRegisters<K>; R],
         x: &Self::Activations,
         sums: &mut [<K::S as Simd>::F; R],
     );
@@ -55,7 +55,7 @@ pub(super) trait BlockType: FixedType {
     /// [`FixedType::add`].
     fn add_digits<K: FixedDot, X: FixedActivations, const R: usize>(
         k: K,
-        weights: &[Taken<K>; R],
+        weights: &[BlockRegisters<K>; R],
         x: &X,
         sums: &mut [<K::S as Simd>::F; R],
     );
@@ -66,9 +66,9 @@ pub(super) trait BlockType: FixedType {
 }
 
 /// T with activations of one byte.
-pub(super) struct Coarse<T>(T);
+pub(super) struct ByteActivations<T>(T);
 
-impl<T: BlockType> FixedType for Coarse<T> {
+impl<T: BlockType> FixedType for ByteActivations<T> {
     type Activations = CoarseBlock;
 
     const BYTES: usize = T::BYTES;
@@ -86,14 +86,14 @@ impl<T: BlockType> FixedType for Coarse<T> {
     }
 
     #[inline(always)]
-    fn take<K: FixedDot>(k: K, block: &[u8]) -> Taken<K> {
+    fn take<K: FixedDot>(k: K, block: &[u8]) -> BlockRegisters<K> {
         T::take(k, block)
     }
 
     #[inline(always)]
     fn add<K: FixedDot, const R: usize>(
         k: K,
-        weights: &[Taken<K>; R],
+        weights: &[BlockRegisters<K>; R],
         x: &CoarseBlock,
         sums: &mut [<K::S as Simd>::F; R],
     ) {
@@ -105,7 +105,7 @@ impl<T: BlockType> FixedType for Coarse<T> {
 #[inline(always)]
 fn products<K: FixedDot, X: FixedActivations, const N: usize, const R: usize>(
     k: K,
-    weights: &[Taken<K>; R],
+    weights: &[BlockRegisters<K>; R],
     x: &X,
     low: <K::S as Simd>::I,
 ) -> [<K::S as Simd>::I; R] {
@@ -177,13 +177,13 @@ impl FixedType for Q4K {
     }
 
     #[inline(always)]
-    fn take<K: FixedDot>(k: K, block: &[u8]) -> Taken<K> {
+    fn take<K: FixedDot>(k: K, block: &[u8]) -> BlockRegisters<K> {
         let s = k.simd();
         let [[low, high], minima] = scales_and_minima(block);
         let scales: [i8; LANES] = bytemuck::cast([low, high, low, high]);
         let minima: [i8; LANES] = bytemuck::cast([minima[0], minima[1], 0, 0]);
         let scales = s.mul(s.splat(half(s, block, 0)), s.load_i8(&scales));
-        Taken {
+        BlockRegisters {
             codes: k.nibbles(bytes(block, 16)),
             scales: k.permute_eights(scales, SUB_BLOCKS),
             minima: s.mul(s.splat(half(s, block, 2)), s.load_i8(&minima)),
@@ -193,7 +193,7 @@ impl FixedType for Q4K {
     #[inline(always)]
     fn add<K: FixedDot, const R: usize>(
         k: K,
-        weights: &[Taken<K>; R],
+        weights: &[BlockRegisters<K>; R],
         x: &FixedBlock,
         sums: &mut [<K::S as Simd>::F; R],
     ) {
@@ -205,7 +205,7 @@ impl BlockType for Q4K {
     #[inline(always)]
     fn add_digits<K: FixedDot, X: FixedActivations, const R: usize>(
         k: K,
-        weights: &[Taken<K>; R],
+        weights: &[BlockRegisters<K>; R],
         x: &X,
         sums: &mut [<K::S as Simd>::F; R],
     ) {
@@ -213,7 +213,7 @@ impl BlockType for Q4K {
         let of_codes = products::<K, X, 4, R>(k, weights, x, s.splat_i(0));
         let rest = s.load(bytemuck::cast_ref(x.rest()));
         for row in 0..R {
-            let Taken { scales, minima, .. } = weights[row];
+            let BlockRegisters { scales, minima, .. } = weights[row];
             sums[row] = s.fma(rest, minima, sums[row]);
             sums[row] = s.fma(s.to_f32(of_codes[row]), scales, sums[row]);
         }
@@ -222,7 +222,7 @@ impl BlockType for Q4K {
     #[inline(always)]
     fn add_squares<K: FixedDot>(k: K, block: &[u8], sums: &mut [<K::S as Simd>::F; 2]) {
         let s = k.simd();
-        let Taken { codes, scales, .. } = Self::take(k, block);
+        let BlockRegisters { codes, scales, .. } = Self::take(k, block);
         let [_, [low, high]] = scales_and_minima(block);
         let minima: [i8; LANES] = bytemuck::cast([low, high, low, high]);
         let minima = s.mul(s.splat(half(s, block, 2)), s.load_i8(&minima));
@@ -269,7 +269,7 @@ impl FixedType for Q6K {
     }
 
     #[inline(always)]
-    fn take<K: FixedDot>(k: K, block: &[u8]) -> Taken<K> {
+    fn take<K: FixedDot>(k: K, block: &[u8]) -> BlockRegisters<K> {
         let s = k.simd();
         // Quarters 0 and 2, and 1 and 3, of both halves; their upper bits.
         let (low, _) = bytes::<128>(block, 0).as_chunks::<32>();
@@ -288,7 +288,7 @@ impl FixedType for Q6K {
         let [c, d] = k.interleave_eights(even[1], odd[1]);
         let integers: &[i8; LANES] = bytemuck::cast_ref(bytes::<16>(block, 192));
         let scales = s.mul(s.splat(half(s, block, 208)), s.load_i8(integers));
-        Taken {
+        BlockRegisters {
             codes: [a, b, c, d],
             scales: k.permute_eights(scales, [0, 2, 4, 6, 1, 3, 5, 7, 0, 2, 4, 6, 1, 3, 5, 7]),
             minima: s.splat(0.0),
@@ -298,7 +298,7 @@ impl FixedType for Q6K {
     #[inline(always)]
     fn add<K: FixedDot, const R: usize>(
         k: K,
-        weights: &[Taken<K>; R],
+        weights: &[BlockRegisters<K>; R],
         x: &FixedBlock,
         sums: &mut [<K::S as Simd>::F; R],
     ) {
@@ -310,7 +310,7 @@ impl BlockType for Q6K {
     #[inline(always)]
     fn add_digits<K: FixedDot, X: FixedActivations, const R: usize>(
         k: K,
-        weights: &[Taken<K>; R],
+        weights: &[BlockRegisters<K>; R],
         x: &X,
         sums: &mut [<K::S as Simd>::F; R],
     ) {
@@ -324,7 +324,7 @@ impl BlockType for Q6K {
     #[inline(always)]
     fn add_squares<K: FixedDot>(k: K, block: &[u8], sums: &mut [<K::S as Simd>::F; 2]) {
         let s = k.simd();
-        let Taken { codes, scales, .. } = Self::take(k, block);
+        let BlockRegisters { codes, scales, .. } = Self::take(k, block);
         // Sixteen weights a lane: Σ (c − 32)² = Σ c² − 64·Σc + 16·1024.
         let minus = k.activations(&[-64; 64]);
         let mut squares = s.splat_i(16 * 1024);
