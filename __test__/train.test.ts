@@ -160,6 +160,15 @@ describe("train", () => {
     expect(readFileSync(output("stopped")).equals(readFileSync(output("model")))).toBe(true);
   });
 
+  test("a web stream reads it, alone, and its cancel stops the run", async () => {
+    const run = train(options("web"));
+    const reader = run.toReadableStream().getReader();
+    expect((await reader.read()).value).toMatchObject({ type: "preparing", what: "texts" });
+    expect(() => run[Symbol.asyncIterator]()).toThrow(expect.objectContaining({ code: "ALREADY_READ" }));
+    await reader.cancel();
+    await expect(run.report()).rejects.toMatchObject({ code: "ABORTED" });
+  });
+
   test("a signal stops it with its reason", async () => {
     const controller = new AbortController();
     const reason = new Error("enough");

@@ -2,7 +2,7 @@
 
 import { RyzansteinError } from "./errors.js";
 import type { Completion, Finish, FinishReason, TextDelta, TokenLogprobs, Usage } from "./generate-options.js";
-import { ASYNC_DISPOSE, OneReader } from "./stream.js";
+import { ReadOnceStream } from "./read-once-stream.js";
 import type { ToolCall } from "./tool-calls.js";
 import type { ToolResult } from "./tool-set.js";
 
@@ -70,12 +70,12 @@ export interface ChatReply extends Omit<Completion, "finishReason">, ChatStep {
 type Step = IteratorResult<ChatPart, undefined>;
 
 /** The parts of one turn, in order: an async generator, like {@link TextStream}. */
-export class ChatTurn implements AsyncGenerator<ChatPart, undefined, undefined> {
+export class ChatTurn extends ReadOnceStream<ChatPart> {
   readonly #parts: AsyncGenerator<ChatPart, undefined, undefined>;
-  readonly #reader = new OneReader("turn");
 
   /** @internal */
   constructor(parts: AsyncGenerator<ChatPart, undefined, undefined>) {
+    super("turn");
     this.#parts = parts;
   }
 
@@ -92,16 +92,6 @@ export class ChatTurn implements AsyncGenerator<ChatPart, undefined, undefined> 
   /** Stops the turn and throws `error`. */
   throw(error: unknown): Promise<Step> {
     return this.#parts.throw(error);
-  }
-
-  /** @throws {@link RyzansteinError} with the code `ALREADY_READ` the second time. */
-  [Symbol.asyncIterator](): this {
-    this.#reader.claim();
-    return this;
-  }
-
-  async [ASYNC_DISPOSE](): Promise<void> {
-    await this.return();
   }
 
   /** Reads the turn to its end and gathers what was said. */
@@ -127,20 +117,6 @@ export class ChatTurn implements AsyncGenerator<ChatPart, undefined, undefined> 
   /** The same as {@link ChatTurn.reply}. */
   completion(): Promise<ChatReply> {
     return this.reply();
-  }
-
-  /** The same parts as a web stream; cancelling it stops the turn. */
-  toReadableStream(): ReadableStream<ChatPart> {
-    this.#reader.claim();
-    const pull = async (controller: ReadableStreamDefaultController<ChatPart>): Promise<void> => {
-      const { done, value } = await this.next();
-      if (done) controller.close();
-      else controller.enqueue(value);
-    };
-    const cancel = async (): Promise<void> => {
-      await this.return();
-    };
-    return new ReadableStream({ pull, cancel }, { highWaterMark: 0 });
   }
 }
 

@@ -37,6 +37,7 @@ import type { Profile, ProfilingOptions } from "./profile.js";
 import { cancellable, promised } from "./promised.js";
 import { nativeQuantizer } from "./quantizer.js";
 import { type BlockRanker, type BlockRankerOptions, setBlockRanker } from "./ranker.js";
+import { ASYNC_DISPOSE } from "./read-once-stream.js";
 import {
   checkEmbed,
   checkLogits,
@@ -59,7 +60,7 @@ import {
 } from "./saved.js";
 import type { InferOutput, Schema } from "./standard-schema.js";
 import { type EngineStats, engineStats } from "./stats.js";
-import { ASYNC_DISPOSE, type Generation, type GenerationStart, TextStream } from "./stream.js";
+import { type Generation, type GenerationStart, TextStream } from "./stream.js";
 import type { AnyTool } from "./tool.js";
 import { ToolSet } from "./tool-set.js";
 import { bagOf, OptionReader, pathOf, promptOf, textOf, tokenIds } from "./validate.js";

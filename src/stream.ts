@@ -16,6 +16,7 @@ import type {
 } from "./generate-options.js";
 import type { Log } from "./logger.js";
 import type { Native, NativeEngine, NativeRequest } from "./native.js";
+import { ReadOnceStream } from "./read-once-stream.js";
 
 type Step = IteratorResult<StreamPart, undefined>;
 const DONE: Step = Object.freeze({ done: true, value: undefined });
@@ -209,27 +210,6 @@ export class Generation {
   }
 }
 
-/** `Symbol.asyncDispose`, also on the first releases of Node.js 20, which lack it. @internal */
-export const ASYNC_DISPOSE: typeof Symbol.asyncDispose = Symbol.asyncDispose ?? Symbol.for("nodejs.asyncDispose");
-
-/** Lets something be read once: parts that two readers share would each be seen by one of them. @internal */
-export class OneReader {
-  readonly #what: string;
-  #claimed = false;
-
-  constructor(what: string) {
-    this.#what = what;
-  }
-
-  claim(): void {
-    if (this.#claimed) {
-      const message = `this ${this.#what} has a reader already: keep its parts, or start another one`;
-      throw new RyzansteinError("ALREADY_READ", message);
-    }
-    this.#claimed = true;
-  }
-}
-
 const abandoned = new FinalizationRegistry<Generation>((generation) => generation.cancel());
 
 /**
@@ -242,12 +222,12 @@ const abandoned = new FinalizationRegistry<Generation>((generation) => generatio
  * @example
  * for await (const part of engine.generate("Once upon a time")) process.stdout.write(part.text);
  */
-export class TextStream implements AsyncGenerator<StreamPart, undefined, undefined> {
+export class TextStream extends ReadOnceStream<StreamPart> {
   readonly #generation: Generation;
-  readonly #reader = new OneReader("stream");
 
   /** @internal */
   constructor(start: GenerationStart) {
+    super("stream");
     this.#generation = new Generation(start);
     abandoned.register(this, this.#generation, this);
   }
@@ -269,35 +249,21 @@ export class TextStream implements AsyncGenerator<StreamPart, undefined, undefin
     return Promise.reject(error);
   }
 
-  /** @throws {@link RyzansteinError} with the code `ALREADY_READ` the second time. */
-  [Symbol.asyncIterator](): this {
-    this.#reader.claim();
-    return this;
-  }
-
-  async [ASYNC_DISPOSE](): Promise<void> {
-    await this.return();
-  }
-
   /** Reads the stream to its end and gathers what it said. */
   async completion(): Promise<Completion> {
-    const completion = await gather(this);
-    if (completion !== undefined) return completion;
+    let text = "";
+    const tokenIds: number[] = [];
+    const logprobs: TokenLogprobs[] = [];
+    for await (const part of this) {
+      if (part.type === "finish") {
+        const { finishReason, usage, timings } = part;
+        return { text, tokenIds, ...(logprobs.length > 0 && { logprobs }), finishReason, usage, timings };
+      }
+      text += part.text;
+      for (const id of part.tokenIds) tokenIds.push(id);
+      for (const token of part.logprobs ?? []) logprobs.push(token);
+    }
     throw new RyzansteinError("ABORTED", "the stream was ended before its last part");
-  }
-
-  /** The same parts as a web stream; cancelling it stops the generation. */
-  toReadableStream(): ReadableStream<StreamPart> {
-    this.#reader.claim();
-    const pull = async (controller: ReadableStreamDefaultController<StreamPart>): Promise<void> => {
-      const { done, value } = await this.next();
-      if (done) controller.close();
-      else controller.enqueue(value);
-    };
-    const cancel = async (): Promise<void> => {
-      await this.return();
-    };
-    return new ReadableStream({ pull, cancel }, { highWaterMark: 0 });
   }
 }
 
@@ -324,32 +290,4 @@ function finishOf(finish: Native.Finish): Finish {
     usage: { promptTokens, completionTokens, ...(unknownCharacters > 0 && { unknownCharacters }) },
     timings: { prefillMs, timeToFirstTokenMs, decodeMs, tokensPerSecond },
   };
-}
-
-/**
- * What the parts of a stream add up to; `undefined` when it ended before its last part. Parts of other types go to `other`.
- * @internal
- */
-export async function gather<T extends { readonly type: string; readonly text: string }>(
-  parts: AsyncIterable<StreamPart | T>,
-  other?: (part: T) => void,
-): Promise<Completion | undefined> {
-  let text = "";
-  const tokenIds: number[] = [];
-  const logprobs: TokenLogprobs[] = [];
-  for await (const part of parts as AsyncIterable<StreamPart>) {
-    if (part.type === "finish") {
-      const { finishReason, usage, timings } = part;
-      const rest = { finishReason, usage, timings };
-      return logprobs.length > 0 ? { text, tokenIds, logprobs, ...rest } : { text, tokenIds, ...rest };
-    }
-    text += part.text;
-    if (part.type !== "text-delta") {
-      other?.(part as unknown as T);
-      continue;
-    }
-    tokenIds.push(...part.tokenIds);
-    if (part.logprobs !== undefined) logprobs.push(...part.logprobs);
-  }
-  return undefined;
 }

@@ -3,7 +3,7 @@
 import { errorFrom, InvalidArgumentError, RyzansteinError, thrownByAddon } from "./errors.js";
 import { type Native, type NativeCancel, native } from "./native.js";
 import { permittedModel, permittedRead, permittedWrite } from "./permission.js";
-import { ASYNC_DISPOSE, OneReader } from "./stream.js";
+import { ReadOnceStream } from "./read-once-stream.js";
 import { defined, OptionReader, pathOf, unknownOption, whole } from "./validate.js";
 
 /** The shape of a model, by the names of Hugging Face's configuration. */
@@ -245,7 +245,7 @@ type Step = IteratorResult<TrainEvent, undefined>;
  *
  * Leaving its loop stops the run, with a checkpoint of the last whole step to resume from.
  */
-export class TrainingRun implements AsyncGenerator<TrainEvent, undefined, undefined> {
+export class TrainingRun extends ReadOnceStream<TrainEvent> {
   readonly #settings: Native.TrainSettings;
   readonly #signal: AbortSignal | undefined;
   readonly #events: TrainEvent[] = [];
@@ -255,10 +255,10 @@ export class TrainingRun implements AsyncGenerator<TrainEvent, undefined, undefi
   #report: TrainReport | undefined;
   #error: { readonly reason: unknown } | undefined;
   #over = false;
-  readonly #reader = new OneReader("run");
 
   /** @internal */
   constructor(settings: Native.TrainSettings, signal: AbortSignal | undefined) {
+    super("run");
     this.#settings = settings;
     this.#signal = signal;
   }
@@ -291,16 +291,6 @@ export class TrainingRun implements AsyncGenerator<TrainEvent, undefined, undefi
   async throw(error: unknown): Promise<Step> {
     await this.return();
     throw error;
-  }
-
-  /** @throws {@link RyzansteinError} with the code `ALREADY_READ` the second time. */
-  [Symbol.asyncIterator](): this {
-    this.#reader.claim();
-    return this;
-  }
-
-  async [ASYNC_DISPOSE](): Promise<void> {
-    await this.return();
   }
 
   /** Reads the run to its end, if it has not been read, and gives what came of it. */
