@@ -56,7 +56,18 @@ describe("what is no model says what it is", () => {
 
   test("~ is the home folder, and file: URLs are paths", async () => {
     await expect(BitNetEngine.load("~/there-is-none.gguf")).rejects.toThrow(join(homedir(), "there-is-none.gguf"));
-    expect((await inspectModel(pathToFileURL(LLAMA).href)).architecture).toBe("llama");
+    await expect(BitNetEngine.load("~")).rejects.toThrow(homedir());
+    for (const path of [pathToFileURL(LLAMA), pathToFileURL(LLAMA).href, `file:${encodeURI(LLAMA)}`]) {
+      expect((await inspectModel(path)).architecture).toBe("llama");
+    }
+    const elsewhere = process.platform === "win32" ? "file:///no-drive" : "file://elsewhere/model.gguf";
+    for (const path of [elsewhere, new URL(elsewhere), "file:%zz"]) {
+      await expect(BitNetEngine.load(path)).rejects.toMatchObject({
+        code: "INVALID_ARGUMENT",
+        option: "path",
+        expected: "a file path or a file: URL of this machine",
+      });
+    }
   });
 });
 

@@ -1,9 +1,7 @@
 /** Checks options before they reach the native side, where a `-1` would wrap to four billion. */
 
-import { homedir } from "node:os";
-import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { describe, InvalidArgumentError } from "./errors.js";
+import { localPath } from "./local-path.js";
 import { hintFor, isMeant } from "./option-names.js";
 
 /** Leaves out the entries that are undefined: absent and undefined differ on the native side. @internal */
@@ -240,22 +238,21 @@ export function textOf(name: string, value: unknown): string {
   throw new InvalidArgumentError(name, "a string", value);
 }
 
+const REMOTE = /^(hf|hf-mirror|ollama|modelscope|s3|gs):|^https?:\/\//i;
 const NO_DOWNLOAD =
   "a path on this machine (nothing is downloaded from here: fetch the file first, for example with `hf download` or `curl -LO`)";
 
-/** A file's path, out of a path or a file: URL; `~/` is the home folder. */
+/** A file's path, out of a path or a file: URL; `~` is the home folder. */
 export function pathOf(name: string, path: unknown): string {
-  if (path instanceof URL) {
-    if (path.protocol === "file:") return fileURLToPath(path);
-    throw new InvalidArgumentError(name, NO_DOWNLOAD, path.href);
+  const text = path instanceof URL ? path.href : path;
+  if (typeof text !== "string" || text === "" || text.includes("\0")) {
+    throw new InvalidArgumentError(name, "a file path or a file: URL", path);
   }
-  if (typeof path === "string" && path !== "" && !path.includes("\0")) {
-    if (/^~[/\\]/.test(path)) return join(homedir(), path.slice(2));
-    if (/^file:\/\//i.test(path)) return fileURLToPath(path);
-    if (/^(hf|hf-mirror|ollama|modelscope|s3|gs):|^https?:\/\//i.test(path)) {
-      throw new InvalidArgumentError(name, NO_DOWNLOAD, path);
-    }
-    return path;
+  const isRemote = path instanceof URL ? path.protocol !== "file:" : REMOTE.test(text);
+  if (isRemote) throw new InvalidArgumentError(name, NO_DOWNLOAD, text);
+  try {
+    return localPath(text);
+  } catch (cause) {
+    throw new InvalidArgumentError(name, "a file path or a file: URL of this machine", text, undefined, { cause });
   }
-  throw new InvalidArgumentError(name, "a file path or a file: URL", path);
 }

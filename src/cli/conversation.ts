@@ -4,7 +4,8 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import type { ChatMessage } from "../chat.js";
 import type { ChatSession, ChatSessionOptions } from "../chat-session.js";
 import type { BitNetEngine } from "../engine.js";
-import { fileFailure, localPath } from "./paths.js";
+import { localPath } from "../local-path.js";
+import { fileFailure } from "./file-failure.js";
 
 /** What a command answers: a line for the user, and whether the conversation is over. */
 export interface CommandResult {

@@ -3,7 +3,7 @@
 import { fstatSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import type { Command } from "commander";
-import { fileFailure } from "./paths.js";
+import { fileFailure } from "./file-failure.js";
 import { dim, note } from "./terminal.js";
 import { filePath, UsageError } from "./values.js";
 

@@ -1,10 +1,10 @@
 /** Where a conversation's messages come from: an editor on a terminal, or lines of a pipe. */
 
 import { createInterface } from "node:readline";
+import { fileFailure } from "./file-failure.js";
 import { History } from "./history.js";
 import { Keyboard } from "./keyboard.js";
 import { LineEditor } from "./line-editor.js";
-import { fileFailure } from "./paths.js";
 import { bold, dim, note } from "./terminal.js";
 
 /** Reads the messages of a conversation, one after another. */

@@ -2,8 +2,8 @@
 
 import { InvalidArgumentError as InvalidOption } from "commander";
 import type { Eviction } from "../eviction.js";
+import { localPath } from "../local-path.js";
 import type { OverrideValue } from "../overrides.js";
-import { localPath } from "./paths.js";
 
 /** A failure of the command line itself: exit code 2. */
 export class UsageError extends Error {}
