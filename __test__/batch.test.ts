@@ -1,22 +1,13 @@
 /** Many prompts at once: in order, as alone, and one that fails costs the others nothing. */
 
-import { BitNetEngine, type Completion, type EngineConfig, type LogFields, QueueFullError } from "ryzanstein";
+import { type Completion, type LogFields, QueueFullError } from "ryzanstein";
 import { expect, test, vi } from "vitest";
-import { fixture } from "./support.js";
+import { fixture, withEngine } from "./support.js";
 
 const MODEL = fixture("b158-v1-tq2_0.gguf");
 const GREEDY = { maxTokens: 12, temperature: 0, ignoreEos: true, logprobs: 2 };
 const SAMPLED = { ...GREEDY, temperature: 1, seed: 11, repetitionPenalty: 1.1 };
 const PROMPTS = Array.from({ length: 20 }, (_, at) => Array.from({ length: 5 + at * 4 }, (_, t) => (t * 7 + at) % 400));
-
-async function withEngine<T>(config: EngineConfig, work: (engine: BitNetEngine) => Promise<T>): Promise<T> {
-  const engine = await BitNetEngine.load(MODEL, config);
-  try {
-    return await work(engine);
-  } finally {
-    await engine.dispose();
-  }
-}
 
 /** What it said, without the times that it took. */
 const said = ({ timings: _, ...rest }: Completion) => rest;
@@ -26,20 +17,20 @@ const fulfilled = (result: PromiseSettledResult<Completion> | undefined): Comple
 };
 
 test.each([GREEDY, SAMPLED])("results come in order and are those of each prompt alone (%#)", async (options) => {
-  const alone = await withEngine({ prefixCache: false }, async (engine) => {
+  const alone = await withEngine(MODEL, { prefixCache: false }, async (engine) => {
     const results: Completion[] = [];
     for (const prompt of PROMPTS) results.push(await engine.complete(prompt, options));
     return results.map(said);
   });
   // Many more than there are places.
   for (const config of [{}, { maxSequences: 3, maxQueue: 1 }, { maxSequences: 1, maxQueue: 1, prefillChunk: 13 }]) {
-    const together = await withEngine(config, (engine) => engine.batch(PROMPTS, options));
+    const together = await withEngine(MODEL, config, (engine) => engine.batch(PROMPTS, options));
     expect(together.map((result) => said(fulfilled(result)))).toEqual(alone);
   }
 });
 
 test("a prompt that fails is reported in its place, and the others are not lost", async () => {
-  await withEngine({}, async (engine) => {
+  await withEngine(MODEL, {}, async (engine) => {
     const prompts = ["The fox", new Array(600).fill(1), [1, 99_999], "The fox", 7 as unknown as string];
     const results = await engine.batch(prompts, GREEDY);
     expect(results.map(({ status }) => status)).toEqual(["fulfilled", "rejected", "rejected", "fulfilled", "rejected"]);
@@ -52,7 +43,7 @@ test("a prompt that fails is reported in its place, and the others are not lost"
 });
 
 test("options that make no sense, and what is no list of prompts, are refused as a whole", async () => {
-  await withEngine({}, async (engine) => {
+  await withEngine(MODEL, {}, async (engine) => {
     await expect(engine.batch(["a"], { maxTokens: 0 })).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
     await expect(engine.batch("a" as unknown as string[])).rejects.toMatchObject({ code: "INVALID_ARGUMENT" });
     expect(engine.stats().promptTokens).toBe(0);
@@ -62,7 +53,7 @@ test("options that make no sense, and what is no list of prompts, are refused as
 test("an abort ends the whole batch with its reason, and nothing runs on", async () => {
   const warnings: Error[] = [];
   process.on("warning", (warning) => void warnings.push(warning));
-  await withEngine({ maxSequences: 8 }, async (engine) => {
+  await withEngine(MODEL, { maxSequences: 8 }, async (engine) => {
     const controller = new AbortController();
     const reason = new Error("enough");
     const batch = engine.batch(PROMPTS, { maxTokens: 300, ignoreEos: true, signal: controller.signal });
@@ -82,7 +73,7 @@ test("a queue that others have filled is waited for, and its errors are nobody's
   const logged: string[] = [];
   const note = (message: string, fields?: LogFields): void => void logged.push(`${message} ${fields?.["code"]}`);
   const logger = { debug: () => {}, info: () => {}, warn: note, error: note };
-  await withEngine({ maxSequences: 1, maxQueue: 1, logger }, async (engine) => {
+  await withEngine(MODEL, { maxSequences: 1, maxQueue: 1, logger }, async (engine) => {
     const held = engine.generate(PROMPTS[0] as number[], { ...GREEDY, maxTokens: 60, bufferedTokens: 1 });
     await held.next();
     const waits = engine.complete(PROMPTS[1] as number[], GREEDY);
@@ -97,7 +88,7 @@ test("a queue that others have filled is waited for, and its errors are nobody's
 
 test("prompts that begin alike are computed once", async () => {
   const common = Array.from({ length: 160 }, (_, at) => (at * 11) % 400);
-  await withEngine({ maxSequences: 2 }, async (engine) => {
+  await withEngine(MODEL, { maxSequences: 2 }, async (engine) => {
     const results = await engine.batch(
       Array.from({ length: 8 }, (_, at) => [...common, 300 + at]),
       GREEDY,
@@ -108,7 +99,7 @@ test("prompts that begin alike are computed once", async () => {
 });
 
 test("one more than may wait is refused by type, and those who wait are answered", async () => {
-  await withEngine({ maxSequences: 1, maxQueue: 2 }, async (engine) => {
+  await withEngine(MODEL, { maxSequences: 1, maxQueue: 2 }, async (engine) => {
     // Holds the first request in the middle of a step, for as long as it takes.
     let open = (): void => {};
     const gate = new Promise<undefined>((resolve) => {

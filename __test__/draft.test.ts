@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { BitNetEngine, convert, defaultModelPath, type EngineConfig, estimateMemory } from "ryzanstein";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
-import { fixture } from "./support.js";
+import { fixture, withEngine } from "./support.js";
 
 /** The package's own model with embeddings in f32, and the same in Q8_0: it says almost the same and reads less than half the bytes. */
 let model: string;
@@ -19,13 +19,8 @@ beforeAll(async () => {
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-async function withEngine<T>(config: EngineConfig, use: (engine: BitNetEngine) => Promise<T>): Promise<T> {
-  const engine = await BitNetEngine.load(model, { threads: 2, ...config });
-  try {
-    return await use(engine);
-  } finally {
-    await engine.dispose();
-  }
+function withTarget<T>(config: EngineConfig, work: (engine: BitNetEngine) => Promise<T>): Promise<T> {
+  return withEngine(model, { threads: 2, ...config }, work);
 }
 
 /** Where the model is sure of what comes next; elsewhere so dear a draft is not worth its cost. */
@@ -36,7 +31,7 @@ const PROMPTS = [QUOTED, "The dog ran to the", "The end of", `The king said: ${Q
 
 describe("a draft model", () => {
   test("proposes tokens, and the answers are those of plain decoding", async () => {
-    const info = await withEngine({ draftModel }, async (engine) => {
+    const info = await withTarget({ draftModel }, async (engine) => {
       for (const options of [{ temperature: 0 }, { temperature: 0.5, seed: 3 }, { temperature: 0, promptLookup: 2 }]) {
         const common = { ...options, maxTokens: 120, ignoreEos: true, logprobs: 2 };
         const plain = await engine.complete(QUOTED, { ...common, draft: false, promptLookup: false });
@@ -58,7 +53,7 @@ describe("a draft model", () => {
 
   test("proposes for several requests together, with every cache, chunk and a pool so small that some start again", async () => {
     const options = { maxTokens: 120, temperature: 0, ignoreEos: true };
-    const plain = await withEngine({}, (engine) =>
+    const plain = await withTarget({}, (engine) =>
       Promise.all(PROMPTS.map((prompt) => engine.complete(prompt, options))),
     );
     const configs: EngineConfig[] = [
@@ -67,7 +62,7 @@ describe("a draft model", () => {
       { kv: "int8", contextLength: 288 },
     ];
     for (const config of configs) {
-      await withEngine({ ...config, draftModel }, async (engine) => {
+      await withTarget({ ...config, draftModel }, async (engine) => {
         const ahead = await Promise.all(PROMPTS.map((prompt) => engine.complete(prompt, options)));
         expect(ahead.map(({ tokenIds }) => tokenIds)).toEqual(plain.map(({ tokenIds }) => tokenIds));
         // Whoever reads slowly, or starts again and again, may have no time to propose.
@@ -78,12 +73,12 @@ describe("a draft model", () => {
     }
     const int4 = { kv: "int4" } as const;
     const said = (config: EngineConfig) =>
-      withEngine(config, async (engine) => (await engine.complete(QUOTED, options)).tokenIds);
+      withTarget(config, async (engine) => (await engine.complete(QUOTED, options)).tokenIds);
     expect(await said({ ...int4, draftModel })).toEqual(await said(int4));
   });
 
   test("ends where the context ends", async () => {
-    await withEngine({ draftModel, contextLength: 200 }, async (engine) => {
+    await withTarget({ draftModel, contextLength: 200 }, async (engine) => {
       const options = { temperature: 0, ignoreEos: true };
       const plain = await engine.complete(QUOTED, { ...options, draft: false });
       const ahead = await engine.complete(QUOTED, { ...options, draft: 64 });
@@ -95,7 +90,7 @@ describe("a draft model", () => {
   test("shows in the profile and in the estimate", async () => {
     const need = await estimateMemory(model, { draftModel });
     expect(need.draft).toBeGreaterThan(0);
-    await withEngine({ draftModel }, async (engine) => {
+    await withTarget({ draftModel }, async (engine) => {
       expect(engine.memoryStats().inUse).toBeLessThanOrEqual(need.peak);
       expect(engine.memoryStats().inUse).toBeGreaterThan((need.total - need.draft) * 0.9);
       engine.startProfiling();
@@ -111,7 +106,7 @@ describe("a draft model", () => {
     await expect(BitNetEngine.load(model, { draftModel: join(folder, "none.gguf") })).rejects.toMatchObject({
       code: "FILE_NOT_FOUND",
     });
-    await withEngine({}, async (engine) => {
+    await withTarget({}, async (engine) => {
       await expect(engine.complete("x", { draft: 4 })).rejects.toThrow(/draft.*draftModel/);
     });
   });

@@ -1,8 +1,8 @@
 /** What requests forget, as TypeScript sees it. */
 
-import { BitNetEngine, type BlockRanker, type EngineConfig, type Eviction, type RankedBlock } from "ryzanstein";
+import type { BlockRanker, Eviction, RankedBlock } from "ryzanstein";
 import { expect, test, vi } from "vitest";
-import { cli, cliJson, fixture } from "./support.js";
+import { cli, cliJson, fixture, withEngine } from "./support.js";
 
 const MODEL = fixture("b158-v1-tq2_0.gguf");
 const GREEDY = { temperature: 0, ignoreEos: true } as const;
@@ -10,17 +10,8 @@ const PROMPT = Array.from({ length: 100 }, (_, at) => (at * 7) % 400);
 const SLIDING: Eviction = { policy: "sliding-window", window: 40 };
 const SINKS: Eviction = { policy: "attention-sinks", sinks: 4, window: 40 };
 
-async function withEngine<T>(config: EngineConfig, work: (engine: BitNetEngine) => Promise<T>): Promise<T> {
-  const engine = await BitNetEngine.load(MODEL, config);
-  try {
-    return await work(engine);
-  } finally {
-    await engine.dispose();
-  }
-}
-
 test("a request goes on past the context under a window, and ends with it without one", async () => {
-  await withEngine({}, async (engine) => {
+  await withEngine(MODEL, {}, async (engine) => {
     const { contextLength } = engine.modelInfo;
     const most = 2 * contextLength + 50;
     const none = await engine.complete(PROMPT, { ...GREEDY, eviction: "none" });
@@ -38,7 +29,7 @@ test("a request goes on past the context under a window, and ends with it withou
 
 test("heavy hitters take a bounded part of the cache to the end of the context", async () => {
   const policy = "heavy-hitters" as const;
-  const said = await withEngine({}, async (engine) => {
+  const said = await withEngine(MODEL, {}, async (engine) => {
     const { contextLength } = engine.modelInfo;
     const before = engine.stats().evictedBlocks;
     const whole = await engine.complete(PROMPT, { ...GREEDY, eviction: { policy, tokens: 96, window: 48 } });
@@ -50,13 +41,13 @@ test("heavy hitters take a bounded part of the cache to the end of the context",
     return whole.tokenIds;
   });
   // The window is half of the tokens where it is not given.
-  await withEngine({ eviction: { policy, tokens: 96 }, prefillChunk: 7 }, async (engine) => {
+  await withEngine(MODEL, { eviction: { policy, tokens: 96 }, prefillChunk: 7 }, async (engine) => {
     expect((await engine.complete(PROMPT, GREEDY)).tokenIds).toEqual(said);
   });
 });
 
 test("the program ranks blocks, and fails only the request it was asked for", async () => {
-  await withEngine({}, async (engine) => {
+  await withEngine(MODEL, {}, async (engine) => {
     const limits = { tokens: 96, window: 48 };
     const ranked: Eviction = { policy: "ranked", ...limits };
     const maxTokens = 200;
@@ -115,10 +106,10 @@ function fail(message: string): never {
 }
 
 test("an engine's policy holds where a request has none", async () => {
-  const asked = await withEngine({}, (engine) =>
+  const asked = await withEngine(MODEL, {}, (engine) =>
     engine.complete(PROMPT, { ...GREEDY, maxTokens: 60, eviction: SINKS }),
   );
-  await withEngine({ eviction: SINKS }, async (engine) => {
+  await withEngine(MODEL, { eviction: SINKS }, async (engine) => {
     expect((await engine.complete(PROMPT, { ...GREEDY, maxTokens: 60 })).tokenIds).toEqual(asked.tokenIds);
     const long = Array.from({ length: 2 * engine.modelInfo.contextLength }, (_, at) => at % 300);
     expect((await engine.perplexity(long, { window: long.length })).tokens).toBe(long.length - 1);
@@ -128,7 +119,7 @@ test("an engine's policy holds where a request has none", async () => {
 });
 
 test("what a context has no room for is refused by name", async () => {
-  await withEngine({}, async (engine) => {
+  await withEngine(MODEL, {}, async (engine) => {
     const refused = engine.complete("a", { eviction: { policy: "sliding-window", window: 100_000 } });
     await expect(refused).rejects.toMatchObject({ code: "INVALID_ARGUMENT", message: /eviction\.window/ });
     for (const eviction of ["all", { policy: "lru" }, { policy: "sliding-window" }, { ...SLIDING, sinks: 4 }]) {

@@ -13,22 +13,13 @@ import {
   setQuantizer,
 } from "ryzanstein";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { cli, fixture } from "./support.js";
+import { cli, fixture, withEngine } from "./support.js";
 
 const MODEL = fixture("b158-v1-tq2_0.gguf");
 const GREEDY = { maxTokens: 24, temperature: 0, ignoreEos: true };
 
-async function withEngine<T>(
-  config: EngineConfig,
-  work: (engine: BitNetEngine) => Promise<T>,
-  path = MODEL,
-): Promise<T> {
-  const engine = await BitNetEngine.load(path, { threads: 2, ...config });
-  try {
-    return await work(engine);
-  } finally {
-    await engine.dispose();
-  }
+function withModel<T>(config: EngineConfig, work: (engine: BitNetEngine) => Promise<T>, path = MODEL): Promise<T> {
+  return withEngine(path, { threads: 2, ...config }, work);
 }
 
 afterEach(() => {
@@ -38,7 +29,7 @@ afterEach(() => {
 
 describe("the layout", () => {
   test("lists every buffer by name, and its sums are the books'", () =>
-    withEngine({}, async (engine) => {
+    withModel({}, async (engine) => {
       const { regions, paged } = engine.memoryLayout();
       const stats = engine.memoryStats();
       const blocks = regions.flatMap((region) => region.blocks);
@@ -69,7 +60,7 @@ describe("the layout", () => {
   });
 
   test("a compaction in the middle of a generation changes no token", () =>
-    withEngine({ prefixCache: false, compactAbove: 1, maxSequences: 4 }, async (engine) => {
+    withModel({ prefixCache: false, compactAbove: 1, maxSequences: 4 }, async (engine) => {
       const prompt = "Once upon a time there was a fox";
       const alone = await engine.complete(prompt, GREEDY);
       // Neither goes on before it is read: the first one's blocks are free when it ends, before those of the second.
@@ -103,7 +94,7 @@ describe("a policy", () => {
       },
       onFree: (size, kind) => add(-size, kind),
     };
-    const mapped = await withEngine({ memoryPolicy }, async (engine) => {
+    const mapped = await withModel({ memoryPolicy }, async (engine) => {
       await engine.complete("The fox", GREEDY);
       const { regions } = engine.memoryLayout();
       for (const { hugePages, placement, fallbacks } of regions) {
@@ -137,7 +128,7 @@ describe("a policy", () => {
       [(() => Promise.resolve()) as never, /not a promise/],
     ];
     for (const [onAllocate, message] of cases) {
-      const loading = withEngine({ memoryPolicy: { onAllocate } }, async () => {});
+      const loading = withModel({ memoryPolicy: { onAllocate } }, async () => {});
       await expect(loading).rejects.toThrow(message);
       await expect(loading).rejects.toMatchObject({ code: "MEMORY_LIMIT" });
     }
@@ -146,19 +137,19 @@ describe("a policy", () => {
   });
 
   test("of the engine's own can be named, and set for all that follow", async () => {
-    await expect(withEngine({ memoryPolicy: { limit: 100_000 } }, async () => {})).rejects.toMatchObject({
+    await expect(withModel({ memoryPolicy: { limit: 100_000 } }, async () => {})).rejects.toMatchObject({
       code: "MEMORY_LIMIT",
     });
     setMemoryPolicy("hugepages");
-    await withEngine({}, async (engine) => {
+    await withModel({}, async (engine) => {
       const large = engine.memoryLayout().regions.filter(({ bytes }) => bytes >= 2 ** 21);
       for (const { hugePages, fallbacks } of large) {
         if (hugePages !== "explicit") expect(fallbacks[0]?.wanted).toBe("explicit huge pages");
       }
     });
     setMemoryPolicy({ onAllocate: () => ({ deny: "not now" }) });
-    await expect(withEngine({}, async () => {})).rejects.toThrow("not now");
-    await withEngine({ memoryPolicy: "default" }, async (engine) => {
+    await expect(withModel({}, async () => {})).rejects.toThrow("not now");
+    await withModel({ memoryPolicy: "default" }, async (engine) => {
       expect(engine.memoryStats().inUse).toBeGreaterThan(0);
     });
   });
@@ -172,12 +163,12 @@ describe("weights that are read in place", () => {
       ["bonsai-v-q2_0-g128.gguf", "Q2_0_G128"],
     ] as const) {
       await convert(fixture(source), packed, { type, prepack: true, overwrite: true });
-      const [plain, copied] = await withEngine(
+      const [plain, copied] = await withModel(
         {},
         async (engine) => [await engine.complete("The fox", GREEDY), engine.memoryStats()],
         fixture(source),
       );
-      await withEngine(
+      await withModel(
         { mapWeights: true },
         async (engine) => {
           expect((await engine.complete("The fox", GREEDY)).tokenIds).toEqual(plain.tokenIds);
@@ -197,8 +188,8 @@ describe("a quantiser at load time", () => {
     const target = join(mkdtempSync(join(tmpdir(), "ryz-")), "ternary.gguf");
     for (const quantizer of ["absmean", "absmean-channel", "absmean-group-64"] as const) {
       const { tensors } = await convert(DENSE, target, { type: "Q2_0_G64", quantizer, overwrite: true });
-      const converted = await withEngine({}, (engine) => engine.complete("The fox", GREEDY), target);
-      await withEngine(
+      const converted = await withModel({}, (engine) => engine.complete("The fox", GREEDY), target);
+      await withModel(
         { quantizer },
         async (engine) => {
           const { quantized, layers } = engine.modelInfo;
@@ -216,7 +207,7 @@ describe("a quantiser at load time", () => {
         DENSE,
       );
     }
-    await withEngine({}, async (engine) => expect(engine.modelInfo.quantized).toEqual([]), DENSE);
+    await withModel({}, async (engine) => expect(engine.modelInfo.quantized).toEqual([]), DENSE);
   });
 
   test("of the program is called for one tensor at a time, and its faults fail the load", async () => {
@@ -234,7 +225,7 @@ describe("a quantiser at load time", () => {
         return { q: Int8Array.from(weights, Math.sign), scales: Float32Array.of(0.02) };
       },
     });
-    await withEngine(
+    await withModel(
       {},
       async (engine) => {
         expect(seen).toHaveLength(7 * engine.modelInfo.layers);
@@ -246,7 +237,7 @@ describe("a quantiser at load time", () => {
       name: "faulty",
       quantize: () => ({ q: Int8Array.of(2), scales: Float32Array.of(1) }),
     };
-    const failing = withEngine({ quantizer: faulty }, async () => {}, DENSE);
+    const failing = withModel({ quantizer: faulty }, async () => {}, DENSE);
     await expect(failing).rejects.toMatchObject({ code: "QUANTIZER_FAILED" });
     await expect(failing).rejects.toThrow(
       /quantizer faulty, tensor blk\.0\.attn_\w\.weight: expected \d+ codes, got 1/,

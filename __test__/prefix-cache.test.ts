@@ -1,21 +1,12 @@
 /** The prefix cache as TypeScript sees it. */
 
-import { BitNetEngine, type EngineConfig } from "ryzanstein";
+import { BitNetEngine } from "ryzanstein";
 import { expect, test } from "vitest";
-import { cliJson, fixture } from "./support.js";
+import { cliJson, fixture, withEngine } from "./support.js";
 
 const MODEL = fixture("b158-v1-tq2_0.gguf");
 const GREEDY = { maxTokens: 12, temperature: 0, ignoreEos: true, logprobs: 2 };
 const PROMPT = Array.from({ length: 200 }, (_, at) => (at * 7) % 400);
-
-async function withEngine<T>(config: EngineConfig, work: (engine: BitNetEngine) => Promise<T>): Promise<T> {
-  const engine = await BitNetEngine.load(MODEL, config);
-  try {
-    return await work(engine);
-  } finally {
-    await engine.dispose();
-  }
-}
 
 /** Waits until nothing runs: blocks are given up a moment after the last word. */
 async function settled(engine: BitNetEngine): Promise<ReturnType<BitNetEngine["stats"]>> {
@@ -29,13 +20,13 @@ async function settled(engine: BitNetEngine): Promise<ReturnType<BitNetEngine["s
 const said = ({ tokenIds, logprobs }: { tokenIds: readonly number[]; logprobs?: unknown }) => ({ tokenIds, logprobs });
 
 test("what was computed of a prompt is not computed again, and the answer is the same", async () => {
-  const whole = await withEngine({ prefixCache: false }, async (engine) => {
+  const whole = await withEngine(MODEL, { prefixCache: false }, async (engine) => {
     await engine.complete(PROMPT, GREEDY);
     const answer = said(await engine.complete(PROMPT, GREEDY));
     expect(await settled(engine)).toMatchObject({ promptTokens: 400, prefixTokensReused: 0, kvBlocksKept: 0 });
     return answer;
   });
-  await withEngine({}, async (engine) => {
+  await withEngine(MODEL, {}, async (engine) => {
     expect(engine.stats()).toMatchObject({ prefixTokens: 0, prefixHitRate: 0, kvBlocksKept: 0 });
     expect(said(await engine.complete(PROMPT, GREEDY))).toEqual(whole);
     // 200 tokens and 11 of the answer: 13 whole blocks, 12 of them of the prompt.
@@ -51,7 +42,7 @@ test("what was computed of a prompt is not computed again, and the answer is the
 });
 
 test("requests of another beginning find nothing", async () => {
-  await withEngine({}, async (engine) => {
+  await withEngine(MODEL, {}, async (engine) => {
     await engine.complete(PROMPT, GREEDY);
     await engine.complete([399, ...PROMPT], GREEDY);
     expect((await settled(engine)).prefixTokensReused).toBe(0);

@@ -5,10 +5,10 @@ import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { BitNetEngine, type EngineConfig, ModelFileError } from "ryzanstein";
+import { BitNetEngine, ModelFileError } from "ryzanstein";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { withChatTemplate } from "./gguf-template.js";
-import { fixture } from "./support.js";
+import { fixture, withEngine } from "./support.js";
 
 const require = createRequire(import.meta.url);
 const { chatOf } = require("../dist/cjs/src/saved.js") as typeof import("../dist/cjs/src/saved.js");
@@ -24,19 +24,6 @@ beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), "ryz-saved-"));
 });
 afterAll(() => rmSync(folder, { recursive: true }));
-
-async function withEngine<T>(
-  model: string,
-  config: EngineConfig,
-  work: (engine: BitNetEngine) => Promise<T>,
-): Promise<T> {
-  const engine = await BitNetEngine.load(model, config);
-  try {
-    return await work(engine);
-  } finally {
-    await engine.dispose();
-  }
-}
 
 describe("a prefix", () => {
   test("that was saved is not computed by another engine, which says the same", async () => {

@@ -4,6 +4,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { BitNetEngine, type EngineConfig } from "ryzanstein";
 
 /** The repository's root folder. */
 export const root = join(dirname(fileURLToPath(import.meta.url)), "..");
@@ -11,6 +12,20 @@ export const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 /** The path of a reference model. */
 export function fixture(name: string): string {
   return join(root, "__test__", "fixtures", "reference", name);
+}
+
+/** Loads an engine for some work, and disposes of it. */
+export async function withEngine<T>(
+  path: string,
+  config: EngineConfig,
+  work: (engine: BitNetEngine) => Promise<T>,
+): Promise<T> {
+  const engine = await BitNetEngine.load(path, config);
+  try {
+    return await work(engine);
+  } finally {
+    await engine.dispose();
+  }
 }
 
 /** What the tests need of a golden file. */
