@@ -15,6 +15,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { BitNetEngine, calibrate, cpuInfo, defaultModelPath } from "ryzanstein";
+import { syntheticModel } from "./synthetic.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const CHANNELS = 64;
@@ -68,14 +69,6 @@ const median = (list) => {
 };
 
 const say = (text) => process.stderr.write(`${text}\n`);
-
-function syntheticModel(folder) {
-  const path = join(folder, "0.1b.gguf");
-  const example = ["run", "--release", "--quiet", "-p", "ryz-format", "--example", "synthetic", "--"];
-  const { status, stderr } = spawnSync("cargo", [...example, path, "--shape", "0.1b"], { cwd: root, encoding: "utf8" });
-  if (status !== 0) throw new Error(`cannot make the synthetic model: ${stderr}`);
-  return path;
-}
 
 /** A model's values are never whole when there is a rank, so a calibration has to be there. */
 const stored = (config, calibration) => (config.valueRank === undefined ? config : { ...config, calibration });
@@ -229,7 +222,7 @@ function choiceTable(rows) {
 
 const folder = mkdtempSync(join(tmpdir(), "ryz-kv-"));
 try {
-  const model = syntheticModel(folder);
+  const model = syntheticModel(join(folder, "0.1b.gguf"), "--shape", "0.1b");
   const noise = join(folder, "noise.calibration");
   // What it learns does not matter: the synthetic model is there for its shape.
   await calibrate(model, "abcdefghijklmnopqrstuvwxyz ".repeat(60), { output: noise, window: 64, ranks: [32] });

@@ -10,6 +10,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { syntheticModel } from "./synthetic.mjs";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 
@@ -56,12 +57,7 @@ export function measureMemory(path) {
 export function withSyntheticModel(work) {
   const folder = mkdtempSync(join(tmpdir(), "ryz-memory-"));
   try {
-    const path = join(folder, "2b.gguf");
-    const example = ["run", "--release", "--quiet", "-p", "ryz-format", "--example", "synthetic", "--"];
-    const args = [...example, path, "--shape", "2b", "--head", "Q4_K"];
-    const { status, stderr } = spawnSync("cargo", args, { cwd: root, encoding: "utf8" });
-    if (status !== 0) throw new Error(`cannot make the synthetic model: ${stderr}`);
-    return work(path);
+    return work(syntheticModel(join(folder, "2b.gguf"), "--shape", "2b", "--head", "Q4_K"));
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

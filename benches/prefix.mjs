@@ -4,25 +4,15 @@
 // new question of 8 and of 24 tokens behind it; then the last one on an engine without the cache, which must give the same token.
 // The ratios are of times to the first token within a round. Without a model a synthetic one of 12 layers × 768 channels is made.
 
-import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { join } from "node:path";
 import { BitNetEngine } from "ryzanstein";
+import { syntheticModel } from "./synthetic.mjs";
 
-const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const PREFIX = 1000;
 const QUESTIONS = [8, 24];
 const [given, rounds = "9"] = process.argv.slice(2);
-
-function syntheticModel(folder) {
-  const path = join(folder, "0.1b.gguf");
-  const example = ["run", "--release", "--quiet", "-p", "ryz-format", "--example", "synthetic", "--"];
-  const { status, stderr } = spawnSync("cargo", [...example, path, "--shape", "0.1b"], { cwd: root, encoding: "utf8" });
-  if (status !== 0) throw new Error(`cannot make the synthetic model: ${stderr}`);
-  return path;
-}
 
 /** Token ids that no two seeds share a beginning of. */
 function tokens(vocabulary, count, seed) {
@@ -41,7 +31,7 @@ function spread(values) {
 
 const folder = mkdtempSync(join(tmpdir(), "ryz-prefix-"));
 try {
-  const model = given ?? syntheticModel(folder);
+  const model = given ?? syntheticModel(join(folder, "0.1b.gguf"), "--shape", "0.1b");
   const config = { contextLength: 1100, warmUp: true };
   const engine = await BitNetEngine.load(model, config);
   const without = await BitNetEngine.load(model, { ...config, prefixCache: false });
