@@ -39,9 +39,11 @@ import { nativeQuantizer } from "./quantizer.js";
 import { type BlockRanker, type BlockRankerOptions, setBlockRanker } from "./ranker.js";
 import { ASYNC_DISPOSE } from "./read-once-stream.js";
 import {
+  checkDetokenize,
   checkEmbed,
   checkLogits,
   checkPerplexity,
+  checkTokenize,
   type DetokenizeOptions,
   type EmbedOptions,
   type Logits,
@@ -326,11 +328,7 @@ export class BitNetEngine {
    */
   async tokenize(text: string, options?: TokenizeOptions): Promise<Uint32Array> {
     const input = textOf("text", text);
-    const read = new OptionReader(options, "options");
-    const addSpecial = read.boolean("addSpecial") ?? true;
-    const parseSpecial = read.boolean("parseSpecial") ?? false;
-    const signal = read.signal();
-    read.done();
+    const { addSpecial, parseSpecial, signal } = checkTokenize(options);
     return this.#cancellable(signal, (done) =>
       this.#native.tokenize(input, addSpecial, parseSpecial, true, false, done),
     );
@@ -339,9 +337,7 @@ export class BitNetEngine {
   /** The text of some token ids. Bytes that are not whole characters become U+FFFD. */
   async detokenize(tokens: readonly number[] | Uint32Array, options?: DetokenizeOptions): Promise<string> {
     const ids = tokenIds("tokens", tokens);
-    const read = new OptionReader(options, "options");
-    const skipSpecial = read.boolean("skipSpecial") ?? true;
-    read.done();
+    const { skipSpecial } = checkDetokenize(options);
     return this.#call((done) => this.#native.detokenize(ids, skipSpecial, done));
   }
 

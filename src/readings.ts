@@ -113,6 +113,24 @@ export interface Perplexity {
   readonly perplexity: number;
 }
 
+/** Checked `TokenizeOptions`. @internal */
+export function checkTokenize(options: TokenizeOptions | undefined) {
+  const read = new OptionReader(options, "options");
+  const addSpecial = read.boolean("addSpecial") ?? true;
+  const parseSpecial = read.boolean("parseSpecial") ?? false;
+  const checked = { addSpecial, parseSpecial, signal: read.signal() };
+  read.done();
+  return checked;
+}
+
+/** Checked `DetokenizeOptions`. @internal */
+export function checkDetokenize(options: DetokenizeOptions | undefined) {
+  const read = new OptionReader(options, "options");
+  const checked = { skipSpecial: read.boolean("skipSpecial") ?? true };
+  read.done();
+  return checked;
+}
+
 /** Checked `LogitsOptions`. @internal */
 export function checkLogits(options: LogitsOptions | undefined) {
   const read = new OptionReader(options, "options");

@@ -6,7 +6,7 @@ import { type Native, type NativeTokenizer, native } from "./native.js";
 import { type ModelOverrides, readOverrides } from "./overrides.js";
 import { permittedModel } from "./permission.js";
 import { cancellable, promised } from "./promised.js";
-import type { DetokenizeOptions, TokenizeOptions } from "./readings.js";
+import { checkDetokenize, checkTokenize, type DetokenizeOptions, type TokenizeOptions } from "./readings.js";
 import { OptionReader, pathOf, textOf, tokenIds } from "./validate.js";
 
 /** The tokens of a text. */
@@ -86,11 +86,7 @@ export class Tokenizer {
   /** The tokens of a text. A long text does not hold up others. */
   async encode(text: string, options?: TokenizeOptions): Promise<EncodedText> {
     const input = textOf("text", text);
-    const read = new OptionReader(options, "options");
-    const addSpecial = read.boolean("addSpecial") ?? true;
-    const parseSpecial = read.boolean("parseSpecial") ?? false;
-    const signal = read.signal();
-    read.done();
+    const { addSpecial, parseSpecial, signal } = checkTokenize(options);
     return cancellable<Native.EncodedText>(signal, (done) =>
       this.#native.encode(input, addSpecial, parseSpecial, done),
     );
@@ -103,9 +99,7 @@ export class Tokenizer {
    */
   async decode(tokens: readonly number[] | Uint32Array, options?: DetokenizeOptions): Promise<string> {
     const ids = tokenIds("tokens", tokens);
-    const read = new OptionReader(options, "options");
-    const skipSpecial = read.boolean("skipSpecial") ?? true;
-    read.done();
+    const { skipSpecial } = checkDetokenize(options);
     return promised((done) => this.#native.decode(ids, skipSpecial, done));
   }
 
