@@ -495,20 +495,6 @@ export interface DraftModel {
   kvBytes: number
 }
 
-/** "Don't repeat yourself". */
-export interface Dry {
-  /** Strength. */
-  multiplier: number
-  /** Growth for each further token. */
-  base: number
-  /** Shorter runs are free. */
-  allowedLength: number
-  /** How many of the last tokens are searched. */
-  window?: number
-  /** Texts that no run may cross. */
-  sequenceBreakers?: Array<string>
-}
-
 /** What a text became. */
 export interface EncodedText {
   /** Its ids. */
@@ -775,16 +761,6 @@ export interface MemoryStats {
   limit?: number
 }
 
-/** Steers the surprise of each token. */
-export interface MirostatOptions {
-  /** 1 or 2. */
-  version: number
-  /** Target surprise in bits. */
-  tau: number
-  /** Learning rate. */
-  eta: number
-}
-
 /** What was loaded, and how it runs. */
 export interface ModelInfo {
   /** The file. */
@@ -944,8 +920,10 @@ export interface Request {
   parseSpecial: boolean
   /** Most tokens to generate. */
   maxTokens?: number
-  /** How tokens are chosen. */
-  sampling: Sampling
+  /** How tokens are chosen: the fields of the engine's `SamplingParams`. */
+  sampling: Record<string, unknown>
+  /** Added to logits before anything else. */
+  logitBias?: LogitBias
   /** Texts that end it. */
   stop: Array<string>
   /** Tokens that end it. */
@@ -974,54 +952,6 @@ export interface RestoredPrefix {
   restored: number
   /** What was saved beside them. */
   note: string
-}
-
-/** How tokens are chosen, with all defaults put in. */
-export interface Sampling {
-  /** 0 is greedy. */
-  temperature: number
-  /** 0 is off. */
-  dynamicTemperatureRange: number
-  /** Exponent of the normalised entropy. */
-  dynamicTemperatureExponent: number
-  /** 0 is off. */
-  topK: number
-  /** 1 is off. */
-  topP: number
-  /** 0 is off. */
-  minP: number
-  /** 0 is off. */
-  topNSigma: number
-  /** 1 is off. */
-  typicalP: number
-  /** 1 is off. */
-  repetitionPenalty: number
-  /** 0 is off. */
-  presencePenalty: number
-  /** 0 is off. */
-  frequencyPenalty: number
-  /** 0 is all tokens. */
-  penaltyWindow: number
-  /** Off when left out. */
-  dry?: Dry
-  /** 0 is off. */
-  xtcProbability: number
-  /** Above 0.5 is off. */
-  xtcThreshold: number
-  /** Off when left out. */
-  mirostat?: MirostatOptions
-  /** Added to logits before anything else. */
-  logitBias?: LogitBias
-  /** Which samplers run, in which order. */
-  samplerOrder?: Array<string>
-  /** A whole number up to 2^53. */
-  seed?: number
-  /** No end before so many tokens. */
-  minTokens: number
-  /** Never an end-of-text token. */
-  ignoreEos: boolean
-  /** How many alternatives to report. */
-  logprobs?: number
 }
 
 /** What was saved. */

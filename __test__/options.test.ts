@@ -100,7 +100,7 @@ describe("generate options", () => {
   });
 
   test("take every sampler", () => {
-    const { sampling } = checkGenerate({
+    const { sampling, logitBias } = checkGenerate({
       dry: { multiplier: 0.8, sequenceBreakers: ["\n"] },
       xtc: { probability: 0.5 },
       mirostat: { version: 2 },
@@ -111,11 +111,11 @@ describe("generate options", () => {
       dry: { multiplier: 0.8, base: 1.75, allowedLength: 2, sequenceBreakers: ["\n"] },
       xtcProbability: 0.5,
       mirostat: { version: 2, tau: 5, eta: 0.1 },
-      logitBias: { tokenIds: Uint32Array.of(7), biases: Float32Array.of(Number.NEGATIVE_INFINITY) },
       samplerOrder: ["top-k", "temperature"],
     });
-    const { logitBias } = checkGenerate({ logitBias: { 3: -1.5 } }).request.sampling;
-    expect(logitBias).toEqual({ tokenIds: Uint32Array.of(3), biases: Float32Array.of(-1.5) });
+    expect(logitBias).toEqual({ tokenIds: Uint32Array.of(7), biases: Float32Array.of(Number.NEGATIVE_INFINITY) });
+    const other = checkGenerate({ logitBias: { 3: -1.5 } }).request.logitBias;
+    expect(other).toEqual({ tokenIds: Uint32Array.of(3), biases: Float32Array.of(-1.5) });
   });
 
   test("refuse an option that does not exist", () => {

@@ -107,7 +107,7 @@ describe("options", () => {
     expect(checkGenerate(inherited).request).not.toHaveProperty("maxTokens");
     Object.defineProperty(Object.prototype, "temperature", { value: 77, configurable: true });
     try {
-      expect(checkGenerate({}).request.sampling.temperature).toBe(0.8);
+      expect(checkGenerate({}).request.sampling["temperature"]).toBe(0.8);
     } finally {
       Reflect.deleteProperty(Object.prototype, "temperature");
     }

@@ -174,7 +174,7 @@ export function checkGenerate(options: unknown): CheckedGenerate {
   const draft = read.any("draft");
   const request = defined<CheckedGenerate["request"]>({
     maxTokens: read.integer("maxTokens", { min: 1, max: MAX_TOKENS }),
-    sampling: checkSampling(read),
+    ...checkSampling(read),
     stop: read.strings("stop", 64) ?? [],
     stopTokens: read.tokens("stopTokens", MAX_STOP_TOKENS) ?? new Uint32Array(),
     format: checkFormat(read),

@@ -16,8 +16,8 @@ export type SamplerName =
   | "xtc"
   | "temperature";
 
-/** The samplers in their default order. */
-const DEFAULT_ORDER: readonly SamplerName[] = [
+/** The samplers in their default order. @internal */
+export const DEFAULT_ORDER: readonly SamplerName[] = [
   "penalties",
   "dry",
   "top-n-sigma",
@@ -201,30 +201,77 @@ const SHARE = { min: 0, max: 1 };
 const FINITE = { min: -1e6, max: 1e6 };
 const COUNT = { min: 0, max: MAX_COUNT };
 
+/** A sampling option that is a number. @internal */
+export interface NumericOption {
+  readonly name: NumericName;
+  readonly whole: boolean;
+  readonly min: number;
+  readonly max: number;
+  /** None where the engine has a default of its own. */
+  readonly default?: number;
+  /** What it does, in a few words. */
+  readonly help: string;
+  /** Whether the command line shows it without `--help-all`. */
+  readonly common: boolean;
+}
+
+/** @internal */
+export type NumericName = {
+  [K in keyof SamplingOptions]-?: NonNullable<SamplingOptions[K]> extends number ? K : never;
+}[keyof SamplingOptions];
+
+/**
+ * Every numeric option, in the order of documents: checks, flags of the command line and the table in docs/sampling.md follow
+ * from this list. The engine takes them by the same names (`SamplingParams` in crates/ryz-engine). @internal
+ */
+export const NUMERIC_OPTIONS: readonly NumericOption[] = [
+  number("temperature", { min: 0, max: 100 }, 0.8, "0 takes the most probable token", true),
+  count("topK", COUNT, 40, "draw from this many of the most probable tokens; 0 = off", true),
+  number("topP", SHARE, 0.95, "draw from this share of probability; 1 = off", true),
+  number("minP", SHARE, 0.05, "draw from tokens this close to the best; 0 = off", true),
+  number("repetitionPenalty", { min: 1e-6, max: 1e6 }, 1, "divide logits of tokens seen; 1 = off", true),
+  count("seed", { min: 0, max: Number.MAX_SAFE_INTEGER }, undefined, "make the draw repeatable", true),
+  number("presencePenalty", FINITE, 0, "subtract this once from logits of tokens seen"),
+  number("frequencyPenalty", FINITE, 0, "subtract this for each time a token was seen"),
+  count("penaltyWindow", COUNT, 64, "tokens that the penalties look at; 0 = all"),
+  number("topNSigma", { min: 0, max: 1e6 }, 0, "draw from tokens within so many deviations of the best; 0 = off"),
+  number("typicalP", SHARE, 1, "draw from this share of the most typical tokens; 1 = off"),
+  count("minTokens", COUNT, 0, "do not end before this many tokens"),
+  count("logprobs", { min: 0, max: 100 }, undefined, "report log-probabilities of each token and of this many others"),
+];
+
+type Bounds = { readonly min: number; readonly max: number };
+
+function number(name: NumericName, bounds: Bounds, value: number | undefined, help: string, common = false) {
+  return { name, whole: false, ...bounds, ...(value !== undefined && { default: value }), help, common };
+}
+
+function count(name: NumericName, bounds: Bounds, value: number | undefined, help: string, common = false) {
+  return { ...number(name, bounds, value, help, common), whole: true };
+}
+
+/** Checked {@link SamplingOptions}: the engine's own form, and what is added to logits. @internal */
+export interface CheckedSampling {
+  readonly sampling: Readonly<Record<string, unknown>>;
+  readonly logitBias?: Native.LogitBias;
+}
+
 /** Takes the sampling options out of an option bag, checks them and puts in the defaults. @internal */
-export function checkSampling(read: OptionReader): Native.Sampling {
-  return defined<Native.Sampling>({
-    temperature: read.number("temperature", { min: 0, max: 100 }) ?? 0.8,
+export function checkSampling(read: OptionReader): CheckedSampling {
+  const numbers = NUMERIC_OPTIONS.map((option): [string, unknown] => {
+    const value = option.whole ? read.integer(option.name, option) : read.number(option.name, option);
+    return [option.name, value ?? option.default];
+  });
+  const sampling = defined<Record<string, unknown>>({
+    ...Object.fromEntries(numbers),
     ...dynamicTemperature(read.group("dynamicTemperature")),
-    topK: read.integer("topK", COUNT) ?? 40,
-    topP: read.number("topP", SHARE) ?? 0.95,
-    minP: read.number("minP", SHARE) ?? 0.05,
-    topNSigma: read.number("topNSigma", { min: 0, max: 1e6 }) ?? 0,
-    typicalP: read.number("typicalP", SHARE) ?? 1,
-    repetitionPenalty: read.number("repetitionPenalty", { min: 1e-6, max: 1e6 }) ?? 1,
-    presencePenalty: read.number("presencePenalty", FINITE) ?? 0,
-    frequencyPenalty: read.number("frequencyPenalty", FINITE) ?? 0,
-    penaltyWindow: read.integer("penaltyWindow", COUNT) ?? 64,
     dry: dry(read.group("dry")),
     ...xtc(read.group("xtc")),
     mirostat: mirostat(read.group("mirostat")),
-    logitBias: logitBias(read.any("logitBias")),
     samplerOrder: order(read.any("samplerOrder")),
-    seed: read.integer("seed", { min: 0, max: Number.MAX_SAFE_INTEGER }),
-    minTokens: read.integer("minTokens", COUNT) ?? 0,
     ignoreEos: read.boolean("ignoreEos") ?? false,
-    logprobs: read.integer("logprobs", { min: 0, max: 100 }),
-  } as Native.Sampling);
+  });
+  return defined<CheckedSampling>({ sampling, logitBias: logitBias(read.any("logitBias")) });
 }
 
 function dynamicTemperature(group: OptionReader | undefined) {
@@ -235,16 +282,16 @@ function dynamicTemperature(group: OptionReader | undefined) {
   return { dynamicTemperatureRange: range ?? 0, dynamicTemperatureExponent: exponent ?? 1 };
 }
 
-function dry(group: OptionReader | undefined): Native.Sampling["dry"] {
+function dry(group: OptionReader | undefined): object | undefined {
   if (group === undefined) return undefined;
   const multiplier = group.number("multiplier", { min: 0, max: 1e6 }) ?? group.require("multiplier", "a number from 0");
-  const checked = defined<NonNullable<Native.Sampling["dry"]>>({
+  const checked = defined({
     multiplier,
     base: group.number("base", { min: 1, max: 1e6 }) ?? 1.75,
     allowedLength: group.integer("allowedLength", COUNT) ?? 2,
     window: group.integer("window", { min: 1, max: MAX_COUNT }),
     sequenceBreakers: group.strings("sequenceBreakers", 64),
-  } as NonNullable<Native.Sampling["dry"]>);
+  });
   group.done();
   return checked;
 }
@@ -257,7 +304,7 @@ function xtc(group: OptionReader | undefined) {
   return { xtcProbability: probability ?? 0, xtcThreshold: threshold ?? 0.1 };
 }
 
-function mirostat(group: OptionReader | undefined): Native.Sampling["mirostat"] {
+function mirostat(group: OptionReader | undefined): object | undefined {
   if (group === undefined) return undefined;
   const version = group.integer("version", { min: 1, max: 2 }) ?? group.require("version", "1 or 2");
   const tau = group.number("tau", { min: 0, max: 100 }) ?? 5;
@@ -269,12 +316,12 @@ function mirostat(group: OptionReader | undefined): Native.Sampling["mirostat"] 
 /** Most tokens that have a bias: more would hold up the program that gives them. */
 const MAX_BIASES = 65_536;
 
-function logitBias(value: unknown): Native.Sampling["logitBias"] {
+function logitBias(value: unknown): Native.LogitBias | undefined {
   if (value === undefined) return undefined;
   return readable("logitBias", value, () => biasesOf(value));
 }
 
-function biasesOf(value: unknown): Native.Sampling["logitBias"] {
+function biasesOf(value: unknown): Native.LogitBias | undefined {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new InvalidArgumentError("logitBias", "a map of token ids to numbers", value);
   }

@@ -2,25 +2,20 @@
 
 import { type Command, Option } from "commander";
 import type { GenerateOptions } from "../generate-options.js";
-import type { SamplerName } from "../sampling.js";
+import {
+  DEFAULT_ORDER,
+  NUMERIC_OPTIONS,
+  type NumericName,
+  type SamplerName,
+  type SamplingOptions,
+} from "../sampling.js";
 import { addGroup } from "./options.js";
 import { filePath, logitBias, numberIn, numbers, UsageError, wholeNumber, wholeNumbers } from "./values.js";
 
 /** What `generate` and `chat` take to choose tokens. */
-export interface SamplingFlags {
+export interface SamplingFlags extends Pick<SamplingOptions, NumericName> {
   readonly maxTokens?: number;
-  readonly minTokens?: number;
-  readonly temperature?: number;
   readonly dynamicTemperature?: GenerateOptions["dynamicTemperature"];
-  readonly topK?: number;
-  readonly topP?: number;
-  readonly minP?: number;
-  readonly topNSigma?: number;
-  readonly typicalP?: number;
-  readonly repetitionPenalty?: number;
-  readonly presencePenalty?: number;
-  readonly frequencyPenalty?: number;
-  readonly penaltyWindow?: number;
   readonly dry?: GenerateOptions["dry"];
   readonly dryBreaker?: string[];
   readonly xtc?: GenerateOptions["xtc"];
@@ -28,8 +23,6 @@ export interface SamplingFlags {
   readonly logitBias?: Record<number, number>;
   readonly samplerOrder?: SamplerName[];
   readonly ignoreEos?: boolean;
-  readonly seed?: number;
-  readonly logprobs?: number;
   readonly promptLookup?: boolean | number;
   readonly draft?: boolean | number;
   readonly stop?: string[];
@@ -47,24 +40,27 @@ function option<T>(flags: string, description: string, parse: (text: string, bef
   return new Option(flags, description).argParser(parse);
 }
 
+/** The flags of the numeric options that are shown at once, or of the others. */
+function numericOptions(common: boolean): Option[] {
+  return NUMERIC_OPTIONS.filter((known) => known.common === common).map((known) => {
+    const flag = known.name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    const parse = known.whole ? wholeNumber(known.min) : numberIn(known.min, known.max);
+    const value = known.default === undefined ? "" : ` (default: ${known.default})`;
+    return option(`--${flag} <${known.whole ? "n" : "x"}>`, known.help + value, parse);
+  });
+}
+
 function commonOptions(): Option[] {
   return [
     option("-n, --max-tokens <n>", "most tokens to generate (default: what the context has room for)", wholeNumber(1)),
-    option("--temperature <x>", "0 takes the most probable token (default: 0.8)", numberIn(0, 100)),
-    option("--top-k <n>", "draw from the n most probable tokens; 0 = off (default: 40)", wholeNumber(0)),
-    option("--top-p <x>", "draw from this share of probability; 1 = off (default: 0.95)", numberIn(0, 1)),
-    option("--min-p <x>", "draw from tokens this close to the best; 0 = off (default: 0.05)", numberIn(0, 1)),
-    option("--repetition-penalty <x>", "divides logits of tokens seen; 1 = off (default: 1)", numberIn(1e-6, 1e6)),
-    option("--seed <n>", "makes the draw repeatable (default: a new one each time)", wholeNumber(0)),
+    ...numericOptions(true),
     new Option("--stop <text...>", "end the text here"),
   ];
 }
 
 function penaltyOptions(): Option[] {
   return [
-    option("--presence-penalty <x>", "taken once from logits of tokens seen (default: 0)", numberIn(-1e6, 1e6)),
-    option("--frequency-penalty <x>", "taken for each time a token was seen (default: 0)", numberIn(-1e6, 1e6)),
-    option("--penalty-window <n>", "tokens that the penalties look at; 0 = all (default: 64)", wholeNumber(0)),
+    ...numericOptions(false),
     option(
       "--dry <multiplier[,base[,length[,window]]]>",
       "penalise repeated runs, e.g. 0.8,1.75,2 (default: off)",
@@ -81,12 +77,6 @@ function penaltyOptions(): Option[] {
 
 function rareOptions(): Option[] {
   return [
-    option(
-      "--top-n-sigma <x>",
-      "draw from tokens within x deviations of the best; 0 = off (default: 0)",
-      numberIn(0, 1e6),
-    ),
-    option("--typical-p <x>", "draw from this share of the most typical tokens; 1 = off (default: 1)", numberIn(0, 1)),
     option(
       "--xtc <probability[,threshold]>",
       "sometimes drop the top choices, e.g. 0.5,0.1 (default: off)",
@@ -105,13 +95,11 @@ function rareOptions(): Option[] {
     option("--logit-bias <token=bias>", "add to a token's logit; -inf bans it; may be repeated", logitBias),
     option(
       "--sampler-order <names>",
-      "samplers that run, in this order (default: penalties,dry,top-n-sigma,top-k,typical,top-p,min-p,xtc,temperature)",
+      `samplers that run, in this order (default: ${DEFAULT_ORDER.join(",")})`,
       (text) => text.split(",").map((name) => name.trim() as SamplerName),
     ),
-    option("--min-tokens <n>", "no end before so many tokens (default: 0)", wholeNumber(0)),
     new Option("--ignore-eos", "never choose the model's own end of text"),
     option("--stop-token <ids>", "end the text at these token ids, comma-separated", wholeNumbers(0)),
-    option("--logprobs <n>", "with --json: log-probabilities of each token and of the n best", wholeNumber(0)),
   ];
 }
 
@@ -130,20 +118,10 @@ export function generateOptions(flags: SamplingFlags): GenerateOptions {
   return { ...rest, dry: dry && { ...dry, sequenceBreakers: dryBreaker }, stopTokens: stopToken };
 }
 
-const SAMPLING_FLAGS = [
+const SAMPLING_FLAGS: readonly (keyof SamplingFlags)[] = [
+  ...NUMERIC_OPTIONS.map((known) => known.name),
   "maxTokens",
-  "minTokens",
-  "temperature",
   "dynamicTemperature",
-  "topK",
-  "topP",
-  "minP",
-  "topNSigma",
-  "typicalP",
-  "repetitionPenalty",
-  "presencePenalty",
-  "frequencyPenalty",
-  "penaltyWindow",
   "dry",
   "dryBreaker",
   "xtc",
@@ -151,13 +129,11 @@ const SAMPLING_FLAGS = [
   "logitBias",
   "samplerOrder",
   "ignoreEos",
-  "seed",
-  "logprobs",
   "promptLookup",
   "draft",
   "stop",
   "stopToken",
-] as const satisfies readonly (keyof SamplingFlags)[];
+];
 
 function pick<T, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
   return Object.fromEntries(keys.map((key) => [key, from[key]])) as Pick<T, K>;

@@ -1,9 +1,12 @@
 //! What a caller may ask of the sampler, its defaults, and what each option may be.
 
+use serde::{Deserialize, Deserializer, de};
+
 use crate::error::EngineError;
 
 /// One step of the sampler chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum SamplerKind {
     /// Repetition, presence and frequency penalties.
     Penalties,
@@ -61,23 +64,10 @@ impl std::fmt::Display for SamplerKind {
     }
 }
 
-impl std::str::FromStr for SamplerKind {
-    type Err = EngineError;
-
-    fn from_str(name: &str) -> Result<Self, EngineError> {
-        Self::DEFAULT_ORDER
-            .into_iter()
-            .find(|kind| kind.name() == name)
-            .ok_or_else(|| {
-                let names = Self::DEFAULT_ORDER.map(Self::name).join(", ");
-                EngineError::invalid("samplerOrder", format!("one of {names}"), name)
-            })
-    }
-}
-
 /// Mirostat (Basu et al., 2021): steers the surprise of each token towards `tau` bits. It takes the place of the
 /// truncating samplers (top-n-sigma to XTC); penalties, DRY and temperature still apply.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
+#[serde(try_from = "MirostatOptions")]
 pub enum Mirostat {
     /// Off (the default).
     #[default]
@@ -98,8 +88,31 @@ pub enum Mirostat {
     },
 }
 
+/// [`Mirostat`] as the option `mirostat` has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MirostatOptions {
+    version: u32,
+    tau: f32,
+    eta: f32,
+}
+
+impl TryFrom<MirostatOptions> for Mirostat {
+    type Error = EngineError;
+
+    fn try_from(options: MirostatOptions) -> Result<Self, EngineError> {
+        let MirostatOptions { version, tau, eta } = options;
+        match version {
+            1 => Ok(Self::V1 { tau, eta }),
+            2 => Ok(Self::V2 { tau, eta }),
+            _ => Err(EngineError::invalid("mirostat.version", "1 or 2", version)),
+        }
+    }
+}
+
 /// DRY: a token that would extend a run of n tokens that already occurred loses `multiplier * base^(n - allowed_length)`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct DryParams {
     /// Strength; 0 (default) is off, 0.8 is usual.
     pub multiplier: f32,
@@ -127,7 +140,10 @@ impl Default for DryParams {
 
 /// How the next token is chosen. Temperature 0 is greedy: after bias, penalties and DRY the largest logit wins, the
 /// lowest id among equals; nothing is truncated and nothing drawn.
-#[derive(Debug, Clone, PartialEq)]
+///
+/// Callers in other languages give the options by their names in camel case; one that is missing has its default.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct SamplingParams {
     /// Default 0.8; 0 is greedy.
     pub temperature: f32,
@@ -152,6 +168,7 @@ pub struct SamplingParams {
     /// Subtracted for each occurrence in the window; default 0, off.
     pub frequency_penalty: f32,
     /// How many of the last tokens, prompt included, the three penalties look at; default 64, `None` is all.
+    #[serde(deserialize_with = "zero_is_all")]
     pub penalty_window: Option<u32>,
     /// DRY; default off.
     pub dry: DryParams,
@@ -160,6 +177,7 @@ pub struct SamplingParams {
     /// XTC drops every token at least this probable but the least probable of them; default 0.1, above 0.5 is off.
     pub xtc_threshold: f32,
     /// Added to the logits of these ids before anything else; negative infinity bans an id. Default empty.
+    #[serde(skip)]
     pub logit_bias: Vec<(u32, f32)>,
     /// Default off.
     pub mirostat: Mirostat,
@@ -168,8 +186,10 @@ pub struct SamplingParams {
     /// Never choose an end-of-generation token; default false.
     pub ignore_eos: bool,
     /// Which samplers run, in which order; one that is missing is off. Default [`SamplerKind::DEFAULT_ORDER`].
+    #[serde(rename = "samplerOrder")]
     pub order: Vec<SamplerKind>,
     /// Seed of the draw; `None` (default) takes one from the operating system and reports it at the end.
+    #[serde(deserialize_with = "whole_number")]
     pub seed: Option<u64>,
     /// Report each token's log-probability under the model's own distribution (before any sampler), and those of this
     /// many most probable tokens. Default `None`.
@@ -202,6 +222,25 @@ impl Default for SamplingParams {
             seed: None,
             logprobs: None,
         }
+    }
+}
+
+/// A count of which 0 means all.
+fn zero_is_all<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let count = u32::deserialize(deserializer)?;
+    Ok((count > 0).then_some(count))
+}
+
+/// A whole number as JavaScript has it: up to 2⁵³, in a double.
+fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    const EXACT: f64 = (1u64 << 53) as f64;
+    match f64::deserialize(deserializer)? {
+        number if number.fract() == 0.0 && (0.0..=EXACT).contains(&number) => {
+            Ok(Some(number as u64))
+        }
+        number => Err(de::Error::custom(format!(
+            "expected a whole number from 0 to 2^53, got {number}"
+        ))),
     }
 }
 
@@ -342,6 +381,8 @@ fn within(option: &'static str, value: f32, low: f32, high: f32) -> Result<(), E
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     /// The option that an invalid change to the defaults is blamed on.
@@ -425,8 +466,46 @@ mod tests {
     #[test]
     fn order_names_round_trip() {
         for kind in SamplerKind::DEFAULT_ORDER {
-            assert_eq!(kind.name().parse::<SamplerKind>().unwrap(), kind);
+            assert_eq!(read::<SamplerKind>(kind.name().into()).unwrap(), kind);
         }
-        assert!("top_k".parse::<SamplerKind>().is_err());
+        assert!(read::<SamplerKind>("top_k".into()).is_err());
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, serde_json::Error> {
+        serde_json::from_value(value)
+    }
+
+    #[test]
+    fn options_are_read_by_their_names_and_missing_ones_have_defaults() {
+        let read = |value| read::<SamplingParams>(value);
+        assert_eq!(read(json!({})).unwrap(), SamplingParams::default());
+        let params = read(json!({
+            "temperature": 1, "topK": 3, "penaltyWindow": 0, "seed": 9_007_199_254_740_991.0,
+            "mirostat": { "version": 2, "tau": 5, "eta": 0.1 },
+            "samplerOrder": ["top-n-sigma", "temperature"], "dry": { "multiplier": 0.8 },
+        }));
+        let expected = SamplingParams {
+            temperature: 1.0,
+            top_k: 3,
+            penalty_window: None,
+            seed: Some((1 << 53) - 1),
+            mirostat: Mirostat::V2 { tau: 5.0, eta: 0.1 },
+            order: vec![SamplerKind::TopNSigma, SamplerKind::Temperature],
+            dry: DryParams {
+                multiplier: 0.8,
+                ..DryParams::default()
+            },
+            ..SamplingParams::default()
+        };
+        assert_eq!(params.unwrap(), expected);
+        for wrong in [
+            json!({ "top_k": 3 }),
+            json!({ "topK": -1 }),
+            json!({ "seed": 0.5 }),
+            json!({ "mirostat": { "version": 3, "tau": 5, "eta": 0.1 } }),
+            json!({ "logitBias": {} }),
+        ] {
+            assert!(read(wrong.clone()).is_err(), "{wrong}");
+        }
     }
 }
