@@ -48,14 +48,14 @@ pub enum OverwritePolicy {
 ///
 /// ```
 /// use std::io::Write;
-/// use ryz_files::{Existing, OutputFile};
+/// use ryz_files::{OverwritePolicy, OutputFile};
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("numbers.txt");
 /// let mut output = OutputFile::create(&path)?;
 /// output.write_all(b"1 2 3")?;
 /// assert!(!path.exists());
-/// output.commit(Existing::Keep)?;
+/// output.commit(OverwritePolicy::Keep)?;
 /// assert_eq!(std::fs::read(&path)?, b"1 2 3");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
