@@ -2,9 +2,6 @@
 
 use ryz_tokenizer::{self as text, CallBody, CallForm, Marks, Tokenizer};
 
-use crate::chat::Chat;
-use crate::error::EngineError;
-
 /// How a model writes thoughts, text and calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AnswerForm {
@@ -20,40 +17,8 @@ pub struct AnswerForm {
     pub tokens: Vec<u32>,
 }
 
-impl Chat {
-    /// How the model answers; how it calls tools is learnt where there are any.
-    pub fn answer_form(
-        &self,
-        tokenizer: &Tokenizer,
-        tools: bool,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<&AnswerForm, EngineError> {
-        let learnt = &self.forms[usize::from(tools)];
-        if let Some(form) = learnt.get() {
-            return Ok(form);
-        }
-        let form = AnswerForm::new(self.template.answer_form(tools, cancelled)?, tokenizer);
-        Ok(learnt.get_or_init(|| form))
-    }
-
-    /// Whether a prompt ends within a thought.
-    pub(crate) fn opens_thought(
-        &self,
-        prompt: &str,
-        tokenizer: &Tokenizer,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<bool, EngineError> {
-        let form = match self.answer_form(tokenizer, false, cancelled) {
-            Err(error @ EngineError::Aborted) => return Err(error),
-            form => form.ok(),
-        };
-        let reasoning = form.and_then(|form| form.reasoning.as_ref());
-        Ok(reasoning.is_some_and(|marks| prompt.trim_end().ends_with(marks.open.trim())))
-    }
-}
-
 impl AnswerForm {
-    fn new(learnt: text::AnswerForm, tokenizer: &Tokenizer) -> Self {
+    pub(crate) fn new(learnt: text::AnswerForm, tokenizer: &Tokenizer) -> Self {
         let mut form = Self {
             reasoning: learnt.reasoning,
             text: learnt.text,

@@ -13,10 +13,10 @@ use crate::error::EngineError;
 
 /// A model's chat template and the texts that messages must not smuggle in.
 pub struct Chat {
-    pub(crate) template: ChatTemplate,
+    template: ChatTemplate,
     control: ControlTexts,
     /// How the model answers without tools, and with them, as soon as it was asked.
-    pub(crate) forms: [OnceLock<AnswerForm>; 2],
+    forms: [OnceLock<AnswerForm>; 2],
     /// What the template takes of a history, once it was asked for.
     history: OnceLock<HistoryForm>,
 }
@@ -127,5 +127,35 @@ impl Chat {
             tokens,
             in_thought: self.opens_thought(&text, tokenizer, bounds.cancelled)?,
         })
+    }
+
+    /// How the model answers; how it calls tools is learnt where there are any.
+    pub fn answer_form(
+        &self,
+        tokenizer: &Tokenizer,
+        tools: bool,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<&AnswerForm, EngineError> {
+        let learnt = &self.forms[usize::from(tools)];
+        if let Some(form) = learnt.get() {
+            return Ok(form);
+        }
+        let form = AnswerForm::new(self.template.answer_form(tools, cancelled)?, tokenizer);
+        Ok(learnt.get_or_init(|| form))
+    }
+
+    /// Whether a prompt ends within a thought.
+    pub(crate) fn opens_thought(
+        &self,
+        prompt: &str,
+        tokenizer: &Tokenizer,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<bool, EngineError> {
+        let form = match self.answer_form(tokenizer, false, cancelled) {
+            Err(error @ EngineError::Aborted) => return Err(error),
+            form => form.ok(),
+        };
+        let reasoning = form.and_then(|form| form.reasoning.as_ref());
+        Ok(reasoning.is_some_and(|marks| prompt.trim_end().ends_with(marks.open.trim())))
     }
 }

@@ -15,11 +15,13 @@ use std::time::Instant;
 use ryz_profile::Phase;
 use ryz_tokenizer::{Bounds, EncodeOptions, Encoded, Tokenizer, TokenizerError};
 
+use crate::checks::check_prompt;
+use crate::command::{Command, Commands};
 use crate::error::EngineError;
-use crate::executor::panic_message;
 use crate::request::Reply;
-use crate::shared::{Command, EngineState};
+use crate::state::EngineState;
 use crate::submission::Submission;
+use crate::threads::panic_message;
 
 /// Bytes of a text that is worth a thread.
 const LONG: usize = 1 << 15;
@@ -74,7 +76,8 @@ impl Drop for TokenizeTask {
 struct Desk<'a> {
     tokenizer: &'a Tokenizer,
     context_length: usize,
-    shared: &'a EngineState,
+    commands: &'a Commands,
+    state: &'a EngineState,
 }
 
 /// Works until it is told to stop. `commands_back` is the other end of `commands`.
@@ -83,12 +86,14 @@ pub(crate) fn run(
     commands_back: &Sender<TextCommand>,
     tokenizer: &Tokenizer,
     context_length: usize,
-    shared: &EngineState,
+    engine: &Commands,
+    state: &EngineState,
 ) {
     let desk = Desk {
         tokenizer,
         context_length,
-        shared,
+        commands: engine,
+        state,
     };
     thread::scope(|scope| {
         let mut waiting: VecDeque<TextCommand> = VecDeque::new();
@@ -181,10 +186,16 @@ impl Desk<'_> {
             Ok(Encoded { ids, unknown }) => {
                 submission.tokens = ids;
                 submission.unknown(unknown);
-                self.shared.send(Command::Submit(submission));
+                self.commands.send(Command::Submit(submission));
             }
             Err(EngineError::Aborted) => {
-                drop(catch_unwind(AssertUnwindSafe(|| submission.abort())));
+                // The engine's thread tells a generation, as it tells all others.
+                if submission.is_generation() {
+                    self.commands.send(Command::Submit(submission));
+                } else {
+                    let refuse = || submission.fail(EngineError::Aborted);
+                    drop(catch_unwind(AssertUnwindSafe(refuse)));
+                }
             }
             Err(error) => drop(catch_unwind(AssertUnwindSafe(|| submission.fail(error)))),
         }
@@ -207,14 +218,14 @@ impl Desk<'_> {
         if text.len() > self.tokenizer.most_bytes(limit) {
             return Err(too_long());
         }
-        let disposed = || self.shared.disposed.load(Ordering::Relaxed);
+        let disposed = || self.state.disposed.load(Ordering::Relaxed);
         let bounds = Bounds {
             most: limit,
             cancelled: &|| disposed() || cancelled(),
         };
         let began = Instant::now();
         let encoded = catch_unwind(AssertUnwindSafe(|| work(text, bounds)));
-        self.shared.profiler.beside(Phase::Tokenize, began);
+        self.state.profiler.beside(Phase::Tokenize, began);
         match encoded {
             Ok(Ok(encoded)) => Ok(encoded),
             Ok(Err(TokenizerError::TooManyTokens { .. })) => Err(too_long()),
@@ -226,68 +237,4 @@ impl Desk<'_> {
             }),
         }
     }
-}
-
-/// A prompt has a token, and the context has room for one more.
-pub(crate) fn check_prompt(tokens: &[u32], context_length: usize) -> Result<(), EngineError> {
-    if tokens.is_empty() {
-        return Err(EngineError::invalid("prompt", "at least one token", 0));
-    }
-    check_length(tokens.len(), context_length - 1, context_length)
-}
-
-/// At most `limit` tokens.
-pub(crate) fn check_length(
-    got: usize,
-    limit: usize,
-    context_length: usize,
-) -> Result<(), EngineError> {
-    if got <= limit {
-        return Ok(());
-    }
-    Err(EngineError::ContextOverflow {
-        limit,
-        context_length,
-        got,
-    })
-}
-
-/// Ids that the model has.
-pub(crate) fn check_ids(
-    option: &'static str,
-    ids: &[u32],
-    vocab_size: usize,
-) -> Result<(), EngineError> {
-    match ids.iter().find(|&&id| id as usize >= vocab_size) {
-        None => Ok(()),
-        Some(id) => Err(EngineError::invalid(
-            option,
-            format!("token ids below {vocab_size}"),
-            id,
-        )),
-    }
-}
-
-/// Bytes of a thread's stack, whatever RUST_MIN_STACK says.
-pub(crate) const STACK: usize = 2 << 20;
-
-/// Starts a named thread.
-pub(crate) fn spawn(
-    name: &str,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, EngineError> {
-    spawn_with_stack(name, STACK, work)
-}
-
-/// Starts a named thread with a stack of its own size.
-pub(crate) fn spawn_with_stack(
-    name: &str,
-    stack: usize,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<std::thread::JoinHandle<()>, EngineError> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(stack)
-        .spawn(work)
-        .map_err(|source| EngineError::Thread { source })
 }

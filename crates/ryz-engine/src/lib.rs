@@ -12,22 +12,23 @@
 #![forbid(unsafe_code)]
 
 mod answer_form;
+mod api;
 mod assembler;
 mod cache_counters;
-mod calibrate;
+mod capacity;
 mod chat;
+mod checks;
+mod command;
 mod config;
 mod control_texts;
-mod engine;
 mod error;
-mod estimate;
 mod eviction;
 mod executor;
 mod frontend;
 mod generation;
 mod guide;
+mod handle;
 mod jobs;
-mod load;
 pub mod math;
 mod memory;
 mod operators;
@@ -39,36 +40,37 @@ mod saved;
 mod scheduler;
 mod screening;
 mod sequence;
-mod shared;
 mod speculation;
+mod state;
 mod stop;
 mod submission;
-mod task;
+mod text;
+mod threads;
 mod tuning;
 
 pub use answer_form::AnswerForm;
-pub use calibrate::{CalibrateOptions, CalibrateProgress, CalibrationReport, RankCost};
+pub use api::{
+    CalibrateOptions, CalibrateProgress, CalibrationReport, Completion, DraftInfo, Engine,
+    EngineMemory, ModelInfo, RankCost, RestoredPrefix, SavedPrefix, Task,
+};
 pub use chat::{Chat, ChatTokens};
 pub use config::EngineConfig;
-pub use engine::Engine;
 pub use error::EngineError;
-pub use estimate::EngineMemory;
 pub use eviction::{BlockRanker, Eviction, RankedBlock};
 pub use guide::{Constraint, SchemaSettings, ToolChoice, WhiteSpace};
-pub use load::{DraftInfo, ModelInfo, open_tokenizer, text_warnings};
+pub use handle::RequestHandle;
 pub use memory::Compaction;
 pub use operators::{Operator, OperatorCall};
 pub use profiler::ProfileObserver;
 pub use request::{
     Delta, Event, EventSink, Finish, FinishReason, GenerateRequest, LogitsOutput, Prompt, Reply,
-    RequestHandle, ScoreOutput, Timings, Usage,
+    ScoreOutput, Timings, Usage,
 };
 pub use sampler::{DryParams, Mirostat, SamplerKind, SamplingParams, TokenLogprobs};
-pub use saved::{RestoredPrefix, SavedPrefix};
 pub use screening::Screening;
-pub use shared::EngineStats;
+pub use state::EngineStats;
 pub use stop::StopMatcher;
-pub use task::{Completion, Task};
+pub use text::{open_tokenizer, text_warnings};
 pub use tuning::{TunedMatrix, Tuning, TuningSource};
 
 pub use ryz_kernels::{BatchLayout, Level, Packing};

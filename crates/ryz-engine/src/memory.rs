@@ -4,18 +4,13 @@
 //! may get another place. The engine thread does it, alone: nobody reads the cache then. What a block holds is copied, so
 //! no bit of any later logit changes.
 
-use std::sync::atomic::Ordering;
-
 use ryz_kvcache::{BlockPool, BlockView, KvCache};
-use ryz_tmac::{Hole, MemoryLayout, MemoryStats, PagedLayout};
 
-use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::request::Reply;
 use crate::scheduler::Scheduler;
-use crate::shared::Command;
 
-/// What [`Engine::compact_memory`] did.
+/// What [`Engine::compact_memory`](crate::Engine::compact_memory) did.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Compaction {
     /// Blocks that moved: the addresses where each was, and is.
@@ -86,50 +81,5 @@ pub(crate) fn compact(
             .collect(),
         released_bytes,
         fragmentation,
-    }
-}
-
-impl Engine {
-    /// Memory in use.
-    pub fn memory_stats(&self) -> MemoryStats {
-        self.inner.arena.stats()
-    }
-
-    /// What lies where: every region of the engine's memory, its blocks and holes, and the blocks of the cache.
-    pub fn memory_layout(&self) -> MemoryLayout {
-        let mut layout = self.inner.arena.layout();
-        let CacheView { blocks, address } = &self.inner.cache;
-        let (start, bytes) = *address;
-        let hole = |hole: std::ops::Range<usize>| {
-            Hole::new(start + hole.start * bytes, hole.len() * bytes)
-        };
-        layout.paged.push(PagedLayout {
-            owner: "keys and values".to_owned(),
-            address: start,
-            page_bytes: bytes,
-            capacity: blocks.capacity(),
-            live: blocks.live(),
-            fragmentation: blocks.fragmentation(),
-            moved: self
-                .inner
-                .shared
-                .counters
-                .kv_blocks_moved
-                .load(Ordering::Relaxed),
-            holes: blocks.holes().into_iter().map(hole).collect(),
-        });
-        layout
-    }
-
-    /// Moves the blocks of the cache that are in use together, between two steps, and gives the memory behind them back to
-    /// the system until it is needed. Requests go on as if nothing had happened.
-    ///
-    /// # Errors
-    /// `DISPOSED`, `INTERNAL` after a panic.
-    pub fn compact_memory(&self, reply: Reply<Compaction>) -> Result<(), EngineError> {
-        self.inner.shared.check_alive()?;
-        let request = CompactRequest::new(reply);
-        self.inner.shared.send(Command::Compact(request));
-        Ok(())
     }
 }

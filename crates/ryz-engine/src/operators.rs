@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ryz_model::{HookPattern, HookPoint, Hooks};
 
-use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::sequence::SequenceId;
 
@@ -41,9 +40,9 @@ pub struct OperatorCall {
 
 /// An operator with its name and its places.
 pub(crate) struct OperatorEntry {
-    name: String,
-    patterns: Vec<HookPattern>,
-    operator: Arc<dyn Operator>,
+    pub name: String,
+    pub patterns: Vec<HookPattern>,
+    pub operator: Arc<dyn Operator>,
 }
 
 /// The operators of an engine, in the order in which they were registered.
@@ -56,70 +55,12 @@ impl Operators {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Vec<Arc<OperatorEntry>>) -> T) -> T {
+    pub fn change<T>(&self, change: impl FnOnce(&mut Vec<Arc<OperatorEntry>>) -> T) -> T {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut list = held.to_vec();
         let result = change(&mut list);
         *held = list.into();
         result
-    }
-}
-
-/// Most operators of an engine.
-const MAX_OPERATORS: usize = 64;
-
-impl Engine {
-    /// Calls `operator` at `places` (such as `layers.*.ffn.output`) from the next step on.
-    ///
-    /// # Errors
-    /// `INVALID_ARGUMENT`: a name that is empty or taken, a place that does not exist, too many operators.
-    pub fn register_operator(
-        &self,
-        name: &str,
-        places: &[String],
-        operator: Arc<dyn Operator>,
-    ) -> Result<(), EngineError> {
-        let layers = self.inner.info.layers;
-        let mut patterns = Vec::new();
-        for place in places {
-            let pattern: HookPattern = place.parse()?;
-            if let Some(layer) = pattern.layer().filter(|&layer| layer >= layers) {
-                let expected = format!("a layer below {layers}");
-                return Err(EngineError::invalid("at", expected, layer));
-            }
-            patterns.push(pattern);
-        }
-        if patterns.is_empty() {
-            return Err(EngineError::invalid("at", "at least one place", "none"));
-        }
-        if name.is_empty() {
-            return Err(EngineError::invalid("name", "a non-empty string", "\"\""));
-        }
-        self.inner.shared.operators.change(|list| {
-            if list.iter().any(|registered| registered.name == name) {
-                let expected = "a name that is not registered yet";
-                return Err(EngineError::invalid("name", expected, name));
-            }
-            if list.len() >= MAX_OPERATORS {
-                let expected = format!("at most {MAX_OPERATORS} operators");
-                return Err(EngineError::invalid("name", expected, list.len() + 1));
-            }
-            list.push(Arc::new(OperatorEntry {
-                name: name.to_owned(),
-                patterns,
-                operator,
-            }));
-            Ok(())
-        })
-    }
-
-    /// Removes an operator; a step that runs may still call it. Whether there was one of that name.
-    pub fn unregister_operator(&self, name: &str) -> bool {
-        self.inner.shared.operators.change(|list| {
-            let before = list.len();
-            list.retain(|registered| registered.name != name);
-            list.len() < before
-        })
     }
 }
 

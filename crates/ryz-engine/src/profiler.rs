@@ -2,13 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ryz_profile::{CacheProfile, Operation, Phase, Profile, Snapshot, SpanId, Step};
+use ryz_profile::{Operation, Phase, Profile, Step};
 
 use crate::cache_counters::CacheCounters;
-use crate::engine::Engine;
-use crate::error::EngineError;
 
 /// Always there; a branch a phase while it is off.
 #[derive(Debug)]
@@ -42,7 +40,33 @@ impl std::fmt::Debug for ObserverSlot {
     }
 }
 
+/// Most single operations that a trace keeps: some 150 MiB of JSON.
+const MAX_OPERATIONS: usize = 1 << 20;
+
 impl Profiler {
+    /// Starts recording into an empty profile that keeps up to `operations` single operations.
+    pub fn start(&self, layers: usize, operations: usize) {
+        *self.lock() = Profile::new(layers, operations.min(MAX_OPERATIONS));
+        self.caches.restart();
+        self.recording.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops recording; what was recorded stays.
+    pub fn stop(&self) {
+        self.recording.store(false, Ordering::Relaxed);
+        self.caches.stop();
+    }
+
+    /// Lets `observer` hear of every `every`-th step; `None` of none.
+    pub fn set_observer(&self, observer: Option<Arc<dyn ProfileObserver>>, every: u32) {
+        let observed = observer.map(|observer| ObserverSlot {
+            observer,
+            every,
+            waited: every - 1,
+        });
+        *self.observer.lock().unwrap_or_else(PoisonError::into_inner) = observed;
+    }
+
     pub fn new(layers: usize) -> Self {
         Self {
             recording: AtomicBool::new(false),
@@ -95,82 +119,4 @@ pub(crate) struct RecordedStep {
 pub(crate) fn operations_of_a_step(layers: usize) -> usize {
     // Each phase a few times in each layer, and each token of the largest batches sampled and delivered.
     (layers + 1) * 4 * Phase::COUNT + 4096
-}
-
-/// Most single operations that a trace keeps: some 150 MiB of JSON.
-const MAX_OPERATIONS: usize = 1 << 20;
-
-impl Engine {
-    /// Starts recording into an empty profile, and keeps up to `operations` single operations for a trace (at most
-    /// 1,048,576; 0 keeps none). Costs some twenty nanoseconds a phase of a layer.
-    pub fn start_profiling(&self, operations: usize) {
-        let profiler = &self.inner.shared.profiler;
-        let layers = self.inner.info.layers;
-        *profiler.lock() = Profile::new(layers, operations.min(MAX_OPERATIONS));
-        profiler.caches.restart();
-        profiler.recording.store(true, Ordering::Relaxed);
-    }
-
-    /// Stops recording; what was recorded stays.
-    pub fn stop_profiling(&self) {
-        let profiler = &self.inner.shared.profiler;
-        profiler.recording.store(false, Ordering::Relaxed);
-        profiler.caches.stop();
-    }
-
-    /// Whether it records.
-    pub fn is_profiling(&self) -> bool {
-        self.inner.shared.profiler.is_recording()
-    }
-
-    /// Lets `observer` hear of the operations of every `every`-th step; `None` of none. There is one at a time.
-    ///
-    /// # Errors
-    /// `INVALID_ARGUMENT` when `every` is 0.
-    pub fn set_profile_observer(
-        &self,
-        observer: Option<Arc<dyn ProfileObserver>>,
-        every: u32,
-    ) -> Result<(), EngineError> {
-        if every == 0 {
-            return Err(EngineError::invalid("rate", "every step or fewer", 0));
-        }
-        let observed = observer.map(|observer| ObserverSlot {
-            observer,
-            every,
-            waited: every - 1,
-        });
-        let profiler = &self.inner.shared.profiler;
-        *profiler
-            .observer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = observed;
-        Ok(())
-    }
-
-    /// What was recorded.
-    pub fn profile(&self) -> Snapshot {
-        let profiler = &self.inner.shared.profiler;
-        let mut snapshot = profiler.lock().snapshot();
-        if let Some(counted) = profiler.caches.read() {
-            snapshot.cache = CacheProfile::new(counted, snapshot.tokens);
-        }
-        snapshot.memory_high_water_bytes = self.memory_stats().high_water as u64;
-        snapshot
-    }
-
-    /// The single operations recorded, as a Chrome trace (JSON).
-    pub fn profile_trace(&self) -> String {
-        self.inner.shared.profiler.lock().trace()
-    }
-
-    /// Starts a timer of the program's own within the last one that runs; `None` when 256 run already.
-    pub fn start_timer(&self, name: &str) -> Option<SpanId> {
-        self.inner.shared.profiler.lock().start_timer(name)
-    }
-
-    /// Ends a timer and says how long it ran; `None` when there is no such timer.
-    pub fn end_timer(&self, id: SpanId) -> Option<Duration> {
-        self.inner.shared.profiler.lock().end_timer(id)
-    }
 }

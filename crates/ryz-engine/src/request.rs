@@ -1,7 +1,6 @@
 //! What goes into the engine and what comes out: requests, events, results.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::Duration;
 
 use crate::error::EngineError;
@@ -9,7 +8,6 @@ use crate::eviction::Eviction;
 use crate::guide::Constraint;
 use crate::sampler::{SamplingParams, TokenLogprobs};
 use crate::sequence::SequenceId;
-use crate::shared::{Command, EngineState};
 
 /// What a generation continues.
 #[derive(Debug, Clone, PartialEq)]
@@ -226,38 +224,4 @@ pub(crate) struct Control {
     pub cancelled: AtomicBool,
     /// Tokens that may still be delivered; a delta of several may take it below zero.
     pub credits: AtomicI64,
-}
-
-/// Holds a request: cancels it, grants credits. Dropping it cancels.
-#[derive(Debug)]
-pub struct RequestHandle {
-    pub(crate) control: Arc<Control>,
-    pub(crate) shared: Arc<EngineState>,
-}
-
-impl RequestHandle {
-    /// Ends the request within one step; its blocks are free at the next.
-    pub fn cancel(&self) {
-        if !self.control.cancelled.swap(true, Ordering::SeqCst) {
-            self.shared.interrupt(self.control.id);
-            self.shared.send(Command::Wake);
-        }
-    }
-
-    /// Lets `tokens` more tokens be delivered.
-    pub fn grant(&self, tokens: u32) {
-        let before = self
-            .control
-            .credits
-            .fetch_add(i64::from(tokens), Ordering::SeqCst);
-        if before <= 0 {
-            self.shared.send(Command::Wake);
-        }
-    }
-}
-
-impl Drop for RequestHandle {
-    fn drop(&mut self) {
-        self.cancel();
-    }
 }

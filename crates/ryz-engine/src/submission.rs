@@ -10,7 +10,7 @@ use crate::generation::{Generation, GenerationParts};
 use crate::guide::Guide;
 use crate::jobs::Job;
 use crate::request::{Control, Event, FinishReason};
-use crate::shared::{Command, EngineState};
+use crate::state::EngineState;
 
 /// A validated request on its way to the engine thread. It holds a place in the queue; one that is dropped on the way,
 /// because the engine was disposed, says so to its consumer.
@@ -70,15 +70,9 @@ impl Submission {
         }
     }
 
-    /// Ends the request before its first step: a generation as aborted, with an empty answer.
-    pub fn abort(self: Box<Self>) {
-        let shared = Arc::clone(&self.shared);
-        if matches!(self.work, Some(Work::Generate(_))) {
-            // The engine's thread tells it, as it tells all others.
-            shared.send(Command::Submit(self));
-        } else {
-            self.fail(EngineError::Aborted);
-        }
+    /// Whether it is a generation, which the engine's thread ends as aborted; a job is refused where it is.
+    pub fn is_generation(&self) -> bool {
+        matches!(self.work, Some(Work::Generate(_)))
     }
 
     /// Refuses the request.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ryz_kvcache::{AttentionMass, BLOCK_TOKENS, BlockId};
 
-use crate::sequence::blocks_for;
+use super::blocks_for;
 
 /// Blocks from one decision to the next.
 const STRIDE: usize = 4;

@@ -2,12 +2,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ryz_kvcache::BLOCK_TOKENS;
-
-use crate::engine::Engine;
-use crate::error::EngineError;
-use crate::sequence::Sequence;
-
 /// Code that is asked between steps, on the engine's thread, which older blocks of a request with
 /// [`Eviction::Ranked`](crate::Eviction::Ranked) matter most.
 ///
@@ -40,52 +34,18 @@ pub struct RankedBlock {
 pub(crate) struct Ranker(Mutex<Option<Arc<dyn BlockRanker>>>);
 
 impl Ranker {
+    pub fn set(&self, ranker: Option<Arc<dyn BlockRanker>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ranker;
+    }
+
     pub fn get(&self) -> Option<Arc<dyn BlockRanker>> {
         let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         held.clone()
     }
 }
 
-impl Engine {
-    /// Has `ranker` say which blocks stay under [`Eviction::Ranked`](crate::Eviction::Ranked), from the next step on; `None`
-    /// leaves it to the attention that they have had. There is one at a time.
-    pub fn set_block_ranker(&self, ranker: Option<Arc<dyn BlockRanker>>) {
-        let held = &self.inner.shared.ranker.0;
-        *held.lock().unwrap_or_else(PoisonError::into_inner) = ranker;
-    }
-}
-
-impl Sequence {
-    /// Has `ranker` rank its older blocks, where some of them must go before the next step.
-    ///
-    /// # Errors
-    /// What the ranker said, or what is wrong with its answer.
-    pub fn rank(
-        &mut self,
-        ranker: &dyn BlockRanker,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<(), EngineError> {
-        let Some(heavy) = self.retention.unranked() else {
-            return Ok(());
-        };
-        let Some((old, _)) = heavy.choice(&self.block_table, self.cached) else {
-            return Ok(());
-        };
-        let of = |&index: &usize| RankedBlock {
-            position: index * BLOCK_TOKENS,
-            attention: heavy.mass().get(index),
-        };
-        let blocks: Vec<_> = old.iter().map(of).collect();
-        let scores = ranker
-            .rank(&blocks, cancelled)
-            .and_then(|scores| checked(scores, blocks.len()))
-            .map_err(|message| EngineError::BlockRanker { message })?;
-        heavy.rank(&old, &scores);
-        Ok(())
-    }
-}
-
-fn checked(scores: Vec<f64>, blocks: usize) -> Result<Vec<f64>, String> {
+/// One number for each of `blocks`.
+pub(crate) fn checked(scores: Vec<f64>, blocks: usize) -> Result<Vec<f64>, String> {
     if scores.len() != blocks {
         let got = scores.len();
         return Err(format!("expected {blocks} numbers, one a block, got {got}"));

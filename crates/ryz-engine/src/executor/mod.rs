@@ -15,6 +15,7 @@ use ryz_numa::Lease;
 use ryz_tokenizer::Tokenizer;
 
 use self::recording::Sampling;
+use crate::command::Command;
 use crate::error::EngineError;
 use crate::generation::Generation;
 use crate::memory::{self, Compaction};
@@ -24,9 +25,10 @@ use crate::request::FinishReason;
 use crate::sampler::Candidates;
 use crate::scheduler::{Limits, ScheduledTokens, Scheduler};
 use crate::sequence::{LogitPositions, Sequence, SequenceId};
-use crate::shared::{Command, EngineState};
 use crate::speculation::Draft;
+use crate::state::EngineState;
 use crate::submission::{End, Entry, SchedulingOptions, Submission, Task, Work};
+use crate::threads::panic_message;
 
 /// Everything that changes while requests run.
 struct Executor {
@@ -116,13 +118,6 @@ pub(crate) fn run(parts: ExecutorParts, commands: &Receiver<Command>) {
             Command::Dispose => return,
         }
     }
-}
-
-/// What a panic said.
-pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> Arc<str> {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Arc::from(text.unwrap_or("no message"))
 }
 
 impl Executor {

@@ -202,8 +202,8 @@ impl Executor {
             _ => 0,
         };
         // In this order: a cancel either sees who is alone and stops the pass, or is seen here.
-        self.shared.stop.store(false, Ordering::SeqCst);
-        self.shared.alone.store(alone, Ordering::SeqCst);
+        self.shared.interrupt.stop.store(false, Ordering::SeqCst);
+        self.shared.interrupt.alone.store(alone, Ordering::SeqCst);
         let is_cancelled = |entry: &Entry| entry.control.cancelled.load(Ordering::SeqCst);
         if core.entries.get(&alone).is_some_and(is_cancelled) {
             return Err(ModelError::Aborted);
@@ -232,7 +232,7 @@ impl Executor {
             })
             .collect();
         debug_assert_eq!(batch.len(), core.step.len());
-        let (lease, stop) = (&self.lease, &self.shared.stop);
+        let (lease, stop) = (&self.lease, &self.shared.interrupt.stop);
         let (state, cache) = (&mut self.state, &mut self.cache);
         let result = if operators.is_empty() {
             self.model.forward(lease, state, cache, &batch, stop)
@@ -252,7 +252,7 @@ impl Executor {
             self.core.failed = hooks.failed;
             result
         };
-        self.shared.alone.store(0, Ordering::SeqCst);
+        self.shared.interrupt.alone.store(0, Ordering::SeqCst);
         result
     }
 

@@ -21,12 +21,13 @@ use super::pool::Pool;
 use super::worker::{self, MaskTask};
 use super::{Guide, grammar, schema, tools};
 use crate::chat::Chat;
+use crate::command::{Command, Commands};
 use crate::error::EngineError;
-use crate::executor::panic_message;
 use crate::frontend::TextCommand;
 use crate::guide::vocabulary::token_env;
-use crate::shared::{Command, EngineState};
+use crate::state::EngineState;
 use crate::submission::Submission;
+use crate::threads::panic_message;
 
 /// Most compiled constraints that are kept, and the bytes of them and their texts.
 const MAX_KEPT: usize = 32;
@@ -52,7 +53,8 @@ pub(crate) struct GuidesParts {
     pub vocab_size: usize,
     pub chat: Option<Arc<Chat>>,
     pub texts: Sender<TextCommand>,
-    pub shared: Arc<EngineState>,
+    pub commands: Commands,
+    pub state: Arc<EngineState>,
 }
 
 struct GuideThreads {
@@ -110,7 +112,7 @@ impl Guides {
         });
         let masks = running.masks.clone();
         if let Some(automaton) = self.compiler.find(&constraint) {
-            let shared = Arc::clone(&self.compiler.parts.shared);
+            let shared = Arc::clone(&self.compiler.parts.state);
             submission.guide(Guide::new(automaton, masks, shared));
             self.compiler.pass_on(submission, prompt);
             return Ok(());
@@ -152,7 +154,7 @@ impl Compiler {
                 };
                 drop(self.parts.texts.send(command));
             }
-            None => self.parts.shared.send(Command::Submit(submission)),
+            None => self.parts.commands.send(Command::Submit(submission)),
         }
     }
 
@@ -188,7 +190,7 @@ impl Compiler {
         });
         match compiled {
             Ok(automaton) => {
-                let shared = Arc::clone(&self.parts.shared);
+                let shared = Arc::clone(&self.parts.state);
                 submission.guide(Guide::new(automaton, masks, shared));
                 self.pass_on(submission, prompt);
             }

@@ -13,7 +13,7 @@
 //! constraint start none of this.
 
 mod automaton;
-mod compiler;
+pub(crate) mod compiler;
 mod constraint;
 mod grammar;
 mod pool;
@@ -25,5 +25,4 @@ mod worker;
 
 pub use constraint::{Constraint, SchemaSettings, ToolChoice, WhiteSpace};
 
-pub(crate) use compiler::{Guides, GuidesParts};
 pub(crate) use state::Guide;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::EngineError;
-use crate::frontend::spawn_with_stack;
+use crate::threads::spawn_with_stack;
 
 /// Threads that are never waited for: one that is still at work when its engine is gone ends with that work.
 pub(super) struct Pool<T> {

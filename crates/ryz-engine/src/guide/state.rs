@@ -11,7 +11,7 @@ use super::automaton::Automaton;
 use super::pool::Pool;
 use super::worker::{ComputedMask, MaskSource, MaskTask, Watch};
 use crate::error::EngineError;
-use crate::shared::EngineState;
+use crate::state::EngineState;
 
 /// Keeps a generation to its constraint. The next mask is under way or there, until the text is complete.
 pub(crate) struct Guide {

@@ -11,7 +11,7 @@ use llguidance::toktrie::SimpleVob;
 
 use super::automaton::Automaton;
 use crate::error::EngineError;
-use crate::shared::{Command, EngineState};
+use crate::state::EngineState;
 
 /// A mask to be computed.
 pub(super) struct MaskTask {
@@ -89,7 +89,7 @@ pub(super) fn run(task: MaskTask) {
         drop(reply);
     }
     if watch.held.swap(false, Ordering::SeqCst) {
-        watch.shared.send(Command::Wake);
+        watch.shared.interrupt.wake();
     }
 }
 

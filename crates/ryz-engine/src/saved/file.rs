@@ -15,7 +15,7 @@ use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::check;
+use crate::checks::check_cancelled;
 use crate::error::EngineError;
 
 const VERSION: &str = "1";
@@ -139,7 +139,7 @@ pub(crate) fn write(
     };
     let mut file = OutputFile::create(path).map_err(failed)?;
     for piece in bytes.chunks(PIECE) {
-        check(cancel)?;
+        check_cancelled(cancel)?;
         let written = file.write_all(piece);
         written.map_err(|source| {
             failed(OutputError {
@@ -148,7 +148,7 @@ pub(crate) fn write(
             })
         })?;
     }
-    check(cancel)?;
+    check_cancelled(cancel)?;
     file.commit(OverwritePolicy::Replace).map_err(failed)
 }
 

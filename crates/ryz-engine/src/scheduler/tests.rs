@@ -1,7 +1,7 @@
 //! The scheduler on its own: no model, every sequence "computes" by being advanced.
 
 use super::*;
-use crate::sequence::blocks_for;
+use crate::eviction::blocks_for;
 use proptest::prelude::*;
 
 const LIMITS: Limits = Limits {

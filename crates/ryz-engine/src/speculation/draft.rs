@@ -18,11 +18,13 @@ use ryz_numa::Lease;
 use ryz_tmac::Arena;
 use ryz_tokenizer::Tokenizer;
 
+use crate::capacity::{kv_config, limits};
 use crate::config::EngineConfig;
 use crate::error::EngineError;
-use crate::load::{kv_config, limits, tokenizer};
+use crate::eviction::blocks_for;
 use crate::math::exp;
-use crate::sequence::{SequenceId, blocks_for};
+use crate::sequence::SequenceId;
+use crate::text::tokenizer;
 use crate::tuning;
 
 /// What entering and leaving the parallel region, the barriers and the rest of a pass take, as bytes of weights that could be
@@ -395,7 +397,7 @@ mod tests {
         let source = ModelSource::open(&path).unwrap();
         let main = (&tokenizer(&source).unwrap(), source.config().vocab_size);
         let lease = Lease::with(config.lease()).unwrap();
-        let arena = crate::load::arena(&config);
+        let arena = crate::capacity::arena(&config);
         let progress = &mut |_| ControlFlow::Continue(());
         let draft = Draft::load(&path, &config, main, blocks, &lease, &arena, progress).unwrap();
         (draft, lease)

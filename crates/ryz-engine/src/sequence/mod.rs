@@ -1,10 +1,12 @@
 //! A sequence: its tokens, which of them are cached, and the blocks that hold them.
 
+mod eviction;
+
 use std::time::Instant;
 
 use ryz_kvcache::{BLOCK_TOKENS, BlockId, BlockPool, PrefixCursor};
 
-use crate::eviction::{Eviction, Retention};
+use crate::eviction::{Eviction, Retention, blocks_for};
 
 /// Names a sequence for its whole life; never used twice by an engine.
 pub type SequenceId = u64;
@@ -190,11 +192,6 @@ impl Sequence {
         let keep = blocks_for(self.tokens.len()).min(self.block_table.len());
         self.block_table.drain(keep..).for_each(|b| pool.release(b));
     }
-}
-
-/// Blocks that hold `tokens` positions.
-pub fn blocks_for(tokens: usize) -> usize {
-    tokens.div_ceil(BLOCK_TOKENS)
 }
 
 #[cfg(test)]

@@ -10,22 +10,25 @@ use ryz_model::ModelError;
 use ryz_tmac::{Arena, MemoryError};
 use ryz_tokenizer::{Bounds, ChatInput, EncodeOptions, Tokenizer};
 
+use super::info::ModelInfo;
 use crate::answer_form::AnswerForm;
 use crate::chat::{Chat, ChatTokens};
+use crate::checks::{check_ids, check_length, check_prompt};
+use crate::command::{Command, Commands};
 use crate::error::EngineError;
 use crate::eviction::Eviction;
-use crate::frontend::{TextCommand, TokenizeTask, check_ids, check_length, check_prompt};
+use crate::frontend::{TextCommand, TokenizeTask};
 use crate::generation::GenerationParts;
-use crate::guide::Guides;
+use crate::guide::compiler::Guides;
+use crate::handle::RequestHandle;
 use crate::jobs::{Job, Score};
-use crate::load::ModelInfo;
 use crate::memory::CacheView;
 use crate::request::{
-    Control, EventSink, GenerateRequest, LogitsOutput, Prompt, Reply, RequestHandle, ScoreOutput,
+    Control, EventSink, GenerateRequest, LogitsOutput, Prompt, Reply, ScoreOutput,
 };
 use crate::sampler::{Sampler, Vocab};
-use crate::shared::{Command, EngineState, EngineStats};
 use crate::speculation::Speculation;
+use crate::state::{EngineState, EngineStats};
 use crate::submission::{SchedulingOptions, Submission, Work};
 
 /// Most stop strings, and bytes of each.
@@ -58,7 +61,8 @@ pub struct Engine {
 
 /// What the handles of one engine share.
 pub(crate) struct Inner {
-    pub shared: Arc<EngineState>,
+    pub commands: Commands,
+    pub state: Arc<EngineState>,
     pub texts: Sender<TextCommand>,
     pub threads: Mutex<Vec<JoinHandle<()>>>,
     pub tokenizer: Tokenizer,
@@ -109,7 +113,7 @@ impl Engine {
         request: GenerateRequest,
         sink: Box<dyn EventSink>,
     ) -> Result<RequestHandle, EngineError> {
-        self.inner.shared.check_alive()?;
+        self.inner.state.check_alive()?;
         self.check_request(&request)?;
         let draft = self.inner.info.draft.as_ref();
         let speculation = match draft {
@@ -182,7 +186,7 @@ impl Engine {
         fits: bool,
         reply: Reply<Vec<u32>>,
     ) -> Result<Arc<AtomicBool>, EngineError> {
-        self.inner.shared.check_alive()?;
+        self.inner.state.check_alive()?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let longest = self.longest();
         let task = TokenizeTask {
@@ -273,7 +277,7 @@ impl Engine {
         priority: i32,
         reply: Reply<ScoreOutput>,
     ) -> Result<RequestHandle, EngineError> {
-        self.inner.shared.check_alive()?;
+        self.inner.state.check_alive()?;
         let context = self.longest();
         if let Some(window) = window
             && !(2..=context).contains(&window)
@@ -378,7 +382,7 @@ impl Engine {
 
     /// Counters.
     pub fn stats(&self) -> EngineStats {
-        self.inner.shared.stats()
+        self.inner.state.stats()
     }
 
     /// Frees the blocks that the prefix cache keeps and no request uses.
@@ -386,8 +390,8 @@ impl Engine {
     /// # Errors
     /// `DISPOSED`, `INTERNAL` after a panic.
     pub fn clear_prefix_cache(&self) -> Result<(), EngineError> {
-        self.inner.shared.check_alive()?;
-        self.inner.shared.send(Command::ClearPrefixes);
+        self.inner.state.check_alive()?;
+        self.inner.commands.send(Command::ClearPrefixes);
         Ok(())
     }
 
@@ -398,7 +402,7 @@ impl Engine {
 
     /// Whether [`Engine::dispose`] has been called.
     pub fn is_disposed(&self) -> bool {
-        self.inner.shared.disposed.load(Ordering::SeqCst)
+        self.inner.state.disposed.load(Ordering::SeqCst)
     }
 
     fn chat(&self) -> Result<&Chat, EngineError> {
@@ -412,7 +416,7 @@ impl Engine {
         let eviction = request.eviction.unwrap_or(self.inner.eviction);
         let context = self.inner.info.context_length;
         eviction.validate(context)?;
-        if matches!(eviction, Eviction::Ranked { .. }) && self.inner.shared.ranker.get().is_none() {
+        if matches!(eviction, Eviction::Ranked { .. }) && self.inner.state.ranker.get().is_none() {
             let expected = "an engine with a ranker of blocks, to be ranked";
             return Err(EngineError::invalid("eviction.policy", expected, "none"));
         }
@@ -480,7 +484,7 @@ impl Engine {
 
     /// Tokens that a job may read: one at least, `most` at most.
     pub(crate) fn check_tokens(&self, tokens: &[u32], most: usize) -> Result<(), EngineError> {
-        self.inner.shared.check_alive()?;
+        self.inner.state.check_alive()?;
         if tokens.is_empty() {
             return Err(EngineError::invalid("tokens", "at least one", 0));
         }
@@ -495,7 +499,7 @@ impl Engine {
         terms: SchedulingOptions,
     ) -> Result<RequestHandle, EngineError> {
         let (handle, submission) = self.enqueue(tokens, work, terms)?;
-        self.inner.shared.send(Command::Submit(submission));
+        self.inner.commands.send(Command::Submit(submission));
         Ok(handle)
     }
 
@@ -506,18 +510,18 @@ impl Engine {
         work: Work,
         terms: SchedulingOptions,
     ) -> Result<(RequestHandle, Box<Submission>), EngineError> {
-        let shared = &self.inner.shared;
-        shared.enqueue(self.inner.max_queue)?;
+        let state = &self.inner.state;
+        state.enqueue(self.inner.max_queue)?;
         let control = Arc::new(Control {
             id: self.inner.next_id.fetch_add(1, Ordering::Relaxed),
             cancelled: AtomicBool::new(false),
             credits: AtomicI64::new(i64::from(terms.credits)),
         });
-        let link = Arc::clone(shared);
-        let submission = Submission::new(Arc::clone(&control), tokens, work, terms, link);
+        let of_request = Arc::clone(&control);
+        let submission = Submission::new(of_request, tokens, work, terms, Arc::clone(state));
         let handle = RequestHandle {
             control,
-            shared: Arc::clone(shared),
+            interrupt: Arc::clone(&state.interrupt),
         };
         Ok((handle, Box::new(submission)))
     }
@@ -525,9 +529,9 @@ impl Engine {
 
 impl Inner {
     fn dispose(&self) {
-        self.shared.disposed.store(true, Ordering::SeqCst);
-        self.shared.stop.store(true, Ordering::SeqCst);
-        self.shared.send(Command::Dispose);
+        self.state.disposed.store(true, Ordering::SeqCst);
+        self.state.interrupt.stop.store(true, Ordering::SeqCst);
+        self.commands.send(Command::Dispose);
         // A closed channel: the thread has ended already.
         drop(self.texts.send(TextCommand::Stop));
         self.guides.stop();

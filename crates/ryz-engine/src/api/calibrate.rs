@@ -14,13 +14,14 @@ use ryz_numa::Lease;
 use ryz_tmac::Arena;
 use ryz_tokenizer::EncodeOptions;
 
+use super::Engine;
+use crate::capacity::{arena, kv_config, limits};
 use crate::config::EngineConfig;
-use crate::engine::Engine;
 use crate::error::EngineError;
+use crate::eviction::blocks_for;
 use crate::jobs::check_logits;
-use crate::load::{arena, kv_config, limits, tokenizer};
 use crate::math::log_sum_exp;
-use crate::sequence::blocks_for;
+use crate::text::tokenizer;
 
 /// Windows without which nothing can be learnt and measured.
 const LEAST_WINDOWS: usize = 2;

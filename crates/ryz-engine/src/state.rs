@@ -1,33 +1,13 @@
-//! What the engine thread shares with the threads that talk to it: commands, flags and counters. No model state.
+//! What the engine thread shares with the threads that talk to it: flags and counters. No model state.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
 
 use crate::error::EngineError;
 use crate::eviction::Ranker;
-use crate::memory::CompactRequest;
 use crate::operators::Operators;
 use crate::profiler::Profiler;
-use crate::saved::RestoreRequest;
 use crate::sequence::SequenceId;
-use crate::submission::Submission;
-
-/// What the engine thread is told.
-pub(crate) enum Command {
-    /// A new request.
-    Submit(Box<Submission>),
-    /// Close the holes in the cache.
-    Compact(CompactRequest),
-    /// Put saved blocks into the prefix cache.
-    Restore(Box<RestoreRequest>),
-    /// Free the blocks that are only kept.
-    ClearPrefixes,
-    /// Some flag has changed: look again.
-    Wake,
-    /// End everything.
-    Dispose,
-}
 
 /// Counters of an engine, each a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -104,12 +84,38 @@ impl Counters {
     }
 }
 
-pub(crate) struct EngineState {
-    commands: Sender<Command>,
+/// Stops a running step, and has the engine thread look at its flags again.
+pub(crate) struct Interrupt {
     /// Looked at between the layers of a forward pass.
     pub stop: AtomicBool,
     /// The sequence that has the running step to itself; 0 when there is none.
     pub alone: AtomicU64,
+    wake: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Interrupt {
+    /// Has the engine thread look at its flags again.
+    pub fn wake(&self) {
+        (self.wake)();
+    }
+
+    /// Stops the running step if `id` has it to itself. A stop that comes too late hits another step, which is then
+    /// computed again: it changes nothing.
+    pub fn stop_step_of(&self, id: SequenceId) {
+        if self.alone.load(Ordering::SeqCst) == id {
+            self.stop.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+impl std::fmt::Debug for Interrupt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Interrupt").finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct EngineState {
+    pub interrupt: Arc<Interrupt>,
     /// Requests that have not had their first step.
     pub queued: AtomicUsize,
     pub disposed: AtomicBool,
@@ -123,18 +129,21 @@ pub(crate) struct EngineState {
 
 impl std::fmt::Debug for EngineState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("EngineState")
             .field("counters", &self.counters)
             .finish_non_exhaustive()
     }
 }
 
 impl EngineState {
-    pub fn new(commands: Sender<Command>, layers: usize) -> Self {
+    /// `wake` has the engine thread look at its flags again.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static, layers: usize) -> Self {
         Self {
-            commands,
-            stop: AtomicBool::new(false),
-            alone: AtomicU64::new(0),
+            interrupt: Arc::new(Interrupt {
+                stop: AtomicBool::new(false),
+                alone: AtomicU64::new(0),
+                wake: Box::new(wake),
+            }),
             queued: AtomicUsize::new(0),
             disposed: AtomicBool::new(false),
             panicked: OnceLock::new(),
@@ -142,20 +151,6 @@ impl EngineState {
             profiler: Profiler::new(layers),
             operators: Operators::default(),
             ranker: Ranker::default(),
-        }
-    }
-
-    /// Tells the engine thread; nothing happens when it is gone.
-    pub fn send(&self, command: Command) {
-        // A closed channel means that the engine has been disposed, and then there is nothing to tell.
-        drop(self.commands.send(command));
-    }
-
-    /// Stops the running step if `id` has it to itself. A stop that comes too late hits another step, which is then
-    /// computed again: it changes nothing.
-    pub fn interrupt(&self, id: SequenceId) {
-        if self.alone.load(Ordering::SeqCst) == id {
-            self.stop.store(true, Ordering::SeqCst);
         }
     }
 

@@ -5,10 +5,10 @@ use std::path::Path;
 use ryz_kvcache::BLOCK_TOKENS;
 use ryz_model::{HeadScreening, LoadOptions, MemoryEstimate, ModelSource};
 
+use super::Engine;
+use crate::capacity::{kv_blocks, kv_config, limits};
 use crate::config::EngineConfig;
-use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::load::{kv_blocks, kv_config, limits};
 use crate::speculation::draft_cache;
 
 /// Bytes that an engine takes, as told from a model's header. The process itself takes some ten megabytes more.

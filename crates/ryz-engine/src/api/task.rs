@@ -2,9 +2,10 @@
 
 use std::sync::mpsc::{Receiver, channel};
 
-use crate::engine::Engine;
+use super::Engine;
 use crate::error::EngineError;
-use crate::request::{Event, Finish, GenerateRequest, RequestHandle};
+use crate::handle::RequestHandle;
+use crate::request::{Event, Finish, GenerateRequest};
 use crate::sampler::TokenLogprobs;
 
 /// A whole answer.

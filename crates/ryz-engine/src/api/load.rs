@@ -1,140 +1,41 @@
 //! From a path to an engine.
 
-use std::ffi::OsStr;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ryz_kernels::{Level, Packing};
-use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache, KvCacheConfig, KvDType};
-use ryz_model::{
-    Activations, Calibration, Fingerprint, HeadType, LoadProgress, Model, ModelConfig, ModelSource,
-    QuantizedTensor, RunState,
-};
+use ryz_kvcache::{BLOCK_TOKENS, BlockPool, KvCache};
+use ryz_model::{Calibration, LoadProgress, Model, ModelSource, RunState};
 use ryz_numa::{Lease, Placement};
-use ryz_source::{Folder, Overrides, gguf_metadata};
-use ryz_tmac::{Arena, ArenaConfig};
-use ryz_tokenizer::{HfFiles, Tokenizer};
+use ryz_tmac::Arena;
+use ryz_tokenizer::Tokenizer;
 
+use super::engine::{Engine, Inner};
+use super::estimate::{admit, load_options};
+use super::info::{DraftInfo, ModelInfo};
+use crate::capacity::{arena, kv_blocks, kv_config, limits};
 use crate::chat::Chat;
+use crate::command::{Command, Commands};
 use crate::config::EngineConfig;
-use crate::engine::{Engine, Inner};
 use crate::error::EngineError;
-use crate::estimate::{admit, load_options};
-use crate::executor::{ExecutorParts, panic_message};
-use crate::guide::{Guides, GuidesParts};
+use crate::executor::ExecutorParts;
+use crate::guide::compiler::{Guides, GuidesParts};
 use crate::memory::CacheView;
 use crate::sampler::Vocab;
 use crate::scheduler::Limits;
-use crate::screening::{self, Screening};
-use crate::sequence::blocks_for;
-use crate::shared::EngineState;
+use crate::screening;
 use crate::speculation::{self, Draft};
-use crate::tuning::{self, Tuning};
+use crate::state::EngineState;
+use crate::text::{tokenizer, warnings_of};
+use crate::threads::{self, panic_message};
+use crate::tuning;
 use crate::{executor, frontend};
 
-/// Memory for the logits of scored positions, per step.
-const SCORE_LOGITS_BYTES: usize = 16 << 20;
 /// Tokens of the warm-up's prompt.
 const WARM_UP_TOKENS: usize = 16;
-/// How long a consumer that reads nothing keeps its place while others wait.
-const PATIENCE: Duration = Duration::from_millis(250);
-
-/// What was loaded, and how.
-#[derive(Debug, Clone)]
-pub struct ModelInfo {
-    /// The file.
-    pub path: PathBuf,
-    /// The architecture's name, as GGUF has it.
-    pub architecture: String,
-    /// The name the file gives the model.
-    pub name: Option<String>,
-    /// What tells the model from others.
-    pub fingerprint: Arc<Fingerprint>,
-    /// What is probably wrong with its files although it runs, each in a sentence.
-    pub warnings: Vec<String>,
-    /// Weights in all tensors.
-    pub parameters: u64,
-    /// Bytes of the file, or of all its parts.
-    pub file_bytes: u64,
-    /// Layers.
-    pub layers: usize,
-    /// Size of the hidden state.
-    pub hidden_size: usize,
-    /// Size inside the feed-forward block.
-    pub intermediate_size: usize,
-    /// Query heads.
-    pub attention_heads: usize,
-    /// Key-value heads.
-    pub key_value_heads: usize,
-    /// Token ids are below this.
-    pub vocab_size: usize,
-    /// Positions the model was made for.
-    pub trained_context_length: usize,
-    /// Positions a sequence may have in this engine.
-    pub context_length: usize,
-    /// Positions the cache holds for all sequences.
-    pub kv_tokens: usize,
-    /// Most requests that are computed together.
-    pub max_sequences: usize,
-    /// Number type of the cache.
-    pub kv: KvDType,
-    /// Dimensions that the cache keeps of each value: all channels, unless values are compressed.
-    pub value_rank: usize,
-    /// Bytes of the cache.
-    pub kv_bytes: usize,
-    /// How inputs of ternary layers are quantised.
-    pub activations: Activations,
-    /// What the output matrix is multiplied as: the file's own type also where the one asked for is no smaller.
-    pub head: HeadType,
-    /// By what rows of the head are left out; `None` where each token reads all of it.
-    pub head_screening: Option<Screening>,
-    /// The instruction set in use.
-    pub level: Level,
-    /// Threads that compute.
-    pub threads: usize,
-    /// The memory nodes on which they are bound, by the system's indices; none when the system places them.
-    pub nodes: Vec<usize>,
-    /// Where the weights lie: `local` on the nodes of the threads that read them, `interleaved` over all nodes, `any`
-    /// where it was left to the system, as on every machine with one node.
-    pub memory: &'static str,
-    /// The kernels in use.
-    pub kernels: Vec<String>,
-    /// The packings of the ternary matrices.
-    pub packings: Vec<Packing>,
-    /// Bytes of the packed weights.
-    pub packed_bytes: usize,
-    /// Bytes of weights that one decoded token reads where nothing is left out.
-    pub weight_bytes_per_token: usize,
-    /// Whether the model has a chat template.
-    pub has_chat_template: bool,
-    /// What was made ternary on load.
-    pub quantized: Vec<QuantizedTensor>,
-    /// How the ways in which weights are streamed were chosen.
-    pub tuning: Tuning,
-    /// The draft model.
-    pub draft: Option<DraftInfo>,
-    /// How long loading took, the warm-up apart.
-    pub load_time: Duration,
-}
-
-/// A draft model that was loaded beside.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DraftInfo {
-    /// The file.
-    pub path: PathBuf,
-    /// Bytes of its packed weights.
-    pub packed_bytes: usize,
-    /// Bytes of weights that one of its tokens reads.
-    pub weight_bytes_per_token: usize,
-    /// Bytes of its cache.
-    pub kv_bytes: usize,
-    /// What a token of it is taken to cost, over one of the model's own.
-    pub cost: f32,
-}
 
 impl Engine {
     /// Loads the model at `path`. `progress` is called now and then and may stop the load.
@@ -309,7 +210,7 @@ fn beside<A: Send, B>(
             result
         };
         let thread = thread::Builder::new().name("ryz-text".to_owned());
-        let thread = thread.stack_size(frontend::STACK);
+        let thread = thread.stack_size(threads::STACK);
         let thread = thread.spawn_scoped(scope, work);
         let thread = thread.map_err(|source| EngineError::Thread { source })?;
         let second = second(&stop);
@@ -318,19 +219,6 @@ fn beside<A: Send, B>(
         })?;
         Ok((first, second))
     })
-}
-
-/// Where the engine's memory comes from.
-pub(crate) fn arena(config: &EngineConfig) -> Arena {
-    let arena_config = ArenaConfig {
-        limit: config.memory_limit,
-        huge_pages: config.huge_pages,
-        ..ArenaConfig::default()
-    };
-    match &config.memory_policy {
-        Some(policy) => Arena::with_policy(arena_config, policy.clone()),
-        None => Arena::new(arena_config),
-    }
 }
 
 /// The nodes of bound threads.
@@ -351,68 +239,6 @@ fn memory(lease: &Lease) -> &'static str {
     }
 }
 
-/// What is probably wrong with the text side of a model: its vocabulary, and how that splits text.
-///
-/// # Errors
-/// Those of [`Engine::load`] about it.
-pub fn text_warnings(source: &ModelSource) -> Result<Vec<String>, EngineError> {
-    Ok(warnings_of(&tokenizer(source)?).collect())
-}
-
-fn warnings_of(tokenizer: &Tokenizer) -> impl Iterator<Item = String> {
-    tokenizer.warnings().iter().map(ToString::to_string)
-}
-
-/// The tokenizer of a GGUF file's metadata, or of the files beside a Hugging Face model.
-pub(crate) fn tokenizer(source: &ModelSource) -> Result<Tokenizer, EngineError> {
-    match source.folder() {
-        Some(folder) => folder_tokenizer(folder, TOKENIZER_JSON),
-        None => Ok(Tokenizer::from_gguf(source.metadata())?),
-    }
-}
-
-/// The tokenizer of a GGUF file of any architecture, which may hold nothing else, of a
-/// `tokenizer.json`, or of the folder that holds one.
-///
-/// # Errors
-/// Those of [`Engine::load`] about it.
-pub fn open_tokenizer(path: &Path, overrides: &Overrides) -> Result<Tokenizer, EngineError> {
-    if path.is_dir() {
-        return folder_tokenizer(&Folder::new(path, overrides)?, TOKENIZER_JSON);
-    }
-    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-    if name.ends_with(".json") {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        return folder_tokenizer(&Folder::new(folder, overrides)?, name);
-    }
-    let metadata = gguf_metadata(path, overrides)?;
-    Ok(Tokenizer::from_gguf(&metadata)?)
-}
-
-const TOKENIZER_JSON: &str = "tokenizer.json";
-
-/// The tokenizer of a Hugging Face folder, in the file `name`.
-fn folder_tokenizer(folder: &Folder, name: &str) -> Result<Tokenizer, EngineError> {
-    let read = |name| folder.read(name);
-    let tokenizer = read(name)?.ok_or_else(|| EngineError::MissingFile {
-        folder: folder.path().to_owned(),
-        name: name.to_owned(),
-    })?;
-    let tokenizer_config = read("tokenizer_config.json")?;
-    let generation_config = read("generation_config.json")?;
-    let chat_template = read("chat_template.jinja")?;
-    let legacy_template = read("chat_template.json")?;
-    let tool_use_template = read(HfFiles::TOOL_USE)?;
-    Ok(Tokenizer::from_hf(&HfFiles {
-        tokenizer: &tokenizer,
-        tokenizer_config: tokenizer_config.as_deref(),
-        generation_config: generation_config.as_deref(),
-        chat_template: chat_template.as_deref(),
-        legacy_template: legacy_template.as_deref(),
-        tool_use_template: tool_use_template.as_deref(),
-    })?)
-}
-
 /// Starts the engine's threads.
 #[expect(
     clippy::too_many_arguments,
@@ -431,9 +257,12 @@ fn start(
     info: ModelInfo,
     arena: Arena,
 ) -> Result<Engine, EngineError> {
-    let (commands, received) = mpsc::channel();
+    let (sender, received) = mpsc::channel();
     let (texts, received_texts) = mpsc::channel();
-    let shared = Arc::new(EngineState::new(commands, info.layers));
+    let commands = Commands::new(sender);
+    let waker = commands.clone();
+    let engine_state = EngineState::new(move || waker.send(Command::Wake), info.layers);
+    let engine_state = Arc::new(engine_state);
     let context_length = info.context_length;
     let pieces = tokenizer.clone();
     let vocab = Vocab {
@@ -458,20 +287,23 @@ fn start(
         tokenizer: tokenizer.clone(),
         context_length,
         limits,
-        shared: Arc::clone(&shared),
+        shared: Arc::clone(&engine_state),
     };
     let front_texts = texts.clone();
-    let (front_tokenizer, front_shared) = (tokenizer.clone(), Arc::clone(&shared));
+    let (front_tokenizer, front_state) = (tokenizer.clone(), Arc::clone(&engine_state));
+    let front_commands = commands.clone();
     let chat = chat.map(Arc::new);
     let guides = Guides::new(GuidesParts {
         tokenizer: tokenizer.clone(),
         vocab_size: info.vocab_size,
         chat: chat.clone(),
         texts: texts.clone(),
-        shared: Arc::clone(&shared),
+        commands: commands.clone(),
+        state: Arc::clone(&engine_state),
     });
     let inner = Inner {
-        shared,
+        commands,
+        state: engine_state,
         texts,
         threads: Mutex::new(Vec::new()),
         tokenizer,
@@ -486,30 +318,21 @@ fn start(
         next_id: AtomicU64::new(1), // 0 is nobody
     };
     let engine = Engine::new(inner);
-    engine.adopt(frontend::spawn("ryz-engine", move || {
+    engine.adopt(threads::spawn("ryz-engine", move || {
         executor::run(parts, &received);
         ryz_tmac::trim_heap();
     })?);
-    engine.adopt(frontend::spawn("ryz-tokenize", move || {
+    engine.adopt(threads::spawn("ryz-tokenize", move || {
         frontend::run(
             &received_texts,
             &front_texts,
             &front_tokenizer,
             context_length,
-            &front_shared,
+            &front_commands,
+            &front_state,
         );
     })?);
     Ok(engine)
-}
-
-pub(crate) fn limits(config: &EngineConfig, vocab_size: usize) -> Limits {
-    let row = vocab_size.max(1).saturating_mul(size_of::<f32>());
-    Limits {
-        max_sequences: config.max_sequences,
-        prefill_chunk: config.prefill_chunk,
-        score_chunk: (SCORE_LOGITS_BYTES / row).clamp(1, config.prefill_chunk),
-        patience: PATIENCE,
-    }
 }
 
 /// The cache: what was asked for, or two contexts, or one when two do not fit the memory there is.
@@ -527,49 +350,5 @@ fn cache(
     match with(wanted.most) {
         Err(_) if wanted.least < wanted.most => Ok(with(wanted.least)?),
         result => Ok(result?),
-    }
-}
-
-/// Blocks of a cache.
-pub(crate) struct KvBlocks {
-    pub most: usize,
-    /// What is taken when the memory does not allow `most`.
-    pub least: usize,
-}
-
-pub(crate) fn kv_blocks(config: &EngineConfig, context: usize) -> Result<KvBlocks, EngineError> {
-    let one = blocks_for(context);
-    let Some(tokens) = config.kv_tokens else {
-        return Ok(KvBlocks {
-            most: one * config.max_sequences.min(2),
-            least: one,
-        });
-    };
-    if tokens < context {
-        let expected = format!("at least one context of {context}");
-        return Err(EngineError::invalid("kvTokens", expected, tokens));
-    }
-    let blocks = blocks_for(tokens);
-    Ok(KvBlocks {
-        most: blocks,
-        least: blocks,
-    })
-}
-
-pub(crate) fn kv_config(
-    config: &EngineConfig,
-    model: &ModelConfig,
-    value_dim: usize,
-    blocks: usize,
-) -> KvCacheConfig {
-    KvCacheConfig {
-        layers: model.num_hidden_layers,
-        kv_heads: model.num_key_value_heads,
-        key_dim: model.key_head_dim,
-        value_dim,
-        dtype: config.kv,
-        blocks,
-        // Where a sequence's last step began and ended.
-        tails: 2 * config.max_sequences,
     }
 }
