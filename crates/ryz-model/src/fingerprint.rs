@@ -10,7 +10,7 @@ use ryz_format::TensorInfo;
 use ryz_tmac::MappedFile;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::{ModelError, ModelSource, load::lock};
+use crate::{ModelError, ModelSource, sync::lock};
 
 /// Bytes that are read at a time of a tensor that was not read as it is in the file.
 const PIECE: usize = 1 << 20;

@@ -21,6 +21,7 @@ mod place;
 mod rope;
 mod run_state;
 mod sparsity;
+mod sync;
 mod tensor;
 mod tune;
 mod weights;

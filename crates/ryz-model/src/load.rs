@@ -27,6 +27,7 @@ use crate::{
     place::{Reservation, Reservations},
     rope::RopeAngles,
     sparsity::Sparsity,
+    sync::lock,
     tensor::TensorLoader,
     weights::{
         AttentionWeights, FeedForward, GatedWeights, LayerWeights, Mixer, Projection, Weights,
@@ -689,8 +690,4 @@ impl Loader<'_> {
         };
         Ok((weights, quantized))
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,6 +6,7 @@ use napi::bindgen_prelude::{FnArgs, Function, ToNapiValue};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi::{Error, Result, Status};
 use napi_derive::napi;
+use ryz_engine::EngineError;
 
 /// What went wrong, for TypeScript to make an error of.
 #[napi(object)]
@@ -75,6 +76,32 @@ impl Failure {
         let failure = Self::plain("INVALID_ARGUMENT", message);
         failure.of_option(option, "one that there is", Some(got.to_owned()))
     }
+}
+
+/// A failure of the engine.
+pub fn failure(error: &EngineError) -> Failure {
+    let failure = Failure::new(error.code(), error);
+    match error {
+        EngineError::InvalidArgument {
+            option,
+            expected,
+            got,
+        } => failure.of_option(*option, expected, Some(got.clone())),
+        EngineError::InvalidGrammar { option, message } => failure.of_option(option, message, None),
+        _ => failure,
+    }
+}
+
+/// The value of that name.
+pub(crate) fn named<T: Copy>(
+    option: &str,
+    names: &[(&str, T)],
+    name: &str,
+) -> std::result::Result<T, Failure> {
+    let found = names.iter().find(|(other, _)| *other == name);
+    found
+        .map(|(_, value)| *value)
+        .ok_or_else(|| Failure::unknown(option, name))
 }
 
 /// The arguments of a callback: one of them is null.

@@ -11,8 +11,8 @@ use napi::{Env, Result, Status};
 use napi_derive::napi;
 use ryz_engine::{CalibrateOptions, CalibrateProgress, CalibrationReport, Engine, RankCost};
 
-use crate::answer::{Failure, catching};
-use crate::engine::{NativeCancel, failure};
+use crate::answer::{Failure, catching, failure};
+use crate::engine::NativeCancel;
 use crate::jobs;
 use crate::load::{Config, engine_config};
 

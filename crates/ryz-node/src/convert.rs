@@ -17,10 +17,9 @@ use ryz_convert::{
 
 use ryz_format::SharedQuantizer;
 
-use crate::answer::{Failure, catching};
+use crate::answer::{Failure, catching, named};
 use crate::engine::NativeCancel;
 use crate::jobs;
-use crate::load::named;
 use crate::quantizer::{NativeQuantizer, built_in_quantizer};
 
 /// What TypeScript asks for, already checked there.

@@ -8,7 +8,7 @@ use napi::{Env, Result};
 use napi_derive::napi;
 use ryz_engine::{EncodeOptions, Engine, EngineError, Reply, RequestHandle};
 
-use crate::answer::{Answer, AnswerArgs, Failure};
+use crate::answer::{Answer, AnswerArgs, Failure, failure};
 use crate::answer_form::AnswerForm;
 use crate::chat;
 use crate::info::{MemoryStats, ModelInfo};
@@ -45,20 +45,6 @@ impl Ending for Slot {
 
     fn is_over(&self) -> bool {
         locked(&self.0).is_none()
-    }
-}
-
-/// A failure of the engine.
-pub fn failure(error: &EngineError) -> Failure {
-    let failure = Failure::new(error.code(), error);
-    match error {
-        EngineError::InvalidArgument {
-            option,
-            expected,
-            got,
-        } => failure.of_option(*option, expected, Some(got.clone())),
-        EngineError::InvalidGrammar { option, message } => failure.of_option(option, message, None),
-        _ => failure,
     }
 }
 

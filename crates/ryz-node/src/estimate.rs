@@ -7,8 +7,7 @@ use napi::{Env, Result};
 use napi_derive::napi;
 use ryz_engine::Engine;
 
-use crate::answer::{Answer, AnswerArgs};
-use crate::engine::failure;
+use crate::answer::{Answer, AnswerArgs, failure};
 use crate::jobs;
 use crate::load::{Config, engine_config};
 

@@ -11,8 +11,7 @@ use ryz_kernels::TernaryPacker;
 use ryz_source::{ModelDescription, ModelFileKind};
 use serde_json::{Map, Value as Json, json};
 
-use crate::answer::{Answer, AnswerArgs, Failure};
-use crate::engine::failure;
+use crate::answer::{Answer, AnswerArgs, Failure, failure};
 use crate::jobs;
 use crate::load::{Config, engine_config};
 

@@ -15,8 +15,8 @@ use napi_derive::napi;
 use ryz_engine::{BatchLayout, Engine, EngineConfig, Level, LoadProgress, Packing};
 use ryz_model::{ModelError, Overrides};
 
-use crate::answer::{Failure, catching};
-use crate::engine::{NativeCancel, NativeEngine, Slot, failure};
+use crate::answer::{Failure, catching, failure, named};
+use crate::engine::{NativeCancel, NativeEngine, Slot};
 use crate::eviction::EvictionPolicy;
 use crate::info::{ACTIVATIONS, HEAD_SCREENING, HEAD_TYPES, KV_TYPES, NUMA, PINNING};
 use crate::jobs::{self, Ending};
@@ -226,13 +226,13 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
     let defaults = EngineConfig::default();
     let level = config
         .level
-        .map(|name| Level::from_str(&name).map_err(|_| unknown("level", &name)));
-    let batch_layout = config
-        .batch_layout
-        .map(|name| BatchLayout::from_str(&name).map_err(|_| unknown("batchLayout", &name)));
+        .map(|name| Level::from_str(&name).map_err(|_| Failure::unknown("level", &name)));
+    let batch_layout = config.batch_layout.map(|name| {
+        BatchLayout::from_str(&name).map_err(|_| Failure::unknown("batchLayout", &name))
+    });
     let packing = config
         .packing
-        .map(|name| Packing::from_str(&name).map_err(|_| unknown("packing", &name)));
+        .map(|name| Packing::from_str(&name).map_err(|_| Failure::unknown("packing", &name)));
     let activations = config
         .activations
         .map(|name| named("activations", &ACTIVATIONS, &name));
@@ -295,20 +295,4 @@ pub(crate) fn engine_config(config: Config) -> std::result::Result<EngineConfig,
         warm_up: config.warm_up.unwrap_or(defaults.warm_up),
         ..defaults
     })
-}
-
-/// The value of that name.
-pub(crate) fn named<T: Copy>(
-    option: &str,
-    names: &[(&str, T)],
-    name: &str,
-) -> std::result::Result<T, Failure> {
-    let found = names.iter().find(|(other, _)| *other == name);
-    found
-        .map(|(_, value)| *value)
-        .ok_or_else(|| unknown(option, name))
-}
-
-fn unknown(option: &str, got: &str) -> Failure {
-    Failure::unknown(option, got)
 }

@@ -15,10 +15,9 @@ use ryz_engine::{
 };
 use ryz_numa::Topology;
 
-use crate::answer::{Answer, AnswerArgs, Failure};
-use crate::engine::{NativeEngine, failure};
+use crate::answer::{Answer, AnswerArgs, Failure, failure, named};
+use crate::engine::NativeEngine;
 use crate::jobs::{self, Ending};
-use crate::load::named;
 use crate::questions::Questions;
 
 /// Names of pages.

@@ -14,8 +14,8 @@ use napi::{Result, Status};
 use napi_derive::napi;
 use ryz_engine::{HookPoint, Operation, Operator, OperatorCall, ProfileObserver};
 
-use crate::answer::Failure;
-use crate::engine::{NativeEngine, failure};
+use crate::answer::{Failure, failure};
+use crate::engine::NativeEngine;
 use crate::questions::Questions;
 
 /// A call of an operator.

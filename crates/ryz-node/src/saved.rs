@@ -8,8 +8,8 @@ use napi::{Env, Result};
 use napi_derive::napi;
 use ryz_engine::Engine;
 
-use crate::answer::{Answer, AnswerArgs, Failure};
-use crate::engine::{NativeCancel, NativeEngine, failure};
+use crate::answer::{Answer, AnswerArgs, Failure, failure};
+use crate::engine::{NativeCancel, NativeEngine};
 use crate::jobs;
 
 /// What was saved.

@@ -3,7 +3,8 @@
 use napi::Result;
 use napi_derive::napi;
 
-use crate::engine::{NativeEngine, failure};
+use crate::answer::failure;
+use crate::engine::NativeEngine;
 
 /// Counters of an engine.
 #[napi(object)]

@@ -12,8 +12,7 @@ use napi::{Result, Status};
 use napi_derive::napi;
 use ryz_engine::{Event, EventSink, RequestHandle, TokenLogprobs};
 
-use crate::answer::Failure;
-use crate::engine::failure;
+use crate::answer::{Failure, failure};
 
 /// A token and the logarithm of its probability.
 #[napi(object)]

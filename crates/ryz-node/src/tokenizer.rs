@@ -10,9 +10,9 @@ use ryz_engine::{Chat, EngineError, open_tokenizer};
 use ryz_source::Overrides;
 use ryz_tokenizer::{Bounds, EncodeOptions, Tokenizer};
 
-use crate::answer::{Answer, AnswerArgs, Failure};
+use crate::answer::{Answer, AnswerArgs, Failure, failure};
 use crate::chat;
-use crate::engine::{NativeCancel, cancellable, failure};
+use crate::engine::{NativeCancel, cancellable};
 use crate::jobs;
 use crate::load::{Config, engine_config};
 

@@ -10,12 +10,7 @@ use ryz_kernels::{DenseWeight, Linear};
 use ryz_numa::Lease;
 use ryz_tmac::BufferKind;
 
-use crate::{
-    ModelError,
-    load::{Loader, lock},
-    place::Reservation,
-    tensor::stage_rows,
-};
+use crate::{ModelError, load::Loader, place::Reservation, sync::lock, tensor::stage_rows};
 
 /// The output matrix, where it is not the embedding too.
 pub(crate) const OUTPUT: &str = "output.weight";

@@ -46,7 +46,7 @@ use ryz_numa::Lease;
 use ryz_tmac::{AlignedVec, Arena, Buffer, BufferKind, LINE, MatMut};
 
 use super::{OUTPUT, RequantizedHead};
-use crate::{ModelError, load::lock};
+use crate::{ModelError, sync::lock};
 
 /// The name under which the image's memory is listed.
 pub(crate) const IMAGE: &str = "image of the head";
