@@ -253,6 +253,9 @@ test("inspect prints architecture, tensors and sizes", async () => {
     bytes: number,
   });
   const text = await cli(["inspect", "-m", MODEL]);
+  expect(await cliJson(["inspect", MODEL])).toEqual({ code: 0, value });
+  const twice = await cli(["inspect", MODEL, "-m", MODEL]);
+  expect([twice.code, twice.stderr]).toEqual([2, expect.stringContaining("one model")]);
   for (const heading of ["bits per weight", "FP32", "FP16", "INT8", "packed", "memory it will need", "metadata"]) {
     expect(text.stdout).toContain(heading);
   }

@@ -4,7 +4,7 @@ import { estimateMemory, inspectModel, type MemoryEstimate, type ModelInspection
 import { addModelOptions, type ModelFlags, overridesOf } from "./options.js";
 import { printJson } from "./run.js";
 import { bytes, print, table } from "./terminal.js";
-import { wholeNumber } from "./values.js";
+import { modelPath, UsageError, wholeNumber } from "./values.js";
 
 interface Flags extends ModelFlags {
   readonly ctx?: number;
@@ -13,15 +13,23 @@ interface Flags extends ModelFlags {
 }
 
 export function addInspect(program: Command): void {
-  const command = program.command("inspect").description("show what a model file holds and the memory it will need");
+  const command = program
+    .command("inspect")
+    .description("show what a model file holds and the memory it will need")
+    .argument("[path]", "the model, in place of --model", modelPath);
   addModelOptions(command)
     .optionsGroup("Model:")
     .option("--ctx <tokens>", "context length for the memory it will need", wholeNumber(16))
     .optionsGroup("Output:")
     .option("--details", "with --json: also format, metadata, bitsPerWeight and memory")
     .option("--memory", "load the model and show what lies where in memory instead")
-    .addHelpText("after", "\nExample:\n  ryzanstein inspect -m model.gguf")
-    .action(inspect);
+    .addHelpText("after", "\nExample:\n  ryzanstein inspect model.gguf")
+    .action((path: string | undefined, flags: Flags) => {
+      if (path !== undefined && command.getOptionValueSource("model") === "cli") {
+        throw new UsageError("inspect takes one model: a path or --model, not both");
+      }
+      return inspect({ ...flags, ...(path !== undefined && { model: path }) });
+    });
 }
 
 async function inspect(flags: Flags): Promise<void> {
