@@ -197,6 +197,21 @@ test(`JSON of random schemas fits them (seed ${seed})`, async () => {
   expect(whole).toBeGreaterThan(30);
 });
 
+describe("open records", () => {
+  test("have each key once", async () => {
+    const schema = { type: "object", propertyNames: { pattern: "^[ab]+$" }, additionalProperties: { type: "null" } };
+    const format = { type: "json_schema", schema } as const;
+    let several = 0;
+    for (let seed = 0; seed < 20; seed += 1) {
+      const { text } = await tales.complete(PROMPT, { format, temperature: 1.5, seed, maxTokens: 80 });
+      const keys = Array.from(text.matchAll(/"([ab]+)":/g), (match) => match[1]);
+      expect(new Set(keys).size, text).toBe(keys.length);
+      if (keys.length > 1) several += 1;
+    }
+    expect(several).toBeGreaterThan(5);
+  });
+});
+
 describe("other forms", () => {
   test.each([
     "(yes|no|perhaps), said the (cat|dog)\\.",

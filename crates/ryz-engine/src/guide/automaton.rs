@@ -7,6 +7,7 @@ use llguidance::panic_utils::catch_unwind;
 use llguidance::toktrie::SimpleVob;
 use llguidance::{CancellationHandle, TokenParser};
 
+use super::keys::KeyTracker;
 use crate::error::EngineError;
 
 /// Most characters of a message.
@@ -17,6 +18,8 @@ pub(super) struct Automaton {
     parser: TokenParser,
     /// Tokens accepted so far.
     accepted: usize,
+    /// Of text that is JSON as a whole.
+    keys: Option<KeyTracker>,
 }
 
 impl Automaton {
@@ -26,6 +29,16 @@ impl Automaton {
         Self {
             parser,
             accepted: 0,
+            keys: None,
+        }
+    }
+
+    /// The beginning of a constraint whose text is JSON as a whole: keys do not repeat in an object.
+    pub fn of_json(parser: TokenParser) -> Self {
+        let keys = KeyTracker::new(parser.token_env.tok_trie());
+        Self {
+            keys: Some(keys),
+            ..Self::new(parser)
         }
     }
 
@@ -34,6 +47,7 @@ impl Automaton {
         Self {
             parser: self.parser.deep_clone(),
             accepted: self.accepted,
+            keys: self.keys.clone(),
         }
     }
 
@@ -51,7 +65,11 @@ impl Automaton {
     pub fn mask(&mut self) -> Result<SimpleVob, EngineError> {
         let parser = &mut self.parser;
         let mask = catch_unwind(AssertUnwindSafe(|| parser.compute_mask()));
-        mask.map_err(|error| self.refusal(&error.to_string()))
+        let mut mask = mask.map_err(|error| self.refusal(&error.to_string()))?;
+        if let Some(keys) = &self.keys {
+            keys.restrict(&mut mask, self.parser.token_env.tok_trie());
+        }
+        Ok(mask)
     }
 
     /// Goes on by a token. `true` when the text is complete and nothing can follow.
@@ -62,6 +80,9 @@ impl Automaton {
             parser.check_stop()
         }));
         self.accepted += 1;
+        if let Some(keys) = &mut self.keys {
+            keys.push(self.parser.token_env.tok_trie().token(token));
+        }
         accepted.map_err(|error| self.refusal(&error.to_string()))
     }
 

@@ -268,7 +268,12 @@ impl Compiler {
         let parser = self
             .factory()?
             .create_parser(TopLevelGrammar::from_lark(text));
-        parser.map(Automaton::new).map_err(|error| {
+        let is_json = matches!(constraint, Constraint::Json | Constraint::JsonSchema { .. });
+        let automaton = parser.map(|parser| match is_json {
+            true => Automaton::of_json(parser),
+            false => Automaton::new(parser),
+        });
+        automaton.map_err(|error| {
             let mut message = plain(&format!("{error:#}"));
             if option != "format.grammar" {
                 // What follows quotes a grammar that nobody wrote.

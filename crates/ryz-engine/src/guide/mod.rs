@@ -16,6 +16,7 @@ mod automaton;
 pub(crate) mod compiler;
 mod constraint;
 mod grammar;
+mod keys;
 mod pool;
 mod schema;
 mod state;
