@@ -38,9 +38,10 @@ describe("a history", () => {
       { type: "text", text: "one" },
       { type: "text", text: "two" },
     ];
-    expect(checkHistory("messages", [{ role: "user", content }]).messages).toEqual([
-      { role: "user", content: "one\ntwo" },
-    ]);
+    const of = (parts: object[]) => checkHistory("messages", [{ role: "user", content: parts }]).messages;
+    expect(of(content)).toEqual([{ role: "user", content }]);
+    expect(of(content.slice(1))).toEqual([{ role: "user", content: "two" }]);
+    expect(of([])).toEqual([{ role: "user", content: "" }]);
   });
 
   test("has its results matched with their calls by id, and named after them", () => {
@@ -199,6 +200,17 @@ describe("what a template gets", () => {
       expect(await text.applyChatTemplate(messages)).toContain('<assistant>[{"city"');
     }
     expect(await text.applyChatTemplate([USER, { role: "assistant", content: null }])).toContain("<assistant>");
+  });
+
+  test("is text in parts as a list where it takes one, and one text elsewhere", async () => {
+    const content = ["one ", "two"].map((text) => ({ type: "text" as const, text }));
+    const messages = [{ role: "user", content }];
+    const list = await load(
+      "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}" +
+        "{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{% endfor %}",
+    );
+    expect(await list.applyChatTemplate(messages)).toBe("one two");
+    expect(await text.applyChatTemplate(messages)).toContain("<user>one \ntwo");
   });
 
   test("is the role system for a developer, unless it knows developers", async () => {

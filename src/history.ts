@@ -42,8 +42,8 @@ export function shown(id: string, call: Pick<OpenCall, "name">): string {
 /**
  * Checks the messages of a conversation one by one.
  *
- * Text in parts is joined, results are matched with calls, and a result without a name gets its
- * call's. What depends on the template is left to the native side. @internal
+ * Results are matched with calls, and a result without a name gets its call's. What depends on the
+ * template, such as whether it takes text in parts, is left to the native side. @internal
  */
 export class HistoryChecker {
   /** Calls that have no result yet, by their ids. */
@@ -137,7 +137,10 @@ export class HistoryChecker {
   }
 }
 
-/** The text of a message; null and missing stay what they are. */
+/**
+ * The content of a message: its text, or its parts where there are several. Null and missing stay
+ * what they are.
+ */
 function contentOf(place: string, message: ChatMessage): ChatMessage["content"] {
   const { content } = message;
   if (content === undefined || content === null || typeof content === "string") return content;
@@ -155,7 +158,8 @@ function contentOf(place: string, message: ChatMessage): ChatMessage["content"] 
     if (typeof part.text !== "string") throw new InvalidArgumentError(`${at}.text`, "a string", part.text);
     return part.text;
   });
-  return texts.join("\n");
+  if (texts.length < 2) return texts[0] ?? "";
+  return texts.map((text) => ({ type: "text" as const, text }));
 }
 
 /** Arguments as they came: an object, or text that holds the JSON of one. None are an empty object. */

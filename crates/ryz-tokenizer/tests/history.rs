@@ -51,6 +51,32 @@ fn the_form_of_arguments_is_learnt() {
 }
 
 #[test]
+fn text_in_parts_is_joined_where_a_template_takes_no_list() {
+    let arguments = "{{ c.function.arguments | tojson }}";
+    let list = "{% if m.content is string %}{{ m.content }}{% else %}\
+        {% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}";
+    let parts = json!([{ "type": "text", "text": "one " }, { "type": "text", "text": "two" }]);
+    let messages = json!([{ "role": "user", "content": parts }]);
+    let takes = form(list, arguments);
+    assert_eq!(takes.parts, ["system", "user", "assistant", "tool"]);
+    assert_eq!(adapted(&takes, messages.clone(), true), messages);
+    // It prints the list, or fails.
+    for content in [
+        "{{ m.content }}",
+        "{{ m.content | tojson }}",
+        "{{ m.content + '' }}",
+    ] {
+        let joins = form(content, arguments);
+        assert_eq!(joins.parts, [] as [&str; 0], "{content}");
+        let joined = adapted(&joins, messages.clone(), true);
+        assert_eq!(joined[0]["content"], "one \ntwo", "{content}");
+    }
+    let users = "{% if m.role == 'user' and m.content is not string %}{{ m.content[0].text + \
+        m.content[1].text }}{% else %}{{ m.content }}{% endif %}";
+    assert_eq!(form(users, arguments).parts, ["user"]);
+}
+
+#[test]
 fn the_content_beside_calls_is_learnt() {
     let arguments = "{{ c.function.arguments | tojson }}";
     let any = form("{{ m.content or '' }}", arguments).content;

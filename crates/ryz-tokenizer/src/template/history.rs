@@ -19,6 +19,10 @@ const SECOND: &str = "zqsecond";
 /// Some templates refuse ids of any other length.
 const SHORT_ID: &str = "call00000";
 const LONG_ID: &str = "call_zqAbCdEfGhIjKlMnOp";
+/// The texts of two parts.
+const PARTS: [&str; 2] = ["zqfirst part", "zqnext part"];
+/// Roles whose content may come in parts.
+const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
 /// The keys under which clients send a model's thoughts.
 const REASONING_KEYS: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
@@ -37,6 +41,8 @@ pub struct HistoryForm {
     pub developer: bool,
     /// The key under which it looks for a model's thoughts; none where it looks for no thoughts.
     pub reasoning: Option<&'static str>,
+    /// The roles whose content it takes as a list of text parts.
+    pub parts: Vec<&'static str>,
 }
 
 /// How a template takes the arguments of a call.
@@ -110,7 +116,10 @@ impl ChatTemplate {
             short_ids: false,
             developer: self.source().contains("developer"),
             reasoning: self.reasoning_key(),
+            parts: Vec::new(),
         };
+        let takes_parts = |role: &&str| self.takes_parts(role, arguments, cancelled);
+        learnt.parts = ROLES.into_iter().filter(takes_parts).collect();
         // A template that writes no call in any way gets its messages as they are.
         if let Some(content) = working {
             let none = |text: &str| text.matches("None").count();
@@ -155,6 +164,28 @@ impl ChatTemplate {
             .filter(|text| text.contains(VALUE))
     }
 
+    /// Whether it writes the text of both parts of a message, and not the list itself.
+    fn takes_parts(&self, role: &str, arguments: &Json, cancelled: &dyn Fn() -> bool) -> bool {
+        let parts = PARTS.map(|text| json!({ "type": "text", "text": text }));
+        let message = json!({ "role": role, "content": parts });
+        let user = json!({ "role": "user", "content": "Hello" });
+        let messages = match role {
+            "system" => vec![message, user],
+            "tool" => {
+                let mut result = result(SHORT_ID);
+                result["content"] = message["content"].clone();
+                let call = call(SHORT_ID, arguments);
+                let rendered =
+                    self.rendered(vec![calling(Content::Empty, &[call]), result], cancelled);
+                return rendered.is_some_and(|text| writes_parts(&text));
+            }
+            "assistant" => vec![user, message],
+            _ => vec![message],
+        };
+        let rendered = self.render_within(&ChatInput::new(messages.into()), cancelled);
+        rendered.is_ok_and(|text| writes_parts(&text))
+    }
+
     fn rendered(&self, messages: Vec<Json>, cancelled: &dyn Fn() -> bool) -> Option<String> {
         let user = json!({ "role": "user", "content": "Hello" });
         let mut input = ChatInput::new(std::iter::once(user).chain(messages).collect());
@@ -176,6 +207,12 @@ impl ChatTemplate {
             })
         })
     }
+}
+
+fn writes_parts(text: &str) -> bool {
+    PARTS.iter().all(|part| text.contains(part))
+        && !text.contains("'text'")
+        && !text.contains("\"text\"")
 }
 
 fn call(id: &str, arguments: &Json) -> Json {
@@ -262,6 +299,7 @@ impl HistoryForm {
         if !self.developer && message.get("role").is_some_and(|role| role == "developer") {
             message.insert("role".into(), "system".into());
         }
+        self.join_parts(message);
         self.name_thoughts(message);
         if self.short_ids
             && let Some(Json::String(id)) = message.get_mut("tool_call_id")
@@ -318,6 +356,22 @@ impl HistoryForm {
             message.insert("content".into(), Json::Null);
         } else {
             message.shift_remove("content");
+        }
+    }
+
+    /// Text parts as one text, a line each, where the template takes no list.
+    fn join_parts(&self, message: &mut Map<String, Json>) {
+        let role = message.get("role").and_then(Json::as_str);
+        if role.is_some_and(|role| self.parts.contains(&role)) {
+            return;
+        }
+        let Some(Json::Array(parts)) = message.get("content") else {
+            return;
+        };
+        let texts: Option<Vec<&str>> = parts.iter().map(|part| part["text"].as_str()).collect();
+        if let Some(texts) = texts {
+            let text = texts.join("\n");
+            message.insert("content".into(), text.into());
         }
     }
 
