@@ -4,6 +4,7 @@
 //! `scripts/fetch-llama-cpp.mjs`.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
+mod common;
 mod sha256;
 
 use std::collections::BTreeMap;
@@ -130,6 +131,7 @@ fn real_templates_render_as_jinja2_renders_them() {
     }
     let count = templates.len();
     eprintln!("{ran} renderings of {count} real templates ran, {used} excepted");
+    common::note_ran("renderings of templates", ran, 0);
     assert!(
         faults.is_empty(),
         "{} faults:\n{}",

@@ -1,14 +1,19 @@
 //! Real vocabularies give exactly the ids that the models' own tokenizers give.
 //!
-//! They are read from `../shared/vocab` and `../shared/reference2`, and from a folder `models` of llama.cpp's
-//! sources where `RYZ_LLAMA_MODELS` names one. What is missing is said loudly.
+//! They are read from `../shared/vocab` and `../shared/reference2`, and from llama.cpp's sources, as
+//! `scripts/fetch-llama-cpp.mjs` fetches them. What is missing is said loudly.
 #![allow(clippy::unwrap_used)] // helpers of tests, too
 
 mod common;
 
-use std::{fs, io::Write as _, path::Path, time::Instant};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
-use common::{PLAIN, SPECIAL, ids, metadata_of, shared};
+use common::{PLAIN, SPECIAL, ids, metadata_of, note_ran, shared};
 use ryz_format::Metadata;
 use ryz_tokenizer::Tokenizer;
 use serde_json::Value;
@@ -73,18 +78,30 @@ fn every_handed_vocabulary_gives_its_ids() {
     }
     assert!(ran >= 8, "{} has {ran} vocabularies", folder.display());
     say(&format!("vocabularies: {ran} ran, 0 skipped"));
+    note_ran("vocabularies", ran, 0);
+}
+
+/// The folder `models` of llama.cpp's sources that `RYZ_LLAMA_MODELS` names, or what
+/// `scripts/fetch-llama-cpp.mjs` fetched.
+fn llama_cpps() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("RYZ_LLAMA_MODELS") {
+        return Some(named.into());
+    }
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.cache/llama-cpp");
+    let versions = fs::read_dir(cache).ok()?.flatten();
+    let folders = versions.map(|version| version.path().join("vocab"));
+    folders.filter(|folder| folder.is_dir()).max()
 }
 
 /// More vocabularies, from llama.cpp's own sources.
 #[test]
 fn vocabularies_of_llama_cpps_sources_give_their_ids() {
-    let Some(folder) = std::env::var_os("RYZ_LLAMA_MODELS") else {
-        say("SKIPPED: RYZ_LLAMA_MODELS names no folder `models` of llama.cpp's sources");
+    let Some(folder) = llama_cpps() else {
+        say("SKIPPED: no vocabularies of llama.cpp; scripts/fetch-llama-cpp.mjs fetches them");
         return;
     };
-    let folder = Path::new(&folder);
     let (mut ran, mut skipped) = (0, Vec::new());
-    for entry in fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let vocabulary = name
@@ -108,6 +125,7 @@ fn vocabularies_of_llama_cpps_sources_give_their_ids() {
         "vocabularies of llama.cpp: {ran} ran, skipped: {}",
         skipped.join(", ")
     ));
+    note_ran("vocabularies of llama.cpp", ran, skipped.len());
 }
 
 /// The 23 tokens that Qwen 3 adds, as its files have them.
@@ -202,4 +220,5 @@ fn reference_cases_of_real_vocabularies_give_their_ids() {
     }
     assert!(ran > 100, "{ran}");
     say(&format!("reference cases: {ran} ran, 0 skipped"));
+    note_ran("tokenizer cases", ran, 0);
 }

@@ -416,3 +416,14 @@ pub fn mean_nll(logits: &[Vec<f32>], ids: &[u32]) -> f64 {
     });
     terms.sum::<f64>() / (ids.len() - 1) as f64
 }
+
+/// Notes how many inputs of a kind ran, for the summary of `npm test`.
+pub fn note_ran(kind: &str, ran: usize, skipped: usize) {
+    let Some(path) = std::env::var_os("RYZ_TEST_COUNTS") else {
+        return;
+    };
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create(true).append(true).open(path).unwrap();
+    let line = format!("{{\"kind\":\"{kind}\",\"ran\":{ran},\"skipped\":{skipped}}}\n");
+    std::io::Write::write_all(&mut file, line.as_bytes()).unwrap();
+}

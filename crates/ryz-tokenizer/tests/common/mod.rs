@@ -151,3 +151,14 @@ impl Rng {
         (self.next() % n as u64) as usize
     }
 }
+
+/// Notes how many inputs of a kind ran, for the summary of `npm test`.
+pub fn note_ran(kind: &str, ran: usize, skipped: usize) {
+    let Some(path) = std::env::var_os("RYZ_TEST_COUNTS") else {
+        return;
+    };
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.create(true).append(true).open(path).unwrap();
+    let line = format!("{{\"kind\":\"{kind}\",\"ran\":{ran},\"skipped\":{skipped}}}\n");
+    std::io::Write::write_all(&mut file, line.as_bytes()).unwrap();
+}
