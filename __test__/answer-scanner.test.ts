@@ -218,6 +218,8 @@ describe("calls", () => {
     check(QWEN, wrongKeys, [wrongKeys, invalid("book", "the arguments are missing")]);
     const noObject = marked('{"name": "book", "arguments": "Rome"}');
     check(QWEN, noObject, [noObject, invalid("book", expect.stringContaining("no JSON"))]);
+    const noArguments = marked('{"name": "book", "arguments": ""}');
+    check(QWEN, noArguments, [noArguments, invalid("book", "the arguments are missing")]);
     const noName = marked('{"city": "Rome"}');
     check(
       QWEN,
@@ -232,6 +234,12 @@ describe("calls", () => {
       invalid("book", expect.stringContaining("expected JSON")),
       "</tool_call>",
     ]);
+    for (const keys of ["{'name': 'book', 'arguments': {}}", '{"nom": book}', '[{"nom": book}]']) {
+      const parts = scan(QWEN, marked(keys), false, 1);
+      expect(parts.filter((part) => typeof part === "string").join("")).toBe(marked(keys));
+      const unnamed = { ...invalid("", expect.stringContaining("expected JSON")), unknown: true };
+      expect(parts.filter((part) => typeof part === "object")).toEqual([unnamed]);
+    }
     const cut = '<tool_call>{"name": "book", "arguments": {"ci';
     check(QWEN, cut, [cut, invalid("book", expect.stringContaining("ends within"))]);
     const soon = "<tool_call>\n<function=ns.do:it>\n<parameter=days>\nsoon\n</parameter>\n</function>\n</tool_call>";

@@ -23,6 +23,8 @@ export type CallOutcome =
 
 const NONE: CallOutcome = { kind: "none" };
 const CUT = "the answer ends within the call";
+/** An object with a key, or with Python's quotation marks: behind a mark that is a call, and no mention of the mark. */
+const BEGINS_OBJECT = /^[[\s]*\{\s*(?:"[^"]*"\s*:|')/;
 
 type Step<T> = Generator<void, T>;
 
@@ -101,7 +103,7 @@ export class CallReader {
   }
 
   *#json(input: AnswerInput, bare: boolean): Step<CallOutcome> {
-    const json = yield* this.#jsonText(input, bare ? (key, value) => this.#mayBeCall(key, value) : () => true);
+    const json = yield* this.#jsonText(input, bare ? (key, value) => this.#mayBeCall(key, value) : () => true, !bare);
     if (json.kind !== "json") return json;
     const calls = callsOf(json.value, this.#form, this.tools);
     if (calls.length === 0 || (bare && !calls.every((call) => this.tools.has(call.name)))) return NONE;
@@ -120,6 +122,7 @@ export class CallReader {
   *#jsonText(
     input: AnswerInput,
     seen: (key: string, value: string | undefined) => boolean,
+    marked = false,
   ): Step<CallOutcome | { readonly kind: "json"; readonly value: unknown }> {
     if (!(yield* input.space())) return NONE;
     const first = yield* input.peek();
@@ -130,28 +133,30 @@ export class CallReader {
       while (input.at < input.chunk.length) {
         const step = extent.step(input.chunk.charCodeAt(input.at));
         if (step === "broken") {
-          const char = JSON.stringify(input.chunk[input.at]);
-          return this.#broken(input, `expected JSON, got ${char} behind ${input.length - start} characters of it`);
+          const char = input.chunk[input.at] as string;
+          const error = `expected JSON, got ${JSON.stringify(char)} behind ${input.length - start} characters of it`;
+          const hasKey = marked && BEGINS_OBJECT.test(input.text().slice(start) + char);
+          return this.#broken(input, error, hasKey);
         }
         input.at += 1;
         if (step === "more") continue;
         try {
           return { kind: "json", value: JSON.parse(input.text().slice(start)) };
         } catch (error) {
-          return this.#broken(input, `expected JSON: ${(error as Error).message}`);
+          return this.#broken(input, `expected JSON: ${(error as Error).message}`, marked);
         }
       }
-      if (input.ended) return this.#broken(input, CUT);
+      if (input.ended) return this.#broken(input, CUT, marked && BEGINS_OBJECT.test(input.text().slice(start)));
       yield;
     }
   }
 
-  /** What breaks off is a call if it says of which function. */
-  #broken(input: AnswerInput, error: string, known?: string): CallOutcome {
+  /** What breaks off is a call if it says of which function, or is surely meant as one. */
+  #broken(input: AnswerInput, error: string, isMeant: boolean): CallOutcome {
     const key = this.#form.namePath?.at(-1) ?? "name";
-    const found =
-      known ?? new RegExp(`"(?:${escaped(key)}|name)"\\s*:\\s*"([^"\\\\]{1,${MOST_NAME}})"`).exec(input.text())?.[1];
-    return found === undefined ? NONE : { kind: "broken", name: found, error };
+    const named = new RegExp(`"(?:${escaped(key)}|name)"\\s*:\\s*"([^"\\\\]{1,${MOST_NAME}})"`).exec(input.text());
+    const name = named?.[1] ?? (isMeant ? "" : undefined);
+    return name === undefined ? NONE : { kind: "broken", name, error };
   }
 
   /** The name, and what stands behind it up to the arguments; `undefined` where no name comes. */
@@ -183,7 +188,7 @@ export class CallReader {
     const json = yield* this.#jsonText(input, () => true);
     if (json.kind !== "json")
       return json.kind === "none" && this.tools.has(name)
-        ? this.#broken(input, "expected the arguments as JSON", name)
+        ? { kind: "broken", name, error: "expected the arguments as JSON" }
         : json.kind === "broken"
           ? { ...json, name }
           : json;

@@ -163,9 +163,9 @@ function nameOf(call: object, form: Native.Calls, tools: KnownTools): { name: st
   return undefined;
 }
 
-/** A call of these arguments: an object, or text that holds one. @internal */
+/** A call of these arguments: an object, or text that holds one; empty text holds none. @internal */
 export function withArguments(name: string, given: unknown, tools: KnownTools): ParsedCall {
-  let args = given;
+  let args = given === "" ? undefined : given;
   if (typeof args === "string") {
     try {
       args = JSON.parse(args);
