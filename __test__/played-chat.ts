@@ -54,13 +54,15 @@ export function playedHost(contextLength = 1000, form: Form = TAGGED) {
   const requests: Parameters<Generate>[0][] = [];
   const forgotten: number[] = [];
   const answers: string[] = [];
+  /** What each prompt is said to have. */
+  const counted = { promptTokens: 4, unknownCharacters: 0 };
   const generate = ((request, deliver) => {
     requests.push(request);
     const said = answers.length > 1 ? (answers.shift() ?? "") : (answers[0] ?? "");
     let cancelled = false;
     setTimeout(() => {
       for (const letter of said) if (!cancelled) deliver(letter, 0);
-      const counts = { promptTokens: 4, completionTokens: said.length, unknownCharacters: 0 };
+      const counts = { ...counted, completionTokens: said.length };
       if (!cancelled) deliver({ deltas: [], finish: { finishReason: "stop", ...counts, ...TIMES } }, null);
     });
     return { cancel: () => (cancelled = true), grant: () => {} };
@@ -81,7 +83,7 @@ export function playedHost(contextLength = 1000, form: Form = TAGGED) {
     save: async () => ({ tokens: 0, bytes: 0 }),
     forgot: (count) => forgotten.push(count),
   };
-  return { host, prompts, conversations, requests, forgotten, answers };
+  return { host, prompts, conversations, requests, forgotten, answers, counted };
 }
 
 /** A session with such a model: `say` is what it answers next, and from then on the last of it. */

@@ -4,7 +4,15 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { BitNetEngine, calibrate, convert, defaultModelPath, InvalidArgumentError, train } from "ryzanstein";
+import {
+  BitNetEngine,
+  type ChatMessage,
+  calibrate,
+  convert,
+  defaultModelPath,
+  InvalidArgumentError,
+  train,
+} from "ryzanstein";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fixture, root } from "./support.js";
 
@@ -14,6 +22,7 @@ const { checkGenerate } =
 const { checkConfig } = require("../dist/cjs/src/config.js") as typeof import("../dist/cjs/src/config.js");
 
 const MODEL = fixture("b158-v1-tq2_0.gguf");
+const MESSAGES: ChatMessage[] = [{ role: "user", content: "Hi" }];
 const CORPUS = join(root, "__test__", "fixtures", "corpus", "tales-excerpt.txt");
 const folder = mkdtempSync(join(tmpdir(), "ryz-refusals-"));
 let engine: BitNetEngine;
@@ -81,6 +90,10 @@ describe("an unknown option", () => {
     ["of perplexity", () => engine.perplexity("a b", { windows: 16 } as object), "did you mean window?"],
     ["of savePrefix", () => engine.savePrefix("a", "x", { abort_signal: 1 } as object), "did you mean signal?"],
     ["of a session", () => engine.createChatSession({ system_prompt: "x" } as object), "did you mean systemPrompt?"],
+    ["of a chat", () => engine.chat(MESSAGES, { tool_choice: "auto" } as object), "did you mean toolChoice?"],
+    ["of a chat's steps", () => engine.chat(MESSAGES, { maxStep: 2 } as object), "did you mean maxSteps?"],
+    ["of a chat's template", () => engine.chat(MESSAGES, { template_variables: {} } as object), "templateVariables?"],
+    ["of other programs", () => engine.chat(MESSAGES, { chat_template_kwargs: {} } as object), "templateVariables?"],
     ["of a conversion", () => convert(MODEL, join(folder, "x"), { outtype: "q8" } as object), "did you mean type?"],
     ["of a calibration", () => calibrate(MODEL, "x", { ranksx: [1] } as object), "did you mean ranks?"],
     ["of training", () => train({ corpus: "a", output: "b", overwrit: true } as never), "did you mean overwrite?"],

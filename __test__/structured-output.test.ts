@@ -291,6 +291,24 @@ describe("refusals", () => {
     expect((await refusal(format)).code).toBe("GRAMMAR_LIMIT");
   });
 
+  test("large forms hold up nothing", async () => {
+    let shared: object = { type: "boolean" };
+    for (let depth = 0; depth < 50; depth += 1) shared = { anyOf: [{ items: shared }, { not: shared }] };
+    const forms: OutputFormat[] = [
+      { type: "json_schema", schema: { const: "a b ".repeat(10_000_000) } },
+      { type: "json_schema", schema: { enum: Array.from({ length: 1_000_000 }, (_, at) => at) } },
+      { type: "json_schema", schema: shared },
+      { type: "regex", pattern: "a".repeat(40_000_000) },
+      { type: "grammar", grammar: 'a: "b"\n'.repeat(5_000_000) },
+    ];
+    for (const format of [forms[0] as OutputFormat, ...forms]) {
+      const begun = performance.now();
+      expect((await refusal(format)).code).toBe("GRAMMAR_LIMIT");
+      // It takes a hundred times as long to write them as JSON, and the fourth for ever.
+      expect(performance.now() - begun).toBeLessThan(100);
+    }
+  });
+
   test("a schema of any depth", async () => {
     const error = await refusal({ type: "json_schema", schema: deep });
     expect(["GRAMMAR_LIMIT", "INVALID_ARGUMENT"]).toContain(error.code);

@@ -50,6 +50,14 @@ describe("a turn with maxSteps", () => {
     expect(session.messages.map(({ role }) => role)).toEqual(["user", "assistant", "tool", "assistant"]);
   });
 
+  test("counts the characters that the vocabulary cannot say", async () => {
+    const { session, say, counted } = playedSession({ tools: [weather] });
+    counted.unknownCharacters = 2;
+    say(calling("weather", { city: "Rome" }), "Clear.");
+    const { usage } = await session.send("Rome?", { maxSteps: 2 }).reply();
+    expect(usage).toMatchObject({ promptTokens: 8, unknownCharacters: 4 });
+  });
+
   test("yields results as parts, in the order of the calls, whichever is done first", async () => {
     const order: string[] = [];
     const slow = tool({

@@ -8,6 +8,7 @@ import { AnswerScanner } from "./answer-scanner.js";
 import type { ChatMessage, ChatTemplateOptions } from "./chat.js";
 import { type ChatFinish, type ChatPart, Gathered, type ReasoningDelta, type ToolResultPart } from "./chat-turn.js";
 import { InvalidArgumentError, RyzansteinError } from "./errors.js";
+import { formJson } from "./format.js";
 import type {
   CheckedGenerate,
   Finish,
@@ -63,7 +64,7 @@ export interface PromptBounds {
 export interface ChatHost {
   /** Refuses a model without a chat template. */
   assertTemplate(): void;
-  check(options: Omit<GenerateOptions, "parseSpecial">): CheckedGenerate;
+  check(options: Omit<GenerateOptions, "parseSpecial">, others: readonly string[]): CheckedGenerate;
   /** How the model writes thoughts and calls of these tools. */
   answerForm(tools: readonly ToolDefinition[]): Promise<Native.AnswerForm>;
   prompt(
@@ -89,12 +90,17 @@ export interface Turn {
 
 const MOST_STEPS = 1000;
 
-/** Checks the options of a turn. @internal */
-export function checkTurn(host: ChatHost, tools: ToolSet, options: TurnOptions): CheckedTurn {
+/** Checks the options of a turn. `others` are options that its caller reads. @internal */
+export function checkTurn(
+  host: ChatHost,
+  tools: ToolSet,
+  options: TurnOptions,
+  others: readonly string[] = [],
+): CheckedTurn {
   const { toolChoice, maxSteps, ...rest } = options;
   const read = new OptionReader(maxSteps === undefined ? {} : { maxSteps }, "options");
   const steps = read.integer("maxSteps", { min: 1, max: MOST_STEPS });
-  const generate = host.check(rest);
+  const generate = host.check(rest, ["toolChoice", "maxSteps", ...others]);
   const calls = toolChoice === undefined ? undefined : toolFormat(toolChoice, tools.definitions);
   if (calls !== undefined && rest.format !== undefined) {
     throw new InvalidArgumentError("format", "left out where there is a toolChoice", rest.format);
@@ -282,9 +288,11 @@ function finishOf(finishes: readonly Finish[], calls: readonly ToolCall[]): Chat
     decodeMs,
     tokensPerSecond: decodeMs > 0 ? (1000 * later) / decodeMs : last.timings.tokensPerSecond,
   };
+  const unknownCharacters = sum(({ usage }) => usage.unknownCharacters ?? 0);
   const usage = {
     promptTokens: sum(({ usage }) => usage.promptTokens),
     completionTokens: sum(({ usage }) => usage.completionTokens),
+    ...(unknownCharacters > 0 ? { unknownCharacters } : {}),
   };
   // An answer that was cut short says so, whatever calls are in it.
   const isCalling = last.finishReason !== "length" && calls.some((call) => !call.invalid);
@@ -295,12 +303,7 @@ function finishOf(finishes: readonly Finish[], calls: readonly ToolCall[]): Chat
 /** The constraint that a choice of tools is. */
 function toolFormat(choice: ToolChoice, tools: readonly ToolDefinition[]): Native.Format {
   if (tools.length === 0) throw new InvalidArgumentError("toolChoice", "left out where there are no tools", choice);
-  let text: string;
-  try {
-    text = JSON.stringify(tools);
-  } catch {
-    throw new InvalidArgumentError("tools", "values that JSON can hold", tools);
-  }
+  const text = formJson("tools", tools);
   if (choice === "auto" || choice === "required" || choice === "none") return { kind: "tools", text, choice };
   const given = choice as { name?: unknown; function?: { name?: unknown } } | null;
   // OpenAI's clients write { type: "function", function: { name } }.

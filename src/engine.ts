@@ -245,7 +245,7 @@ export class BitNetEngine {
     const { messages: before, open, ids } = checkMessages(messages);
     if (addGenerationPrompt !== false) refuseOpenCalls("messages", open);
     const set = new ToolSet(tools);
-    const checked = checkTurn(host, set, rest);
+    const checked = checkTurn(host, set, rest, ["tools", "addGenerationPrompt", "templateVariables"]);
     const definitions = set.isEmpty ? undefined : set.definitions;
     const template = checkTemplateOptions({ tools: definitions, addGenerationPrompt, templateVariables });
     this.#assertUsable();

@@ -167,8 +167,8 @@ function proposed(option: string, value: unknown): number {
   throw new InvalidArgumentError(option, `a boolean, or a whole number from 1 to ${PROPOSED.most}`, value);
 }
 
-/** Checks every option and puts in the defaults. @internal */
-export function checkGenerate(options: unknown): CheckedGenerate {
+/** Checks every option and puts in the defaults. `others` are options that its caller reads. @internal */
+export function checkGenerate(options: unknown, others: readonly string[] = []): CheckedGenerate {
   const read = new OptionReader(options, "options");
   const lookup = read.any("promptLookup");
   const draft = read.any("draft");
@@ -186,6 +186,6 @@ export function checkGenerate(options: unknown): CheckedGenerate {
     credits: read.integer("bufferedTokens", { min: 1, max: 65_536 }) ?? 32,
   } as CheckedGenerate["request"]);
   const signal = read.signal();
-  read.done();
+  read.done(others);
   return { request, signal };
 }

@@ -13,6 +13,7 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   cachetypev: "kv",
   cancelsignal: "signal",
   chathistory: "history",
+  chattemplatekwargs: "templateVariables",
   context: "contextLength",
   contextsize: "contextLength",
   ctx: "contextLength",
@@ -20,6 +21,7 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   customstoptriggers: "stop",
   drymultiplier: "dry",
   dtype: "type",
+  enablethinking: "templateVariables",
   functioncall: "toolChoice",
   functions: "tools",
   grammar: "format",
@@ -34,6 +36,7 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   maxnewtokens: "maxTokens",
   maxoutputtokens: "maxTokens",
   maxtokenstosample: "maxTokens",
+  maxturns: "maxSteps",
   minnewtokens: "minTokens",
   mirostateta: "mirostat",
   mirostattau: "mirostat",
@@ -117,11 +120,15 @@ const HOMES: Readonly<Record<string, string>> = {
   history: SESSION,
   systemPrompt: SESSION,
   tools: "chat and createChatSession",
+  templateVariables: "chat and createChatSession",
   toolChoice: "chat and of a session's turns",
+  maxSteps: "chat and of a session's turns",
 };
 
 /** What no option here says, and what to do instead. */
 const NOWHERE: Readonly<Record<string, string>> = {
+  device: "everything is computed on the CPU",
+  gpu: "everything is computed on the CPU",
   gpulayers: "everything is computed on the CPU",
   messages: "give messages to engine.chat(messages, options)",
   model: "give the model's path to BitNetEngine.load(path)",
@@ -129,6 +136,7 @@ const NOWHERE: Readonly<Record<string, string>> = {
   ngpulayers: "everything is computed on the CPU",
   prompt: "give the prompt as the first argument",
   stream: "generate and chat always stream; complete gives the whole text",
+  timeout: "give signal: AbortSignal.timeout(milliseconds)",
 };
 
 /** How a name reads when case and separators do not count. */

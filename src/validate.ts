@@ -142,11 +142,14 @@ export class OptionReader {
     return this.#take(option);
   }
 
-  /** Refuses options that do not exist: a misspelt one would otherwise be silently ignored. */
-  done(): void {
+  /**
+   * Refuses options that do not exist: a misspelt one would otherwise be silently ignored. `others` were read elsewhere, and
+   * may be what was meant.
+   */
+  done(others: readonly string[] = []): void {
     for (const [option, value] of this.#options) {
       if (value === undefined || this.#known.has(option)) continue;
-      throw unknownOption(option, this.#known, this.#prefix, value);
+      throw unknownOption(option, new Set([...this.#known, ...others]), this.#prefix, value);
     }
   }
 }
