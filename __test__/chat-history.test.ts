@@ -33,6 +33,13 @@ describe("a history", () => {
     expect(checked[1]).toBe(messages[1]);
   });
 
+  test("has no list of calls where a message has none", () => {
+    for (const none of [[], null, undefined]) {
+      const { messages } = checkHistory("messages", [USER, { role: "assistant", content: "Hi", tool_calls: none }]);
+      expect(messages[1]).toStrictEqual({ role: "assistant", content: "Hi" });
+    }
+  });
+
   test("may have its text in parts", () => {
     const content = [
       { type: "text", text: "one" },
@@ -273,6 +280,12 @@ describe.skipIf(!hasShared(CASES, "OpenAI's histories with real templates"))("a 
   ])("of %s writes every shape of a call alike", async (name, expected) => {
     const engine = await BitNetEngine.load(shared(`${CASES}/${name}.gguf`), { threads: 1 });
     try {
+      const plain = [USER, { role: "assistant" as const, content: "Hello." }, USER];
+      const wanted = await engine.applyChatTemplate(plain);
+      for (const none of [[], null]) {
+        const listed = plain.map((message) => ({ ...message, tool_calls: none }));
+        expect(await engine.applyChatTemplate(listed)).toBe(wanted);
+      }
       for (const content of ["", null, undefined]) {
         for (const args of [{ city: "Rome" }, '{"city": "Rome"}']) {
           const messages = [USER, { ...calling(call("call00001", args)), content }, result("call00001")];

@@ -74,7 +74,11 @@ export class HistoryChecker {
     } else if (calls !== undefined && calls !== null && !Array.isArray(calls)) {
       throw new InvalidArgumentError(`${place}.tool_calls`, "an array of calls", calls);
     }
-    return Object.keys(changes).length === 0 ? message : { ...message, ...changes };
+    const changed = Object.keys(changes).length === 0 ? message : { ...message, ...changes };
+    if (changes["tool_calls"] !== undefined || !("tool_calls" in message)) return changed;
+    // Templates take a list without calls for a message with calls.
+    const { tool_calls: _, ...plain } = changed;
+    return plain as ChatMessage;
   }
 
   #unanswered(place: string, role: string): void {
