@@ -117,6 +117,10 @@ const TYPES: Record<string, StandardSchema> = {
   }),
   "zod 3 union": z3.discriminatedUnion("t", [z3.object({ t: z3.literal("a") }), z3.object({ t: z3.literal("b") })]),
   "zod 3 intersection": z3.intersection(z3.object({ a: z3.boolean() }), z3.object({ b: z3.null() })),
+  "zod 3 date and time": z3.string().datetime(),
+  "zod 3 date and time with an offset": z3.string().datetime({ offset: true, precision: 3 }),
+  "zod 3 date and time of whole seconds": z3.string().datetime({ precision: 0 }),
+  "zod 3 time": z3.string().time(),
   "zod 3 list": z3.lazy(() => z3.object({ v: z3.boolean() })),
   "valibot object": v.object({ a: v.optional(v.boolean(), true), c: v.picklist(["x", "y"]) }),
   "valibot record": v.record(v.string(), v.boolean()),
@@ -146,6 +150,32 @@ describe("types of validation libraries", () => {
       }
     },
   );
+
+  test.each<[string, unknown, string]>([
+    ["zod 3, a date", z3.object({ a: z3.array(z3.date()) }), "schema/properties/a/items must be .*Date"],
+    ["zod 3, a set", z3.object({ "a/b": z3.set(z3.string()) }), "schema/properties/a~1b must be .*Set"],
+    ["zod 3, a bigint", z3.bigint(), "schema must be .*BigInt"],
+    ["zod 4, a date", z.object({ a: z.date() }), "schema/properties/a must be .*Date"],
+    ["arktype, a date", type({ a: "Date[]" }), "schema/properties/a/items must be .*Date"],
+    ["arktype, a bigint", type({ a: "bigint" }), "schema/properties/a must be .*bigint"],
+    ["arktype, a map", type({ a: "Map" }), "schema/properties/a must be .*Map"],
+    ["arktype, undefined", type({ a: "string|undefined" }), "schema/properties/a/anyOf/\\d must be .*undefined"],
+  ])("what no JSON is, is refused by its place: %s", (_name, own, message) => {
+    expect(() => jsonSchemaOf(own, "schema")).toThrow(new RegExp(message));
+    expect(JSON.stringify(jsonSchemaOf(own, "schema", { strict: false }))).not.toContain("unexpressed");
+  });
+
+  test("what JSON is made into is none of it", () => {
+    expect(jsonSchemaOf(z3.object({ a: z3.coerce.date() }), "schema")).toMatchObject({
+      properties: { a: { format: "date-time" } },
+    });
+    expect(() =>
+      jsonSchemaOf(
+        type("string").narrow((text) => text !== ""),
+        "schema",
+      ),
+    ).not.toThrow();
+  });
 
   test("objects and tuples are closed, unless a type says what else there may be", () => {
     const schema = (own: unknown) => jsonSchemaOf(own, "schema");

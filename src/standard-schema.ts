@@ -99,7 +99,7 @@ export function jsonSchemaOf(schema: unknown, option: string, { strict = true }:
   const input = attempt(() => convert("input"));
   if (input.value === undefined) {
     // What comes out of a transformation says nothing about what goes in.
-    const at = faultOf(schema);
+    const at = input.error instanceof Unexpressed ? input.error.pointer : faultOf(schema);
     const reason = input.error instanceof Error ? input.error.message : String(input.error);
     throw new InvalidArgumentError(`${option}${at}`, `a type that JSON schema can express (${reason})`, schema);
   }
@@ -140,11 +140,13 @@ function converterOf(schema: StandardSchema | StandardJsonSchema, option: string
   const { vendor, jsonSchema: own } = schema["~standard"] as Partial<StandardSchema["~standard"]>;
   const target = "draft-2020-12";
   if (typeof own?.input === "function") {
-    // zod's word; other libraries have none, or one of their own.
-    const libraryOptions = strict ? undefined : { unrepresentable: "any" };
+    // The words are zod's and arktype's; other libraries have none, or one of their own.
+    const refusing = vendor === "arktype" ? { fallback: ARKTYPE_FALLBACK } : undefined;
+    const libraryOptions = strict ? refusing : { unrepresentable: "any" };
     return (side) => {
       const side_ = typeof own[side] === "function" ? own[side] : own.input;
-      return side_.call(own, libraryOptions === undefined ? { target } : { target, libraryOptions });
+      const converted = side_.call(own, libraryOptions === undefined ? { target } : { target, libraryOptions });
+      return refusing !== undefined && strict ? expressed(converted) : converted;
     };
   }
   if (vendor === "zod" && "_zod" in schema) {
@@ -158,8 +160,13 @@ function converterOf(schema: StandardSchema | StandardJsonSchema, option: string
     const { zodToJsonSchema } = converterPackage<{
       zodToJsonSchema: (schema: unknown, options: Json) => Json;
     }>(name, name, option, schema);
-    // Draft 7 has no `prefixItems`; either is read.
-    return (side) => zodToJsonSchema(schema, { target: "jsonSchema7", pipeStrategy: side, effectStrategy: "input" });
+    const postProcess = (converted: Json | undefined, def: Zod3Def): Json | undefined =>
+      zod3Part(converted, def, strict);
+    return (side) =>
+      // Draft 7 has no `prefixItems`; either is read.
+      expressed(
+        zodToJsonSchema(schema, { target: "jsonSchema7", pipeStrategy: side, effectStrategy: "input", postProcess }),
+      );
   }
   if (vendor === "valibot") {
     const name = "@valibot/to-json-schema";
@@ -183,6 +190,84 @@ function converterPackage<T>(name: string, advice: string, option: string, schem
     throw found.error;
   }
   throw new InvalidArgumentError(option, `a type that gives its JSON schema: npm install ${advice}`, schema);
+}
+
+/** Says in a converted schema that JSON schema cannot express what stands there. */
+const MARK = "~unexpressed";
+
+/** A part of a type that JSON schema cannot express. */
+class Unexpressed extends Error {
+  readonly pointer: string;
+
+  constructor(pointer: string, what: string) {
+    super(`${what} cannot be represented in JSON Schema`);
+    this.pointer = pointer;
+  }
+}
+
+const mark = (what: string): Json => ({ [MARK]: what });
+
+/** A converted schema in which nothing is marked. */
+function expressed(schema: Json): Json {
+  refuseMarks(schema, "");
+  return schema;
+}
+
+function refuseMarks(schema: unknown, pointer: string): void {
+  if (typeof schema !== "object" || schema === null) return;
+  const what = (schema as Json)[MARK];
+  if (typeof what === "string") throw new Unexpressed(pointer, what);
+  for (const [key, value] of Object.entries(schema)) refuseMarks(value, `${pointer}/${escapePointer(key)}`);
+}
+
+/** What arktype calls for what it cannot convert. It converts as much as it can of what is not here: a `narrow`, for one. */
+const ARKTYPE_FALLBACK = {
+  date: () => mark("Date"),
+  domain: ({ domain }: { readonly domain?: unknown }) => mark(String(domain)),
+  proto: ({ proto }: { readonly proto?: { readonly name?: string } }) => mark(proto?.name ?? "an object of a class"),
+  unit: ({ unit }: { readonly unit?: unknown }) => mark(String(unit)),
+};
+
+/** How zod 3 defines a type. */
+interface Zod3Def {
+  readonly typeName?: string;
+  readonly coerce?: boolean;
+  readonly checks?: readonly Zod3Check[];
+}
+
+interface Zod3Check {
+  readonly kind: string;
+  readonly precision?: number | null;
+  readonly offset?: boolean;
+}
+
+const ZOD3_UNEXPRESSED = new Set([
+  "ZodBigInt",
+  "ZodDate",
+  "ZodFunction",
+  "ZodMap",
+  "ZodPromise",
+  "ZodSet",
+  "ZodSymbol",
+]);
+
+/** A part of a type of zod 3: the converter says less of dates and times than zod checks, and more of what no JSON is. */
+function zod3Part(converted: Json | undefined, def: Zod3Def, strict: boolean): Json | undefined {
+  const { typeName = "", coerce = false, checks = [] } = def;
+  if (strict && !coerce && ZOD3_UNEXPRESSED.has(typeName)) return mark(typeName.slice("Zod".length));
+  if (typeName !== "ZodString" || converted === undefined) return converted;
+  const check = checks.find(({ kind }) => kind === "datetime" || kind === "time");
+  if (check === undefined || "pattern" in converted) return converted;
+  const { precision } = check;
+  const fraction = precision === 0 ? "" : typeof precision === "number" ? `\\.[0-9]{${precision}}` : "(?:\\.[0-9]+)?";
+  const time = `(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]${fraction}`;
+  if (check.kind === "datetime") {
+    const zone = check.offset === true ? "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])" : "Z";
+    return { ...converted, pattern: `T${time}${zone}$` };
+  }
+  // A time of JSON schema has an offset, one of zod has none.
+  const { format: _, ...rest } = converted;
+  return { ...rest, pattern: `^${time}$` };
 }
 
 const UNEXPRESSED = new Set([
