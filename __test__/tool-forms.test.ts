@@ -99,6 +99,26 @@ describe.each(Object.entries(FORMS))("calls in the form: %s", (_name, written) =
   });
 });
 
+test.each<[string, object]>([
+  ["an empty schema", {}],
+  ["a schema without a type", { properties: { city: { enum: ["Rome"] } }, required: ["city"] }],
+  ["a reference", { $ref: "#/$defs/place", $defs: { place: { properties: { city: { enum: ["Rome"] } } } } }],
+  ["a choice", { anyOf: [{ properties: { city: { enum: ["Rome"] } } }, { properties: { days: { enum: [1] } } }] }],
+])("parameters are an object, whatever they say: %s", async (_name, parameters) => {
+  const engine = await BitNetEngine.load(withChatTemplate(fixture("b158-v1-tq2_0.gguf"), template(TAGGED)));
+  try {
+    const tools: ToolDefinition[] = [{ type: "function", function: { name: "f", parameters } }];
+    for (let seed = 0; seed < 12; seed += 1) {
+      const options = { tools, toolChoice: { name: "f" }, seed, temperature: 2, maxTokens: 300 };
+      const { toolCalls, finishReason } = await engine.chat([{ role: "user", content: "Call." }], options).reply();
+      if (finishReason === "length") continue; // a long argument
+      expect(toolCalls).toEqual([{ id: "call00001", name: "f", arguments: expect.any(Object) }]);
+    }
+  } finally {
+    await engine.dispose();
+  }
+});
+
 test("a prompt that has opened a thought is answered with the thought, whatever the choice", async () => {
   const path = withChatTemplate(fixture("b158-v1-tq2_0.gguf"), template(TAGGED, "<assistant><think>\n"));
   const engine = await BitNetEngine.load(path);

@@ -303,7 +303,7 @@ function finishOf(finishes: readonly Finish[], calls: readonly ToolCall[]): Chat
 /** The constraint that a choice of tools is. */
 function toolFormat(choice: ToolChoice, tools: readonly ToolDefinition[]): Native.Format {
   if (tools.length === 0) throw new InvalidArgumentError("toolChoice", "left out where there are no tools", choice);
-  const text = formJson("tools", tools);
+  const text = formJson("tools", tools.map(takingAnObject));
   if (choice === "auto" || choice === "required" || choice === "none") return { kind: "tools", text, choice };
   const given = choice as { name?: unknown; function?: { name?: unknown } } | null;
   // OpenAI's clients write { type: "function", function: { name } }.
@@ -312,6 +312,14 @@ function toolFormat(choice: ToolChoice, tools: readonly ToolDefinition[]): Nativ
     throw new InvalidArgumentError("toolChoice", "auto, required, none or { name } of a tool", choice);
   }
   return { kind: "tools", text, choice: "named", name: name as string };
+}
+
+/** A tool whose parameters say that they are an object: schemas such as `{}` leave that out, and allow what is no call. */
+function takingAnObject(tool: ToolDefinition): ToolDefinition {
+  const parameters: unknown = tool.function.parameters;
+  const isOpen = typeof parameters === "object" && parameters !== null && !("type" in parameters);
+  if (!isOpen && parameters !== true) return tool;
+  return { ...tool, function: { ...tool.function, parameters: { type: "object", ...(parameters as object) } } };
 }
 
 function unknownForm(): RyzansteinError {
