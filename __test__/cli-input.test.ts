@@ -129,6 +129,11 @@ describe("paths", () => {
 describe("mistakes", () => {
   test.each([
     [["generate", "--tempratur", "1", "x"], /did you mean --temperature\?/i],
+    [["generate", "--temp", "1", "x"], /did you mean --temperature\?/i],
+    [["generate", "--num-predict", "1", "x"], /did you mean --max-tokens\?/i],
+    [["generate", "--repeat-penalty", "1", "x"], /did you mean --repetition-penalty\?/i],
+    [["chat", "--system-prompt", "x"], /did you mean --system\?/i],
+    [["chat", "--ctx-size", "64"], /did you mean --ctx\?/i],
     [["generat"], /did you mean generate\?/i],
     [["generate", "-n", "many", "x"], /It must be a whole number from 1/],
     [["generate", "--level", "mmx", "x"], /Allowed choices are scalar, avx2/],

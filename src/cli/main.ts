@@ -12,6 +12,7 @@ import { addGenerate } from "./generate.js";
 import { arrangeHelp } from "./help.js";
 import { addInspect } from "./inspect.js";
 import { addLogits } from "./logits.js";
+import { withHint } from "./option-hint.js";
 import { addPerplexity } from "./perplexity.js";
 import { EXIT, oneLine, reportFailure } from "./run.js";
 import { addTokenize } from "./tokenize.js";
@@ -57,7 +58,7 @@ Data goes to stdout, progress to stderr. Exit codes: 0 done, 1 failed, 2 wrong u
       outputError: (text, write) => {
         if (json) return;
         const name = command === program ? "ryzanstein" : `ryzanstein ${command.name()}`;
-        write(`${oneLine(text)} (${name} --help lists what there is)\n`);
+        write(`${oneLine(withHint(text, command))} (${name} --help lists what there is)\n`);
       },
     });
   }
@@ -77,13 +78,15 @@ export async function main(args: readonly string[]): Promise<number> {
   const json = args.slice(0, end < 0 ? args.length : end).includes("--json");
   endWithReader(process.stdout);
   endWithReader(process.stderr);
+  const program = buildProgram(json);
   try {
-    await buildProgram(json).parseAsync(args, { from: "user" });
+    await program.parseAsync(args, { from: "user" });
     return EXIT.ok;
   } catch (error) {
     if (!(error instanceof CommanderError)) return reportFailure(error, json);
     if (error.exitCode === 0) return EXIT.ok;
-    const message = error.message.replace(/^error: /, "");
+    const command = program.commands.find((known) => known.name() === args[0]) ?? program;
+    const message = withHint(error.message, command).replace(/^error: /, "");
     // Commander has already said it in words; only JSON is still to be written.
     if (json) return reportFailure(new UsageError(message), json);
     return EXIT.usage;
