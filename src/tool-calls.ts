@@ -51,12 +51,16 @@ export function checkTools(tools: unknown): readonly ToolDefinition[] {
   return tools as readonly ToolDefinition[];
 }
 
+/** What a form of calls has at least. @internal */
+export type CallMarks = Pick<Native.Calls, "open" | "close" | "argumentsPath"> & Partial<Native.Calls>;
+
 /** The calls of an answer that has no thoughts, with what is none of them. @internal */
 export class ToolCallScanner {
   readonly #scanner: AnswerScanner;
 
-  constructor(form: Native.Calls, tools: readonly ToolDefinition[]) {
-    this.#scanner = new AnswerScanner({ calls: form, tokens: [] }, tools, false);
+  constructor(form: CallMarks, tools: readonly ToolDefinition[]) {
+    const none = { begin: "", end: "", separator: "", leads: [], argumentsAsText: false, single: false, written: true };
+    this.#scanner = new AnswerScanner({ calls: { ...none, ...form }, tokens: [] }, tools, false);
   }
 
   /** Takes text; gives what is certainly none of a call, and the calls that are complete. */
