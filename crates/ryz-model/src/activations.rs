@@ -1,4 +1,4 @@
-//! How the inputs of projections are quantised.
+//! Quantization of the projections' inputs.
 
 use std::{fmt, str::FromStr};
 
@@ -7,24 +7,24 @@ use ryz_kernels::QuantizedLayout;
 
 use crate::ModelError;
 
-/// How the inputs of the seven projections of a layer are quantised. The head always reads f32.
+/// How the inputs of a layer's seven projections are quantized. The head always reads f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Activations {
-    /// int8, one scale per token: BitNet's definition, and the default for its architectures.
+    /// int8, one scale per token: BitNet's definition and the default for its architectures.
     Int8,
-    /// int8, one scale for each group of the weights' scale groups, for ternary weights; dense weights read f32. The
-    /// default for models whose activations were float in training.
+    /// int8 for ternary weights, one scale per group of columns that shares a weight scale; dense
+    /// weights read f32. The default for models trained with float activations.
     Int8Group,
-    /// f32: the exactness path.
+    /// f32, for exact results.
     F32,
 }
 
 impl Activations {
-    /// Every choice.
+    /// All choices.
     pub const ALL: [Self; 3] = [Self::Int8, Self::Int8Group, Self::F32];
 
-    /// The name in options.
+    /// The name used in options.
     pub fn name(self) -> &'static str {
         match self {
             Self::Int8 => "int8",
@@ -33,7 +33,7 @@ impl Activations {
         }
     }
 
-    /// What a model was trained with.
+    /// The activations that the model was trained with.
     pub fn default_for(config: &ModelConfig) -> Self {
         match config.row_activations {
             true => Self::Int8,
@@ -41,7 +41,8 @@ impl Activations {
         }
     }
 
-    /// The form in which a projection of weights of `dtype` reads its `cols` inputs; `None` for f32.
+    /// The form in which a projection with weights of `dtype` reads its `cols` inputs; `None` for
+    /// f32.
     pub(crate) fn form(self, dtype: DType, cols: usize) -> Option<QuantizedLayout> {
         match self {
             Self::F32 => None,

@@ -1,22 +1,22 @@
-//! What one step computes: new tokens of several sequences, each over its own blocks of the cache.
+//! The input of one step: new tokens of several sequences, each with its own cache blocks.
 
 use ryz_kvcache::{AttentionMass, BLOCK_TOKENS, BlockId, Window};
 
 use crate::ModelError;
 
-/// Which positions of a sequence's new tokens want logits.
+/// Which of a sequence's new tokens produce logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outputs {
-    /// None: a chunk of a prompt that goes on.
+    /// None: a chunk of a prompt that continues in a later step.
     None,
-    /// The last new token: decoding, or the end of a prompt.
+    /// The last new token: decode, or the end of a prompt.
     Last,
     /// Every new token: scoring.
     All,
 }
 
 impl Outputs {
-    /// Rows of logits that `tokens` new tokens give.
+    /// Rows of logits produced by `tokens` new tokens.
     pub fn count(self, tokens: usize) -> usize {
         match self {
             Self::None => 0,
@@ -26,38 +26,40 @@ impl Outputs {
     }
 }
 
-/// Which logits of an output are looked at.
+/// Which logits of an output the caller reads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogitDemand {
-    /// Every one.
+    /// All of them.
     #[default]
     All,
-    /// The so many largest, of equal ones those with the lowest ids: all others may be −∞.
+    /// The given number of largest logits, ties resolved by the lowest id; all others may be −∞.
     Largest(usize),
 }
 
 /// One sequence's part of a step.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchSequence<'a> {
-    /// New tokens, at least one.
+    /// New tokens; at least one.
     pub tokens: &'a [u32],
-    /// Tokens whose keys and values are cached already: the position of the first new one.
+    /// Number of tokens already cached, which is the position of the first new token.
     pub start: usize,
-    /// The sequence's blocks, covering `start + tokens.len()` positions. Blocks that new tokens write must not be shared.
+    /// The sequence's blocks, covering `start + tokens.len()` positions. Blocks that receive new
+    /// tokens must not be shared.
     pub block_table: &'a [BlockId],
-    /// What its queries see; default all. With a window it may go past the positions that the model was made for, and the
-    /// blocks that no new token sees may have been evicted.
+    /// The positions that its queries see; default all. With a window, the sequence may exceed the
+    /// model's context length, and blocks that no new token sees may have been evicted.
     pub window: Option<Window>,
-    /// To what the attention of its queries is added, block by block; default nothing. It has room for all blocks of the table.
+    /// Accumulates the attention mass of its queries per block; default none. It must have room for
+    /// all blocks of the table.
     pub mass: Option<&'a AttentionMass>,
-    /// Which of the new tokens want logits.
+    /// Which of the new tokens produce logits.
     pub outputs: Outputs,
-    /// Which of their logits are looked at; [`LogitDemand::All`] in any case of doubt. Where a head has no image
-    /// ([`crate::HeadScreening`]), all are there anyway.
+    /// Which of their logits the caller reads; use [`LogitDemand::All`] when in doubt. Without a
+    /// head image ([`crate::HeadScreening`]), all logits are computed regardless.
     pub needed: LogitDemand,
 }
 
-/// Where a token of the batch belongs.
+/// The sequence and position of a token of the batch.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TokenRow {
     /// Index of its sequence in the batch.
@@ -68,16 +70,16 @@ pub(crate) struct TokenRow {
     pub position: usize,
 }
 
-/// A validated batch: its tokens as rows, and the rows that give logits.
+/// A validated batch: its tokens as rows, and the rows that produce logits.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub rows: Vec<TokenRow>,
     pub outputs: Vec<usize>,
-    /// Which logits each of them needs.
+    /// The logits needed of each.
     pub needed: Vec<LogitDemand>,
 }
 
-/// Sizes a batch is checked against.
+/// The limits that a batch is checked against.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchLimits {
     pub max_tokens: usize,
@@ -185,27 +187,28 @@ impl Plan {
         Ok(())
     }
 
-    /// Whether no output needs more logits than `most`.
+    /// Whether no output needs more than `most` logits.
     pub fn needs_at_most(&self, most: usize) -> bool {
         let few =
             |needed: &LogitDemand| matches!(*needed, LogitDemand::Largest(count) if count <= most);
         self.needed.iter().all(few)
     }
 
-    /// Whether a row goes on in the block of the row before it.
+    /// Whether a row is in the same block as the row before it.
     fn continues_block(&self, row: usize) -> bool {
         let (before, this) = (&self.rows[row - 1], &self.rows[row]);
         before.sequence == this.sequence && !this.position.is_multiple_of(BLOCK_TOKENS)
     }
 
-    /// The first row from `row` on that begins a block or a sequence; as many as there are rows when none does.
+    /// The first row at or after `row` that begins a block or a sequence; the number of rows if
+    /// none does.
     pub fn block_start(&self, row: usize) -> usize {
         let goes_on = |row: &usize| *row > 0 && self.continues_block(*row);
         let count = self.rows.len();
         row + (row..count).take_while(goes_on).count()
     }
 
-    /// The row after the last that is in one block with `row`.
+    /// The row after the last one in the same block as `row`.
     pub fn block_end(&self, row: usize) -> usize {
         self.block_start(row + 1)
     }

@@ -1,10 +1,11 @@
-//! What was learnt of a model's values on a text, kept in a file beside the model.
+//! Statistics of a model's values on a text, stored in a file beside the model.
 //!
-//! For each layer and key-value head: the mean and the covariance of the attention outputs, which are the values weighted by
-//! attention, and from it an orthonormal basis in order of variance. The first rows of a basis are the best projection to
-//! as many dimensions (Pearson 1901), so that one calibration serves every ratio. The file is safetensors with
-//! `basis` (layer, head, component, channel), `mean` (layer, head, channel) and `variance` (layer, head, component), all f32,
-//! and, in its metadata, a version and the fingerprint of the model that it is of.
+//! For each layer and key-value head: the mean and covariance of the attention outputs (the values
+//! weighted by attention), and an orthonormal basis computed from them, ordered by variance. The
+//! first rows of a basis are the best projection to that many dimensions (Pearson 1901), so one
+//! calibration serves every ratio. The file is safetensors with `basis` (layer, head, component,
+//! channel), `mean` (layer, head, channel) and `variance` (layer, head, component), all f32. Its
+//! metadata holds a version and the model's fingerprint.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,15 +22,15 @@ use crate::ModelError;
 const VERSION: (&str, &str) = ("ryzanstein.calibration.version", "1");
 const FINGERPRINT: &str = "ryzanstein.model_fingerprint";
 const TOKENS: &str = "ryzanstein.calibration_tokens";
-/// A calibration of 200 layers of 16 heads of 256 channels has 839 MB; most have one or two.
+/// A calibration of 200 layers with 16 heads of 256 channels takes 839 MB; most take 1–2 MB.
 const MAX_BYTES: u64 = 1 << 30;
 
-/// The principal components of a model's values, as attention weights them.
+/// The principal components of a model's values, weighted by attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
-    /// Of the model ([`crate::Fingerprint`]).
+    /// The model's fingerprint ([`crate::Fingerprint`]).
     pub fingerprint: String,
-    /// Positions of text that were looked at.
+    /// Number of text positions that contributed.
     pub tokens: u64,
     pub(crate) layers: usize,
     pub(crate) kv_heads: usize,
@@ -43,8 +44,8 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Where the calibration of the model at `path` is, unless told otherwise: `model.gguf.calibration.safetensors`, or
-    /// `calibration.safetensors` in a folder.
+    /// Default path of the calibration of the model at `path`:
+    /// `model.gguf.calibration.safetensors`, or `calibration.safetensors` in a folder.
     pub fn default_path(path: &Path) -> PathBuf {
         if path.is_dir() {
             return path.join("calibration.safetensors");
@@ -54,7 +55,7 @@ impl Calibration {
         path.with_file_name(name)
     }
 
-    /// The part of the variance that the first `rank` components have, on average over layers and heads.
+    /// The fraction of the variance in the first `rank` components, averaged over layers and heads.
     pub fn kept(&self, rank: usize) -> f64 {
         let heads = self.variance.chunks_exact(self.dim);
         let count = heads.len().max(1) as f64;
@@ -75,7 +76,7 @@ impl Calibration {
         self.dim
     }
 
-    /// Writes it to a file, whole or not at all.
+    /// Writes the calibration to a file atomically.
     ///
     /// # Errors
     /// [`ModelError::CalibrationIo`].
@@ -117,11 +118,12 @@ impl Calibration {
             })
     }
 
-    /// Reads the calibration of a model of that fingerprint.
+    /// Reads a calibration and checks that its fingerprint is `fingerprint`.
     ///
     /// # Errors
-    /// [`ModelError::Memory`] when there is no such file, [`ModelError::CalibrationFile`] and [`ModelError::Calibration`]
-    /// when it is malformed, of another shape, or of another model.
+    /// [`ModelError::Memory`] when the file cannot be read; [`ModelError::CalibrationFile`] and
+    /// [`ModelError::Calibration`] when it is malformed, has another shape, or belongs to another
+    /// model.
     pub fn load(path: &Path, config: &ModelConfig, fingerprint: &str) -> Result<Self, ModelError> {
         let file = ryz_tmac::InputFile::open(path)?;
         let wrong = |what: &'static str, expected: String, got: String| ModelError::Calibration {
@@ -181,7 +183,7 @@ impl Calibration {
     }
 }
 
-/// Sums over the attention outputs of the steps that it is given to ([`crate::RunState::observe`]).
+/// Sums over the attention outputs of the observed steps ([`crate::RunState::observe`]).
 #[derive(Debug)]
 pub struct AttentionStatistics {
     kv_heads: usize,
@@ -199,7 +201,7 @@ struct Sums {
 }
 
 impl AttentionStatistics {
-    /// Nothing seen yet.
+    /// Empty statistics.
     pub fn new(config: &ModelConfig) -> Self {
         let (kv_heads, dim) = (config.num_key_value_heads, config.value_head_dim);
         let sums = || {
@@ -218,7 +220,8 @@ impl AttentionStatistics {
         }
     }
 
-    /// Adds the outputs of the query heads of one key-value head: columns of `outputs` from `first` on.
+    /// Adds the outputs of the query heads of one key-value head: columns of `outputs` starting at
+    /// `first`.
     pub(crate) fn add(
         &self,
         layer: usize,
@@ -247,10 +250,11 @@ impl AttentionStatistics {
         }
     }
 
-    /// The principal components of what was seen.
+    /// The principal components of the observed outputs.
     ///
     /// # Errors
-    /// [`ModelError::NonFiniteAttention`] when the model gave no numbers, [`ModelError::Aborted`] once `cancel` is set.
+    /// [`ModelError::NonFiniteAttention`] when the model produced a value that is not finite;
+    /// [`ModelError::Aborted`] once `cancel` is set.
     pub fn calibration(
         &self,
         fingerprint: String,
@@ -265,7 +269,7 @@ impl AttentionStatistics {
             }
             let sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
             let count = sums.count.max(1) as f64;
-            // Their decomposition would never end.
+            // Their decomposition would never terminate.
             if !sums
                 .sum
                 .iter()

@@ -1,5 +1,6 @@
-//! Values in fewer dimensions: `c = B·(v − μ)` when they are stored, `a = μ + Bᵀ·Σ p·c` once for each attention output, with
-//! the rows of B orthonormal. Since attention weights add up to one, the mean costs nothing.
+//! Values stored in fewer dimensions: `c = B·(v − μ)` on write, `a = μ + Bᵀ·Σ p·c` once per
+//! attention output, where the rows of B are orthonormal. Attention weights sum to one, so the mean
+//! adds no cost per position.
 
 use ryz_format::ModelConfig;
 use ryz_kernels::Kernels;
@@ -7,10 +8,10 @@ use ryz_tmac::{AlignedVec, Arena, BufferKind};
 
 use crate::{ModelError, calibration::Calibration};
 
-/// Most channels of a value that can be compressed: what threads hold on their stacks.
+/// Maximum channels of a compressible value; bounds the buffers on the threads' stacks.
 pub const MAX_VALUE_DIM: usize = 256;
 
-/// The projections of all layers and heads to one number of dimensions.
+/// The projections of all layers and heads to one rank.
 #[derive(Debug)]
 pub(crate) struct ValueProjection {
     kv_heads: usize,
@@ -70,25 +71,26 @@ impl ValueProjection {
         Ok(this)
     }
 
-    /// Bytes that the projections of a model take.
+    /// Bytes of all projections of a model.
     pub fn bytes_for(config: &ModelConfig, rank: usize) -> usize {
         let heads = config.num_hidden_layers * config.num_key_value_heads;
         let dim = config.value_head_dim;
         heads * (2 * rank * dim + dim + rank) * size_of::<f32>()
     }
 
-    /// Dimensions that are stored.
+    /// Stored dimensions.
     pub fn rank(&self) -> usize {
         self.rank
     }
 
-    /// Bytes of the projections, which every token reads.
+    /// Bytes of the projections; every token reads them.
     pub fn bytes(&self) -> usize {
         let floats = self.rows.len() + self.columns.len() + self.mean.len() + self.offset.len();
         floats * size_of::<f32>()
     }
 
-    /// Puts the values of all heads, `dim` channels each, in `rank` dimensions each, at the front of the row.
+    /// Compresses the values of all heads from `dim` to `rank` channels each, packed at the front
+    /// of the row.
     pub fn compress(&self, kernels: Kernels, layer: usize, row: &mut [f32]) {
         let mut compressed = [0.0; MAX_VALUE_DIM];
         let compressed = &mut compressed[..self.rank];
@@ -103,7 +105,7 @@ impl ValueProjection {
         }
     }
 
-    /// The attention outputs of some query heads of one key-value head in all channels.
+    /// Expands the attention outputs of query heads that share one key-value head to all channels.
     pub fn expand(
         &self,
         kernels: Kernels,
@@ -123,7 +125,7 @@ impl ValueProjection {
     }
 }
 
-/// Whether values of `dim` channels can be stored in `rank` dimensions.
+/// Checks that values of `dim` channels can be stored in `rank` dimensions.
 pub(crate) fn check_rank(dim: usize, rank: usize) -> Result<(), ModelError> {
     if dim > MAX_VALUE_DIM {
         return Err(ModelError::ValueRank {

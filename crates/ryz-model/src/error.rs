@@ -7,42 +7,42 @@ use ryz_numa::RegionError;
 use ryz_source::SourceError;
 use ryz_tmac::MemoryError;
 
-/// Why a model cannot be loaded or a step cannot be computed.
+/// Why a model failed to load or a step failed to compute.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// A file is malformed or describes a model that is not supported.
+    /// A file is malformed or describes an unsupported model.
     #[error("{}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// The fault.
         source: FormatError,
     },
-    /// A value that was given in the place of the file's own does not fit.
+    /// A value given to override the file's own does not fit.
     #[error("overrides")]
     Overrides(#[source] FormatError),
-    /// A tensor's bytes cannot be used.
+    /// A tensor's bytes are invalid.
     #[error("{}", path.display())]
     Tensor {
         /// The file.
         path: PathBuf,
-        /// Which one, and what is wrong with it.
+        /// The tensor and its fault.
         source: KernelError,
     },
-    /// Reading failed, or memory was refused.
+    /// A read or an allocation failed.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The cache was refused.
+    /// The cache configuration is invalid.
     #[error(transparent)]
     KvCache(#[from] KvCacheError),
-    /// A kernel failed its self-test or an operand did not fit.
+    /// A kernel failed its self-test, or an operand has the wrong shape.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// A quantiser failed, or gave what no matrix can be made of.
+    /// A quantizer failed, or returned an invalid matrix.
     #[error(transparent)]
     Quantizer(#[from] QuantizeError),
-    /// A worker panicked: our own fault, but the process lives.
+    /// A worker panicked. This is a bug in the engine; the process survives.
     #[error(transparent)]
     Region(#[from] RegionError),
     /// A token id is not in the vocabulary.
@@ -58,9 +58,9 @@ pub enum ModelError {
     ContextOverflow {
         /// Its index in the batch.
         sequence: usize,
-        /// Positions there are.
+        /// Maximum positions.
         limit: usize,
-        /// Positions wanted.
+        /// Requested positions.
         got: usize,
     },
     /// A batch does not fit the run state.
@@ -70,18 +70,18 @@ pub enum ModelError {
         sequence: usize,
         /// The property.
         what: &'static str,
-        /// What it may be.
+        /// The allowed value.
         expected: usize,
-        /// What it was.
+        /// The actual value.
         got: usize,
     },
-    /// A name that is no [`crate::Activations`].
+    /// A name that is not one of [`crate::Activations`].
     #[error("activations: expected int8, int8-group or f32, got {got:?}")]
     UnknownActivations {
         /// The name given.
         got: String,
     },
-    /// A name that is no place for a hook.
+    /// A name that is not a hook point.
     #[error(
         "expected embedding.output, layers.N.attention.output, layers.N.ffn.output (N may be *), norm.output or logits, \
          got {got:?}"
@@ -90,24 +90,24 @@ pub enum ModelError {
         /// The name given.
         got: String,
     },
-    /// A calibration is of another model, of another shape, or of a version that is not known.
+    /// A calibration belongs to another model, or has another shape or an unknown version.
     #[error("{}: calibration's {what}: expected {expected}, got {got}", path.display())]
     Calibration {
         /// The file.
         path: PathBuf,
         /// The property.
         what: &'static str,
-        /// What it may be.
+        /// The expected value.
         expected: String,
-        /// What it was.
+        /// The actual value.
         got: String,
     },
-    /// A calibration is no safetensors file, or lacks a tensor.
+    /// A calibration is not a safetensors file, or lacks a tensor.
     #[error("{}: no calibration", path.display())]
     CalibrationFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// The fault.
         source: safetensors::SafeTensorError,
     },
     /// A calibration could not be written.
@@ -115,21 +115,21 @@ pub enum ModelError {
     CalibrationIo {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: ryz_files::OutputError,
     },
-    /// A calibration saw what is no number.
+    /// Calibration met a value that is not finite.
     #[error("layer {layer}: expected finite attention outputs: the model's weights give none")]
     NonFiniteAttention {
-        /// The first such layer.
+        /// The first affected layer.
         layer: usize,
     },
-    /// Values cannot be stored in so many dimensions.
+    /// Values cannot be stored in this many dimensions.
     #[error("dimensions of a cached value: expected {expected}, got {got}")]
     ValueRank {
-        /// What they may be.
+        /// The allowed values.
         expected: String,
-        /// What was asked for.
+        /// The requested dimensions.
         got: usize,
     },
     /// The caller cancelled.
@@ -148,7 +148,7 @@ impl From<SourceError> for ModelError {
 }
 
 impl ModelError {
-    /// The stable code that crosses to TypeScript.
+    /// The stable error code passed to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Format { source, .. } => source.code(),

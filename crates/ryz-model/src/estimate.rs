@@ -1,4 +1,4 @@
-//! What a model will take of memory, told from its header alone.
+//! Estimates a model's memory from its header alone.
 
 use std::cmp::Reverse;
 
@@ -18,20 +18,20 @@ use crate::{
     tensor::stage_rows,
 };
 
-/// Bytes that [`crate::Model::load`] and [`crate::RunState::new`] take from their arena.
+/// Bytes that [`crate::Model::load`] and [`crate::RunState::new`] allocate from their arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryEstimate {
-    /// The packed weights. Exact, but for group scales that turn out to be equal and become one, and for an image of the head
-    /// that cannot be made, or is dropped ([`crate::Model::drop_image`]).
+    /// The packed weights. Exact, except that equal group scales are merged into one, and that a
+    /// head image may turn out impossible or be dropped ([`crate::Model::drop_image`]).
     pub weights: usize,
-    /// The scratch of a step.
+    /// The scratch buffers of a step.
     pub scratch: usize,
-    /// The most that files are read through while the weights load; given back after it.
+    /// Peak staging memory for reading files during the load; freed afterwards.
     pub staging: usize,
 }
 
 impl MemoryEstimate {
-    /// Bytes that storing values in `rank` dimensions takes beside the packed weights.
+    /// Extra bytes needed to store values in `rank` dimensions.
     ///
     /// # Errors
     /// [`ModelError::ValueRank`].
@@ -40,7 +40,8 @@ impl MemoryEstimate {
         Ok(ValueProjection::bytes_for(config, rank))
     }
 
-    /// Of a model that `threads` threads load with `options`, for steps of `max_tokens` tokens and `max_outputs` rows of logits.
+    /// The estimate for loading with `options` on `threads` threads, and for steps of up to
+    /// `max_tokens` tokens and `max_outputs` rows of logits.
     pub fn of(
         source: &ModelSource,
         options: &LoadOptions,
@@ -99,7 +100,7 @@ impl MemoryEstimate {
         let staging = staging.iter().take(threads);
         let mut staging = staging.fold(0usize, |sum, bytes| sum.saturating_add(bytes.0));
         if let Some(head) = head {
-            // Made when all others are there.
+            // Created after all other matrices.
             weights = weights.saturating_add(head.bytes().next_multiple_of(LINE));
             let lines = DenseWeight::scratch_lines_of(head.dtype, head.tensor.cols);
             scratch_lines = scratch_lines.max(lines);
@@ -125,13 +126,13 @@ impl MemoryEstimate {
     }
 }
 
-/// Bytes that a matrix keeps, and those that it is read through.
+/// Bytes that a matrix keeps, and the bytes it is staged through.
 fn matrix(tensor: &TensorInfo, master: bool) -> (usize, usize) {
     let (dtype, rows, cols) = (tensor.dtype, tensor.rows, tensor.cols);
     let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
     let values = rows.saturating_mul(cols);
     if master {
-        // The file's floats, f32, codes, and codes packed as Hugging Face has them.
+        // The file's floats, f32, codes, and codes in Hugging Face's packing.
         let staged = bytes.saturating_add(values.saturating_mul(size_of::<f32>() + 1));
         let staged = staged.saturating_add(values / 4 + 4 * LINE);
         return (TernaryPacker::memory(DType::HfPacked, rows, cols), staged);
@@ -140,7 +141,7 @@ fn matrix(tensor: &TensorInfo, master: bool) -> (usize, usize) {
         return (bytes, 0);
     }
     let kept = TernaryPacker::memory(dtype, rows, cols);
-    // Scales of rows are made beside those of groups that they replace.
+    // Row scales are created while the group scales that they replace are still allocated.
     let scales = match dtype.has_tensor_scale() {
         true => 0,
         false => rows.next_multiple_of(LINE) * size_of::<f32>(),

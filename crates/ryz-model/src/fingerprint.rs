@@ -1,4 +1,5 @@
-//! What tells a model from all others: a hash of all that its function is made of, taken while it is read.
+//! A model's fingerprint: a hash of everything that determines its results, computed while the
+//! model is read.
 
 use std::{
     collections::HashMap,
@@ -12,27 +13,28 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::{ModelError, ModelSource, sync::lock};
 
-/// Bytes that are read at a time of a tensor that was not read as it is in the file.
+/// Bytes read at a time from a tensor that loading did not hash.
 const PIECE: usize = 1 << 20;
 
-/// Hashes of the tensors that were read, by name.
+/// Hashes of the tensors read so far, by name.
 #[derive(Debug, Default)]
 pub(crate) struct TensorHashes(Mutex<HashMap<String, u128>>);
 
 impl TensorHashes {
-    /// Takes the hash of a tensor's bytes, from the first to the last.
+    /// Hashes a tensor's bytes in file order.
     pub fn add(&self, tensor: &TensorInfo, hash: &Xxh3) {
         lock(&self.0).insert(tensor.name.clone(), hash.digest128());
     }
 }
 
-/// A hash (XXH3) of a model's config, and of the names, types, shapes and bytes of all tensors that it is made of; the same
-/// however its files are split.
+/// A hash (XXH3) of a model's config and of the names, types, shapes and bytes of all its tensors.
+/// It does not depend on how the files are split.
 ///
-/// Weights that are read in place are hashed when somebody asks first: a load would otherwise read them all.
+/// Weights mapped in place are hashed on first use, because hashing them on load would read them
+/// all.
 #[derive(Debug)]
 pub struct Fingerprint {
-    /// The config, and each tensor with the hash of its bytes or the place where they are mapped.
+    /// The config, and each tensor with either the hash or the mapped location of its bytes.
     config: String,
     tensors: Vec<(String, Bytes)>,
     maps: Vec<Arc<MappedFile>>,
@@ -63,7 +65,8 @@ impl Fingerprint {
             let bytes = match hashes.get(&tensor.name) {
                 Some(&hash) => Bytes::Hashed(hash),
                 None if !maps.is_empty() => {
-                    // The header was checked against the file's length, which fits memory: it is mapped.
+                    // The header was checked against the file's length, which fits the address
+                    // space because the file is mapped.
                     Bytes::Mapped(tensor.shard, tensor.offset as usize, tensor.bytes as usize)
                 }
                 None => Bytes::Hashed(read(source, tensor)?),
@@ -73,9 +76,9 @@ impl Fingerprint {
         tensors.sort_by(|a, b| a.0.cmp(&b.0));
         let mut said = format!("{:?}", config.rope);
         for (key, value) in config.gguf_pairs() {
-            // A longer context is no other function.
+            // A longer context does not change the results.
             if !key.ends_with(".context_length") {
-                // Writing to a string does not fail.
+                // Writing to a string cannot fail.
                 let _ = write!(said, "\n{key} {value}");
             }
         }
@@ -87,7 +90,7 @@ impl Fingerprint {
         })
     }
 
-    /// The hash in hexadecimal digits.
+    /// The hash as hexadecimal digits.
     pub fn text(&self) -> &str {
         self.text.get_or_init(|| {
             let mut all = Xxh3::new();
@@ -109,7 +112,7 @@ impl Fingerprint {
     }
 }
 
-/// The hash of a tensor that was not read as it is.
+/// Hashes a tensor that loading did not hash.
 fn read(source: &ModelSource, tensor: &TensorInfo) -> Result<u128, ModelError> {
     let mut hash = Xxh3::new();
     let mut piece = vec![0; PIECE];

@@ -12,10 +12,11 @@
 //! ```
 //!
 //! One parallel region computes a whole step. Its threads walk the layers together, each takes its
-//! share of the tokens, of the rows of a matrix, or of the attention heads, and all meet at a
-//! barrier wherever one phase reads what another wrote. One thread computes each value, in an order
-//! that the value's position alone decides: logits do not depend on the number of threads, on the
-//! batch, or on how a prompt was cut into chunks.
+//! One parallel region computes a whole step. Its threads walk the layers together. Each takes its
+//! share of the tokens, matrix rows or attention heads, and all meet at a barrier wherever one
+//! phase reads what another wrote. One thread computes each value, in an order that depends only on
+//! the value's position. Logits therefore do not depend on the number of threads, on the batch, or
+//! on how a prompt was split into chunks.
 
 mod attention;
 mod feed_forward;
@@ -37,15 +38,16 @@ use crate::{
 pub(crate) use pass::{Pass, chunks, lines};
 
 impl Model {
-    /// Computes one step: writes the keys and values of all new tokens to `cache`, and the logits that the batch asks
-    /// for to `state`, in batch order ([`RunState::logits`]).
+    /// Computes one step: writes the keys and values of all new tokens to `cache`, and the
+    /// requested logits to `state` in batch order ([`RunState::logits`]).
     ///
-    /// `cancel` is looked at between layers.
+    /// `cancel` is checked between layers.
     ///
     /// # Errors
-    /// [`ModelError::InvalidBatch`], [`ModelError::TokenOutOfRange`] and [`ModelError::ContextOverflow`] before anything
-    /// is computed; [`ModelError::Aborted`] when `cancel` was set: the new positions of the cache are then undefined;
-    /// [`ModelError::Region`] when a worker panicked.
+    /// [`ModelError::InvalidBatch`], [`ModelError::TokenOutOfRange`] and
+    /// [`ModelError::ContextOverflow`] before anything is computed; [`ModelError::Aborted`] when
+    /// `cancel` was set, which leaves the new cache positions undefined; [`ModelError::Region`]
+    /// when a worker panicked.
     ///
     /// # Panics
     /// When `lease` has more threads than the one that loaded the model.
@@ -60,10 +62,10 @@ impl Model {
         self.step(lease, state, cache, batch, cancel, None)
     }
 
-    /// [`Model::forward`], with hooks called at the places that they want.
+    /// [`Model::forward`] with hooks called at the points they request.
     ///
     /// # Errors
-    /// As [`Model::forward`]; [`ModelError::Aborted`] also when a hook ends the step.
+    /// As [`Model::forward`]; also [`ModelError::Aborted`] when a hook ends the step.
     pub fn forward_with(
         &self,
         lease: &Lease,
@@ -78,7 +80,7 @@ impl Model {
 }
 
 impl Pass<'_> {
-    /// Some stages of the pass, in their order.
+    /// Runs some stages of the pass in order.
     fn run(&self, stages: Range<usize>) -> Result<(), RegionExit> {
         self.lap(Phase::Dispatch, None);
         let layers = &self.model.weights.layers;
@@ -109,7 +111,7 @@ impl Pass<'_> {
     fn attention(&self, layer: usize, weights: &AttentionWeights) -> Result<(), RegionExit> {
         let state = self.state;
         let qkv = [&weights.query, &weights.key, &weights.value];
-        // x += projected, of the layer before; h = norm(x)
+        // x += projected (of the layer before); h = norm(x)
         let add = layer > 0;
         self.tokens(|rows| self.add_and_normalize(layer, add, &weights.norm, &qkv, rows))?;
         self.barrier(Some(layer))?;
@@ -148,7 +150,7 @@ impl Pass<'_> {
     fn gated(&self, layer: usize, weights: &GatedWeights) -> Result<(), RegionExit> {
         let state = self.state;
         let read = [&weights.gate, &weights.up];
-        // x += projected, of attention; h = norm(x)
+        // x += projected (of attention); h = norm(x)
         self.tokens(|rows| self.add_and_normalize(layer, true, &weights.norm, &read, rows))?;
         self.barrier(Some(layer))?;
         // g = act(Wgate·h) · (Wup·h)
@@ -169,7 +171,7 @@ impl Pass<'_> {
         self.barrier_or_cancelled(layer)
     }
 
-    /// hidden = norm(x + projected), of the rows that give logits
+    /// hidden = norm(x + projected), for the rows that produce logits
     fn final_norm(&self) -> Result<(), RegionExit> {
         let outputs = self.plan.outputs.len();
         self.worker.share(outputs, Chunks::of(1), |outputs| {

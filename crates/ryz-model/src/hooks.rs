@@ -1,23 +1,23 @@
-//! Places of the forward pass where a program may look at values or change them.
+//! Points of the forward pass where a program can read or change values.
 //!
-//! A step without hooks is one parallel region. Where a hook wants a place, the region ends, the hook is called on the
-//! calling thread, and a new region goes on.
+//! A step without hooks is one parallel region. At a hooked point, the region ends, the hook runs
+//! on the calling thread, and a new region continues.
 
 use std::{fmt, ops::Range, str::FromStr};
 
 use crate::ModelError;
 
-/// A place of the pass.
+/// A point of the pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HookPoint {
-    /// The embeddings (token, hidden): what the first layer reads.
+    /// The embeddings (token, hidden), which the first layer reads.
     Embedding,
-    /// What the layer's attention adds to the residual stream (token, hidden).
+    /// The layer's attention output, before it is added to the residual stream (token, hidden).
     Attention(usize),
-    /// What the layer's feed-forward network adds to it (token, hidden).
+    /// The layer's feed-forward output, before it is added to the residual stream (token, hidden).
     FeedForward(usize),
-    /// The hidden states after the final norm (output, hidden): what the head reads.
+    /// The hidden states after the final norm (output, hidden), which the head reads.
     FinalNorm,
     /// The logits (output, vocabulary).
     Logits,
@@ -35,7 +35,7 @@ impl fmt::Display for HookPoint {
     }
 }
 
-/// One or more places: the name of one, or `layers.*.attention.output`, `layers.*.ffn.output`.
+/// One or more points: the name of one, or `layers.*.attention.output` or `layers.*.ffn.output`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HookPattern {
     point: HookPoint,
@@ -43,7 +43,7 @@ pub struct HookPattern {
 }
 
 impl HookPattern {
-    /// Whether it means this place.
+    /// Whether the pattern matches this point.
     pub fn matches(self, point: HookPoint) -> bool {
         use HookPoint::{Attention, FeedForward};
         match (self.point, point) {
@@ -54,7 +54,7 @@ impl HookPattern {
         }
     }
 
-    /// The layer it names, if it names one.
+    /// The layer that it names, if any.
     pub fn layer(self) -> Option<usize> {
         match self.point {
             HookPoint::Attention(layer) | HookPoint::FeedForward(layer) if !self.every_layer => {
@@ -85,7 +85,7 @@ impl FromStr for HookPattern {
         let rest = text.strip_prefix("layers.").ok_or_else(unknown)?;
         let (layer, place) = rest.split_once('.').ok_or_else(unknown)?;
         let every_layer = layer == "*";
-        // No sign, no leading zero: a place has one name.
+        // No sign and no leading zero: each point has exactly one name.
         let is_number = layer.bytes().all(|byte| byte.is_ascii_digit())
             && (layer == "0" || !layer.starts_with('0'));
         let layer = match layer {
@@ -102,13 +102,14 @@ impl FromStr for HookPattern {
     }
 }
 
-/// What is called at the places it wants, on the thread that called [`crate::Model::forward`].
+/// Callbacks at requested points, on the thread that called [`crate::Model::forward`].
 pub trait Hooks {
-    /// Whether it wants to be called there.
+    /// Whether to call the hook at this point.
     fn wants(&self, point: HookPoint) -> bool;
 
-    /// May change `values`: the rows of one sequence of the batch, row after row, `cols` in each. `position` is that of
-    /// the first row in its sequence. `false` ends the step early, as a cancel does.
+    /// May change `values`, the rows of one sequence of the batch, in row-major order with `cols`
+    /// values each. `position` is the position of the first row in its sequence. Returning `false`
+    /// ends the step early, like a cancel.
     fn call(
         &mut self,
         point: HookPoint,
@@ -119,8 +120,8 @@ pub trait Hooks {
     ) -> bool;
 }
 
-/// A stretch of the pass that one region computes, numbered in order: the embedding, attention and feed-forward network
-/// of each layer, the final norm, the head.
+/// The point after a stage. Stages are numbered in order: the embedding, each layer's attention and
+/// feed-forward network, the final norm, the head.
 pub(crate) fn stage_point(stage: usize, layers: usize) -> HookPoint {
     match stage {
         0 => HookPoint::Embedding,
@@ -131,12 +132,12 @@ pub(crate) fn stage_point(stage: usize, layers: usize) -> HookPoint {
     }
 }
 
-/// Stages of a model.
+/// Number of stages of a model.
 pub(crate) fn stages(layers: usize) -> usize {
     2 * layers + 3
 }
 
-/// The stretches between the places that `hooks` wants, in order.
+/// The stretches between the points that `hooks` requests, in order.
 pub(crate) fn regions(layers: usize, hooks: &dyn Hooks) -> Vec<Range<usize>> {
     let mut regions = Vec::new();
     let mut start = 0;
@@ -150,7 +151,7 @@ pub(crate) fn regions(layers: usize, hooks: &dyn Hooks) -> Vec<Range<usize>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::single_range_in_vec_init)] // a single region is what is meant
+#[allow(clippy::single_range_in_vec_init)] // one range is intended
 mod tests {
     use super::*;
 

@@ -1,8 +1,9 @@
 //! Transformer architectures: weights, run state and the forward pass.
 //!
-//! [`ModelSource`] opens a model's files and validates their headers; [`Model::load`] reads the weights into the arena;
-//! [`Model::forward`] computes one step of a ragged batch over a paged cache. Configuration, weights and scratch are
-//! separate: a [`Model`] never changes, a [`RunState`] belongs to whoever runs it.
+//! [`ModelSource`] opens a model's files and validates their headers; [`Model::load`] reads the
+//! weights into the arena; [`Model::forward`] computes one step of a ragged batch over a paged
+//! cache. Configuration, weights and scratch are separate: a [`Model`] never changes during a step,
+//! and each caller owns its [`RunState`].
 #![forbid(unsafe_code)]
 
 mod activations;

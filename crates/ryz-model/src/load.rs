@@ -1,4 +1,4 @@
-//! Reading weights: from a file's blocks into the arena, packed for the kernels.
+//! Loads weights from a file's blocks into the arena, packed for the kernels.
 
 use std::{
     collections::HashSet,
@@ -37,34 +37,39 @@ use crate::{
 /// Options of [`Model::load`].
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// The instructions to use.
+    /// The instruction set to use.
     pub kernels: Kernels,
-    /// How inputs are quantised; `None` for what the architecture was trained with ([`Activations::default_for`]).
+    /// Quantization of inputs; `None` selects what the architecture was trained with
+    /// ([`Activations::default_for`]).
     pub activations: Option<Activations>,
-    /// What makes float projections ternary; `None` (the default) leaves floats as they are, but for master weights, which
-    /// absmean makes ternary as their training did.
+    /// Quantizer that makes float projections ternary. `None` (the default) keeps floats, except
+    /// master weights, which absmean makes ternary as in their training.
     pub quantizer: Option<SharedQuantizer>,
-    /// Whether prepacked and dense matrices are read in place in the mapped file, where they lie on 64-byte lines; default
-    /// false. A file that is cut short while it is mapped kills the process.
+    /// Whether to map prepacked and dense matrices in place where they are aligned to 64 bytes;
+    /// default false. Truncating a mapped file kills the process.
     pub map_weights: bool,
-    /// Whether products of a feed-forward network with a squared ReLU leave out what is multiplied with 0; default true.
-    /// Results are the same bits.
+    /// Whether feed-forward networks with a squared ReLU skip weights multiplied by zero; default
+    /// true. Results are bit-identical.
     pub sparsity: bool,
-    /// How densely ternary weights are packed, where they can be; default 2 bits. [`Model::repack`] changes it. Results are the
-    /// same bits.
+    /// Packing density of ternary weights that support a choice; default 2 bits. [`Model::repack`]
+    /// changes it. Results are bit-identical.
     pub packing: Packing,
-    /// What the output matrix is multiplied as; default what the file has. Fewer bits are read faster and change the logits.
+    /// Type of the output matrix in products; default the file's. Fewer bits are faster and change
+    /// the logits.
     pub head: HeadType,
-    /// Whether rows of the head are left out that cannot matter; default never. Tokens are the same; the image that it takes is
-    /// memory beside the head.
+    /// Whether to skip rows of the head that cannot matter; default off. Sampled tokens do not
+    /// change. The image needs memory in addition to the head.
     pub head_screening: HeadScreening,
-    /// How many bytes a layer, the head counted as one more (of weights, times tokens, and of the cache), a step reads at least that is
-    /// shared among threads; default [`PARALLEL_FROM`]. Less is computed by one thread, with the same bits: meeting the others would take longer.
+    /// Minimum bytes per layer read by a step that is shared among threads; default
+    /// [`PARALLEL_FROM`]. The bytes are weights times tokens plus the cache, and the head counts as
+    /// one more layer. Smaller steps run on one thread, with the same bits, because synchronization
+    /// would take longer.
     pub parallel_from: usize,
 }
 
-/// What the threads of a step write for one another takes some 25 µs a layer (two Zen 5 cores); two threads that read half of this each
-/// save as much. The model of the package, of 0.6 MB a layer and token, generates 8,000 tokens a second with one thread, 4,100 with two.
+/// Exchanging a step's data between threads takes about 25 µs per layer (two Zen 5 cores). With
+/// half of this many bytes each, two threads save as much. The package's bundled model, at 0.6 MB
+/// per layer and token, generates 8,000 tokens/s with one thread and 4,100 with two.
 pub const PARALLEL_FROM: usize = 2 << 20;
 
 impl Default for LoadOptions {
@@ -83,23 +88,23 @@ impl Default for LoadOptions {
     }
 }
 
-/// What making a tensor ternary on load cost.
+/// The cost of making a tensor ternary on load.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedTensor {
     /// Its name.
     pub name: String,
-    /// How far the weights in use are from the file's.
+    /// Error of the weights in use relative to the file's.
     pub error: TensorError,
-    /// Share of weights that are 0.
+    /// Fraction of weights that are 0.
     pub zero_fraction: f64,
 }
 
-/// How far a load has come.
+/// Progress of a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadProgress {
-    /// Bytes of tensors read.
+    /// Bytes of tensors read so far.
     pub done_bytes: u64,
-    /// Bytes of tensors in all.
+    /// Total bytes of tensors.
     pub total_bytes: u64,
 }
 
@@ -113,14 +118,14 @@ pub struct Model {
     pub(crate) activation: Activation,
     /// 1/√key_head_dim
     pub(crate) attention_scale: f32,
-    /// Values are stored through it.
+    /// The projection through which values are stored, if any.
     pub(crate) value_projection: Option<ValueProjection>,
     activations: Activations,
     head: HeadType,
     quantized: Vec<QuantizedTensor>,
-    /// Threads that run it at the most.
+    /// Maximum threads that run it.
     pub(crate) threads: usize,
-    /// Lines of scratch memory that each of them needs.
+    /// Lines of scratch memory per thread.
     pub(crate) scratch_lines: usize,
     /// See [`LoadOptions::parallel_from`].
     pub(crate) parallel_from: usize,
@@ -128,13 +133,14 @@ pub struct Model {
 }
 
 impl Model {
-    /// Reads and packs all weights, on the threads of `lease`.
+    /// Reads and packs all weights on the threads of `lease`.
     ///
-    /// `progress` is called on this thread's worker as tensors are done; [`ControlFlow::Break`] ends the load with
-    /// [`ModelError::Aborted`].
+    /// `progress` is called on the calling thread as tensors finish; [`ControlFlow::Break`] ends
+    /// the load with [`ModelError::Aborted`].
     ///
     /// # Errors
-    /// Faults of the file ([`ModelError::Tensor`], [`ModelError::Memory`]), memory refused, or the abort.
+    /// File faults ([`ModelError::Tensor`], [`ModelError::Memory`]), failed allocations, or the
+    /// abort.
     pub fn load(
         source: &ModelSource,
         options: &LoadOptions,
@@ -201,33 +207,35 @@ impl Model {
         })
     }
 
-    /// What the model is.
+    /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// What tells it from all others.
+    /// The model's fingerprint.
     pub fn fingerprint(&self) -> &Arc<Fingerprint> {
         &self.fingerprint
     }
 
-    /// How inputs of projections are quantised.
+    /// Quantization of the projections' inputs.
     pub fn activations(&self) -> Activations {
         self.activations
     }
 
-    /// What the output matrix is multiplied as: the file's own type also where another that was asked for is no smaller.
+    /// Type of the output matrix in products: the file's own type if the requested one is no
+    /// smaller.
     pub fn head(&self) -> HeadType {
         self.head
     }
 
-    /// Has values stored in `rank` dimensions from now on ([`Model::stored_value_dim`]), by a calibration of this model.
+    /// Stores values in `rank` dimensions from now on ([`Model::stored_value_dim`]), using a
+    /// calibration of this model.
     ///
     /// # Errors
     /// [`ModelError::ValueRank`], [`ModelError::Memory`].
     ///
     /// # Panics
-    /// When the calibration is of another shape, which [`Calibration::load`] refuses.
+    /// When the calibration has another shape, which [`Calibration::load`] rejects.
     pub fn compress_values(
         &mut self,
         calibration: &Calibration,
@@ -246,18 +254,19 @@ impl Model {
         Ok(())
     }
 
-    /// Has values stored whole, as without [`Model::compress_values`].
+    /// Stores values uncompressed again, as before [`Model::compress_values`].
     pub fn store_whole_values(&mut self) {
         self.value_projection = None;
     }
 
-    /// Dimensions in which the values of a head are stored: those of the cache that [`Model::forward`] takes.
+    /// Stored dimensions of a head's values, which the cache passed to [`Model::forward`] must
+    /// match.
     pub fn stored_value_dim(&self) -> usize {
         let projection = self.value_projection.as_ref();
         projection.map_or(self.config.value_head_dim, ValueProjection::rank)
     }
 
-    /// What was made ternary on load, by name.
+    /// Tensors made ternary on load, with their names.
     pub fn quantized(&self) -> &[QuantizedTensor] {
         &self.quantized
     }
@@ -267,41 +276,42 @@ impl Model {
         self.kernels
     }
 
-    /// Bytes of all matrices as they are in memory, and of the head's image.
+    /// Bytes in memory of all matrices and of the head's image.
     pub fn packed_bytes(&self) -> usize {
         let matrices: usize = self.weights.linears().map(Linear::packed_bytes).sum();
         matrices + self.image_bytes()
     }
 
-    /// Bytes of the image by which rows of the head are left out ([`HeadScreening`]); 0 where there is none.
+    /// Bytes of the image used to skip rows of the head ([`HeadScreening`]); 0 without one.
     pub fn image_bytes(&self) -> usize {
         self.weights.lm_head.image_bytes()
     }
 
-    /// Whether the head has an image that is no copy, and that each [`crate::RunState`] gives up by itself where it does not pay.
+    /// Whether the head is its own image, which each [`crate::RunState`] stops using by itself if
+    /// it does not pay off.
     pub fn head_is_image(&self) -> bool {
         let image = self.weights.lm_head.image.as_ref();
         image.is_some_and(HeadImage::is_head)
     }
 
-    /// Gives the image back: all steps from now on multiply the whole head.
+    /// Frees the image; later steps multiply the whole head.
     pub fn drop_image(&mut self) {
         self.weights.lm_head.image = None;
     }
 
-    /// Bytes of the head, which a step reads that leaves nothing out.
+    /// Bytes of the head, all of which a step reads without screening.
     pub fn head_bytes(&self) -> usize {
         self.weights.head().packed_bytes()
     }
 
-    /// Bytes of matrices that one decoded token reads where nothing is left out: all but the embedding, of which it reads one row
-    /// (unless the embedding is the head too), and the projections of compressed values.
+    /// Bytes of matrices read per decoded token without skipping: all matrices except the embedding
+    /// (one row of it, unless it is also the head), and the projections of compressed values.
     pub fn weight_bytes_per_token(&self) -> usize {
         self.bytes_per_token(Linear::packed_bytes)
     }
 
-    /// What [`Model::weight_bytes_per_token`] is where ternary weights are in 2 bits: a measure of a token's cost that depends on no
-    /// measurement.
+    /// [`Model::weight_bytes_per_token`] with ternary weights in 2 bits: a measure of a token's
+    /// cost that does not depend on timing.
     pub fn two_bit_bytes_per_token(&self) -> usize {
         self.bytes_per_token(Linear::two_bit_bytes)
     }
@@ -319,7 +329,7 @@ impl Model {
         all - not_read + projection.map_or(0, ValueProjection::bytes)
     }
 
-    /// The packings of its ternary matrices, each once.
+    /// The distinct packings of its ternary matrices.
     pub fn packings(&self) -> Vec<Packing> {
         let mut used: Vec<Packing> = self.weights.linears().filter_map(Linear::packing).collect();
         used.sort_by_key(|packing| packing.name());
@@ -327,7 +337,7 @@ impl Model {
         used
     }
 
-    /// Names of the kernel rows in use, each once.
+    /// The distinct names of the kernel rows in use.
     pub fn kernel_names(&self) -> Vec<&'static str> {
         let mut names = Vec::new();
         let projections = self
@@ -346,49 +356,50 @@ impl Model {
     }
 }
 
-/// Whether a tensor's floats are masters that are made ternary on load.
+/// Whether a tensor holds float master weights that are made ternary on load.
 pub(crate) fn is_master(config: &ModelConfig, name: &str, role: TensorRole) -> bool {
     config.quantize_weights && role == TensorRole::Linear && !config.keeps_floats(name)
 }
 
-/// What reading a tensor needs.
+/// The state shared by all tensor reads.
 pub(crate) struct Loader<'a> {
     pub source: &'a ModelSource,
     pub kernels: Kernels,
     pub arena: &'a Arena,
     pub quantizer: Option<&'a SharedQuantizer>,
-    /// The model's files, where they are read in place.
+    /// The mapped files, if weights are read in place.
     pub maps: Vec<Arc<MappedFile>>,
-    /// What is made of the head.
+    /// The conversion of the head, if any.
     pub head: Option<RequantizedHead<'a>>,
-    /// What an image is made of.
+    /// The tensor to create an image of.
     screened: Option<ScreenedTensor<'a>>,
-    /// Memory on the nodes whose threads will read it; on most machines there is one node, and nothing here.
+    /// Memory reserved on the nodes of the threads that will read it; empty on machines with one
+    /// node.
     pub reserved: Arc<Reservations>,
     pub sparsity: Sparsity,
     packing: Packing,
-    /// The most that a matrix which leaves something out needs.
+    /// Maximum scratch lines of the matrices that skip rows or columns.
     scratch_lines: AtomicUsize,
-    /// Of the bytes that were read.
+    /// Hashes of the bytes read.
     pub hashes: TensorHashes,
 }
 
-/// A matrix that was read.
+/// A loaded matrix.
 pub(crate) struct Matrix {
     pub linear: Linear,
-    /// The type of its weights now.
+    /// The current type of its weights.
     pub dtype: DType,
-    /// What making it ternary cost.
+    /// The cost of making it ternary.
     pub quantized: Option<QuantizedTensor>,
 }
 
-/// Matrices by tensor index of the source.
+/// Matrices, indexed like the source's tensors.
 type Matrices = Vec<Option<Matrix>>;
 
 impl Loader<'_> {
-    /// Takes the memory of all matrices at once, where it matters on which node it lies.
+    /// Allocates the memory of all matrices at once, if NUMA placement matters.
     fn reserve(&mut self, lease: &Lease) -> Result<(), ModelError> {
-        // Pages of a mapped file lie where the system put them.
+        // The system decides where pages of a mapped file are placed.
         if lease.memory_nodes().is_empty() || !self.maps.is_empty() {
             return Ok(());
         }
@@ -401,7 +412,7 @@ impl Loader<'_> {
             let matrix = match expected.role {
                 TensorRole::Vector => continue,
                 _ if self.replaced(&tensor.name) => continue,
-                // Of what type these will be is the quantiser's to say.
+                // The quantizer decides their type.
                 role if self.makes_ternary(tensor, role) && self.quantizer.is_some() => continue,
                 role if is_master(config, &tensor.name, role) => {
                     Reservation::Ternary(self.labelled(tensor).packer(DType::HfPacked)?)
@@ -468,7 +479,8 @@ impl Loader<'_> {
                 ControlFlow::Continue(()) => Ok(()),
             }
         };
-        // A quantiser that was given is called for one tensor at a time, and holds up no other engine's threads.
+        // A caller's quantizer runs on one tensor at a time and does not block other engines'
+        // threads.
         if self.quantizer.is_some() {
             for (tensor, read) in tensors.iter().zip(&mut read) {
                 if wanted(tensor) && self.makes_ternary(tensor, role(tensor)) {
@@ -522,12 +534,12 @@ impl Loader<'_> {
         Ok(read.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether a tensor is read only to make another of it.
+    /// Whether a tensor is read only to convert it into another one.
     fn replaced(&self, name: &str) -> bool {
         self.head.as_ref().is_some_and(|head| head.replaces(name))
     }
 
-    /// Makes the image of the head, where one is wanted.
+    /// Creates the head's image if one is requested.
     fn image(
         &self,
         head: &Linear,
@@ -545,7 +557,8 @@ impl Loader<'_> {
         HeadImage::new(head, screening, self.kernels, self.arena, reserved, lease)
     }
 
-    /// Lays a matrix out so that products leave out what they can, where that is wanted and can be, or packs it as is wanted.
+    /// Lays a matrix out in the order that lets products skip rows or columns, if requested and
+    /// possible; otherwise applies the requested packing.
     fn in_order(&self, mut matrix: Matrix, tensor: &TensorInfo) -> Result<Matrix, ModelError> {
         let (dtype, rows, cols) = (matrix.dtype, tensor.rows, tensor.cols);
         let Some(order) = self.sparsity.order(&tensor.name, dtype, rows, cols) else {
@@ -568,7 +581,7 @@ impl Loader<'_> {
         Ok(Matrix { linear, ..matrix })
     }
 
-    /// The same for one tensor, whose name its memory is listed under.
+    /// A loader for one tensor, which labels its memory with the tensor's name.
     fn labelled<'t>(&'t self, tensor: &'t TensorInfo) -> TensorLoader<'t> {
         TensorLoader {
             loader: self,
@@ -577,7 +590,7 @@ impl Loader<'_> {
         }
     }
 
-    /// Whether floats of the file are ternary in use.
+    /// Whether the file's floats are made ternary on load.
     fn makes_ternary(&self, tensor: &TensorInfo, role: TensorRole) -> bool {
         let config = self.source.config();
         let given = self.quantizer.is_some() && role == TensorRole::Linear;
@@ -585,7 +598,8 @@ impl Loader<'_> {
             || (given && !tensor.dtype.is_ternary() && !config.keeps_floats(&tensor.name))
     }
 
-    /// Puts the tensors in their places. The header was checked against the config, so that all of them are there.
+    /// Assembles the model from its tensors. The header was checked against the config, so none is
+    /// missing.
     fn assemble(
         &self,
         config: &ModelConfig,

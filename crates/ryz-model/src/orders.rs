@@ -1,9 +1,10 @@
-//! Which matrices leave out too little to lie in their order.
+//! Selects matrices that skip too little to stay in a skippable order.
 //!
-//! A matrix of which every row or column counts may be read more slowly in its order ([`ryz_kernels::LineOrder`]) than in tiles. At which
-//! share both take as long is measured while a model is loaded ([`SparseTernary::order_share`]). What share of a layer counts, no file
-//! says: it is counted in the first steps of one token, and a matrix of which more counts is laid out as tiles, where it is and
-//! for good. No result changes.
+//! A matrix whose rows or columns all count may be slower to read in its order
+//! ([`ryz_kernels::LineOrder`]) than in tiles. The break-even share is measured while the model
+//! loads ([`SparseTernary::order_share`]). No file records a layer's share, so the first
+//! single-token steps count it, and a matrix above the break-even share is converted to tiles, in
+//! place and permanently. Results do not change.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,21 +16,22 @@ use crate::{
     weights::{LayerWeights, Projection},
 };
 
-/// Tokens that are looked at.
+/// Number of tokens to observe.
 const WATCHED_TOKENS: u64 = 64;
 
-/// Counts what counts, until enough tokens were seen, and knows then which matrices are to be laid out as tiles.
+/// Counts active rows and columns until enough tokens were seen, then lists the matrices to convert
+/// to tiles.
 #[derive(Debug)]
 pub(crate) struct OrderWatch {
     tokens: u64,
     layers: Vec<WatchedLayer>,
-    /// Matrices to be laid out as tiles, once it is known which.
+    /// Matrices to convert to tiles, once known.
     due: Option<Vec<Place>>,
-    /// For a piece of any of them: memory is not asked for between steps.
+    /// Staging for a piece of any of them, so that nothing is allocated between steps.
     staging: AlignedVec<Line>,
 }
 
-/// A matrix that may be in an order: its layer, and where in that.
+/// A matrix that may be in an order: its layer, and its position in that layer.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     layer: usize,
@@ -42,7 +44,7 @@ enum Part {
     Down,
 }
 
-/// What counted in one layer, on cache lines of its own.
+/// Counts of one layer, on separate cache lines.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct WatchedLayer {
@@ -53,19 +55,20 @@ pub(crate) struct WatchedLayer {
 }
 
 impl WatchedLayer {
-    /// Rows of `up` that counted for a token.
+    /// Adds the rows of `up` that counted for a token.
     pub fn add_rows(&self, rows: usize) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
     }
 
-    /// Columns of `down` that did.
+    /// Adds the columns of `down` that counted for a token.
     pub fn add_columns(&self, columns: usize) {
         self.columns.fetch_add(columns as u64, Ordering::Relaxed);
     }
 }
 
 impl OrderWatch {
-    /// `None` where every matrix is in the right order whatever counts, or there is no memory to lay it out anew.
+    /// `None` if every matrix is in the right order for any counts, or if there is no memory to
+    /// convert one.
     pub fn new(layers: &[LayerWeights], arena: &Arena) -> Option<Self> {
         let projections =
             (layers.iter().map(LayerWeights::gated)).flat_map(|gated| [&gated.up, &gated.down]);
@@ -82,17 +85,18 @@ impl OrderWatch {
         })
     }
 
-    /// Where a step of one token counts, unless enough was seen. A step that is not finished leaves a little too much behind.
+    /// The counters of a single-token step, or `None` once enough tokens were seen. An unfinished
+    /// step leaves a small excess.
     pub fn layers(&self) -> Option<&[WatchedLayer]> {
         (self.tokens < WATCHED_TOKENS).then_some(&self.layers)
     }
 
-    /// Such a step was finished.
+    /// Records that a counted step finished.
     pub fn add_token(&mut self) {
         self.tokens = (self.tokens + 1).min(WATCHED_TOKENS);
     }
 
-    /// Finds the matrices of which more counts than pays, once enough tokens were seen.
+    /// Finds the matrices whose share is above break-even, once enough tokens were seen.
     fn decide(&mut self, layers: &[LayerWeights]) {
         if self.tokens < WATCHED_TOKENS || self.due.is_some() {
             return;
@@ -119,8 +123,9 @@ impl OrderWatch {
 }
 
 impl Model {
-    /// Between steps: lays out one of the matrices as tiles that leave out less than pays, if it is known by now and there is one
-    /// left. That takes as long as reading it a few times, once in a model's life, and no memory. Whether there was one.
+    /// Call between steps: converts one matrix whose share is above break-even to tiles, if the
+    /// choice is made and one is left. This takes as long as reading the matrix a few times,
+    /// happens once per matrix, and allocates nothing. Returns whether a matrix was converted.
     pub fn settle_order(&mut self, state: &mut RunState) -> bool {
         let Some(watch) = &mut state.orders else {
             return false;
@@ -148,7 +153,7 @@ impl Model {
     }
 }
 
-/// The matrix of a projection, where it is in an order.
+/// A projection's matrix, if it is in an order.
 fn ordered(projection: &Projection) -> Option<&SparseTernary> {
     match &projection.weight {
         Linear::Sparse(matrix) if !matrix.is_tiled() => Some(matrix),

@@ -1,8 +1,9 @@
-//! Memory for matrices on the nodes whose threads read them.
+//! Places matrices on the memory nodes of the threads that read them.
 //!
-//! On a machine with several memory nodes all matrices are allocated before any is read, and each worker's rows are given
-//! to its node: by asking the system, and where it may not be asked (as in many containers) by touching them from a thread
-//! of that node first. Whoever reads the file then writes them there. With one node nothing of this happens.
+//! On a machine with several memory nodes, all matrices are allocated before any is read, and each
+//! worker's rows are bound to its node. Where the system refuses to bind (as in many containers), a
+//! thread of that node touches the pages first. The thread that reads the file then writes to
+//! memory already placed. With one node, none of this happens.
 
 use std::{
     collections::HashMap,
@@ -13,28 +14,29 @@ use ryz_kernels::{ROW_TILE, TernaryPacker};
 use ryz_numa::{Lease, PartitionedSlice, RegionError};
 use ryz_tmac::Buffer;
 
-/// No page is smaller.
+/// The smallest page size.
 const PAGE: usize = 4096;
 
-/// Memory of a matrix that nothing was read into yet.
+/// Memory of a matrix that is not yet read.
 #[derive(Debug)]
 pub(crate) enum Reservation {
     Ternary(TernaryPacker),
     Dense(Buffer),
 }
 
-/// Matrices' memory by the tensors' names.
+/// Reserved memory, by tensor name.
 #[derive(Debug, Default)]
 pub(crate) struct Reservations(Mutex<HashMap<String, Reservation>>);
 
 impl Reservations {
-    /// Takes what was reserved under that name, if anything was.
+    /// Takes the memory reserved under that name, if any.
     pub fn take(&self, name: &str) -> Option<Reservation> {
         let mut reserved = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         reserved.remove(name)
     }
 
-    /// Places memory for the workers of `lease`; `rows` of each matrix are split among them by [`ROW_TILE`].
+    /// Places memory for the workers of `lease`; the `rows` of each matrix are split among them by
+    /// [`ROW_TILE`].
     ///
     /// # Errors
     /// As [`Lease::run`].
@@ -43,7 +45,7 @@ impl Reservations {
         mut reserved: Vec<(String, usize, Reservation)>,
     ) -> Result<Self, RegionError> {
         let groups = lease.groups().len();
-        // Bytes, how many equal stretches they are, and the granule by which those are split.
+        // Bytes, the number of equal stretches, and the granule by which stretches are split.
         let mut parts: Vec<(&mut [u8], usize, usize)> = Vec::new();
         for (_, rows, reserved) in &mut reserved {
             match reserved {
@@ -64,7 +66,7 @@ impl Reservations {
             let stretch = bytes.len() / stretches;
             refused.push((PartitionedSlice::new(bytes, stretch), granule));
         }
-        // Pages by turns cannot be had by touching.
+        // Touching cannot interleave pages.
         if groups > 1 && !refused.is_empty() {
             touch(lease, &refused)?;
         }
@@ -76,7 +78,7 @@ impl Reservations {
     }
 }
 
-/// Touches every page from a thread of the node whose workers own its rows.
+/// Touches every page from a thread of the node whose workers read its rows.
 fn touch(lease: &Lease, matrices: &[(PartitionedSlice<'_, u8>, usize)]) -> Result<(), RegionError> {
     lease.run(|worker| {
         for (matrix, granule) in matrices {
@@ -104,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// Ragged and tall matrices; a made-up machine refuses to bind, so that every page is touched.
+    /// Ragged and tall matrices. A simulated machine refuses to bind, so every page is touched.
     #[test]
     fn what_was_reserved_is_there_and_untouched_in_value() {
         let arena = Arena::new(ArenaConfig::default());

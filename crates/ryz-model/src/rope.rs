@@ -1,26 +1,28 @@
 //! Rotary position embedding (Su et al., arXiv 2104.09864): the angles.
 //!
-//! `angle_i = position · θ^(−2i/d)`, for the d/2 pairs of a head, changed by the scaling of the model:
-//! linear divides it by a factor, llama3 divides each by its own factor (`rope_freqs.weight`), YaRN (Peng et al.,
-//! arXiv 2309.00071, with ggml's ramp) blends the two ends and multiplies cos and sin by a magnitude.
-//! Angles are computed in f64, where position · frequency keeps its fraction at any context length.
+//! `angle_i = position · θ^(−2i/d)` for the d/2 pairs of a head, then modified by the model's
+//! scaling: linear divides it by a factor; llama3 divides each pair by its own factor
+//! (`rope_freqs.weight`); YaRN (Peng et al., arXiv 2309.00071, with ggml's ramp) blends the two
+//! ends and multiplies cos and sin by a magnitude. Angles are computed in f64, which keeps the
+//! fraction of position · frequency at any context length.
 
 use std::f64::consts::TAU;
 
 use ryz_format::{RopeConfig, RopeScaling};
 use ryz_kernels::math;
 
-/// The frequencies of one model, from which [`RopeAngles::fill`] makes the table of a position.
+/// A model's frequencies; [`RopeAngles::fill`] computes the table of a position from them.
 #[derive(Clone, Debug)]
 pub(crate) struct RopeAngles {
-    /// Radians a position, per pair.
+    /// Radians per position, for each pair.
     frequencies: Vec<f64>,
     /// Factor on every cos and sin.
     magnitude: f64,
 }
 
 impl RopeAngles {
-    /// Frequencies for `rope_dim` rotated values a head; `factors` is `rope_freqs.weight` where the file has it.
+    /// Frequencies for `rope_dim` rotated values per head; `factors` is `rope_freqs.weight` if the
+    /// file has it.
     pub fn new(rope: &RopeConfig, rope_dim: usize, factors: Option<&[f32]>) -> Self {
         let pairs = rope_dim / 2;
         let base = f64::from(rope.theta);
@@ -44,7 +46,8 @@ impl RopeAngles {
                 let [factor, low, high] =
                     [factor, low_freq_factor, high_freq_factor].map(f64::from);
                 for frequency in &mut frequencies {
-                    // Full turns in the original context: below `low` stretched, above `high` kept.
+                    // Full turns within the original context: below `low` stretched, above `high`
+                    // kept.
                     let turns = original_context as f64 * *frequency / TAU;
                     let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
                     *frequency *= (1.0 - kept) / factor + kept;
@@ -63,7 +66,7 @@ impl RopeAngles {
             } => {
                 let factor = f64::from(factor);
                 let ext_factor = f64::from(ext_factor);
-                // The pair that turns `rotations` times in the original context.
+                // The pair that makes `rotations` turns within the original context.
                 let pair_of = |rotations: f32| {
                     let turns = original_context as f64 / (f64::from(rotations) * TAU);
                     rope_dim as f64 * math::ln(turns) / (2.0 * math::ln(base))
@@ -89,12 +92,12 @@ impl RopeAngles {
         }
     }
 
-    /// Values [`Self::fill`] writes: cos and sin of each pair.
+    /// Number of values [`Self::fill`] writes: cos and sin of each pair.
     pub fn table_len(&self) -> usize {
         2 * self.frequencies.len()
     }
 
-    /// Writes the table that turns what was turned to a position back by `positions`.
+    /// Writes the table that rotates back by `positions`.
     pub fn fill_back(&self, positions: usize, table: &mut [f32]) {
         let (cosines, sines) = table.split_at_mut(self.frequencies.len());
         for ((frequency, cosine), sine) in self.frequencies.iter().zip(cosines).zip(sines) {

@@ -1,4 +1,4 @@
-//! Scratch of a step: allocated once for the largest batch, shared between the threads of the region.
+//! Scratch of a step: allocated once for the largest batch and shared by the region's threads.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
@@ -33,19 +33,19 @@ pub struct RunState {
     scratch: AlignedVec<Line>,
     scratch_lines: usize,
     clock: Mutex<PhaseClock>,
-    /// One for each layer; counted while the clock records.
+    /// One for each layer; updated while the clock records.
     activity: Vec<ActivityCounter>,
-    /// Where it is to be seen whether matrices are in the right order.
+    /// Present while the matrices' orders are being chosen.
     pub(crate) orders: Option<OrderWatch>,
-    /// Where the head has an image.
+    /// Present if the head has an image.
     screen: Option<ScreenScratch>,
     screened: ScreenCounter,
     statistics: Option<Arc<AttentionStatistics>>,
-    /// What a token reads of the model.
+    /// Bytes of the model read per token.
     weight_bytes: usize,
 }
 
-/// [`LayerActivity`] that the workers count together, on cache lines of its own.
+/// [`LayerActivity`] counters shared by the workers, on separate cache lines.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct ActivityCounter {
@@ -56,9 +56,9 @@ pub(crate) struct ActivityCounter {
 }
 
 impl ActivityCounter {
-    /// Counts values that came out of gate and up.
+    /// Counts the outputs of gate and up.
     pub fn add(&self, values: &[f32]) {
-        // By sums as wide as the values: four at a time, where `count` takes two.
+        // Sums in lanes as wide as the values: four at a time, where `count` takes two.
         let zeros: u32 = values.iter().map(|&value| u32::from(value == 0.0)).sum();
         self.values
             .fetch_add(values.len() as u64, Ordering::Relaxed);
@@ -83,10 +83,10 @@ impl ActivityCounter {
     }
 }
 
-/// Shapes are (token, columns) unless said.
+/// Shapes are (token, columns) unless noted.
 #[derive(Debug)]
 struct Buffers {
-    /// cos and sin of each pair at the token's position, and of those that turn back what meets the first positions
+    /// cos and sin of each pair at the token's position, and of the rotation back for the sinks
     angles: Matrix,
     /// hidden: the residual stream
     residual: Matrix,
@@ -104,18 +104,18 @@ struct Buffers {
     gate: Matrix,
     /// ffn
     up: Matrix,
-    /// hidden: what a block adds to the residual stream
+    /// hidden: a block's output, before it is added to the residual stream
     projected: Matrix,
     /// (output, hidden)
     hidden: Matrix,
     /// (output, vocab)
     logits: Matrix,
-    /// What projections read, quantised: one for each form.
+    /// Quantized inputs of projections, one per form.
     quantized: Vec<QuantizedScratch>,
 }
 
-/// Columns of the matrices that have a row a token, in the order of [`Buffers`].
-/// Values that a rotation has are `angles`.
+/// Columns of the per-token matrices, in the order of [`Buffers`]. `angles` is the number of values
+/// of a rotation table.
 fn token_columns(config: &ModelConfig, angles: usize) -> [usize; 10] {
     let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
     let [query, key, value] = [config.query_dim(), config.key_dim(), config.value_dim()];
@@ -134,12 +134,12 @@ fn token_columns(config: &ModelConfig, angles: usize) -> [usize; 10] {
     ]
 }
 
-/// Columns of those that have a row an output.
+/// Columns of the per-output matrices.
 fn output_columns(config: &ModelConfig) -> [usize; 2] {
     [config.hidden_size, config.vocab_size]
 }
 
-/// Bytes that [`RunState::new`] takes.
+/// Bytes that [`RunState::new`] allocates.
 pub(crate) fn scratch_bytes(
     config: &ModelConfig,
     angles: usize,
@@ -167,7 +167,7 @@ pub(crate) fn scratch_bytes(
     all.chain(quantized).fold(0, usize::saturating_add)
 }
 
-/// Lines of the tiles of a form, for the whole tiles of the largest batch; none where batches stay rows.
+/// Tile lines of a form for the whole tiles of the largest batch; 0 where batches stay in rows.
 fn tile_lines(form: &QuantizedLayout, batch: BatchLayout, max_tokens: usize) -> usize {
     match batch {
         BatchLayout::Rows => 0,
@@ -182,18 +182,18 @@ pub(crate) struct Matrix {
     cols: usize,
 }
 
-/// Inputs of projections, quantised in one form.
+/// Inputs of projections, quantized in one form.
 #[derive(Debug)]
 struct QuantizedScratch {
     layout: QuantizedLayout,
     lines: AlignedVec<ByteLine>,
     shape: TileShape,
-    /// The rows of whole tiles once more, interleaved; empty where batches stay rows.
+    /// The rows of whole tiles again, interleaved; empty where batches stay in rows.
     tiles: AlignedVec<ByteLine>,
 }
 
 impl RunState {
-    /// Takes the buffers from the arena.
+    /// Allocates the buffers from the arena.
     ///
     /// # Errors
     /// [`ModelError::Memory`].
@@ -292,38 +292,38 @@ impl RunState {
         })
     }
 
-    /// The clock to which steps book their phases, as the first worker sees them: the time that the others take longer
-    /// is its wait at the barriers.
+    /// The clock that records the phases of steps as the first worker sees them; the other workers'
+    /// excess time appears as its wait at barriers.
     pub fn clock(&self) -> MutexGuard<'_, PhaseClock> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the steps since the last call counted of each layer's activity, while the clock recorded.
+    /// Each layer's activity in the steps since the last call, counted while the clock recorded.
     pub fn take_activity(&mut self) -> impl Iterator<Item = LayerActivity> {
         self.activity.iter_mut().map(ActivityCounter::take)
     }
 
-    /// What the steps since the last call did that left out rows of the head.
+    /// Counts of the screened steps since the last call.
     pub fn take_screened(&mut self) -> ScreenedHead {
         self.screened.take()
     }
 
-    /// Has the attention outputs of all steps from now on added to `statistics`, or of none.
+    /// Adds the attention outputs of all later steps to `statistics`; `None` stops.
     pub fn observe(&mut self, statistics: Option<Arc<AttentionStatistics>>) {
         self.statistics = statistics;
     }
 
-    /// What a token reads of the model, in 2 bits.
+    /// Bytes of the model read per token, with ternary weights in 2 bits.
     pub(crate) fn weight_bytes(&self) -> usize {
         self.weight_bytes
     }
 
-    /// The most tokens of a batch.
+    /// Maximum tokens of a batch.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }
 
-    /// The most rows of logits of a batch.
+    /// Maximum rows of logits of a batch.
     pub fn max_outputs(&self) -> usize {
         self.max_outputs
     }
@@ -333,10 +333,10 @@ impl RunState {
         self.buffers.logits.first_rows(self.plan.outputs.len())
     }
 
-    /// One row of [`RunState::logits`], which a sampler may change in place.
+    /// One row of [`RunState::logits`], which a sampler may modify in place.
     ///
     /// # Panics
-    /// When the last step gave no such row.
+    /// When the last step produced no such row.
     pub fn logits_row_mut(&mut self, row: usize) -> &mut [f32] {
         assert!(
             row < self.plan.outputs.len(),
@@ -352,7 +352,8 @@ impl RunState {
         self.buffers.hidden.first_rows(self.plan.outputs.len())
     }
 
-    /// Lays out a batch and shares the buffers for it; rows of the head are left out only where it has an `image`.
+    /// Lays out a batch and shares the buffers for it. Rows of the head are skipped only with an
+    /// `image`.
     pub(crate) fn begin(
         &mut self,
         batch: &[BatchSequence<'_>],
@@ -435,10 +436,11 @@ impl QuantizedScratch {
     }
 }
 
-/// Forms of quantised inputs that a step shares without an allocation: one for each input of the usual models.
+/// Forms of quantized inputs that a step shares without allocating: one for each input of common
+/// models.
 const INLINE_FORMS: usize = 4;
 
-/// The buffers of one step; see [`Buffers`] for their shapes.
+/// The buffers of one step; see [`Buffers`] for the shapes.
 pub(crate) struct StepBuffers<'a> {
     pub angles: PartitionedSlice<'a, f32>,
     pub residual: PartitionedSlice<'a, f32>,
@@ -454,21 +456,21 @@ pub(crate) struct StepBuffers<'a> {
     pub logits: PartitionedSlice<'a, f32>,
     quantized: [Option<SharedQuantized<'a>>; INLINE_FORMS],
     more_quantized: Vec<SharedQuantized<'a>>,
-    /// (worker): for products that need it, where there are any.
+    /// (worker): present if any product needs it.
     pub scratch: Option<PartitionedSlice<'a, Line>>,
-    /// Where the step leaves out rows of the head.
+    /// Present if the step skips rows of the head.
     pub screen: Option<SharedScreen<'a>>,
-    /// While the clock records.
+    /// Present while the clock records.
     pub activity: Option<&'a [ActivityCounter]>,
-    /// While a step of one token counts what matrices could leave out.
+    /// Present while a single-token step counts the active rows and columns.
     pub watched: Option<&'a [WatchedLayer]>,
-    /// The first worker's.
+    /// The first worker's clock.
     pub clock: &'a Mutex<PhaseClock>,
-    /// What looks at attention outputs.
+    /// The receiver of attention outputs.
     pub statistics: Option<&'a AttentionStatistics>,
 }
 
-/// One form of quantised inputs.
+/// One form of quantized inputs.
 pub(crate) struct SharedQuantized<'a> {
     pub layout: QuantizedLayout,
     pub rows: PartitionedSlice<'a, ByteLine>,
@@ -478,7 +480,7 @@ pub(crate) struct SharedQuantized<'a> {
 }
 
 impl<'a> StepBuffers<'a> {
-    /// The forms that some of `projections` read.
+    /// The forms that any of `projections` reads.
     pub fn forms_of(
         &self,
         projections: &[&Projection],
@@ -492,7 +494,7 @@ impl<'a> StepBuffers<'a> {
         self.quantized.iter().flatten().chain(&self.more_quantized)
     }
 
-    /// What `projection` reads of an input that is `values` in f32.
+    /// The form of an input that `projection` reads; `values` is the input in f32.
     pub fn input_of<'s>(
         &'s self,
         projection: &Projection,
@@ -518,13 +520,13 @@ impl<'a> StepBuffers<'a> {
     }
 }
 
-/// An input of a projection, held for reading.
+/// An input of a projection, locked for reading.
 pub(crate) enum Input<'s> {
     F32(ReadGuard<'s, f32>),
     Quantized {
         layout: QuantizedLayout,
         rows: ReadGuard<'s, ByteLine>,
-        /// Of the first rows.
+        /// Tiles of the first rows.
         tiles: Option<(TileShape, ReadGuard<'s, ByteLine>)>,
     },
 }

@@ -1,9 +1,11 @@
-//! Which projections are laid out so that products may leave rows or columns out.
+//! Selects projections laid out so that products may skip rows or columns.
 //!
-//! With a squared ReLU a row of `up` is multiplied with 0 where its gate is not positive, and a column of `down` where the
-//! int8 form of what came out is 0. Both matrices keep their one copy in an order in which such a row or column is memory
-//! that is not read; results are the bits of the dense products. Where a list of rows would take longer than all of them is measured
-//! at load, and decided token by token; where tiles would be faster, layer by layer ([`crate::orders`], `docs/sparsity.md`).
+//! With a squared ReLU, a row of `up` is multiplied by 0 if its gate is not positive, and a column
+//! of `down` is multiplied by 0 if its int8 input is 0. Both matrices keep a single copy, in an
+//! order that makes such a row or column a stretch of memory that need not be read. Results equal
+//! the dense products bit for bit. Measurements at load decide, token by token, when a list of rows
+//! would take longer than all rows, and layer by layer, when tiles would be faster
+//! ([`crate::orders`], `docs/sparsity.md`).
 
 use ryz_format::{DType, HiddenAct, ModelConfig};
 use ryz_kernels::{LineOrder, SparseTernary};
@@ -11,10 +13,11 @@ use ryz_tmac::LINE;
 
 use crate::Activations;
 
-/// What decides it, beside the matrix itself.
+/// The conditions for an order, besides the matrix itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sparsity {
-    /// Whether it is wanted, the network has zeroes, and activations have one scale a token.
+    /// Whether it is requested, the network produces zeros, and activations have one scale per
+    /// token.
     possible: bool,
     activations: Activations,
     threads: usize,
@@ -51,14 +54,14 @@ impl Sparsity {
         (fits && self.shares_evenly(order, rows)).then_some(order)
     }
 
-    /// Whether the busiest thread has at most a quarter more than its share of rows.
+    /// Whether the busiest thread has at most 25 % more than its share of rows.
     fn shares_evenly(self, order: LineOrder, rows: usize) -> bool {
         let granules = rows / order.row_granule();
         4 * granules.div_ceil(self.threads) * self.threads <= 5 * granules
             || order == LineOrder::Rows
     }
 
-    /// Lines of scratch memory that one worker needs for a matrix in `order`: for its tiles, or a list of its rows.
+    /// Scratch lines per worker for a matrix in `order`: for its tiles, or for a list of its rows.
     pub fn scratch_lines(order: LineOrder, rows: usize, cols: usize) -> usize {
         let list = match order {
             LineOrder::Rows => (rows * size_of::<u32>()).div_ceil(LINE),

@@ -1,4 +1,5 @@
-//! Reading one tensor: from a file's blocks into the arena, packed for the kernels, or in place in a mapped file.
+//! Reads one tensor from a file's blocks into the arena, packed for the kernels, or maps it in
+//! place.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,15 +18,15 @@ use crate::{
     place::Reservation,
 };
 
-/// Bytes of a tensor that are staged at a time on their way into packed form.
+/// Bytes of a tensor staged at a time before packing.
 const STAGE_BYTES: usize = 4 << 20;
 
-/// Rows that are staged at a time: whole tiles, at most the tensor's own.
+/// Rows staged at a time: whole tiles, at most all of the tensor's rows.
 pub(crate) fn stage_rows(rows: usize, row_bytes: usize) -> usize {
     ((STAGE_BYTES / row_bytes.max(1) / ROW_TILE).max(1) * ROW_TILE).min(rows)
 }
 
-/// Reads one tensor; its memory is listed under its name.
+/// Reads one tensor; its memory is labelled with its name.
 pub(crate) struct TensorLoader<'a> {
     pub loader: &'a Loader<'a>,
     pub tensor: &'a TensorInfo,
@@ -33,7 +34,7 @@ pub(crate) struct TensorLoader<'a> {
 }
 
 impl TensorLoader<'_> {
-    /// The memory that a ternary matrix of `dtype` is packed into.
+    /// The memory for packing a ternary matrix of `dtype`.
     pub fn packer(&self, dtype: DType) -> Result<TernaryPacker, ModelError> {
         let (loader, tensor) = (self.loader, self.tensor);
         if let Some(Reservation::Ternary(packer)) = loader.reserved.take(&tensor.name) {
@@ -51,7 +52,7 @@ impl TensorLoader<'_> {
         self.loader.source.file_of(self.tensor)
     }
 
-    /// Packs a matrix that is there as a whole.
+    /// Packs a complete matrix.
     fn pack_whole(&self, view: &TensorView<'_>) -> Result<PackedTernary, ModelError> {
         let at = |source| ModelError::Tensor {
             path: self.file().path().to_owned(),
@@ -64,7 +65,7 @@ impl TensorLoader<'_> {
         packer.finish(&self.arena).map_err(at)
     }
 
-    /// Reads a matrix as it is in the file.
+    /// Reads a matrix in the file's type.
     pub fn matrix(&self, stop: &AtomicBool) -> Result<Matrix, ModelError> {
         Ok(Matrix {
             linear: self.linear(stop)?,
@@ -112,7 +113,8 @@ impl TensorLoader<'_> {
         }
         let row_bytes = tensor.dtype.row_bytes(tensor.cols);
         let Some(row_bytes) = row_bytes.filter(|_| tensor.dtype != DType::HfPacked) else {
-            // Rows of a Hugging Face tensor are four to a byte, far apart: it is packed from the whole tensor.
+            // Hugging Face packs four distant rows into one byte, so packing needs the whole
+            // tensor.
             let staged = file.read_range(tensor.offset, bytes, &self.arena, BufferKind::Staging)?;
             self.hashed([staged.as_bytes()]);
             let scaled = TensorView::with_scale(
@@ -162,20 +164,20 @@ impl TensorLoader<'_> {
         Ok(Linear::Ternary(packer.finish(&self.arena).map_err(at)?))
     }
 
-    /// Takes the hash of the tensor's bytes, which are these pieces.
+    /// Records the hash of the tensor's bytes, given as consecutive pieces.
     fn hashed<const N: usize>(&self, pieces: [&[u8]; N]) {
         let mut hash = Xxh3::new();
         pieces.iter().for_each(|piece| hash.update(piece));
         self.loader.hashes.add(self.tensor, &hash);
     }
 
-    /// Elements of the mapped file, where it is mapped and they lie as they must.
+    /// Elements of the mapped file, if it is mapped and they are aligned.
     fn mapped<T: bytemuck::Pod>(&self, offset: u64, len: usize) -> Option<MappedSlice<T>> {
         let file = self.loader.maps.get(self.tensor.shard)?;
         MappedSlice::new(file, offset, len)
     }
 
-    /// Reads a matrix that the file has as it is in memory, or reads it in place.
+    /// Reads or maps a matrix whose file layout equals its memory layout.
     fn prepacked(&self) -> Result<Linear, ModelError> {
         let (tensor, file) = (self.tensor, self.file());
         let at = |source| ModelError::Tensor {
@@ -213,8 +215,8 @@ impl TensorLoader<'_> {
         Ok(Linear::Ternary(packed))
     }
 
-    /// Reads float weights and makes them ternary: masters as BitNet's training does on every step, unless a quantiser was
-    /// given.
+    /// Reads float weights and makes them ternary: with the given quantizer or, for master weights
+    /// without one, as BitNet's training does on every step.
     pub fn quantized(&self) -> Result<Matrix, ModelError> {
         let (tensor, file) = (self.tensor, self.file());
         let (rows, cols) = (tensor.rows, tensor.cols);
@@ -230,7 +232,7 @@ impl TensorLoader<'_> {
         let quantizer = self.loader.quantizer.cloned().unwrap_or_else(absmean);
         let (mut quantized, group) = quantizer.quantize(&tensor.name, &weights, rows, cols)?;
         if self.loader.quantizer.is_none() {
-            // Masters by their own rule.
+            // Master weights use BitNet's rule.
             let mut sum = AbsmeanSum::default();
             sum.add(&weights);
             quantized.scales[0] = sum.finish().scale_in(tensor.dtype);
@@ -275,7 +277,7 @@ impl TensorLoader<'_> {
 }
 
 impl Loader<'_> {
-    /// Reads a vector of floats; `None` when the model has none of that name.
+    /// Reads a vector of floats; `None` if the model has no tensor of that name.
     pub fn vector(&self, name: &str) -> Result<Option<AlignedVec<f32>>, ModelError> {
         let Some(tensor) = self.source.tensor(name) else {
             return Ok(None);
@@ -297,7 +299,8 @@ impl Loader<'_> {
     }
 }
 
-/// Codes and scales as blocks of a type that holds them. One scale a tensor stays what it is; more are rounded to fp16.
+/// Encodes codes and scales as blocks of a type that holds them. A single scale per tensor stays
+/// exact; several are rounded to fp16.
 fn encoded(
     quantized: &Quantized,
     group: ScaleGroup,
@@ -306,7 +309,7 @@ fn encoded(
 ) -> Result<(DType, Vec<u8>), String> {
     let code = |code: &i8| (code + 1) as u8;
     if group == ScaleGroup::Tensor {
-        // Hugging Face's packing keeps the scale in f32 and takes any number of columns.
+        // Hugging Face's packing keeps the scale in f32 and accepts any number of columns.
         if !rows.is_multiple_of(4) {
             return Err(format!(
                 "one scale a tensor needs rows in fours, there are {rows}"

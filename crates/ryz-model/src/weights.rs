@@ -142,6 +142,6 @@ pub(crate) struct Projection {
     pub scale: Option<f32>,
     /// (out)
     pub bias: Option<AlignedVec<f32>>,
-    /// How its input is quantised; `None` to read it in f32.
+    /// How its input is quantized; `None` to read it in f32.
     pub form: Option<QuantizedLayout>,
 }

@@ -1,4 +1,4 @@
-//! Attention of a layer: keys and values into the cache, and what queries find there.
+//! A layer's attention: writes keys and values to the cache, and attends to them.
 
 use std::ops::Range;
 
@@ -13,19 +13,21 @@ use crate::{
     weights::{AttentionWeights, Projection},
 };
 
-/// Cache lines of the output projection that each worker asks for while it attends: half of a small second-level cache, which
-/// attention's own blocks share.
+/// Cache lines of the output projection that each worker prefetches during attention: half of a
+/// small L2 cache, which the attention blocks share.
 const AHEAD_LINES: usize = 2048;
 
 impl Pass<'_> {
-    /// Asks for the beginning of the weights that follow attention, which leaves the way to memory idle.
+    /// Prefetches the start of the weights that follow attention, because attention leaves memory
+    /// bandwidth idle.
     pub(super) fn prefetch(&self, output: &Projection) {
         let weight = &output.weight;
         let rows = self.worker.split(weight.rows(), ROW_TILE);
         weight.prefetch_rows(rows, AHEAD_LINES);
     }
 
-    /// Norms of q and k heads where the model has them, rotation, and the new keys and values into the cache.
+    /// Normalizes q and k heads where the model does, rotates them, and writes the new keys and
+    /// values to the cache.
     pub(super) fn rotate_and_store(
         &self,
         index: usize,
@@ -59,7 +61,7 @@ impl Pass<'_> {
                 projection.compress(kernels, index, values.row_mut(local));
             }
             if whole {
-                // What is read back is the halves of a tail, or these.
+                // Readers see either the tail's half-precision values or these.
                 kernels.round_f16(keys.row_mut(local));
                 kernels.round_f16(values.row_mut(local));
             }
@@ -87,7 +89,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Turns a head by a table of cosines and sines.
+    /// Rotates a head by a table of cosines and sines.
     fn turn(&self, head: &mut [f32], table: &[f32]) {
         let (cos, sin) = table.split_at(table.len() / 2);
         match self.model.config.rope.style {
@@ -96,7 +98,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Gives the attention outputs of all tokens to those who look, each head by one worker, in order.
+    /// Passes the attention outputs of all tokens to the statistics; one worker handles each head,
+    /// in order.
     pub(super) fn observe(&self, index: usize) -> Result<(), RegionExit> {
         let Some(statistics) = self.state.statistics else {
             return Ok(());
@@ -116,9 +119,9 @@ impl Pass<'_> {
         self.barrier(Some(index))
     }
 
-    /// heads = attention of each query head over its sequence's positions up to its own. Chunks are small, because late
-    /// tokens cost more than early ones; heads that share keys and values are taken together
-    /// as far as that leaves the threads equally busy.
+    /// heads = attention of each query head over its sequence's positions up to its own. Chunks are
+    /// small because late tokens cost more than early ones. Heads that share keys and values are
+    /// processed together as long as the threads stay equally busy.
     pub(super) fn attend(&self, index: usize) -> Result<(), RegionExit> {
         let config = &self.model.config;
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
@@ -129,7 +132,8 @@ impl Pass<'_> {
         let threads = self.worker.count();
         let rows = self.plan.rows.len();
         let together = group.min(MAX_QUERIES);
-        // A block with `n` heads together costs some 5 + 4·n; with few parts it counts how many the busiest thread has.
+        // A block with `n` heads together costs about 5 + 4·n. With few parts, the busiest thread's
+        // count decides.
         let cost = |tile: usize| {
             (rows * kv_heads * group.div_ceil(tile)).div_ceil(threads) * (5 + 4 * tile)
         };
@@ -146,7 +150,7 @@ impl Pass<'_> {
             most: kv_heads * tiles,
             ..Chunks::of(1)
         };
-        // Stays empty where no window has sinks.
+        // Stays empty if no window has sinks.
         let mut turned = Vec::new();
         self.worker.share(items, chunks, |items| {
             let (queries, keys, values) = (
@@ -167,7 +171,7 @@ impl Pass<'_> {
                     .state
                     .heads
                     .rect_mut(row..row + 1, columns(config.value_head_dim));
-                // Of the sequence's first new token.
+                // The sequence's first new token.
                 let start = self.batch[token.sequence].start;
                 let first_row = row - (token.position - start);
                 let new = StepRows {

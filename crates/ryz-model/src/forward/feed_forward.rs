@@ -1,4 +1,4 @@
-//! The gated feed-forward network of a layer.
+//! A layer's gated feed-forward network.
 
 mod sparse;
 
@@ -19,7 +19,7 @@ impl Pass<'_> {
         })
     }
 
-    /// Some rows of both.
+    /// Computes some rows of both.
     fn gate_up_rows(&self, index: usize, layer: &GatedWeights, rows: Range<usize>) {
         let tokens = self.plan.rows.len();
         let mut gate = self.state.gate.rect_mut(0..tokens, rows.clone());

@@ -1,4 +1,5 @@
-//! One worker's view of a step, and what every block of the pass is made of: norms, quantised inputs, products.
+//! One worker's view of a step, and the building blocks of the pass: norms, quantized inputs,
+//! products.
 
 use std::{
     cell::RefCell,
@@ -21,15 +22,16 @@ use crate::{
     weights::Projection,
 };
 
-/// Chunks of a matrix that a worker claims have at least so many bytes, of which a few KiB are waited for at the beginning;
+/// Minimum bytes of a matrix chunk claimed by a worker; the first few KiB of a chunk stall.
 const LEAST_BYTES: usize = 64 << 10;
-/// and of dense weights, whose products prepare the token's activations each time, more.
+/// The same for dense weights; larger, because each product prepares the token's activations again.
 const LEAST_DENSE_BYTES: usize = 1 << 20;
-/// None has more, so that a worker whose core is taken can stop in time; but for rows that belong together ([`Linear::rows_together`]), and
-/// for workers whose cores nobody else wants, which claim several chunks at once.
+/// Maximum bytes of a chunk, so that a worker whose core is taken can stop in time. Exceptions:
+/// rows that belong together ([`Linear::rows_together`]), and workers with uncontended cores, which
+/// claim several chunks at once.
 const MOST_BYTES: usize = 1 << 20;
 
-/// How rows of matrices that are multiplied together are cut for the workers, in whole `granule`s.
+/// How the rows of matrices multiplied together are split among the workers, in whole `granule`s.
 pub(crate) fn chunks(weights: &[&Linear], granule: usize) -> Chunks {
     let rows = weights[0].rows();
     let bytes: usize = weights.iter().map(|weight| weight.packed_bytes()).sum();
@@ -55,14 +57,14 @@ pub(crate) struct Pass<'a> {
     pub(crate) state: &'a StepBuffers<'a>,
     pub(crate) cache: &'a KvCache,
     pub(crate) cancel: &'a AtomicBool,
-    /// Whether a worker saw `cancel`.
+    /// Whether a worker has seen `cancel`.
     pub(crate) cancelled: &'a AtomicBool,
-    /// The first worker's, while it records.
+    /// Set only on the first worker, while recording.
     pub(crate) clock: Option<RefCell<MutexGuard<'a, PhaseClock>>>,
 }
 
 impl Pass<'_> {
-    /// Books the time since the last lap, on the first worker and when the clock records.
+    /// Records the time since the last lap if this is the first worker and the clock is recording.
     #[inline]
     pub(crate) fn lap(&self, phase: Phase, layer: Option<usize>) {
         if let Some(clock) = &self.clock {
@@ -72,14 +74,14 @@ impl Pass<'_> {
 
     pub(crate) fn barrier(&self, layer: Option<usize>) -> Result<(), RegionExit> {
         self.worker.barrier()?;
-        // Who is alone waits for nobody.
+        // A single worker never waits.
         if self.worker.count() > 1 {
             self.lap(Phase::Barrier, layer);
         }
         Ok(())
     }
 
-    /// A barrier, after which the caller may have cancelled: who sees it stops all.
+    /// A barrier that then checks for cancellation; a worker that sees it stops all workers.
     pub(crate) fn barrier_or_cancelled(&self, index: usize) -> Result<(), RegionExit> {
         self.barrier(Some(index))?;
         if self.cancel.load(Ordering::Relaxed) {
@@ -90,7 +92,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// residual = embedding\[token\], and the angles of the token's position and of its way back to the first ones.
+    /// residual = embedding\[token\]. Also computes the rotation angles of the token's position and
+    /// of its offset back to the sinks.
     pub(crate) fn embed(&self, rows: Range<usize>) {
         let mut residual = self.state.residual.rows_mut(rows.clone());
         let mut angles = self.state.angles.rows_mut(rows.clone());
@@ -110,13 +113,14 @@ impl Pass<'_> {
         }
     }
 
-    /// By how many positions the token's queries are turned back for the first blocks of its window.
+    /// The number of positions that the token's queries are rotated back for the first blocks of
+    /// its window.
     pub(crate) fn shift(&self, token: TokenRow) -> usize {
         let window = self.batch[token.sequence].window;
         window.map_or(0, |window| window.shift(token.position))
     }
 
-    /// residual += projected, with `add`; normed = norm(residual), in every form that `projections`
+    /// residual += projected if `add`; normed = norm(residual), in every form that `projections`
     /// read.
     pub(crate) fn add_and_normalize(
         &self,
@@ -144,7 +148,8 @@ impl Pass<'_> {
         self.lap(Phase::Quantize, Some(layer));
     }
 
-    /// values = norm(values) where the model has this norm, in every form that `projection` reads: the caller books that.
+    /// values = norm(values) where the model has this norm, in every form that `projection` reads.
+    /// The caller records the time.
     pub(crate) fn prepare(
         &self,
         layer: usize,
@@ -166,7 +171,7 @@ impl Pass<'_> {
         self.quantize(values, rows, &[projection]);
     }
 
-    /// Shares the tokens out, in whole tiles where batches are interleaved.
+    /// Distributes the tokens, in whole tiles where batches are interleaved.
     pub(crate) fn tokens(&self, work: impl FnMut(Range<usize>)) -> Result<(), RegionExit> {
         let tokens = self.plan.rows.len();
         let granule = match self.model.kernels.batch() {
@@ -176,7 +181,7 @@ impl Pass<'_> {
         self.worker.share(tokens, Chunks::of(granule), work)
     }
 
-    /// Shares the rows of matrices out that are read together.
+    /// Distributes the rows of matrices that are read together.
     pub(crate) fn rows(
         &self,
         weights: &[&Linear],
@@ -187,7 +192,7 @@ impl Pass<'_> {
         self.worker.share(rows, chunks(weights, granule), work)
     }
 
-    /// Quantises some rows of `values` in the forms that `projections` read.
+    /// Quantizes some rows of `values` in the forms that `projections` read.
     fn quantize(
         &self,
         values: &PartitionedSlice<'_, f32>,
@@ -237,7 +242,7 @@ impl Pass<'_> {
         })
     }
 
-    /// Some rows of the product; `out` is of them.
+    /// Some rows of the product; `out` holds those rows.
     pub(crate) fn multiply(
         &self,
         projection: &Projection,
@@ -261,7 +266,7 @@ impl Pass<'_> {
         Some(scratch.rows_mut(worker..worker + 1))
     }
 
-    /// out = scale · out + bias, what the projection has of them.
+    /// Applies out = scale · out + bias, where the projection has them.
     pub(crate) fn scale_and_bias(
         &self,
         projection: &Projection,
@@ -283,7 +288,7 @@ impl Pass<'_> {
     }
 }
 
-/// The lines of a worker's scratch memory, where products need any.
+/// The lines of a worker's scratch memory, if products need any.
 pub(crate) fn lines<'a>(scratch: &'a mut Option<WriteGuard<'_, Line>>) -> &'a mut [Line] {
     match scratch {
         Some(scratch) => scratch.row_mut(0),

@@ -1,4 +1,4 @@
-//! A step: one parallel region, or one for each stretch between the places that hooks want.
+//! A step: one parallel region, or one per stretch between the hooked points.
 
 use std::{
     cell::RefCell,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 impl Model {
-    /// Computes a step; [`Model::forward`] has the contract.
+    /// Computes a step; [`Model::forward`] documents the contract.
     pub(super) fn step(
         &self,
         lease: &Lease,
@@ -42,7 +42,7 @@ impl Model {
             lease.threads(),
             self.threads
         );
-        // A hook may change what the head reads, and is shown all that it makes.
+        // A hook may change the head's inputs and sees all of its outputs.
         let image = match &hooks {
             None => self.weights.lm_head.image.as_ref(),
             Some(_) => None,
@@ -79,8 +79,9 @@ impl Model {
         Ok(())
     }
 
-    /// Whether a step reads so little that one thread is done sooner than several ([`crate::LoadOptions::parallel_from`]): counted,
-    /// not timed, so that it is so every time. `weight_bytes` are those of one token.
+    /// Whether a step reads so little that one thread is faster than several
+    /// ([`crate::LoadOptions::parallel_from`]). It depends on counts, not timing, so the result is
+    /// deterministic. `weight_bytes` is the number of bytes read per token.
     fn is_small(&self, weight_bytes: usize, cache: &KvCache, batch: &[BatchSequence<'_>]) -> bool {
         let of_block = cache.config().bytes_per_block().unwrap_or(usize::MAX);
         let read = |sequence: &BatchSequence<'_>| {
@@ -94,7 +95,7 @@ impl Model {
     }
 }
 
-/// A step that is being computed.
+/// A step in progress.
 struct Step<'a> {
     model: &'a Model,
     lease: &'a Lease,
@@ -103,7 +104,7 @@ struct Step<'a> {
     cache: &'a KvCache,
     batch: &'a [BatchSequence<'a>],
     cancel: &'a AtomicBool,
-    /// One thread computes it.
+    /// Whether one thread computes the step.
     alone: bool,
 }
 
@@ -127,7 +128,7 @@ impl Step<'_> {
                 cancel: self.cancel,
                 cancelled,
             };
-            // Either reason to stop is known outside: `cancelled`, or the region's error.
+            // Both reasons to stop reach the caller: `cancelled`, or the region's error.
             let _stopped = pass.run(stages.clone());
         };
         match self.alone {
@@ -142,7 +143,7 @@ impl Step<'_> {
         }
     }
 
-    /// Gives the rows at a place to the hooks, sequence by sequence.
+    /// Passes the rows at a point to the hooks, sequence by sequence.
     fn call(&self, hooks: &mut dyn Hooks, point: HookPoint) -> bool {
         let state = self.state;
         let (values, outputs) = match point {

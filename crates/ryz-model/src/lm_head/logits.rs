@@ -1,4 +1,4 @@
-//! Logits of a step's outputs, by the whole head or by the rows that can matter.
+//! Logits of a step's outputs, computed with the whole head or with only the rows that can matter.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl LmHead {
-    /// logits = lm_head · hidden, one worker's share of them.
+    /// logits = lm_head · hidden, one worker's share.
     pub fn logits(&self, pass: &Pass<'_>) -> Result<(), RegionExit> {
         let screen = pass.state.screen.as_ref();
         match (&self.image, screen.filter(|screen| screen.bounds_rows())) {
@@ -25,7 +25,7 @@ impl LmHead {
 }
 
 impl Pass<'_> {
-    /// hidden = norm(residual + projected), the rows that give logits.
+    /// hidden = norm(residual + projected), for the rows that produce logits.
     pub(crate) fn normalize_outputs(&self, outputs: Range<usize>) {
         let kernels = self.model.kernels;
         let mut hidden = self.state.hidden.rows_mut(outputs.clone());
@@ -52,7 +52,7 @@ impl Pass<'_> {
         }
     }
 
-    /// logits = Whead·hidden, those of rows that matter; −∞ for all others.
+    /// logits = Whead·hidden for rows that can matter; −∞ for all others.
     fn screen_logits(
         &self,
         image: &HeadImage,
@@ -110,7 +110,7 @@ impl Pass<'_> {
             return self.rows(&[head], ROW_TILE, |rows| self.rescore(image, screen, rows));
         }
         let chunks = Chunks {
-            // A chunk makes its own form of each output's hidden states.
+            // Each chunk prepares its own form of each output's hidden states.
             least: 16 << 10,
             ..Chunks::of(ROW_TILE)
         };
@@ -119,7 +119,7 @@ impl Pass<'_> {
         })
     }
 
-    /// Puts the head's logits in the places of the image's, in some rows: in those that matter, or in all.
+    /// Replaces the image's logits with the head's, in the rows that matter or in all rows.
     fn rescore(&self, image: &HeadImage, screen: &SharedScreen<'_>, rows: Range<usize>) {
         let (head, group) = (self.model.weights.head(), image.group());
         let (hidden, norms) = (self.state.hidden.read(), screen.norms.read());
@@ -161,7 +161,7 @@ impl Pass<'_> {
             most = most.max(multiplied - before);
         }
         if multiplied > 0 {
-            // What several outputs read is in a cache from the second on, or nearly all of it.
+            // Rows read by several outputs are cached, or nearly so, from the second output on.
             let row_bytes = head.packed_bytes() / head.rows();
             screen.counter.add_rows(multiplied, most * row_bytes);
         }

@@ -1,8 +1,8 @@
-//! The output matrix (LM head): what makes logits of hidden states.
+//! The output matrix (LM head), which computes logits from hidden states.
 //!
-//! It is the file's own, the embedding where the file has no other, or a copy in fewer bits
-//! ([`requantize`]). Steps whose samplers look at the largest logits only leave out rows of it that
-//! cannot be among them ([`screen`]).
+//! It is the file's own matrix, the embedding if the file has no other, or a copy in fewer bits
+//! ([`requantize`]). If samplers need only the largest logits, a step skips rows that cannot be
+//! among them ([`screen`]).
 
 mod logits;
 mod requantize;
@@ -17,22 +17,22 @@ pub(crate) use scratch::{ScreenCounter, ScreenScratch, SharedScreen, screen_byte
 pub(crate) use screen::{HeadImage, IMAGE, ScreenedTensor};
 pub use screen::{HeadScreening, ROWS_PER_SURVIVOR, ScreenedHead};
 
-/// The head of a model.
+/// A model's head.
 #[derive(Debug)]
 pub(crate) struct LmHead {
-    /// (vocab, hidden); `None` where the embedding, as the file has it, is the head too.
+    /// (vocab, hidden); `None` where the file's embedding, unchanged, is also the head.
     pub own: Option<Linear>,
-    /// By which steps leave out rows.
+    /// Used by steps to skip rows.
     pub image: Option<HeadImage>,
 }
 
 impl LmHead {
-    /// The matrix, of a model with this embedding.
+    /// The head's matrix, given the model's embedding.
     pub fn matrix<'a>(&'a self, embedding: &'a Linear) -> &'a Linear {
         self.own.as_ref().unwrap_or(embedding)
     }
 
-    /// Rows that steps can leave out; none where they multiply the whole head.
+    /// Rows that steps can skip; `None` where steps multiply the whole head.
     pub fn screened_rows(&self) -> Option<usize> {
         self.image.as_ref().map(HeadImage::rows)
     }

@@ -1,4 +1,4 @@
-//! The output matrix in fewer bits than the file has it in, for those who ask.
+//! Optional requantization of the output matrix to fewer bits.
 
 use std::{
     fmt,
@@ -12,27 +12,27 @@ use ryz_tmac::BufferKind;
 
 use crate::{ModelError, load::Loader, place::Reservation, sync::lock, tensor::stage_rows};
 
-/// The output matrix, where it is not the embedding too.
+/// The output matrix, where it is separate from the embedding.
 pub(crate) const OUTPUT: &str = "output.weight";
 
-/// What the output matrix (the head) is multiplied as.
+/// The type of the output matrix (the head) in products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HeadType {
-    /// The file's own type: the logits are the file's.
+    /// The file's own type; logits are unchanged.
     #[default]
     File,
-    /// Q8_0, made while the model is loaded.
+    /// Q8_0, converted on load.
     Q8,
-    /// Q4_K, made while the model is loaded; Q4_0 where rows are not whole blocks of 256.
+    /// Q4_K, converted on load; Q4_0 where rows are not whole blocks of 256.
     Q4,
 }
 
 impl HeadType {
-    /// Every choice.
+    /// All choices.
     pub const ALL: [Self; 3] = [Self::File, Self::Q8, Self::Q4];
 
-    /// The name in options.
+    /// The name used in options.
     pub fn name(self) -> &'static str {
         match self {
             Self::File => "file",
@@ -41,8 +41,8 @@ impl HeadType {
         }
     }
 
-    /// The type that a head which the file has as `file` is re-quantised to; `None` where it stays: where nobody asked, or
-    /// where it has no more bits than that already.
+    /// The type to requantize a head of type `file` to. `None` keeps it: no conversion was
+    /// requested, or the file's type has no more bits.
     fn requantized(self, file: DType, cols: usize) -> Option<DType> {
         let wanted = match self {
             Self::File => return None,
@@ -60,18 +60,18 @@ impl fmt::Display for HeadType {
     }
 }
 
-/// A head that is made from the file's.
+/// A head converted from the file's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RequantizedHead<'a> {
-    /// What the file has.
+    /// The file's tensor.
     pub tensor: &'a TensorInfo,
     pub dtype: DType,
-    /// Whether the file's is kept as well, for the embedding.
+    /// Whether the file's matrix is also kept, as the embedding.
     pub tied: bool,
 }
 
 impl<'a> RequantizedHead<'a> {
-    /// What `head` makes of the model's head, if anything.
+    /// The conversion that `head` applies to the model's head, if any.
     pub fn of(
         head: HeadType,
         config: &ModelConfig,
@@ -87,18 +87,18 @@ impl<'a> RequantizedHead<'a> {
         })
     }
 
-    /// Whether it takes the place of the file's tensor `name`, which is then not read for itself.
+    /// Whether the conversion replaces the file's tensor `name`, which is then not loaded itself.
     pub fn replaces(&self, name: &str) -> bool {
         !self.tied && self.tensor.name == name
     }
 
-    /// Bytes that it keeps.
+    /// Bytes of the converted head.
     pub fn bytes(&self) -> usize {
         let row = self.dtype.row_bytes(self.tensor.cols);
         row.unwrap_or(0).saturating_mul(self.tensor.rows)
     }
 
-    /// Bytes that each thread reads the file through.
+    /// Staging bytes per thread.
     pub fn staged(&self) -> usize {
         let row = self.tensor.dtype.row_bytes(self.tensor.cols).unwrap_or(0);
         stage_rows(self.tensor.rows, row) * row
@@ -106,7 +106,7 @@ impl<'a> RequantizedHead<'a> {
 }
 
 impl Loader<'_> {
-    /// Makes the head of the file's, piece by piece on the threads of `lease`.
+    /// Converts the file's head piece by piece on the threads of `lease`.
     pub fn requantize(
         &self,
         head: RequantizedHead<'_>,
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(made(HeadType::Q4, DType::BF16, 576), Some(DType::Q4_0));
         assert_eq!(made(HeadType::Q4, DType::Q4K, 512), None);
         assert_eq!(made(HeadType::Q4, DType::Q2_0G128, 512), None);
-        // No blocks fit: it stays.
+        // No block size fits, so it is kept.
         assert_eq!(made(HeadType::Q4, DType::F32, 40), None);
     }
 }

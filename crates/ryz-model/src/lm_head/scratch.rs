@@ -1,4 +1,4 @@
-//! Buffers and counters of steps that leave out rows of the head.
+//! Buffers and counters of steps that skip rows of the head.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,19 +7,19 @@ use ryz_numa::PartitionedSlice;
 use super::screen::{HeadImage, MOST_NEEDED, MOST_OUTPUTS, ScreenedHead, groups};
 use crate::{ModelError, batch::Plan, run_state::Matrix};
 
-/// [`ScreenedHead`] that the workers count together.
+/// [`ScreenedHead`] counters shared by the workers.
 #[derive(Debug, Default)]
 pub(crate) struct ScreenCounter {
     steps: AtomicU64,
     outputs: AtomicU64,
     rows: AtomicU64,
     read_bytes: AtomicU64,
-    /// Outputs and their rows that were taken.
+    /// Outputs, and the rows computed for them, already taken.
     taken: [u64; 2],
 }
 
 impl ScreenCounter {
-    /// A step that multiplied an image of so many bytes.
+    /// Counts a step that multiplied an image of `image_bytes` bytes.
     pub fn add_step(&self, outputs: usize, image_bytes: usize) {
         self.steps.fetch_add(1, Ordering::Relaxed);
         self.outputs.fetch_add(outputs as u64, Ordering::Relaxed);
@@ -27,14 +27,14 @@ impl ScreenCounter {
             .fetch_add(image_bytes as u64, Ordering::Relaxed);
     }
 
-    /// Rows of the head that were multiplied, and what was read of it.
+    /// Counts rows of the head that were multiplied, and the bytes read for them.
     pub fn add_rows(&self, rows: usize, read_bytes: usize) {
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.read_bytes
             .fetch_add(read_bytes as u64, Ordering::Relaxed);
     }
 
-    /// Outputs so far, and the rows of the head that were multiplied for them.
+    /// Total outputs so far, and the rows of the head that were multiplied for them.
     pub fn all(&mut self) -> [u64; 2] {
         let [outputs, rows] = self.taken;
         [
@@ -54,20 +54,20 @@ impl ScreenCounter {
     }
 }
 
-/// What screening the head takes, for [`MOST_OUTPUTS`] outputs or as many as there can be.
+/// Scratch for screening the head, for up to [`MOST_OUTPUTS`] outputs.
 #[derive(Debug)]
 pub(crate) struct ScreenScratch {
-    /// (output, group): the largest lower bound of its rows
+    /// (output, group): the largest lower bound among the group's rows
     lower: Matrix,
     /// (output, group): the largest upper bound
     upper: Matrix,
-    /// (output, 1): of the hidden states
+    /// (output, 1): norms of the hidden states
     norms: Matrix,
-    /// (output, 1): what the bounds of rows that matter reach
+    /// (output, 1): the threshold that upper bounds of candidate rows reach
     thresholds: Matrix,
 }
 
-/// Bytes of [`ScreenScratch`], for a head of so many rows; `matrix` counts those of a matrix.
+/// Bytes of [`ScreenScratch`] for a head with `rows` rows; `matrix` returns the bytes of a matrix.
 pub(crate) fn screen_bytes(
     rows: usize,
     max_outputs: usize,
@@ -79,7 +79,8 @@ pub(crate) fn screen_bytes(
 }
 
 impl ScreenScratch {
-    /// For a head of so many rows; `matrix` takes one by its name, rows and columns.
+    /// Allocates scratch for a head with `rows` rows; `matrix` allocates one matrix by name, rows
+    /// and columns.
     pub fn new(
         rows: usize,
         max_outputs: usize,
@@ -95,7 +96,7 @@ impl ScreenScratch {
         })
     }
 
-    /// For one step; none where it cannot leave out rows by this image.
+    /// Shares the scratch for one step; `None` if the step cannot skip rows with this image.
     pub fn share<'a>(
         &'a mut self,
         image: &HeadImage,
@@ -106,7 +107,7 @@ impl ScreenScratch {
         if !(1..=self.norms.rows().min(image.most_outputs())).contains(&outputs) {
             return None;
         }
-        // Of fewer groups a large part would survive.
+        // With fewer groups, a large fraction would survive.
         let most = MOST_NEEDED.min(image.groups() / 2);
         let fits = self.lower.cols() == image.groups();
         (fits && plan.needs_at_most(most)).then(|| SharedScreen {
@@ -119,12 +120,12 @@ impl ScreenScratch {
     }
 }
 
-/// Columns of the matrices of [`ScreenScratch`], for a head of so many rows.
+/// Columns of the matrices of [`ScreenScratch`] for a head with `rows` rows.
 fn screen_columns(rows: usize) -> [usize; 4] {
     [groups(rows), groups(rows), 1, 1]
 }
 
-/// What screening the head takes; see [`ScreenScratch`] for the shapes.
+/// A step's shared screening scratch; see [`ScreenScratch`] for the shapes.
 pub(crate) struct SharedScreen<'a> {
     pub lower: PartitionedSlice<'a, f32>,
     pub upper: PartitionedSlice<'a, f32>,
@@ -134,7 +135,7 @@ pub(crate) struct SharedScreen<'a> {
 }
 
 impl SharedScreen<'_> {
-    /// Whether the hidden states of all outputs have norms by which rows can be bounded.
+    /// Whether the hidden states of all outputs have norms that can bound rows.
     pub fn bounds_rows(&self) -> bool {
         self.norms.read().iter().all(|norm| norm.is_finite())
     }

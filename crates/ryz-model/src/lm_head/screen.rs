@@ -1,33 +1,40 @@
-//! Leaving out rows of the head that cannot matter to a sampler which looks at the largest logits only.
+//! Skipping head rows that cannot matter to a sampler that needs only the largest logits.
 //!
-//! A head has an *image*, which takes less to multiply, and for each row a bound on how far the logit that the image gives may be from
-//! the head's own. Of one of 16 or 32 bits that is a copy in Q8_0, half as large or less; of Q4_K and Q6_K it is the head itself,
-//! multiplied with activations of one byte in place of three ([`DenseWeight::matmul_coarse`], with a bound of its own). A step multiplies the image, finds the least that the k-th largest
-//! logit can be, and multiplies those rows of the head itself whose logit may reach it. These logits are the whole head's, bit for
-//! bit; all others are given as −∞.
+//! A head has an *image*, which is cheaper to multiply, and for each row a bound on the difference
+//! between the image's logit and the head's own. For 16- and 32-bit heads, the image is a copy in
+//! Q8_0, at most half as large. For Q4_K and Q6_K, it is the head itself, multiplied with one-byte
+//! activations instead of three-byte ones ([`DenseWeight::matmul_coarse`], which has its own
+//! bound). A step multiplies the image, computes a lower bound of the k-th largest logit, and
+//! multiplies those rows of the head itself whose logit may reach that bound. These logits equal
+//! the whole head's bit for bit; all others are −∞.
 //!
 //! # The bound of a copy
 //!
-//! For a row w of the head, its image v and hidden states x of n columns, let y(w) be what the kernel of dense weights computes
-//! of Σ w·x. Weights are decoded exactly (of Q8_0 the product of 8 and 11 bits), and element c is added to lane c mod 16 by a fused
-//! step, then lanes by a tree of four levels: a product goes through at most m = ⌈n/16⌉ + 4 roundings. So (Higham, Accuracy and
-//! Stability of Numerical Algorithms, 3.1), with u = 2⁻²⁴ and γ = m·u / (1 − m·u), where nothing overflows,
+//! For a row w of the head, its image v and hidden states x of n columns, let y(w) be the result of
+//! the dense kernel for Σ w·x. Weights are decoded exactly (in Q8_0, as the product of 8 and 11
+//! bits). Element c is added to lane c mod 16 by a fused multiply-add, then a tree of four levels
+//! adds the lanes, so a product passes through at most m = ⌈n/16⌉ + 4 roundings. So (Higham,
+//! Accuracy and Stability of Numerical Algorithms, 3.1), with u = 2⁻²⁴ and γ = m·u / (1 − m·u), and
+//! without overflow,
 //!
 //! ```text
 //! |y(w) − w·x| ≤ γ·Σ|w||x| + t ≤ γ·‖w‖·‖x‖ + t
-//! |y(w) − y(v)| ≤ |(w − v)·x| + γ·(‖w‖ + ‖v‖)·‖x‖ + 2t ≤ e·‖x‖ + 2t      e = ‖w − v‖ + γ·(‖w‖ + ‖v‖)
+//! |y(w) − y(v)| ≤ |(w − v)·x| + γ·(‖w‖ + ‖v‖)·‖x‖ + 2t ≤ e·‖x‖ + 2t
+//! e = ‖w − v‖ + γ·(‖w‖ + ‖v‖)
 //! ```
 //!
-//! by the inequality of Cauchy and Schwarz, where ‖v‖ is at most ‖w‖ + ‖w − v‖, t being what products below the smallest normal number lose: n + 16 times 2⁻¹⁵⁰ at the
-//! most. [`FLOOR`] is more than that. Nothing overflows where ‖w‖·‖x‖ and ‖v‖·‖x‖ are below [`MOST`]: a step with more, or with a
-//! number that is none, multiplies the whole head ([`HeadImage::norm`]). Norms are summed in f64, whose roundings are below 2⁻³⁰
-//! for any width there is, and rounded up by [`UP`].
+//! by the Cauchy–Schwarz inequality, where ‖v‖ is at most ‖w‖ + ‖w − v‖, and t is the loss from
+//! products below the smallest normal number: at most (n + 16)·2⁻¹⁵⁰. [`FLOOR`] is more than that.
+//! Nothing overflows if ‖w‖·‖x‖ and ‖v‖·‖x‖ are below [`MOST`]. A step that exceeds it, or that has
+//! a non-finite value, multiplies the whole head ([`HeadImage::norm`]). Norms are summed in f64,
+//! whose roundings are below 2⁻³⁰ for any supported width, and rounded up by [`UP`].
 //!
 //! # The threshold
 //!
-//! Rows lie in groups, of each of which the largest lower bound and the largest upper bound are kept. The k-th largest of the lower
-//! bounds of groups is reached by k rows at least; so is it by the k-th largest logit, and every row among the k largest, equal
-//! ones included, has an upper bound as large. What compares in f32 is rounded away from the logit.
+//! Rows form groups; for each group, the largest lower bound and the largest upper bound are kept.
+//! At least k rows reach the k-th largest of the groups' lower bounds, so the k-th largest logit
+//! reaches it too. Every row among the k largest, ties included, therefore has an upper bound at
+//! least that large. Bounds compared in f32 are rounded away from the logit.
 
 use std::{
     ops::Range,
@@ -48,66 +55,70 @@ use ryz_tmac::{AlignedVec, Arena, Buffer, BufferKind, LINE, MatMut};
 use super::{OUTPUT, RequantizedHead};
 use crate::{ModelError, sync::lock};
 
-/// The name under which the image's memory is listed.
+/// The name of the image's memory in listings.
 pub(crate) const IMAGE: &str = "image of the head";
 
-/// Heads of fewer bytes are multiplied whole: they lie in caches.
+/// Smaller heads, in bytes, are multiplied whole: they fit in caches.
 const LEAST_BYTES: u64 = 8 << 20;
-/// Rows of a group, in a head that has many;
+/// Rows per group in a head with many rows.
 const GROUP: usize = 16;
-/// that is, as many as this. Others have groups of one row.
+/// The minimum rows for that; smaller heads have groups of one row.
 const MANY_ROWS: usize = 1024 * GROUP;
-/// One row in so many may survive, in a step and in the mean of those that are measured at load; where more do, the whole head is
-/// multiplied.
+/// At most one row in this many may survive, both in a step and in the mean measured on load;
+/// beyond that, the whole head is multiplied.
 pub const ROWS_PER_SURVIVOR: usize = 50;
-/// Outputs from which on a head that is its own image is judged.
+/// Minimum outputs before a head that is its own image is judged.
 const JUDGED_FROM: u64 = 16;
-/// The most outputs of a step that are screened.
+/// Maximum screened outputs per step.
 pub(crate) const MOST_OUTPUTS: usize = 16;
-/// The most by a copy: with more, products are bound by arithmetic, of which it saves none.
+/// Maximum screened outputs with a copy: beyond it, products are compute-bound, and a copy saves no
+/// arithmetic.
 const MOST_OF_COPY: usize = 8;
-/// The most logits that an output may need.
+/// Maximum logits that an output may need.
 pub(crate) const MOST_NEEDED: usize = 256;
 
-/// Added to what bounds a difference of logits: products below the smallest normal number, of either image.
+/// Added to bounds of logit differences: covers products below the smallest normal number, for
+/// either image.
 const FLOOR: f32 = COARSE_FLOOR;
-/// What norms are multiplied with: more than all roundings on the way to a bound.
+/// Factor applied to norms: covers all roundings in computing a bound.
 const UP: f64 = 1.0 + 1.0 / (1 << 20) as f64;
-/// The most that a logit may be for its row to be screened: far from what f32 holds.
+/// Maximum logit magnitude of a screened row: far below the limit of f32.
 const MOST: f64 = (1u128 << 120) as f64;
 
-/// Whether rows of the head are left out that cannot matter to a sampler. Tokens are the same.
+/// Whether to skip rows of the head that cannot matter to a sampler. The sampled tokens do not
+/// change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HeadScreening {
     /// Never.
     #[default]
     Off,
-    /// Where the head is large; whoever loads the model may measure whether it pays and drop the image.
+    /// If the head is large; the caller may measure whether it pays off and drop the image.
     Auto,
-    /// Wherever there can be an image, however small the head is and however many rows survive: for tests.
+    /// Wherever an image is possible, regardless of the head's size and the survivors; for tests.
     Always,
 }
 
-/// What screened steps did ([`crate::RunState::take_screened`]).
+/// Counts of screened steps ([`crate::RunState::take_screened`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScreenedHead {
     /// Steps that multiplied the image.
     pub steps: u64,
     /// Their outputs.
     pub outputs: u64,
-    /// Rows of the head that were multiplied, output by output.
+    /// Rows of the head that were multiplied, summed over outputs.
     pub rows: u64,
-    /// Bytes of the image and of the head that they read.
+    /// Bytes read of the image and the head.
     pub read_bytes: u64,
 }
 
-/// A head of which an image is to be made.
+/// A head that needs an image.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ScreenedTensor<'a>(&'a TensorInfo);
 
 impl<'a> ScreenedTensor<'a> {
-    /// The model's head, where it is to be screened and can be: one that is not made of the file's has its type.
+    /// The model's head, if it should and can be screened; a requantized head is judged by its new
+    /// type.
     pub fn of(
         screening: HeadScreening,
         made: Option<&RequantizedHead<'_>>,
@@ -144,7 +155,7 @@ impl<'a> ScreenedTensor<'a> {
         row.saturating_mul(self.0.rows)
     }
 
-    /// Bytes that the image keeps.
+    /// Bytes of the image.
     pub fn bytes(&self) -> usize {
         let bounds = self.0.rows.saturating_mul(size_of::<f32>());
         let lines = |bytes: usize| bytes.div_ceil(LINE).saturating_mul(LINE);
@@ -152,7 +163,7 @@ impl<'a> ScreenedTensor<'a> {
     }
 }
 
-/// Rows of a group, in a head of `rows` rows.
+/// Rows per group, in a head with `rows` rows.
 fn group(rows: usize) -> usize {
     match rows >= MANY_ROWS {
         true => GROUP,
@@ -160,30 +171,31 @@ fn group(rows: usize) -> usize {
     }
 }
 
-/// Groups of a head of `rows` rows.
+/// Number of groups in a head with `rows` rows.
 pub(crate) fn groups(rows: usize) -> usize {
     rows.div_ceil(group(rows))
 }
 
-/// An image of the head, and how far each of its logits may be from the head's.
+/// An image of the head, and bounds on the difference of its logits.
 #[derive(Debug)]
 pub(crate) struct HeadImage {
     /// The head in Q8_0; `None` where the head is its own image, multiplied coarsely.
     copy: Option<Linear>,
     /// (row): e of the module's documentation, or the factor of [`DenseWeight::coarse_row_errors`].
     errors: AlignedVec<f32>,
-    /// The largest norm of a row, of the head or of the image.
+    /// The largest row norm of the head or the image.
     largest: f64,
     group: usize,
-    /// Groups that may have survivors, beyond which the whole head is multiplied.
+    /// Maximum groups with survivors; beyond it, the whole head is multiplied.
     most_groups: usize,
 }
 
-/// A copy where there is one, errors, and the largest norm.
+/// The copy, if any, the errors, and the largest norm.
 type Made = (Option<Linear>, AlignedVec<f32>, f64);
 
 impl HeadImage {
-    /// Makes it on the threads of `lease`; `None` where the head has a number that is none, or one that Q8_0 does not hold.
+    /// Creates the image on the threads of `lease`; `None` if the head has a non-finite value, or
+    /// one that Q8_0 cannot hold.
     pub fn new(
         head: &Linear,
         screening: HeadScreening,
@@ -212,7 +224,7 @@ impl HeadImage {
         }))
     }
 
-    /// Of a head that is its own image.
+    /// For a head that is its own image.
     fn coarse(
         head: &DenseWeight,
         arena: &Arena,
@@ -232,7 +244,7 @@ impl HeadImage {
         Ok(finite.then_some((None, errors, f64::from(largest))))
     }
 
-    /// Of a head whose image is a copy.
+    /// For a head whose image is a copy.
     fn copy(
         head: &Linear,
         kernels: Kernels,
@@ -280,23 +292,23 @@ impl HeadImage {
         Ok(Some((Some(Linear::Dense(weight)), errors, largest)))
     }
 
-    /// Bytes that it keeps beside the head.
+    /// Bytes that the image adds to the head.
     pub fn bytes(&self) -> usize {
         let copy = self.copy.as_ref().map_or(0, Linear::packed_bytes);
         copy + self.errors.len() * size_of::<f32>()
     }
 
-    /// Bytes that a step reads of it, or of the head in its place.
+    /// Bytes that a step reads of the image, or of the head used as its image.
     pub fn read_bytes(&self, head: &Linear) -> usize {
         self.matrix(head).packed_bytes() + self.errors.len() * size_of::<f32>()
     }
 
-    /// What a step multiplies in place of `head`.
+    /// The matrix that a step multiplies in place of `head`.
     pub fn matrix<'a>(&'a self, head: &'a Linear) -> &'a Linear {
         self.copy.as_ref().unwrap_or(head)
     }
 
-    /// The logits that it gives for some rows of `head`: as [`Linear::matmul_prepared`].
+    /// The image's logits for some rows of `head`, as [`Linear::matmul_prepared`].
     pub fn multiply(
         &self,
         head: &Linear,
@@ -314,13 +326,13 @@ impl HeadImage {
         }
     }
 
-    /// Whether it is the head itself, so that there is nothing to give back where it does not pay.
+    /// Whether the image is the head itself, so that dropping it frees little memory.
     pub fn is_head(&self) -> bool {
         self.copy.is_none()
     }
 
-    /// Whether few enough rows were multiplied for the outputs that a [run state](crate::RunState) has seen. A copy was looked at when the
-    /// model was loaded.
+    /// Whether few enough rows were multiplied for the outputs that a [run state](crate::RunState)
+    /// has seen. A copy was judged when the model was loaded.
     pub fn still_pays(&self, [outputs, rows]: [u64; 2]) -> bool {
         let all = self.rows();
         let measured = self.is_head() && self.most_groups < all && outputs >= JUDGED_FROM;
@@ -328,7 +340,7 @@ impl HeadImage {
             || rows.saturating_mul(ROWS_PER_SURVIVOR as u64) < outputs.saturating_mul(all as u64)
     }
 
-    /// The most outputs of a step for which it is worth while.
+    /// Maximum outputs of a step for which screening pays off.
     pub fn most_outputs(&self) -> usize {
         match self.is_head() {
             true => MOST_OUTPUTS,
@@ -346,13 +358,13 @@ impl HeadImage {
         self.errors.len().div_ceil(self.group)
     }
 
-    /// Rows of a group.
+    /// Rows per group.
     pub fn group(&self) -> usize {
         self.group
     }
 
-    /// By what rows are bounded: ‖x‖ rounded up, or what activations of one byte lose of it; infinity where the whole head must be
-    /// multiplied.
+    /// The factor of a row's bound: ‖x‖ rounded up, or the error of one-byte activations; infinity
+    /// if the whole head must be multiplied.
     pub fn norm(&self, head: &Linear, x: &[f32]) -> f32 {
         let (error, norm) = match (&self.copy, head) {
             (None, Linear::Dense(head)) => head.coarse_error(x),
@@ -361,26 +373,27 @@ impl HeadImage {
                 (norm, norm)
             }
         };
-        // A comparison with what is no number is false.
+        // Comparisons with NaN are false.
         match norm * self.largest <= MOST && norm <= MOST && error <= MOST {
             true => (error as f32).next_up(),
             false => f32::INFINITY,
         }
     }
 
-    /// How far the head's logit may be from the image's.
+    /// Maximum difference between the head's logit and the image's.
     #[inline(always)]
     fn width(&self, row: usize, norm: f32) -> f32 {
         self.errors[row] * norm + FLOOR
     }
 
-    /// The most that the head's logit may be.
+    /// Upper bound of the head's logit.
     #[inline]
     pub fn upper(&self, row: usize, norm: f32, logit: f32) -> f32 {
         (logit + self.width(row, norm)).next_up()
     }
 
-    /// The largest bounds of each group of rows from `first` on, of whose image's logits `logits` are.
+    /// The largest bounds of each group of rows starting at `first`, given the image's `logits` of
+    /// those rows.
     pub fn bounds(
         &self,
         first: usize,
@@ -393,8 +406,8 @@ impl HeadImage {
         group_bounds(self.group, errors, norm, logits, lower, upper);
     }
 
-    /// What the upper bound of a row must reach to be among the `needed` largest; −∞ where too many groups have such rows. Puts
-    /// `lower` out of order.
+    /// The threshold that a row's upper bound must reach to be among the `needed` largest; −∞ if
+    /// too many groups have such rows. Reorders `lower`.
     pub fn threshold(&self, lower: &mut [f32], upper: &[f32], needed: usize) -> f32 {
         if needed == 0 || needed > lower.len() {
             return f32::NEG_INFINITY;
@@ -420,7 +433,7 @@ fn group_bounds(
 ) {
     let groups = logits.chunks(group).zip(errors.chunks(group));
     for ((logits, errors), (lower, upper)) in groups.zip(lower.iter_mut().zip(upper)) {
-        // Four of each, which do not wait for one another.
+        // Four independent accumulators of each.
         let (mut low, mut high) = ([f32::NEG_INFINITY; 4], [f32::NEG_INFINITY; 4]);
         for (logits, errors) in logits.chunks(4).zip(errors.chunks(4)) {
             for ((logit, error), (low, high)) in
@@ -452,13 +465,13 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
-/// Makes rows of an image, one after another.
+/// Creates rows of an image one after another.
 struct RowMaker {
     /// The head's row.
     weights: Vec<f32>,
     /// γ
     rounding: f64,
-    /// The largest norm of a row so far; infinite once one is no number.
+    /// The largest row norm so far; infinite after a NaN.
     largest: f64,
 }
 
@@ -472,7 +485,7 @@ impl RowMaker {
         }
     }
 
-    /// Writes the image of `weights`, and gives e.
+    /// Writes the image of `weights` to `blocks` and returns e.
     fn make(&mut self, blocks: &mut [u8]) -> f32 {
         let (weights, _) = self.weights.as_chunks::<BLOCK>();
         let (blocks, _) = blocks.as_chunks_mut::<BLOCK_BYTES>();
@@ -483,20 +496,20 @@ impl RowMaker {
         let [norm, error] = [own, errors].map(|sums| sums.iter().sum::<f64>().sqrt());
         // ‖v‖ is at most ‖w‖ + ‖w − v‖.
         let norms = 2.0 * norm + error;
-        // NaN is not below anything.
+        // NaN fails this comparison.
         let most = if norms < MOST { norms } else { f64::INFINITY };
         self.largest = self.largest.max(most);
         (((error + self.rounding * norms) * UP) as f32).next_up()
     }
 }
 
-/// Weights of a block of Q8_0, and its bytes: an fp16 scale, then the codes.
+/// Weights per Q8_0 block, and its bytes: an fp16 scale, then the codes.
 const BLOCK: usize = 32;
 const BLOCK_BYTES: usize = 34;
 const LANES: usize = 8;
 
-/// A block of Q8_0 as near to the weights as it comes, by halves to even; adds squares of weights and of errors. These are differences
-/// in f32, each off by 2⁻²⁴ of itself at most.
+/// Writes the Q8_0 block nearest to the weights, rounding half to even, and adds the squares of
+/// weights and errors to the sums. The errors are f32 differences, each within a relative 2⁻²⁴.
 fn make_block(
     weights: &[f32; BLOCK],
     block: &mut [u8; BLOCK_BYTES],
@@ -514,7 +527,7 @@ fn make_block(
         }
     }
     let scale = maxima.into_iter().fold(0.0, f32::max) / 127.0;
-    // Of no scale, or one so small that all codes are 0.
+    // For no scale, or one so small that all codes are 0.
     let inverse = Some(1.0 / scale).filter(|inverse| inverse.is_finite());
     let inverse = inverse.unwrap_or(0.0);
     let (head, codes) = block.split_at_mut(2);

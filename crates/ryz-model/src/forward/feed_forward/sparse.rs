@@ -1,4 +1,5 @@
-//! What a squared ReLU leaves out: rows of `up` behind a gate of 0, and columns of `down` that meet a 0.
+//! Sparsity of a squared ReLU: skips rows of `up` whose gate is 0, and columns of `down` whose
+//! input is 0.
 
 use std::ops::Range;
 
@@ -11,16 +12,16 @@ use crate::{
     weights::{GatedWeights, Projection},
 };
 
-/// The most tokens of a step for each of which rows of `up` are listed; more read all rows once.
+/// Maximum tokens per step with per-token row lists of `up`; larger steps read all rows once.
 const LISTED_TOKENS: usize = 3;
 
 impl Pass<'_> {
-    /// Whether rows of `up` are listed for each of so many tokens.
+    /// Whether a step of `tokens` tokens lists the rows of `up` for each token.
     pub(super) fn lists(weights: &SparseTernary, tokens: usize) -> bool {
         tokens <= LISTED_TOKENS && !weights.is_tiled()
     }
 
-    /// Zeros among some rows of what gate and up gave.
+    /// Counts zeros among some rows of the gate and up outputs.
     pub(in crate::forward) fn count_activity(&self, index: usize, rows: Range<usize>) {
         let Some(activity) = self.state.activity else {
             return;
@@ -31,7 +32,8 @@ impl Pass<'_> {
         }
     }
 
-    /// Columns of `down` that some rows leave out, for the profiler and for the choice of an order.
+    /// Counts the skipped columns of `down` in some rows, for the profiler and for choosing an
+    /// order.
     pub(in crate::forward) fn count_columns(
         &self,
         index: usize,
@@ -42,14 +44,14 @@ impl Pass<'_> {
         self.count_quantized_zeros(index, down, rows);
     }
 
-    /// Zeros among the int8 forms of the same.
+    /// Counts zeros in the int8 forms of the same rows.
     fn count_quantized_zeros(&self, index: usize, down: &Projection, rows: Range<usize>) {
         let Some(activity) = self.state.activity else {
             return;
         };
         let zeros = self.quantized_zeros(down, rows);
         activity[index].add_quantized(zeros as u64);
-        // Of the columns that several tokens leave out, each reads its own.
+        // With several tokens, each skips its own columns.
         if let Linear::Sparse(weights) = &down.weight
             && self.plan.rows.len() == 1
             && !weights.is_tiled()
@@ -58,7 +60,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Counts columns that one token does not leave out, where it is to be seen whether leaving them out pays.
+    /// Counts the columns that one token keeps, while measuring whether skipping pays off.
     fn watch_columns(&self, index: usize, down: &Projection, rows: Range<usize>) {
         if let Some(watched) = self.state.watched {
             let columns = rows.len() * down.weight.cols();
@@ -76,8 +78,9 @@ impl Pass<'_> {
         self.state.forms_of(&[down]).map(of_form).sum()
     }
 
-    /// up = Wup·normed where the gate is positive, 0 elsewhere: a squared ReLU makes it 0 there anyway. One token of which so many
-    /// gates are positive that a list does not pay reads all rows.
+    /// up = Wup·normed where the gate is positive, 0 elsewhere, because a squared ReLU zeroes the
+    /// rest anyway. A single token with too many positive gates for a list to pay off reads all
+    /// rows.
     pub(super) fn listed_up(
         &self,
         layer_index: usize,
@@ -96,7 +99,7 @@ impl Pass<'_> {
         for token in 0..tokens {
             let mut count = 0;
             for (row, &gate) in (rows.start as u32..).zip(&*gate.row_mut(token)) {
-                // Written in any case, kept when it counts; what is not a number counts.
+                // Always write; advance only for a row that counts. NaN counts.
                 list[count] = row;
                 count += usize::from(gate > 0.0 || gate.is_nan());
             }

@@ -27,7 +27,7 @@ fn head(rows: &[Vec<f32>], dtype: DType, level: Level) -> (Linear, Option<HeadIm
     (head, image.unwrap())
 }
 
-/// The copy of a head of floats.
+/// The copy of a float head.
 fn copy<'a>(head: &'a Linear, image: &'a HeadImage) -> &'a Linear {
     assert!(!image.is_head());
     image.matrix(head)
@@ -41,14 +41,14 @@ fn logits(weight: &Linear, x: &[f32]) -> Vec<f32> {
     out
 }
 
-/// Ids by falling logit, equal ones by rising id.
+/// Ids by descending logit, ties by ascending id.
 fn best(logits: &[f32]) -> Vec<usize> {
     let mut ids: Vec<usize> = (0..logits.len()).collect();
     ids.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).unwrap().then(a.cmp(&b)));
     ids
 }
 
-/// Checks the bounds of all rows; the largest part of a bound that a difference takes.
+/// Checks the bounds of all rows; returns the largest ratio of a difference to its bound.
 fn check(head: &Linear, image: &HeadImage, x: &[f32]) -> f64 {
     let norm = image.norm(head, x);
     assert!(norm.is_finite(), "{norm}");
@@ -85,7 +85,7 @@ fn check(head: &Linear, image: &HeadImage, x: &[f32]) -> f64 {
     used
 }
 
-/// An image with groups of another size.
+/// An image with a different group size.
 struct HeadImageOf<'a> {
     group: usize,
     image: &'a HeadImage,
@@ -102,7 +102,7 @@ impl HeadImageOf<'_> {
     }
 }
 
-/// The levels of this machine.
+/// The instruction levels that this machine supports.
 fn levels() -> impl Iterator<Item = Level> {
     Level::ALL.into_iter().filter(|level| level.supported())
 }
@@ -141,7 +141,7 @@ proptest! {
     }
 }
 
-/// Hidden states along the errors of a row are as bad as there are: the bound is nearly reached.
+/// Hidden states parallel to a row's error are the worst case: they nearly reach the bound.
 #[test]
 fn the_worst_hidden_states_stay_within_the_bounds() {
     for dtype in FLOATS {
@@ -223,7 +223,7 @@ fn what_is_no_number_is_not_screened() {
         assert_eq!(image.norm(&head, &x), f32::INFINITY);
         assert_eq!(image.norm(&head, &[1e37; 32]), f32::INFINITY);
     }
-    // Scales of its blocks go beyond fp16.
+    // The scales of its blocks exceed fp16.
     assert!(
         head(&[vec![1e8; 32]], DType::F32, Level::detect())
             .1
@@ -231,7 +231,8 @@ fn what_is_no_number_is_not_screened() {
     );
 }
 
-/// A head that is its own image is given up by who has seen that it does not pay, and a copy is not.
+/// A head that is its own image stops screening once the observed counts show that it does not pay
+/// off; a copy does not.
 #[test]
 fn a_head_that_is_its_own_image_is_judged_by_what_was_seen() {
     let blocks = vec![1u8; 200 * DType::Q6K.row_bytes(256).unwrap()];
@@ -253,7 +254,7 @@ fn a_head_that_is_its_own_image_is_judged_by_what_was_seen() {
     };
     let auto = image(HeadScreening::Auto);
     assert!(auto.is_head() && auto.bytes() == 800);
-    // Of 200 rows, 2 % are 4.
+    // 2 % of 200 rows is 4.
     assert!(auto.still_pays([15, 3000]), "too few to tell");
     assert!(auto.still_pays([16, 63]) && !auto.still_pays([16, 64]));
     assert!(image(HeadScreening::Always).still_pays([16, 3200]));
