@@ -22,7 +22,8 @@ use crate::{
     weights::{LayerWeights, Projection},
 };
 
-/// The buffers of [`Model::forward`], for batches of up to `max_tokens` tokens and `max_outputs` rows of logits.
+/// The buffers of [`Model::forward`] for batches of up to `max_tokens` tokens and `max_outputs`
+/// rows of logits.
 #[derive(Debug)]
 pub struct RunState {
     max_tokens: usize,

@@ -1,7 +1,8 @@
-//! Timing a loaded model's products, for whoever chooses how its weights are streamed.
+//! Times a loaded model's products, to choose how its weights are streamed.
 //!
-//! Products with one token, and with some, are timed on the model's own matrices, by the threads that will compute with it, and over
-//! more bytes than caches hold: what is found is true of decoding. Nothing here changes a result.
+//! Products with one and with several tokens are timed on the model's own matrices, on the threads
+//! that will compute with it, and over more bytes than the caches hold, so the results apply to
+//! decoding. Tuning does not change results.
 
 use std::{
     ops::Range,
@@ -21,50 +22,50 @@ use crate::{
     weights::{LayerWeights, Projection},
 };
 
-/// Matrices of a model that are multiplied alike: by one kernel, of one shape.
+/// Matrices of a model that are multiplied alike: same kernel, same shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatrixKind {
-    /// The kernel's name, in 2 bits.
+    /// The kernel's name with 2-bit packing.
     pub kernel: &'static str,
-    /// Its name in 1.6 bits; `None` where the matrices stay in 2.
+    /// The kernel's name with 1.6-bit packing; `None` if the matrices stay in 2 bits.
     pub base3_kernel: Option<&'static str>,
     /// Outputs.
     pub rows: usize,
     /// Inputs.
     pub cols: usize,
-    /// Whose rows or columns can be left out.
+    /// The order that allows skipping rows or columns, if any.
     pub order: Option<LineOrder>,
 }
 
-/// What of a product with one token counts, where rows or columns are left out that do not.
+/// How much of a single-token product counts, for matrices that can skip rows or columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counting {
-    /// All rows, by a list of them, or all columns.
+    /// All rows (through a list), or all columns.
     All,
-    /// Half of them, here and there.
+    /// Half of them, scattered.
     Half,
 }
 
-/// What timing products with the matrices of one kind needs.
+/// Inputs, buffers and position for timing products with one kind of matrix.
 #[derive(Debug)]
 pub struct ProductTimer {
     kind: MatrixKind,
-    /// Layer, and place in [`LayerWeights::projections`].
+    /// Layer, and index in [`LayerWeights::projections`].
     matrices: Vec<(usize, usize)>,
-    /// Products of one measurement, with one token.
+    /// Single-token products per measurement.
     products: usize,
-    /// The most tokens of a product.
+    /// Maximum tokens per product.
     tokens: usize,
-    /// Those of the matrices that are multiplied.
+    /// The matrices in use.
     window: Range<usize>,
-    /// Products so far: the window is gone through again and again.
+    /// Products so far; the window is traversed cyclically.
     next: usize,
     input: TimedInput,
-    /// Where columns can be left out: one token, half of which is 0.
+    /// For skippable columns: one token, half of whose values are 0.
     half: Option<QuantizedActivations>,
     /// (tokens, rows)
     output: AlignedVec<f32>,
-    /// (tokens, rows), where a gate's rows are multiplied before those of each chunk; else empty.
+    /// (tokens, rows), if a gate's rows are multiplied before those of each chunk; else empty.
     gate_output: AlignedVec<f32>,
     /// (worker, lines)
     scratch: AlignedVec<Line>,
@@ -72,7 +73,7 @@ pub struct ProductTimer {
 }
 
 impl MatrixKind {
-    /// The kernel's name in a packing.
+    /// The kernel's name with this packing.
     pub fn kernel_in(&self, packing: Packing) -> Option<&'static str> {
         match packing {
             Packing::TwoBits => Some(self.kernel),
@@ -89,25 +90,26 @@ enum TimedInput {
 }
 
 impl ProductTimer {
-    /// What it times.
+    /// The kind of matrix that it times.
     pub fn kind(&self) -> &MatrixKind {
         &self.kind
     }
 
-    /// How many matrices there are.
+    /// Number of matrices.
     pub fn matrices(&self) -> usize {
         self.matrices.len()
     }
 
-    /// How many products one measurement makes.
+    /// Number of products per measurement.
     pub fn products(&self) -> usize {
         self.products
     }
 
-    /// Has measurements go through some of the matrices only, by turns: those that were read last are last again.
+    /// Restricts measurements to some of the matrices, used cyclically, so that the most recently
+    /// read matrix is always the last to be reused.
     ///
     /// # Panics
-    /// When there are none, or not as many.
+    /// When the range is empty or out of bounds.
     pub fn restrict(&mut self, matrices: Range<usize>) {
         let all = self.matrices.len();
         assert!(
@@ -119,8 +121,8 @@ impl ProductTimer {
 }
 
 impl Model {
-    /// A timer for each kind of ternary projections that has `least_bytes` in all, which go through at least
-    /// `bytes_at_once` of them in one measurement, with products of up to `tokens` tokens.
+    /// One timer for each kind of ternary projection with at least `least_bytes` in total. Each
+    /// measurement reads at least `bytes_at_once` of them, in products of up to `tokens` tokens.
     ///
     /// # Errors
     /// [`ModelError::Memory`] when the arena has no room for an input and an output.
@@ -184,7 +186,7 @@ impl Model {
             };
             let list = (list * size_of::<u32>()).div_ceil(size_of::<Line>());
             let scratch_lines = first.weight.scratch_lines().max(list);
-            // Rows are left out behind the gate's, chunk by chunk.
+            // Rows are skipped after the gate's, chunk by chunk.
             let gated = match kind.order {
                 Some(LineOrder::Rows) => kind.rows.saturating_mul(tokens),
                 _ => 0,
@@ -211,14 +213,15 @@ impl Model {
         Ok(timers)
     }
 
-    /// Times products with some matrices of the timer's kind one after another, shared out as in a step, and where rows can be left out
-    /// with those of the gate beside them; the next call goes on with the next ones. Several tokens, whose products take longer, meet fewer matrices.
+    /// Times consecutive products with matrices of the timer's kind, distributed as in a step. For
+    /// skippable rows, the gate's products are included. The next call continues with the next
+    /// matrices. Products of several tokens take longer, so each measurement uses fewer matrices.
     ///
     /// # Errors
     /// [`ModelError::Region`].
     ///
     /// # Panics
-    /// When there are no `tokens`, or more than the timer was made for.
+    /// When `tokens` is 0 or above the timer's maximum.
     pub fn time_products(
         &self,
         lease: &Lease,
@@ -228,13 +231,14 @@ impl Model {
         self.time(lease, timer, tokens, None)
     }
 
-    /// [`Model::time_products`] of one token of which so much counts, for a kind whose rows or columns can be left out.
+    /// [`Model::time_products`] of one token with the given share of active rows or columns, for a
+    /// kind that can skip them.
     ///
     /// # Errors
     /// [`ModelError::Region`].
     ///
     /// # Panics
-    /// When they cannot.
+    /// When the kind cannot skip any.
     pub fn time_counting(
         &self,
         lease: &Lease,
@@ -336,7 +340,7 @@ impl Model {
         Ok(time)
     }
 
-    /// Packs some matrices of one kind, in the order of the model, on the threads of `lease`.
+    /// Repacks some matrices of one kind, in model order, on the threads of `lease`.
     ///
     /// # Errors
     /// [`ModelError::Region`].
@@ -370,7 +374,7 @@ impl Model {
         Ok(())
     }
 
-    /// Changes how far ahead the weights of one kind are asked for.
+    /// Sets the prefetch distance for the weights of one kind.
     pub fn set_prefetch(&mut self, kind: &MatrixKind, prefetch: PrefetchManager) {
         let kernels = self.kernels.with_prefetch(prefetch);
         let layers = self.weights.layers.iter_mut();
@@ -382,13 +386,13 @@ impl Model {
         }
     }
 
-    /// Changes up to which share of rows those that count are listed, for matrices of one kind.
+    /// Sets the maximum share of active rows up to which they are listed, for matrices of one kind.
     pub fn set_listed_share(&mut self, kind: &MatrixKind, share: f32) {
         self.change_ordered(kind, |weights| weights.set_listed_share(share));
     }
 
-    /// Changes up to which share of rows or columns that count matrices of one kind stay in their order; which of them do is seen
-    /// in the steps of a [`crate::RunState`] that is made afterwards.
+    /// Sets the maximum share of active rows or columns up to which matrices of one kind keep their
+    /// order. A [`crate::RunState`] created afterwards decides in its steps which of them do.
     pub fn set_order_share(&mut self, kind: &MatrixKind, share: f32) {
         self.change_ordered(kind, |weights| weights.set_order_share(share));
     }
@@ -404,11 +408,11 @@ impl Model {
         }
     }
 
-    /// Lays some of a timer's matrices, whose rows or columns can be left out, out as `tiled` or in their order, on the threads of
-    /// `lease`.
+    /// Lays out some of a timer's matrices, which can skip rows or columns, as tiles if `tiled`,
+    /// otherwise in their order, on the threads of `lease`.
     ///
     /// # Errors
-    /// [`ModelError::Memory`] before any is changed; [`ModelError::Region`].
+    /// [`ModelError::Memory`] before any matrix is changed; [`ModelError::Region`].
     pub fn lay_out(
         &mut self,
         lease: &Lease,
@@ -454,13 +458,13 @@ impl Model {
     }
 }
 
-/// Half of the numbers, in no order that a prefetcher knows.
+/// Half of the numbers, in a pattern that no prefetcher predicts.
 fn is_in_half(index: usize) -> bool {
     let mixed = (index as u32).wrapping_mul(0x9e37_79b1);
     (mixed ^ mixed >> 15).wrapping_mul(0x85eb_ca6b) >> 31 == 1
 }
 
-/// The kind of a matrix whose kernels read ahead.
+/// The kind of a matrix whose kernels prefetch.
 fn kind_of(weight: &Linear, int8: bool) -> Option<MatrixKind> {
     let (kernel, base3_kernel) = match weight {
         Linear::Dense(_) => return None,

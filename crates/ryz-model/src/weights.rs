@@ -1,14 +1,15 @@
 //! A loaded model's weights: immutable, shared by all threads.
 //!
-//! Names of the shapes: `hidden` = hidden_size, `q_dim` = heads × key_head_dim, `k_dim` = kv_heads × key_head_dim,
-//! `v_dim` = kv_heads × value_head_dim, `heads_dim` = heads × value_head_dim, `ffn` = intermediate_size.
+//! Names used in shapes: `hidden` = hidden_size, `q_dim` = heads × key_head_dim, `k_dim` = kv_heads
+//! × key_head_dim, `v_dim` = kv_heads × value_head_dim, `heads_dim` = heads × value_head_dim, `ffn`
+//! = intermediate_size.
 
 use ryz_kernels::{Linear, QuantizedLayout};
 use ryz_tmac::AlignedVec;
 
 use crate::lm_head::LmHead;
 
-/// Everything that was read from the file.
+/// All weights of the file.
 #[derive(Debug)]
 pub(crate) struct Weights {
     /// (vocab, hidden)
@@ -20,7 +21,7 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// The matrix that makes logits.
+    /// The output matrix, which produces logits.
     pub fn head(&self) -> &Linear {
         self.lm_head.matrix(&self.embedding)
     }
@@ -34,7 +35,7 @@ impl Weights {
     }
 }
 
-/// One layer: a mixer and a feed-forward network, each behind a norm and added to the residual
+/// One layer: a mixer and a feed-forward network, each preceded by a norm and added to the residual
 /// stream.
 #[derive(Debug)]
 pub(crate) struct LayerWeights {
@@ -42,19 +43,19 @@ pub(crate) struct LayerWeights {
     pub feed_forward: FeedForward,
 }
 
-/// What lets a token look at others.
+/// The part that combines information across tokens.
 #[derive(Debug)]
 pub(crate) enum Mixer {
     Attention(AttentionWeights),
 }
 
-/// What is computed of each token by itself.
+/// The part computed for each token independently.
 #[derive(Debug)]
 pub(crate) enum FeedForward {
     Gated(GatedWeights),
 }
 
-/// Attention. Optional parts depend on the architecture; the pass asks for a part, never for an
+/// Attention. Optional parts depend on the architecture; the pass checks for a part, never for an
 /// architecture.
 #[derive(Debug)]
 pub(crate) struct AttentionWeights {
@@ -67,7 +68,7 @@ pub(crate) struct AttentionWeights {
     pub query_norm: Option<AlignedVec<f32>>,
     /// (key_head_dim)
     pub key_norm: Option<AlignedVec<f32>>,
-    /// (heads_dim), BitNet: on the concatenated heads.
+    /// (heads_dim), BitNet: applied to the concatenated heads.
     pub sub_norm: Option<AlignedVec<f32>>,
     pub output: Projection,
 }
@@ -79,13 +80,13 @@ pub(crate) struct GatedWeights {
     pub norm: AlignedVec<f32>,
     pub gate: Projection,
     pub up: Projection,
-    /// (ffn), BitNet: on act(gate) · up.
+    /// (ffn), BitNet: applied to act(gate) · up.
     pub sub_norm: Option<AlignedVec<f32>>,
     pub down: Projection,
 }
 
 impl LayerWeights {
-    /// Every projection, in the order of the pass.
+    /// Every projection, in pass order.
     pub fn projections(&self) -> Vec<&Projection> {
         let Mixer::Attention(attention) = &self.mixer;
         let FeedForward::Gated(gated) = &self.feed_forward;
@@ -100,7 +101,7 @@ impl LayerWeights {
         ]
     }
 
-    /// The same, to change them.
+    /// The same, mutable.
     pub fn projections_mut(&mut self) -> Vec<&mut Projection> {
         let Mixer::Attention(attention) = &mut self.mixer;
         let FeedForward::Gated(gated) = &mut self.feed_forward;
@@ -121,7 +122,7 @@ impl LayerWeights {
         gated
     }
 
-    /// The same, to change it.
+    /// The same, mutable.
     pub fn gated_mut(&mut self) -> &mut GatedWeights {
         let FeedForward::Gated(gated) = &mut self.feed_forward;
         gated
@@ -133,15 +134,15 @@ impl LayerWeights {
     }
 }
 
-/// A matrix and, in some models, what is done to its product: `y = scale · W·x + bias`.
+/// A matrix with an optional scale and bias: `y = scale · W·x + bias`.
 #[derive(Debug)]
 pub(crate) struct Projection {
     /// (out, in)
     pub weight: Linear,
-    /// A scale that the file keeps beside the matrix.
+    /// A scale stored beside the matrix.
     pub scale: Option<f32>,
     /// (out)
     pub bias: Option<AlignedVec<f32>>,
-    /// How its input is quantized; `None` to read it in f32.
+    /// The quantized form of its input; `None` for f32.
     pub form: Option<QuantizedLayout>,
 }
