@@ -1,21 +1,22 @@
-//! Attention of the query heads that share a key-value head over a block table.
+//! Attention over a block table, for query heads that share a key-value head.
 //!
-//! `out = Σ_j softmax(scale · q·k_j)_j · v_j` over the first `visible` positions, by online softmax (Milakov and
-//! Gimelshein, arXiv 1805.02867) in steps of one block, in ascending order ([`Kernels::attend_block`]). The steps depend
-//! on absolute positions alone, so the result does not depend on threads, on the batch or on how the prompt was cut
-//! into chunks. Stored values are widened inside the loops, never into a copy of the cache, and once for all queries.
+//! `out = Σ_j softmax(scale · q·k_j)_j · v_j` over the first `visible` positions, by online softmax
+//! (Milakov and Gimelshein, arXiv 1805.02867), one block at a time in ascending order
+//! ([`Kernels::attend_block`]). The steps depend only on absolute positions, so the result does not
+//! depend on the threads, on the batch, or on how the prompt was split into chunks. Stored values
+//! are widened inside the loops, once for all queries, and never copied.
 //!
-//! Int4: a query's own block is read as the halves that were written, from the block's tail or, when the block began in
-//! this very step, from the step's rows; all blocks before it in four bits.
+//! Int4: a query's own block is read in half precision, from the block's tail or, if the block
+//! began in this step, from the step's rows. All earlier blocks are read in four bits.
 
 use ryz_kernels::{Kernels, KvBlock, RunningSoftmax};
 
 use crate::{AttentionMass, BLOCK_TOKENS, BlockId, KvDType, KvReader, Window};
 
-/// Most queries of one call.
+/// Maximum queries per call.
 pub const MAX_QUERIES: usize = ryz_kernels::MAX_QUERIES;
 
-/// One head's keys and values of a sequence's new positions, as the step computed them.
+/// One head's keys and values for the sequence's new positions, as computed by the step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepRows<'a> {
     /// The position of the first row.
@@ -30,23 +31,23 @@ pub struct StepRows<'a> {
     pub value_stride: usize,
 }
 
-/// What the query heads of one token see.
+/// The context that the query heads of one token see.
 #[derive(Clone, Copy, Debug)]
 pub struct VisibleContext<'a> {
-    /// The sequence's blocks; those that were evicted are passed over.
+    /// The sequence's blocks; evicted blocks are skipped.
     pub table: &'a [BlockId],
-    /// Positions up to the token's own, that included.
+    /// Number of positions up to and including the token's own.
     pub positions: usize,
-    /// What it sees of them; default all.
+    /// The window over these positions; default all.
     pub window: Option<Window>,
-    /// The queries as they meet the window's sinks, where that is not as they meet the rest: turned to the position that
-    /// the token has when what is gone is not counted ([`Window::shift`]).
+    /// The queries for the window's sinks, if they differ from the others: rotated to the token's
+    /// position without the evicted positions ([`Window::shift`]).
     pub sink_queries: Option<&'a [f32]>,
-    /// To what its attention is added, by block; default nothing.
+    /// Accumulates the attention weight of each block; default none.
     pub mass: Option<&'a AttentionMass>,
 }
 
-/// The running softmax of each query behind each block that was passed, where that is wanted.
+/// The running softmax of each query after each block, if requested.
 #[derive(Debug, Default)]
 struct SoftmaxTrace {
     blocks: Vec<(usize, [RunningSoftmax; MAX_QUERIES])>,
@@ -61,7 +62,7 @@ impl SoftmaxTrace {
         }
     }
 
-    /// Adds the part of each block to `mass`.
+    /// Adds each block's share to `mass`.
     fn add_to(&self, mass: &AttentionMass, whole: &[RunningSoftmax]) {
         let mut before = [RunningSoftmax::default(); MAX_QUERIES];
         for (index, after) in &self.blocks {
@@ -74,12 +75,14 @@ impl SoftmaxTrace {
 }
 
 impl KvReader<'_> {
-    /// Writes to `out` (queries, value_dim) the attention of `queries` (at most [`MAX_QUERIES`], key_dim) over what is
-    /// `visible`. `new` are the rows of the step in which the last position of that was written; only [`KvDType::Int4`] reads them.
+    /// Writes to `out` (queries, value_dim) the attention of `queries` (at most [`MAX_QUERIES`],
+    /// key_dim) over the `visible` context. `new` holds the rows of the step that wrote the last
+    /// visible position; only [`KvDType::Int4`] reads them.
     ///
     /// # Panics
-    /// When lengths do not fit the cache, `visible` has no position or more than its table holds, or a block that its window
-    /// shows was evicted, or `visible.mass` has fewer blocks than are visible.
+    /// When lengths do not fit the cache; when `visible` has no position or more than its table
+    /// holds; when a block inside its window was evicted; when `visible.mass` has fewer blocks than
+    /// are visible.
     #[expect(clippy::too_many_arguments, reason = "the operands of the equation")]
     pub fn attend(
         &self,
@@ -129,7 +132,7 @@ impl KvReader<'_> {
         let windowed = visible.window.is_some();
         let first = first.min(own);
         for (index, &block) in (first..).zip(&table[first..own]) {
-            // What a window shows is there, or else the block is refused.
+            // Blocks inside the window must not be evicted.
             if block.is_evicted() && !windowed {
                 continue;
             }

@@ -13,43 +13,43 @@ use crate::prefix_tree::{BlockTokens, PrefixCursor, PrefixTree};
 pub struct BlockId(u32);
 
 impl BlockId {
-    /// Stands in a sequence's table where a block was that the sequence has given back for good. It is no block's.
+    /// Marks an evicted block in a sequence's table. No block has this id.
     pub const EVICTED: Self = Self(u32::MAX);
 
-    /// Whether a table has no block here any more.
+    /// Whether this table entry was evicted.
     pub fn is_evicted(self) -> bool {
         self == Self::EVICTED
     }
 
-    /// Its place in the storage.
+    /// Its index in the storage.
     pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// A live block gets another place.
+/// The relocation of a live block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockMove {
-    /// Where it was.
+    /// The old index.
     pub from: BlockId,
-    /// Where it goes, which was free.
+    /// The new index, which was free.
     pub to: BlockId,
 }
 
-/// What anyone may see of a [`BlockPool`], at any time. A clone looks at the same pool.
+/// A concurrent read-only view of a [`BlockPool`]. Clones view the same pool.
 #[derive(Clone, Debug)]
 pub struct BlockView {
-    /// References to each block; 0 when free. The pool alone writes them.
+    /// References to each block; 0 when free. Only the pool writes them.
     references: Arc<[AtomicU32]>,
 }
 
 impl BlockView {
-    /// All blocks.
+    /// Number of blocks.
     pub fn capacity(&self) -> usize {
         self.references.len()
     }
 
-    /// References to a block; 0 when it is free.
+    /// References to a block; 0 if it is free.
     pub fn references(&self, block: BlockId) -> u32 {
         self.of(block).load(Ordering::Relaxed)
     }
@@ -59,23 +59,23 @@ impl BlockView {
         self.states().filter(|&live| live).count()
     }
 
-    /// Blocks up to the last one in use.
+    /// Number of blocks up to the last one in use.
     pub fn span(&self) -> usize {
         let last = self.states().rposition(|live| live);
         last.map_or(0, |last| last + 1)
     }
 
-    /// Which part of the blocks up to the last one in use is free: 0 (none) to almost 1.
+    /// Fraction of free blocks among those up to the last one in use: 0 (none) to almost 1.
     pub fn fragmentation(&self) -> f64 {
         let (live, span) = (self.live(), self.span());
         if span == 0 {
             return 0.0;
         }
-        // Counts of an instant each: more may live by now than the span had room for.
+        // The two counts are not one snapshot: `live` may have grown since `span` was read.
         span.saturating_sub(live) as f64 / span as f64
     }
 
-    /// Runs of free blocks, in order.
+    /// Runs of free blocks in ascending order.
     pub fn holes(&self) -> Vec<Range<usize>> {
         let mut holes: Vec<Range<usize>> = Vec::new();
         for (block, _) in self.states().enumerate().filter(|(_, live)| !live) {
@@ -97,22 +97,23 @@ impl BlockView {
     }
 }
 
-/// Which blocks are free and how often each is shared. Bookkeeping only: the bytes are the cache's.
+/// Tracks which blocks are free and how often each is shared. The cache holds the bytes.
 ///
-/// The lowest free block is handed out first after a fresh start and after [`BlockPool::compact`], the last released one
-/// later on, so that a short conversation stays on few, warm pages.
+/// Initially and after [`BlockPool::compact`], the lowest free block is allocated first. After
+/// that, the most recently released one is, so a short conversation stays on few, warm pages.
 ///
-/// Full blocks may be shared by what is in them ([`BlockPool::share`], [`BlockPool::reuse`]). Such a block is kept when
-/// nobody uses it any more, and goes when a block is wanted and none is free, the one that was given up first before
-/// others. Nobody writes a full block, so sharing one copies nothing.
+/// Full blocks may be shared by content ([`BlockPool::share`], [`BlockPool::reuse`]). The pool
+/// keeps such a block after its last release, and evicts it when a block is needed and none is
+/// free; the block released first is evicted first. Full blocks are never written, so sharing
+/// copies nothing.
 #[derive(Debug)]
 pub struct BlockPool {
     view: BlockView,
-    /// Blocks that are shared by what is in them. It has a reference to each.
+    /// Blocks shared by content. The tree holds one reference to each.
     prefixes: PrefixTree,
-    /// Free blocks, the next one last.
+    /// Free blocks; the last one is allocated next.
     free: Vec<BlockId>,
-    /// Blocks up to the last one that was handed out since [`BlockPool::trim`].
+    /// Number of blocks up to the last one allocated since [`BlockPool::trim`].
     touched: usize,
 }
 
@@ -130,12 +131,13 @@ impl BlockPool {
         }
     }
 
-    /// What others may see of it.
+    /// A read-only view for other threads.
     pub fn view(&self) -> &BlockView {
         &self.view
     }
 
-    /// Takes a free block, or else one that is only kept, with one reference; `None` when there is none.
+    /// Allocates a free block, or evicts a kept one, with one reference; `None` if there is
+    /// neither.
     pub fn allocate(&mut self) -> Option<BlockId> {
         let block = self.free.pop().or_else(|| self.prefixes.evict())?;
         self.set(block, 1);
@@ -146,7 +148,7 @@ impl BlockPool {
     /// Adds a reference to a block in use.
     ///
     /// # Panics
-    /// When the block is free: sharing it would be a fault of the caller's books.
+    /// When the block is free, which means that the caller's bookkeeping is wrong.
     pub fn retain(&mut self, block: BlockId) {
         let references = self.references(block);
         assert!(
@@ -160,13 +162,14 @@ impl BlockPool {
         self.set(block, references + 1);
     }
 
-    /// The block that holds these tokens after those behind `cursor`, if one is shared; and whether it is only kept.
+    /// The shared block that holds these tokens after the prefix at `cursor`, if any, and whether
+    /// it is only kept.
     pub fn find(&self, cursor: PrefixCursor, tokens: &BlockTokens) -> Option<(PrefixCursor, bool)> {
         let (block, cursor) = self.prefixes.find(cursor, tokens)?;
         Some((cursor, self.prefixes.is_idle(block)))
     }
 
-    /// Takes the block that holds these tokens after those behind `cursor`, with one more reference.
+    /// Adds a reference to the block that holds these tokens after the prefix at `cursor`.
     pub fn reuse(
         &mut self,
         cursor: PrefixCursor,
@@ -177,11 +180,12 @@ impl BlockPool {
         Some((block, cursor))
     }
 
-    /// Lets others find a block in use by what is in it: these tokens, after those behind `cursor`. From now on nobody may
-    /// write it. Where such a block is shared already the caller gets that one in exchange for its own, which held the same.
+    /// Makes a block in use available by content: these tokens, after the prefix at `cursor`. The
+    /// block must not be written afterwards. If an equal block is already shared, the caller
+    /// receives that block in exchange for its own.
     ///
     /// # Panics
-    /// When the block is free, or shared as something else.
+    /// When the block is free, or is shared under other content.
     pub fn share(
         &mut self,
         cursor: PrefixCursor,
@@ -197,7 +201,7 @@ impl BlockPool {
         (block, self.prefixes.insert(cursor, tokens, block))
     }
 
-    /// Frees the blocks that are only kept. How many there were.
+    /// Frees all kept blocks and returns how many there were.
     pub fn drop_kept(&mut self) -> usize {
         let before = self.free.len();
         while let Some(block) = self.prefixes.evict() {
@@ -207,7 +211,7 @@ impl BlockPool {
         self.free.len() - before
     }
 
-    /// Frees the blocks that are only kept, and lets nobody find those in use. Cursors from before are worthless.
+    /// Frees all kept blocks and stops sharing those in use. Invalidates existing cursors.
     pub fn drop_shared(&mut self) {
         self.drop_kept();
         for block in (0..self.view.capacity() as u32).map(BlockId) {
@@ -218,10 +222,10 @@ impl BlockPool {
         }
     }
 
-    /// Gives a reference back; the last one frees the block, unless it is shared: then it is kept.
+    /// Removes a reference. Removing the last one frees the block, or keeps it if it is shared.
     ///
     /// # Panics
-    /// When the block is free already.
+    /// When the block is already free.
     pub fn release(&mut self, block: BlockId) {
         let references = self.references(block);
         assert!(references > 0, "block {} was released twice", block.0);
@@ -233,9 +237,10 @@ impl BlockPool {
         }
     }
 
-    /// Gives the live blocks the lowest places, by as few moves as that takes: the last live block goes to the first free
-    /// place, and so on. Whoever holds a block that moved must be told, and the bytes must follow
-    /// ([`KvCache::move_blocks`](crate::KvCache::move_blocks)) before anyone reads them.
+    /// Moves the live blocks to the lowest indices with the fewest moves: the last live block goes
+    /// to the first free index, and so on. The caller must update every table that holds a moved
+    /// block and move the bytes ([`KvCache::move_blocks`](crate::KvCache::move_blocks)) before they
+    /// are read.
     pub fn compact(&mut self) -> Vec<BlockMove> {
         let live = self.capacity() - self.free.len();
         let places: Vec<_> = (0..self.view.capacity() as u32).map(BlockId).collect();
@@ -256,7 +261,8 @@ impl BlockPool {
         moves
     }
 
-    /// The blocks past the last one in use that were used since this was last called: those whose memory may go.
+    /// The blocks past the last one in use that were used since the previous call; their memory may
+    /// be discarded.
     pub fn trim(&mut self) -> Range<usize> {
         let span = self.view.span();
         let freed = span..self.touched.max(span);
@@ -264,27 +270,27 @@ impl BlockPool {
         freed
     }
 
-    /// References to a block, the one that keeps it included; 0 when it is free.
+    /// References to a block, including the pool's own for a shared block; 0 if it is free.
     pub fn references(&self, block: BlockId) -> u32 {
         self.view.references(block)
     }
 
-    /// Blocks that can be taken: free ones, and those that are only kept.
+    /// Blocks that can be allocated: free and kept ones.
     pub fn available(&self) -> usize {
         self.free.len() + self.kept()
     }
 
-    /// Blocks that are there for nobody but for those who may come.
+    /// Kept blocks, which no sequence uses.
     pub fn kept(&self) -> usize {
         self.prefixes.idle()
     }
 
-    /// Blocks that hold nothing.
+    /// Free blocks, which hold no data.
     pub fn free(&self) -> usize {
         self.free.len()
     }
 
-    /// All blocks.
+    /// Number of blocks.
     pub fn capacity(&self) -> usize {
         self.view.capacity()
     }
@@ -301,7 +307,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Random allocate / retain / release / compact against a plain model of the books.
+        /// Random allocate / retain / release / compact, checked against a plain model.
         #[test]
         fn books_agree_with_a_model(capacity in 0usize..9, steps in prop::collection::vec((0u8..4, 0usize..9), 0..200)) {
             let mut pool = BlockPool::new(capacity);
@@ -373,12 +379,13 @@ mod tests {
         assert_eq!(pool.compact(), []);
     }
 
-    /// What a text of letters holds, block by block.
+    /// The contents of a text, block by block.
     fn blocks_of(text: &[u32]) -> impl Iterator<Item = BlockTokens> {
         text.iter().map(|&letter| [letter; 16])
     }
 
-    /// Takes or computes the blocks of a text while there are any, and shares them, as a sequence would; how many it found.
+    /// Reuses or allocates the blocks of a text while available and shares them, as a sequence
+    /// would; also returns how many were reused.
     fn read(pool: &mut BlockPool, text: &[u32]) -> (Vec<BlockId>, usize) {
         let (mut table, mut cursor, mut reused) = (Vec::new(), PrefixCursor::default(), 0);
         let mut finding = true;
@@ -402,7 +409,8 @@ mod tests {
     }
 
     proptest! {
-        /// Random texts come, stay a while and go, and blocks move, against a map from every kept beginning to its block.
+        /// Random texts arrive, stay and leave, and blocks move, checked against a map from each
+        /// kept prefix to its block.
         #[test]
         fn what_is_found_is_what_was_shared(
             capacity in 1usize..12,
@@ -410,7 +418,7 @@ mod tests {
         ) {
             use std::collections::HashMap;
             let mut pool = BlockPool::new(capacity);
-            // What each block holds: all the text up to its end.
+            // The content of each block: the whole text up to its end.
             let mut held: HashMap<BlockId, Vec<u32>> = HashMap::new();
             let mut live: Vec<(Vec<u32>, Vec<BlockId>)> = Vec::new();
             for (action, text, pick) in steps {
@@ -450,7 +458,7 @@ mod tests {
                     }
                     _ => {}
                 }
-                // Equal beginnings of live texts lie on the same blocks.
+                // Equal prefixes of live texts use the same blocks.
                 let used: std::collections::HashSet<_> = live.iter().flat_map(|(_, table)| table).collect();
                 for (text, table) in &live {
                     for (at, block) in table.iter().enumerate() {
@@ -481,7 +489,7 @@ mod tests {
                 .for_each(|block| pool.release(block));
         }
         assert_eq!((pool.free(), pool.kept(), pool.available()), (0, 6, 6));
-        // Used again: the other one is older now.
+        // Reused, so the other one is now older.
         let (table, reused) = read(&mut pool, &[1, 2, 3]);
         assert_eq!((reused, pool.kept()), (3, 3));
         table

@@ -1,8 +1,9 @@
 //! Storage of keys and values.
 //!
-//! Layout, block-major: `[block][layer][kv head]{ keys [16][key_dim], key scales [16], values [16][value_dim], value scales
-//! [16] }`, every part starting on a 64-byte line. The scales are there for int8 only, where `value = scale · q`,
-//! `scale = max|v| / 127`; int4 has other parts in the same places ([`Int4Block`]).
+//! Layout, block-major: `[block][layer][kv head]{ keys [16][key_dim], key scales [16], values
+//! [16][value_dim], value scales [16] }`, with every part on a 64-byte line. Only int8 has scales:
+//! `value = scale · q`, `scale = max|v| / 127`. Int4 has other parts in the same places
+//! ([`Int4Block`]).
 
 use std::{ops::Range, ptr::NonNull};
 
@@ -18,10 +19,10 @@ use crate::{
     writer::CacheNumber,
 };
 
-/// Keys and values of all blocks, shared between the threads of a step.
+/// Keys and values of all blocks, shared by the threads of a step.
 ///
-/// Threads write different positions at the same time ([`KvCache::writer`]) or all read ([`KvCache::reader`]); the
-/// two phases are parted by a barrier, and mixing them is caught at run time.
+/// Threads either write different positions ([`KvCache::writer`]) or all read
+/// ([`KvCache::reader`]). A barrier separates the two phases, and overlap is detected at run time.
 #[derive(Debug)]
 pub struct KvCache {
     config: KvCacheConfig,
@@ -30,24 +31,25 @@ pub struct KvCache {
     claims: Vec<SlotClaims>,
     /// Int4 only.
     tails: Option<Box<Tails>>,
-    /// Start of `storage`'s bytes: they are reached through it alone, but for `discard`, which takes it anew.
+    /// Start of the bytes of `storage`. All access goes through it, except `discard`, which updates
+    /// it.
     base: NonNull<u8>,
     /// Owns the bytes.
     storage: Buffer,
 }
 
-// SAFETY: `base` points into `storage`, which is Send and moves no bytes when it is moved.
+// SAFETY: `base` points into `storage`, which is Send and does not move its bytes when moved.
 unsafe impl Send for KvCache {}
-// SAFETY: through `&KvCache` the bytes are reached by guards only: readers exclude writers (`Phase`), and two writers
-// never hold the same position (`SlotClaims`).
+// SAFETY: through `&KvCache`, the bytes are accessed only by guards: readers exclude writers
+// (`Phase`), and no two writers hold the same position (`SlotClaims`).
 unsafe impl Sync for KvCache {}
 
 impl KvCache {
-    /// Takes the memory of a whole cache, zeroed, from the arena.
+    /// Allocates a zeroed cache from the arena.
     ///
     /// # Errors
-    /// [`KvCacheError::InvalidConfig`] when a dimension is 0 or the size overflows, [`KvCacheError::Memory`] when the
-    /// arena refuses it.
+    /// [`KvCacheError::InvalidConfig`] when a dimension is 0 or the size overflows;
+    /// [`KvCacheError::Memory`] when the allocation fails.
     pub fn new(arena: &Arena, config: KvCacheConfig) -> Result<Self, KvCacheError> {
         for (name, value) in [
             ("layers", config.layers),
@@ -103,22 +105,24 @@ impl KvCache {
         })
     }
 
-    /// The shape it was made with.
+    /// The configuration of the cache.
     pub fn config(&self) -> &KvCacheConfig {
         &self.config
     }
 
-    /// Bytes of its storage, tails included.
+    /// Bytes of the storage, including tails.
     pub fn bytes(&self) -> usize {
         let tails = self.tails.as_ref().map_or(0, |tails| tails.cache.bytes());
         self.storage.len() + tails
     }
 
-    /// Makes the cache ready for a step that writes the new positions of some sequences. Only [`KvDType::Int4`] needs it.
+    /// Prepares the cache for a step that writes new positions of some sequences. Only
+    /// [`KvDType::Int4`] needs it.
     ///
     /// # Errors
-    /// [`KvCacheError::Tails`] when more sequences are being extended than there are tails for;
-    /// [`KvCacheError::TailMissing`] when a sequence goes on within a block whose beginning is not known any more.
+    /// [`KvCacheError::Tails`] when more sequences are extended than there are tails;
+    /// [`KvCacheError::TailMissing`] when a sequence continues a block whose beginning was not
+    /// kept.
     pub fn prepare<'s>(
         &mut self,
         steps: impl Iterator<Item = StepBlocks<'s>> + Clone,
@@ -129,22 +133,23 @@ impl KvCache {
         }
     }
 
-    /// Forgets what is known of unfinished blocks, but for some: the last blocks of the sequences that may go on.
+    /// Drops the tails of unfinished blocks except the given ones: the last blocks of the sequences
+    /// that may continue.
     pub fn keep_tails(&mut self, blocks: impl Iterator<Item = BlockId> + Clone) {
         if let Some(tails) = &mut self.tails {
             tails.keep(blocks);
         }
     }
 
-    /// Whether positions of a block must be written by one writer.
+    /// Whether a single writer must write all positions of a block.
     pub fn writes_whole_blocks(&self) -> bool {
         self.tails.is_some()
     }
 
-    /// The right to read everything until it is dropped.
+    /// Grants read access to all blocks until the guard is dropped.
     ///
     /// # Panics
-    /// When a writer lives: a fault of the calling pass.
+    /// When a writer is live, which is a bug in the caller.
     pub fn reader(&self) -> KvReader<'_> {
         self.phase.enter_read();
         if let Some(tails) = &self.tails {
@@ -153,16 +158,16 @@ impl KvCache {
         KvReader { cache: self }
     }
 
-    /// Where its storage starts, and bytes of each of its blocks, which follow one another.
+    /// The address of its storage, and the bytes of each of its contiguous blocks.
     pub fn address(&self) -> (usize, usize) {
         (self.base.addr().get(), self.layout.block_bytes)
     }
 
-    /// Copies blocks to other places, all of their layers and heads. In builds with debug assertions the old places are
-    /// overwritten, so that a table that was not told is found.
+    /// Copies blocks to other indices, with all layers and heads. Builds with debug assertions
+    /// overwrite the old blocks, which exposes stale tables.
     ///
     /// # Panics
-    /// When there is no such block, or one is moved onto itself.
+    /// When a block does not exist or is moved onto itself.
     pub fn move_blocks(&mut self, moves: &[BlockMove]) {
         if let Some(tails) = &mut self.tails {
             tails.moved(moves);
@@ -179,7 +184,8 @@ impl KvCache {
             let source = unsafe { self.base.add(from.index() * bytes) };
             // SAFETY: as above.
             let target = unsafe { self.base.add(to.index() * bytes) };
-            // SAFETY: two blocks (asserted) do not overlap; `&mut self` excludes guards, and so every other access.
+            // SAFETY: two blocks (asserted) do not overlap; `&mut self` excludes guards and all
+            // other access.
             unsafe { source.copy_to_nonoverlapping(target, bytes) };
             if cfg!(debug_assertions) {
                 // SAFETY: as above.
@@ -188,11 +194,11 @@ impl KvCache {
         }
     }
 
-    /// Gives the memory of free blocks back to the system where that takes it; they are zeroes afterwards, and cost
-    /// memory again once they are written. Bytes that it took.
+    /// Returns the memory of free blocks to the system where supported. The blocks are zero
+    /// afterwards and occupy memory again once written. Returns the bytes released.
     ///
     /// # Panics
-    /// When there are no such blocks.
+    /// When a block does not exist.
     pub fn discard(&mut self, blocks: Range<usize>) -> usize {
         let bytes = self.layout.block_bytes;
         let discarded = self
@@ -215,25 +221,25 @@ impl KvCache {
         &self.layout
     }
 
-    /// Where a block's tail is.
+    /// The cache and index of a block's tail.
     pub(crate) fn tail(&self, block: BlockId) -> Option<(&KvCache, BlockId)> {
         let tails = self.tails.as_ref()?;
         Some((&tails.cache, tails.of(block)?))
     }
 
-    /// Takes the right to write some positions.
+    /// Claims exclusive write access to some positions.
     pub(crate) fn claim(&self, block: BlockId, slots: &Range<usize>) {
         self.phase.enter_write();
         self.claims[block.index()].claim(slots);
     }
 
-    /// Gives it back.
+    /// Releases the claim.
     pub(crate) fn unclaim(&self, block: BlockId, slots: &Range<usize>) {
         self.claims[block.index()].release(slots);
         self.phase.leave_write();
     }
 
-    /// Offset of one layer and head of a block, checked.
+    /// Offset of one layer and head of a block, bounds-checked.
     pub(crate) fn head_offset(&self, block: BlockId, layer: usize, kv_head: usize) -> usize {
         assert!(
             block.index() < self.config.blocks,
@@ -264,7 +270,7 @@ pub struct KvReader<'a> {
 }
 
 impl KvReader<'_> {
-    /// What it reads.
+    /// The cache being read.
     pub(crate) fn cache(&self) -> &KvCache {
         self.cache
     }
@@ -279,13 +285,13 @@ impl KvReader<'_> {
         Self::block_of(self.cache, block, layer, kv_head)
     }
 
-    /// The same of a block's tail, when it has one.
+    /// The same for a block's tail, if it has one.
     pub(crate) fn tail(&self, block: BlockId, layer: usize, kv_head: usize) -> Option<KvBlock<'_>> {
         let (cache, tail) = self.cache.tail(block)?;
         Some(Self::block_of(cache, tail, layer, kv_head))
     }
 
-    /// Of this reader's cache or of its tails: both are entered for reading.
+    /// From this reader's cache or its tails; both are locked for reading.
     fn block_of(cache: &KvCache, block: BlockId, layer: usize, kv_head: usize) -> KvBlock<'_> {
         let KvCacheConfig {
             key_dim,
@@ -343,8 +349,8 @@ impl KvReader<'_> {
         assert!(offset + len * size_of::<T>() <= cache.storage.len());
         // SAFETY: the range lies in the storage (asserted).
         let start = unsafe { cache.base.add(offset) };
-        // SAFETY: as above; it starts on a 64-byte line, and any bytes are a valid T. Writers are excluded while the
-        // guard lives (Phase), so the bytes do not change.
+        // SAFETY: as above; it starts on a 64-byte line, and any bytes are a valid T. Writers are
+        // excluded while the guard lives (Phase), so the bytes do not change.
         unsafe { std::slice::from_raw_parts(start.cast::<T>().as_ptr(), len) }
     }
 }

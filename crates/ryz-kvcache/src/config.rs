@@ -6,26 +6,27 @@ use ryz_tmac::LINE;
 
 use crate::KvCacheError;
 
-/// Positions a block holds.
+/// Positions per block.
 pub const BLOCK_TOKENS: usize = 16;
 
 /// How keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum KvDType {
-    /// Four bytes a value: exact.
+    /// Four bytes per value; exact.
     F32,
-    /// Two bytes a value.
+    /// Two bytes per value.
     F16,
-    /// One byte a value and one f32 scale per token and head (the default).
+    /// One byte per value and one f32 scale per token and head (the default).
     #[default]
     Int8,
-    /// Half a byte a value, in whole blocks: keys with an f16 scale and minimum per channel, values with them per token and
-    /// 32 channels. The block that a query is in is read as f16, from a tail ([`KvCacheConfig::tails`]).
+    /// Half a byte per value, in whole blocks. Keys have an f16 scale and minimum per channel;
+    /// values have them per token and 32 channels. A query reads its own block as f16, from a tail
+    /// ([`KvCacheConfig::tails`]).
     Int4,
 }
 
 impl KvDType {
-    /// Every type, the widest first.
+    /// Every type, widest first.
     pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Int8, Self::Int4];
 
     /// The name used in options: `f32`, `f16`, `int8`, `int4`.
@@ -63,27 +64,28 @@ impl FromStr for KvDType {
 pub struct KvCacheConfig {
     /// Transformer layers.
     pub layers: usize,
-    /// Key-value heads a layer has.
+    /// Key-value heads per layer.
     pub kv_heads: usize,
     /// Values of a key vector, per head.
     pub key_dim: usize,
     /// Values of a value vector, per head.
     pub value_dim: usize,
-    /// How they are stored.
+    /// The stored type.
     pub dtype: KvDType,
     /// Blocks of [`BLOCK_TOKENS`] positions.
     pub blocks: usize,
-    /// Blocks that are also kept as f16 at one time, for int4 only: two for every sequence that is being extended.
+    /// Maximum number of blocks also kept as f16 at one time, for int4 only: two for every sequence
+    /// being extended.
     pub tails: usize,
 }
 
 impl KvCacheConfig {
-    /// Bytes one block takes, in all layers; `None` when that does not fit the address space.
+    /// Bytes of one block over all layers; `None` if that exceeds the address space.
     pub fn bytes_per_block(&self) -> Option<usize> {
         Some(Layout::new(self)?.block_bytes)
     }
 
-    /// Bytes the tails take; `None` when that does not fit the address space.
+    /// Bytes of the tails; `None` if that exceeds the address space.
     pub fn tail_bytes(&self) -> Option<usize> {
         if self.dtype != KvDType::Int4 {
             return Some(0);
@@ -91,13 +93,13 @@ impl KvCacheConfig {
         self.tail().bytes_per_block()?.checked_mul(self.tails)
     }
 
-    /// Bytes the whole cache takes, tails included; `None` when that does not fit the address space.
+    /// Bytes of the whole cache, including tails; `None` if that exceeds the address space.
     pub fn bytes(&self) -> Option<usize> {
         let blocks = self.bytes_per_block()?.checked_mul(self.blocks)?;
         blocks.checked_add(self.tail_bytes()?)
     }
 
-    /// The shape of the tails: a cache of their own.
+    /// The configuration of the tails, which form a separate cache.
     pub(crate) fn tail(&self) -> Self {
         Self {
             dtype: KvDType::F16,
@@ -108,13 +110,13 @@ impl KvCacheConfig {
     }
 }
 
-/// Where things lie in a block: for each layer and head, 16 keys, what their numbers need to be read (scales, minima), 16
-/// values, and what theirs need; each part in whole lines.
+/// The layout of a block. For each layer and head: 16 keys, their metadata (scales, minima), 16
+/// values, and their metadata; each part fills whole lines.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     /// Bytes of the keys of one layer and head.
     pub keys_bytes: usize,
-    /// Bytes of what is beside the keys.
+    /// Bytes of the keys' metadata.
     pub key_scales_bytes: usize,
     /// Bytes of the values of one layer and head.
     pub values_bytes: usize,

@@ -1,20 +1,20 @@
 use ryz_tmac::MemoryError;
 
-/// What can be wrong with a cache's configuration or its memory.
+/// A fault of a cache's configuration or memory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KvCacheError {
-    /// A dimension is zero, or their product does not fit the address space.
+    /// A dimension is zero, or their product exceeds the address space.
     #[error("key-value cache {name}: expected {expected}, got {got}")]
     InvalidConfig {
         /// The field of [`crate::KvCacheConfig`].
         name: &'static str,
-        /// What it may be.
+        /// The allowed value.
         expected: &'static str,
-        /// What it was.
+        /// The actual value.
         got: usize,
     },
-    /// A name that is no [`crate::KvDType`].
+    /// A name that is not a [`crate::KvDType`].
     #[error("key-value cache type: expected f32, f16, int8 or int4, got {got:?}")]
     UnknownDType {
         /// The name given.
@@ -26,7 +26,7 @@ pub enum KvCacheError {
         /// [`crate::KvCacheConfig::tails`].
         expected: usize,
     },
-    /// A sequence goes on within a block of which only the form in four bits is left, or nothing.
+    /// A sequence continues a block of which only the four-bit form, or nothing, is kept.
     #[error(
         "key-value cache: position {position} continues a block that was not kept as it was written"
     )]
@@ -34,13 +34,13 @@ pub enum KvCacheError {
         /// The sequence's next position.
         position: usize,
     },
-    /// The arena refused the memory.
+    /// The memory allocation failed.
     #[error("key-value cache memory")]
     Memory(#[from] MemoryError),
 }
 
 impl KvCacheError {
-    /// The stable code that crosses to TypeScript.
+    /// The stable error code passed to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
             Self::InvalidConfig { .. }

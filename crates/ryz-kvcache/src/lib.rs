@@ -1,10 +1,11 @@
 //! Paged key-value cache: block bookkeeping and storage.
 //!
-//! [`BlockPool`] knows which blocks are free and how often each is shared; it holds no tensors.
-//! [`KvCache`] holds the keys and values of every block, in one allocation of the arena, and computes
-//! attention over a block table. A block is [`BLOCK_TOKENS`] consecutive positions of one sequence in
-//! all layers, and its bytes are contiguous, so that it can be moved, swapped or shared as one piece: [`BlockPool::compact`] decides which
-//! blocks move to close the holes, [`KvCache::move_blocks`] moves them.
+//! [`BlockPool`] tracks which blocks are free and how often each is shared; it holds no tensors.
+//! [`KvCache`] holds the keys and values of every block in one arena allocation, and computes
+//! attention over a block table. A block is [`BLOCK_TOKENS`] consecutive positions of one sequence
+//! in all layers. Its bytes are contiguous, so it can be moved, swapped or shared as one piece:
+//! [`BlockPool::compact`] decides which blocks move to close holes, and [`KvCache::move_blocks`]
+//! moves them.
 //!
 //! ```
 //! use ryz_kvcache::BlockPool;

@@ -1,14 +1,14 @@
-//! How much attention the blocks of a sequence have had.
+//! The attention weight that a sequence's blocks have received.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Fixed-point parts of one.
+/// One, in fixed-point units.
 const ONE: f32 = 4_294_967_296.0;
 
-/// The attention that each block of a sequence has had, summed over queries, heads and layers: for every one of them, the
-/// sum of the weights that the softmax gave to the block's positions.
+/// The attention weight received by each block of a sequence: the sum of the softmax weights of the
+/// block's positions over queries, heads and layers.
 ///
-/// Sums are of integers, in parts of 2⁻³², so that they do not depend on who adds first.
+/// Sums are integers in units of 2⁻³², so they do not depend on the order of addition.
 ///
 /// ```
 /// use ryz_kvcache::AttentionMass;
@@ -22,17 +22,17 @@ const ONE: f32 = 4_294_967_296.0;
 pub struct AttentionMass(Vec<AtomicU64>);
 
 impl AttentionMass {
-    /// Of a sequence of so many blocks at most.
+    /// For a sequence of at most `blocks` blocks.
     pub fn new(blocks: usize) -> Self {
         Self((0..blocks).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// Blocks.
+    /// Number of blocks.
     pub fn blocks(&self) -> usize {
         self.0.len()
     }
 
-    /// Adds `weight` (0 to 1) to what the block at `index` of its sequence's table has had.
+    /// Adds `weight` (0 to 1) to the block at `index` of the sequence's table.
     ///
     /// # Panics
     /// When there is no such block.
@@ -40,7 +40,7 @@ impl AttentionMass {
         self.0[index].fetch_add((weight * ONE) as u64, Ordering::Relaxed);
     }
 
-    /// What a block has had.
+    /// The weight that a block has received.
     ///
     /// # Panics
     /// When there is no such block.
@@ -48,7 +48,7 @@ impl AttentionMass {
         self.0[index].load(Ordering::Relaxed) as f64 / f64::from(ONE)
     }
 
-    /// Forgets everything.
+    /// Resets all sums to zero.
     pub fn clear(&self) {
         self.0
             .iter()

@@ -1,8 +1,9 @@
-//! Which blocks hold the beginning of which text: a tree of full blocks, each known by its parent and its tokens.
+//! A tree of full blocks that finds the block of a given prefix.
 //!
-//! A node is a block. Its key is its parent's number, which is never used twice, and its 16 token ids, and a lookup
-//! compares all of it: the hash only finds the candidate. So a block is found by nobody whose tokens differ from the first
-//! position on. Nodes that no sequence uses are kept in the order in which they were given up, and go in that order.
+//! A node is a block. Its key is its parent's number, which is never reused, and its 16 token ids.
+//! A lookup compares the full key; the hash only finds the candidate. A block is therefore found
+//! only by a text with identical tokens from the first position on. Nodes that no sequence uses are
+//! queued in the order of their release and evicted in that order.
 
 use std::collections::HashMap;
 
@@ -11,7 +12,7 @@ use crate::{BLOCK_TOKENS, BlockId, BlockMove};
 /// The tokens of a full block.
 pub type BlockTokens = [u32; BLOCK_TOKENS];
 
-/// How far a text has been followed into the tree: nothing of it, to begin with.
+/// The position of a text in the tree; initially at the root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrefixCursor {
     node: u64,
@@ -19,7 +20,7 @@ pub struct PrefixCursor {
 }
 
 impl PrefixCursor {
-    /// Blocks that lie behind it.
+    /// Number of blocks before it.
     pub fn blocks(self) -> usize {
         self.blocks
     }
@@ -27,7 +28,7 @@ impl PrefixCursor {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
-    /// Number of the node of the block before; 0 for the first block of a text.
+    /// The number of the preceding block's node; 0 for the first block of a text.
     parent: u64,
     tokens: BlockTokens,
 }
@@ -36,14 +37,14 @@ struct Key {
 struct Node {
     number: u64,
     key: Key,
-    /// No sequence uses it: it is in the list.
+    /// Whether no sequence uses it, which places it in the idle list.
     idle: bool,
-    /// Neighbours in the list of idle nodes.
+    /// Neighbours in the idle list.
     older: Option<BlockId>,
     newer: Option<BlockId>,
 }
 
-/// See the module's text. It holds no references: the pool's books say who does.
+/// The tree of the module's documentation. It holds no references; the pool counts them.
 #[derive(Debug)]
 pub(crate) struct PrefixTree {
     blocks: HashMap<Key, BlockId>,
@@ -68,12 +69,12 @@ impl PrefixTree {
         }
     }
 
-    /// Nodes that no sequence uses.
+    /// Number of nodes that no sequence uses.
     pub fn idle(&self) -> usize {
         self.idle
     }
 
-    /// The block of these tokens after `cursor`, and the cursor behind it.
+    /// The block of these tokens after `cursor`, and the cursor after it.
     pub fn find(
         &self,
         cursor: PrefixCursor,
@@ -87,7 +88,7 @@ impl PrefixTree {
         Some((block, self.behind(cursor, block)?))
     }
 
-    /// Makes a block, which a sequence uses, the one of these tokens after `cursor`, where there is none.
+    /// Inserts a block in use under these tokens after `cursor`, if there is none yet.
     pub fn insert(
         &mut self,
         cursor: PrefixCursor,
@@ -125,12 +126,12 @@ impl PrefixTree {
         self.nodes[block.index()].is_some()
     }
 
-    /// Whether no sequence uses a block of the tree.
+    /// Whether a block is in the tree and no sequence uses it.
     pub fn is_idle(&self, block: BlockId) -> bool {
         self.nodes[block.index()].is_some_and(|node| node.idle)
     }
 
-    /// The last sequence has given a block up: of the idle ones it is the newest.
+    /// Marks a block idle after its last release; it becomes the newest idle block.
     pub fn rest(&mut self, block: BlockId) {
         let older = self.newest.replace(block);
         match older {
@@ -143,7 +144,7 @@ impl PrefixTree {
         self.idle += 1;
     }
 
-    /// A sequence uses an idle block again.
+    /// Marks an idle block as used again.
     pub fn wake(&mut self, block: BlockId) {
         let node = self.node(block);
         let (older, newer) = (node.older.take(), node.newer.take());
@@ -160,8 +161,9 @@ impl PrefixTree {
         self.idle -= 1;
     }
 
-    /// Forgets the idle block that was given up first. Sequences give the ends of their texts up before the beginnings, so
-    /// that it has no children; those that it has all the same are found by nobody any more, and go in their turn.
+    /// Removes the oldest idle block. Sequences release the end of a text before its beginning, so
+    /// the block normally has no children. Any children left become unreachable and are evicted in
+    /// turn.
     pub fn evict(&mut self) -> Option<BlockId> {
         let block = self.oldest?;
         self.wake(block);
@@ -169,7 +171,7 @@ impl PrefixTree {
         Some(block)
     }
 
-    /// Forgets a block that is not idle.
+    /// Removes a block that is not idle.
     pub fn remove(&mut self, block: BlockId) {
         if let Some(node) = self.nodes[block.index()].take() {
             debug_assert!(!node.idle);
@@ -177,7 +179,7 @@ impl PrefixTree {
         }
     }
 
-    /// Blocks were moved: each keeps its node.
+    /// Updates moved blocks; each keeps its node.
     pub fn moved(&mut self, moves: &[BlockMove]) {
         for &BlockMove { from, to } in moves {
             let Some(node) = self.nodes[from.index()].take() else {
@@ -208,7 +210,7 @@ impl PrefixTree {
         })
     }
 
-    /// A node that must be there.
+    /// A node that must exist.
     fn node(&mut self, block: BlockId) -> &mut Node {
         let node = self.nodes[block.index()].as_mut();
         node.expect("a block in the list of idle ones is in the tree")

@@ -1,8 +1,9 @@
-//! Who may touch the storage while threads share it: many readers, or many writers of different positions.
+//! Run-time access checks for storage that threads share: many readers, or many writers of
+//! different positions.
 //!
-//! The forward pass alternates phases, parted by barriers: all threads write the new keys and values of a layer,
-//! then all read. These counters check at run time that the phases never mix and that no two live writers hold the
-//! same position, which is what makes handing out the bytes sound.
+//! The forward pass alternates two phases separated by barriers: all threads write a layer's new
+//! keys and values, then all read. These counters check that the phases never overlap and that no
+//! two live writers hold the same position, which makes handing out the bytes sound.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicI32, AtomicU16, Ordering};

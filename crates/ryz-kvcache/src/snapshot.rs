@@ -1,7 +1,8 @@
-//! Blocks as plain bytes, to be kept elsewhere and brought back.
+//! Blocks as plain bytes, to be stored elsewhere and restored.
 //!
-//! The bytes are those of the storage (see `cache.rs`), little-endian on every platform that there is, with zeroes between the
-//! parts: equal keys and values are equal bytes. They mean something only to a cache of the same shape and type.
+//! The bytes are those of the storage (see `cache.rs`), little-endian on every platform, with zeros
+//! between the parts: equal keys and values give equal bytes. They are valid only for a cache of
+//! the same shape and type.
 
 use half::f16;
 use ryz_kernels::VALUE_GROUP;
@@ -14,10 +15,10 @@ const _: () = assert!(
 );
 
 impl KvReader<'_> {
-    /// Copies a block, which must be full, in all layers and heads.
+    /// Copies a full block with all layers and heads.
     ///
     /// # Panics
-    /// When there is no such block, or `bytes` are not as many as a block has.
+    /// When there is no such block, or the length of `bytes` is not a block's size.
     pub fn copy_block(&self, block: BlockId, bytes: &mut [u8]) {
         let (cache, layout) = (self.cache(), self.cache().layout());
         assert_eq!(bytes.len(), layout.block_bytes, "bytes of a block");
@@ -25,8 +26,9 @@ impl KvReader<'_> {
         assert!(start + bytes.len() <= cache.storage_len());
         // SAFETY: the block lies in the storage (asserted).
         let source = unsafe { cache.base().add(start) };
-        // SAFETY: as above; bytes have no alignment and any is valid. Writers are excluded while the reader lives, so the bytes
-        // do not change; `bytes` is a place of its own, since nobody has the storage as a mutable slice.
+        // SAFETY: as above; bytes need no alignment and every value is valid. Writers are excluded
+        // while the reader lives, so the bytes do not change. `bytes` does not overlap the storage,
+        // which is never borrowed as a mutable slice.
         unsafe {
             source.copy_to_nonoverlapping(std::ptr::NonNull::from(&mut *bytes).cast(), bytes.len())
         };
@@ -40,25 +42,27 @@ impl KvReader<'_> {
 }
 
 impl KvCache {
-    /// Makes a block what another, of this cache or of one of the same shape and type, was when it was copied.
+    /// Restores a block from a copy of a block of this cache, or of one with the same shape and
+    /// type.
     ///
     /// # Panics
-    /// When there is no such block, or `bytes` are not as many as a block has.
+    /// When there is no such block, or the length of `bytes` is not a block's size.
     pub fn write_block(&mut self, block: BlockId, bytes: &[u8]) {
         assert_eq!(bytes.len(), self.layout().block_bytes, "bytes of a block");
         let start = self.head_offset(block, 0, 0);
         assert!(start + bytes.len() <= self.storage_len());
         // SAFETY: the block lies in the storage (asserted).
         let target = unsafe { self.base().add(start) };
-        // SAFETY: as above; `&mut self` excludes guards, and so every other access, and `bytes` cannot lie in the storage, which
-        // nobody has as a slice then. Any bytes are valid numbers of every type that is stored.
+        // SAFETY: as above; `&mut self` excludes guards and all other access, and `bytes` cannot
+        // overlap the storage, because no slice of it exists then. Any bytes are valid for every
+        // stored type.
         unsafe {
             target.copy_from_nonoverlapping(std::ptr::NonNull::from(bytes).cast(), bytes.len())
         };
     }
 }
 
-/// Where the parts of a head lie.
+/// The ranges of a head's parts.
 fn parts(layout: &Layout) -> [std::ops::Range<usize>; 4] {
     let keys = layout.keys_bytes;
     let key_scales = keys + layout.key_scales_bytes;
@@ -71,7 +75,7 @@ fn parts(layout: &Layout) -> [std::ops::Range<usize>; 4] {
     ]
 }
 
-/// Bytes of each part that hold something.
+/// Used bytes of each part.
 fn used(config: &KvCacheConfig) -> [usize; 4] {
     let KvCacheConfig {
         key_dim, value_dim, ..

@@ -1,10 +1,11 @@
-//! The blocks that are also kept as f16 while sequences end in them, for caches whose blocks are written whole.
+//! Blocks also kept as f16 while sequences end in them, for caches whose blocks are written whole.
 //!
-//! Int4 puts a block's keys in four bits over its 16 positions, so that it can only be written when it is full. Until
-//! then its positions live here. A query reads its own block from here, or from the step that computes it, even when
-//! that block is full by then: so what it reads does not depend on how the prompt was cut into steps. A sequence has the
-//! tails of the blocks that its last step began and ended in, so that it may also go back by up to [`BACK`] positions
-//! and be extended again, which writes the block anew.
+//! Int4 quantizes a block's keys over its 16 positions, so a block can be written only when it is
+//! full. Until then, its positions are stored here. A query reads its own block from here, or from
+//! the step that computes it, even if the block is full by then; what it reads therefore does not
+//! depend on how the prompt was split into steps. A sequence keeps the tails of the blocks in which
+//! its last step began and ended. It can therefore be shortened by up to [`BACK`] positions and
+//! extended again, which rewrites the block.
 
 use ryz_tmac::Arena;
 
@@ -13,15 +14,15 @@ use crate::{BLOCK_TOKENS, BlockId, BlockMove, BlockPool, KvCache, KvCacheConfig,
 /// Positions by which a sequence may be shortened after a step.
 const BACK: usize = BLOCK_TOKENS;
 
-/// Storage of tails, and which block each is of.
+/// Storage of tails, and the block that each belongs to.
 #[derive(Debug)]
 pub(crate) struct Tails {
-    /// A block for each tail.
+    /// One block per tail.
     pub cache: KvCache,
     pool: BlockPool,
-    /// The tail of each block.
+    /// The block of each tail.
     of: Vec<Option<BlockId>>,
-    /// Blocks that have one.
+    /// Blocks that have a tail.
     owners: Vec<BlockId>,
 }
 
@@ -41,7 +42,8 @@ impl Tails {
         self.of[block.index()]
     }
 
-    /// Sees to it that the blocks in which `steps` (a sequence's table, and its new positions) begin and end have tails.
+    /// Ensures tails for the blocks in which `steps` (each a sequence's table and its new
+    /// positions) begin and end.
     pub fn prepare<'s>(
         &mut self,
         steps: impl Iterator<Item = StepBlocks<'s>> + Clone,
@@ -62,7 +64,7 @@ impl Tails {
                     position: step.start,
                 });
             }
-            // Only a short step may be taken back into its first block.
+            // Only a short step can be undone back into its first block.
             if step.end - step.start <= BACK + BLOCK_TOKENS {
                 self.assign(step.table[first])?;
             }
@@ -71,7 +73,7 @@ impl Tails {
         Ok(())
     }
 
-    /// Gives back the tails of all blocks but some.
+    /// Frees the tails of all blocks except the given ones.
     pub fn keep(&mut self, blocks: impl Iterator<Item = BlockId> + Clone) {
         for index in (0..self.owners.len()).rev() {
             let owner = self.owners[index];
@@ -81,10 +83,10 @@ impl Tails {
         }
     }
 
-    /// Blocks were moved: each keeps its tail.
+    /// Updates moved blocks; each keeps its tail.
     pub fn moved(&mut self, moves: &[BlockMove]) {
         for &BlockMove { from, to } in moves {
-            // What was at the new place is gone.
+            // The previous content of the new index is gone.
             self.give_back(to);
             self.of[to.index()] = self.of[from.index()].take();
             self.owners
@@ -113,19 +115,19 @@ impl Tails {
     }
 }
 
-/// The new positions of a sequence, `start .. end`, which `table` has blocks for.
+/// The new positions of a sequence, `start .. end`, for which `table` has blocks.
 #[derive(Clone, Copy, Debug)]
 pub struct StepBlocks<'a> {
     /// The sequence's blocks.
     pub table: &'a [BlockId],
     /// The first new position.
     pub start: usize,
-    /// The position after the last new one, which is greater.
+    /// The position after the last new one; greater than `start`.
     pub end: usize,
 }
 
 impl StepBlocks<'_> {
-    /// Where in the table the first and the last new position lie.
+    /// The table indices of the first and the last new position.
     fn ends(&self) -> (usize, usize) {
         assert!(
             self.start < self.end && self.end <= self.table.len() * BLOCK_TOKENS,

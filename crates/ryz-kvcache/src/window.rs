@@ -1,14 +1,14 @@
-//! Which blocks of its sequence a query sees when old ones fall out.
+//! Which blocks of its sequence a query sees under a sliding window.
 
 use std::ops::Range;
 
 use crate::BLOCK_TOKENS;
 
-/// The first blocks of a sequence, and a window that moves on with the query. What a query sees is a function of its position
-/// alone, so that it does not depend on how the prompt was cut into steps.
+/// The first blocks of a sequence (the sinks) and a window that slides with the query. What a query
+/// sees depends only on its position, so it does not depend on how the prompt was split into steps.
 ///
-/// Blocks fall out whole, once all of their positions are older than the window: a query sees the last `tokens` positions, its
-/// own included, and up to 15 more.
+/// Only whole blocks leave the window, once all of their positions are older than it: a query sees
+/// the last `tokens` positions including its own, and up to 15 more.
 ///
 /// ```
 /// use ryz_kvcache::Window;
@@ -26,7 +26,8 @@ pub struct Window {
 }
 
 impl Window {
-    /// The first `sinks` positions, rounded up to whole blocks, and the last `tokens` (at least one).
+    /// The first `sinks` positions, rounded up to whole blocks, and the last `tokens` positions (at
+    /// least one).
     pub fn new(sinks: usize, tokens: usize) -> Self {
         Self {
             sinks: sinks.div_ceil(BLOCK_TOKENS),
@@ -34,23 +35,24 @@ impl Window {
         }
     }
 
-    /// Blocks at the beginning that are always seen.
+    /// Number of sink blocks, which are always visible.
     pub fn sinks(&self) -> usize {
         self.sinks
     }
 
-    /// The first block behind the sinks that the query at `position` sees.
+    /// The first block after the sinks that the query at `position` sees.
     pub fn first(&self, position: usize) -> usize {
         let oldest = (position + 1).saturating_sub(self.tokens);
         (oldest / BLOCK_TOKENS).max(self.sinks)
     }
 
-    /// Blocks that the query at `position`, and any later one, does not see.
+    /// Blocks that neither the query at `position` nor any later one sees.
     pub fn gone(&self, position: usize) -> Range<usize> {
         self.sinks..self.first(position)
     }
 
-    /// By how many positions the query at `position` is nearer to the sinks than it was written: those that are gone between.
+    /// The number of evicted positions between the sinks and the window of the query at `position`,
+    /// by which its distance to the sinks shrinks.
     pub fn shift(&self, position: usize) -> usize {
         match self.sinks {
             0 => 0,
@@ -58,12 +60,13 @@ impl Window {
         }
     }
 
-    /// Blocks of which every position saw all before it: they are what they would be without a window.
+    /// Number of leading blocks whose positions all saw their entire past, so that they equal those
+    /// computed without a window.
     pub fn intact_blocks(&self) -> usize {
         self.sinks + self.tokens.div_ceil(BLOCK_TOKENS)
     }
 
-    /// The most blocks that a query sees.
+    /// Maximum blocks that a query sees.
     pub fn blocks(&self) -> usize {
         self.sinks + (self.tokens - 1).div_ceil(BLOCK_TOKENS) + 1
     }
@@ -90,11 +93,11 @@ mod tests {
                 prop_assert_eq!(seen(position).contains(&block), within);
             }
             prop_assert!(seen(position).len() <= window.blocks());
-            // What is gone stays gone.
+            // Evicted blocks stay evicted.
             prop_assert!(window.gone(position + 1).end >= window.gone(position).end);
             let is_intact = (own * BLOCK_TOKENS..(own + 1) * BLOCK_TOKENS).all(|position| window.gone(position).is_empty());
             prop_assert_eq!(own < window.intact_blocks(), is_intact);
-            // The farthest key is no farther than the sinks and the window, in whole blocks, are long.
+            // No key is farther than the length of the sinks and the window, in whole blocks.
             let farthest = position - window.shift(position);
             prop_assert!(window.sinks() == 0 || farthest < (window.sinks() + 1) * BLOCK_TOKENS + tokens);
         }

@@ -1,4 +1,4 @@
-//! Writing new positions.
+//! Writes new positions.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use ryz_kernels::{Kernels, Tile, VALUE_GROUP};
 
 use crate::{BLOCK_TOKENS, BlockId, KvCache, KvCacheConfig, KvDType, config::Layout};
 
-/// One stored number type.
+/// A stored number type.
 pub(crate) trait CacheNumber: Copy {}
 impl CacheNumber for f32 {}
 impl CacheNumber for f16 {}
@@ -21,18 +21,19 @@ pub struct KvWriter<'a> {
     cache: &'a KvCache,
     block: BlockId,
     slots: Range<usize>,
-    /// The positions that no one else writes: all of the block when it is written whole.
+    /// The positions that only this writer writes: the whole block if blocks are written whole.
     claimed: Range<usize>,
-    /// Of the block's tail, when it has one.
+    /// A writer of the block's tail, if it has one.
     tail: Option<Box<KvWriter<'a>>>,
 }
 
 impl KvCache {
-    /// The right to write some positions of a block (all layers and heads) until it is dropped.
+    /// Grants exclusive write access to some positions of a block (all layers and heads) until the
+    /// guard is dropped. With [`KvDType::Int4`], a writer claims the whole block.
     ///
     /// # Panics
-    /// When there are no such positions, a reader lives, or another writer of the same ones: faults of the calling pass.
-    /// With [`KvDType::Int4`] a writer has the whole block.
+    /// When there are no such positions, a reader is live, or another writer holds one of them;
+    /// each is a bug in the caller.
     pub fn writer(&self, block: BlockId, slots: Range<usize>) -> KvWriter<'_> {
         assert!(
             slots.start < slots.end && slots.end <= BLOCK_TOKENS,
@@ -43,7 +44,7 @@ impl KvCache {
             _ => slots.clone(),
         };
         self.claim(block, &claimed);
-        // Tails are made of another type, so that this ends.
+        // Tails use another type, so the recursion ends.
         let tail = self.tail(block).map(|(cache, tail)| {
             cache.claim(tail, &(0..BLOCK_TOKENS));
             Box::new(KvWriter {
@@ -65,12 +66,13 @@ impl KvCache {
 }
 
 impl KvWriter<'_> {
-    /// Stores keys and values of one layer and head: `rows` gives the key (`key_dim` values) and the value (`value_dim`
-    /// values) of a position of the block. With [`KvDType::Int4`] they must be rounded to halves.
+    /// Stores keys and values of one layer and head: `rows` returns the key (`key_dim` values) and
+    /// the value (`value_dim` values) of a position of the block. With [`KvDType::Int4`], they must
+    /// be rounded to half precision.
     ///
     /// # Panics
-    /// When an index or a length does not fit the cache's configuration; when a block of four bits is finished whose
-    /// beginning is not known ([`KvCache::prepare`]).
+    /// When an index or a length does not fit the cache's configuration; when a four-bit block is
+    /// completed whose beginning was not kept ([`KvCache::prepare`]).
     pub fn write<'r>(
         &mut self,
         kernels: Kernels,
@@ -133,7 +135,7 @@ impl KvWriter<'_> {
         }
     }
 
-    /// Four bits: the tail, and when the block is full the block.
+    /// Four bits: writes the tail and, once the block is full, the block.
     fn write_whole<'r>(
         &mut self,
         kernels: Kernels,
@@ -198,7 +200,7 @@ impl KvWriter<'_> {
         }
     }
 
-    /// Some channels of all positions, from the tail or else from the rows that are being written.
+    /// Some channels of all positions, from the tail or from the rows being written.
     #[expect(
         clippy::too_many_arguments,
         reason = "where the channels are, and where they go"
@@ -235,7 +237,7 @@ impl KvWriter<'_> {
         }
     }
 
-    /// Where the keys, what is beside them, the values, and what is beside those begin.
+    /// Offsets of the keys, their metadata, the values, and their metadata.
     fn offsets(&self, layer: usize, kv_head: usize) -> [usize; 4] {
         let Layout {
             keys_bytes,
@@ -249,16 +251,18 @@ impl KvWriter<'_> {
         [keys, key_scales, values, values + values_bytes]
     }
 
-    /// `len` numbers of the part of a head that starts at `offset`, from number `first`: of positions that this has.
+    /// `len` numbers of the part of a head at `offset`, starting at number `first`; the positions
+    /// must be claimed by this writer.
     fn part<T: CacheNumber>(&mut self, offset: usize, first: usize, len: usize) -> &mut [T] {
         let start = offset + first * size_of::<T>();
         assert!(start + len * size_of::<T>() <= self.cache.storage_len());
         // SAFETY: the range lies in the storage (asserted).
         let start = unsafe { self.cache.base().add(start) };
-        // SAFETY: as above. The part starts on a 64-byte line and the number on a multiple of size_of::<T>() behind it,
-        // so the pointer is aligned; any bytes are a valid T (zeroed at first, Ts later). No one else reaches them:
-        // readers are excluded while this guard lives (Phase), other guards hold other positions (SlotClaims), and
-        // `&mut self` excludes a second slice of this one.
+        // SAFETY: as above. The part starts on a 64-byte line and the number on a multiple of
+        // size_of::<T>() after it, so the pointer is aligned. Any bytes are a valid T (zeroed at
+        // first, Ts later). No other access exists: readers are excluded while this guard lives
+        // (Phase), other guards hold other positions (SlotClaims), and `&mut self` excludes a
+        // second slice of this one.
         unsafe { std::slice::from_raw_parts_mut(start.cast::<T>().as_ptr(), len) }
     }
 }
