@@ -1,7 +1,7 @@
-//! Files that are written whole or not at all, and what the process may still take of its address space.
+//! Atomic file writes, and the remaining address space of the process.
 //!
-//! [`OutputFile`] is the one way in which the engine's crates write files: conversions, checkpoints, calibrations, saved states and
-//! measured choices.
+//! All of the engine's crates write files through [`OutputFile`]: conversions, checkpoints,
+//! calibrations, saved states and measured choices.
 
 #![forbid(unsafe_code)]
 

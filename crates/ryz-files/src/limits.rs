@@ -1,6 +1,7 @@
-//! The limit of the process's address space (`ulimit -v`), by what Linux says of it in `/proc`.
+//! The process's address-space limit (`ulimit -v`), as reported by Linux in `/proc`.
 
-/// Bytes of address space that the process may still take; `None` where nothing limits them, or the system does not say.
+/// Bytes of address space that the process may still use; `None` if there is no limit, or if the
+/// system does not report one.
 pub fn address_space_left() -> Option<u64> {
     if !cfg!(target_os = "linux") {
         return None;
@@ -9,7 +10,7 @@ pub fn address_space_left() -> Option<u64> {
     left(&read("/proc/self/limits")?, &read("/proc/self/status")?)
 }
 
-/// Of the soft limit what the process has not taken. `limits` is in bytes, `status` in KiB.
+/// The unused part of the soft limit. `limits` is in bytes, `status` in KiB.
 fn left(limits: &str, status: &str) -> Option<u64> {
     let line = limits
         .lines()

@@ -1,9 +1,9 @@
-//! Files that are written: whole under their name, or not there.
+//! Files written atomically.
 //!
-//! A file is written under another name in its own folder and renamed when it is complete. That name cannot be guessed, a
-//! symbolic link at the target is replaced and never followed, and the mode is what the umask leaves of `rw-rw-rw-`. What a
-//! killed process has left is removed by the next one that writes to the folder: a writer locks its temporary file, so that one
-//! without a lock belongs to nobody.
+//! A file is written under a temporary name in its own folder and renamed when complete. The
+//! temporary name cannot be guessed. A symbolic link at the target is replaced, never followed. The
+//! mode is `rw-rw-rw-` minus the umask. A writer locks its temporary file; unlocked ones left by
+//! killed processes are removed by the next process that writes to the folder.
 
 use std::{
     ffi::OsStr,
@@ -16,18 +16,18 @@ use tempfile::NamedTempFile;
 
 const PREFIX: &str = ".ryzanstein-";
 const SUFFIX: &str = ".part";
-/// Of 62 each: more than can be tried.
+/// With 62 possibilities each: too many to guess.
 const RANDOM_CHARACTERS: usize = 22;
-/// Names taken, or files removed before they could be locked, in a row.
+/// Maximum attempts in a row that find the name taken or the file removed before it was locked.
 const ATTEMPTS: usize = 8;
 
-/// The system refused to write.
+/// A failed write.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action}")]
 pub struct OutputError {
-    /// What was tried.
+    /// The attempted action.
     pub action: &'static str,
-    /// What the system said.
+    /// The system's error.
     pub source: io::Error,
 }
 
@@ -35,16 +35,16 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> OutputError {
     move |source| OutputError { action, source }
 }
 
-/// What happens to a file that has the name already.
+/// The treatment of an existing file with the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OverwritePolicy {
-    /// It is replaced.
+    /// Replace it.
     Replace,
-    /// It stays, and writing fails with [`io::ErrorKind::AlreadyExists`].
+    /// Keep it; writing fails with [`io::ErrorKind::AlreadyExists`].
     Keep,
 }
 
-/// A file that takes its name when it is complete. Dropped before that, it leaves nothing.
+/// A file that appears under its name when complete. Dropping it earlier leaves nothing behind.
 ///
 /// ```
 /// use std::io::Write;
@@ -67,10 +67,10 @@ pub struct OutputFile {
 }
 
 impl OutputFile {
-    /// Makes the temporary file in the folder of `path`, and removes those that nobody writes any more.
+    /// Creates the temporary file in the folder of `path`, and removes abandoned ones.
     ///
     /// # Errors
-    /// When the system refuses: there is no such folder, it may not be written to, the disk is full.
+    /// When the system refuses: the folder does not exist or is not writable, or the disk is full.
     pub fn create(path: &Path) -> Result<Self, OutputError> {
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
@@ -91,21 +91,21 @@ impl OutputFile {
         Err(failed("create a file in its folder")(removed))
     }
 
-    /// Where to write.
+    /// The file to write to.
     pub fn file(&self) -> &File {
         self.file.as_file()
     }
 
-    /// The name that it has until it is complete.
+    /// The temporary name.
     pub fn temporary_path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Makes the file durable and gives it its name. Returns its length.
+    /// Makes the file durable and renames it to its target. Returns its length.
     ///
     /// # Errors
-    /// When the system refuses; the source is of the kind [`io::ErrorKind::AlreadyExists`] for a file that is to be kept. Only
-    /// after a failure to write the folder to the disk the file is there.
+    /// When the system refuses; the source's kind is [`io::ErrorKind::AlreadyExists`] for a file
+    /// that must be kept. Only if syncing the folder fails does the file exist despite the error.
     pub fn commit(self, existing: OverwritePolicy) -> Result<u64, OutputError> {
         let Self { path, folder, file } = self;
         let written = file.as_file();
@@ -131,7 +131,7 @@ impl Write for OutputFile {
     }
 }
 
-/// Writes a whole file in place of one that may be there. Returns its length.
+/// Writes a whole file, replacing an existing one. Returns its length.
 ///
 /// # Errors
 /// As [`OutputFile`].
@@ -143,21 +143,21 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<u64, OutputError> {
 
 fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    // Not the target's name, which may be as long as a name can be.
+    // Not the target's name, which may already have the maximum length.
     builder.prefix(PREFIX).suffix(SUFFIX);
     builder.rand_bytes(RANDOM_CHARACTERS);
-    // As any new file: what the umask leaves of it.
+    // Like any new file: subject to the umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder)
 }
 
-/// Locks a new file; false when another process took it for an abandoned one in the moment before that.
+/// Locks a new file; false if another process just removed it as abandoned.
 fn is_ours(file: &NamedTempFile) -> bool {
     match file.as_file().try_lock() {
         Err(TryLockError::WouldBlock) => false,
         Ok(()) => is_still_there(file.as_file(), file.path()),
-        // Where files cannot be locked, nobody finds abandoned ones either.
+        // Where files cannot be locked, no process detects abandoned ones either.
         Err(TryLockError::Error(_)) => true,
     }
 }
@@ -177,7 +177,8 @@ fn is_still_there(_: &File, path: &Path) -> bool {
     path.exists()
 }
 
-/// Removes temporary files that no process has locked. What cannot be looked at or removed stays.
+/// Removes temporary files that no process has locked. Skips those that cannot be inspected or
+/// removed.
 fn remove_abandoned(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else {
         return;
@@ -203,18 +204,19 @@ fn remove_unlocked(path: &Path) {
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // It may have become a pipe or a link since it was looked at.
+        // It may have become a pipe or a link since the check.
         let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
         options.custom_flags(flags.bits() as _);
     }
     let Ok(file) = options.open(path) else { return };
     if file.try_lock().is_ok() {
-        // The lock is held until it is gone: a writer that just made it sees that it is not its own.
+        // The lock is held until the file is removed, so a writer that just created it notices the
+        // loss.
         let _ = fs::remove_file(path);
     }
 }
 
-/// Makes a rename durable; only Unix has files for folders.
+/// Makes a rename durable; only Unix can open folders as files.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) {
         File::open(folder)?.sync_all()?;
