@@ -1,4 +1,4 @@
-//! Why a model cannot be converted.
+//! Conversion errors.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -7,59 +7,59 @@ use ryz_source::SourceError;
 use ryz_tmac::MemoryError;
 use ryz_tokenizer::TokenizerError;
 
-/// Why a model cannot be converted. The target is as it was before.
+/// Why a conversion failed. The target is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
-    /// A file of the source is malformed or describes a model that is not supported.
+    /// A source file is malformed or describes an unsupported model.
     #[error("{}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// The fault.
         source: FormatError,
     },
     /// The source cannot be read.
     #[error(transparent)]
     Read(#[from] MemoryError),
-    /// The source's tokenizer is malformed or not supported.
+    /// The source's tokenizer is malformed or unsupported.
     #[error("{}", path.display())]
     Tokenizer {
         /// The folder.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         source: TokenizerError,
     },
-    /// A tokenizer that works, and that GGUF's keys cannot express.
+    /// A valid tokenizer that GGUF's keys cannot express.
     #[error("tokenizer.json: {field} has no form in GGUF: {}", QuotedText(got))]
     TokenizerForm {
         /// The field.
         field: &'static str,
-        /// What it asks for.
+        /// The requested value.
         got: String,
     },
-    /// A tokenizer with more tokens than the model.
+    /// The tokenizer has more tokens than the model.
     #[error("tokenizer.json: expected ids below vocab_size {vocab_size}, got {got} tokens")]
     TooManyTokens {
         /// Rows of the embedding.
         vocab_size: usize,
-        /// Tokens there are.
+        /// Number of tokens.
         got: usize,
     },
-    /// An option, or two together, cannot be.
+    /// An option is invalid, or two options exclude each other.
     #[error("{option}: expected {expected}, got {got:?}")]
     InvalidOption {
         /// The option.
         option: &'static str,
-        /// What it may be.
+        /// The allowed value.
         expected: &'static str,
-        /// What it was.
+        /// The actual value.
         got: String,
     },
-    /// The quantiser failed, or what it gave cannot be.
+    /// The quantizer failed or returned an invalid result.
     #[error(transparent)]
     Quantizer(#[from] QuantizeError),
-    /// The target is there already and was not to be replaced.
+    /// The target exists and must not be replaced.
     #[error("{}: exists already (--force or overwrite: true replaces it)", path.display())]
     TargetExists {
         /// The target.
@@ -71,12 +71,12 @@ pub enum ConvertError {
         /// The target.
         path: PathBuf,
     },
-    /// The target names no file.
+    /// The target path does not name a file.
     #[error("{}: expected a path of a file in a folder that is there, got {found}", path.display())]
     BadTarget {
         /// The target.
         path: PathBuf,
-        /// What is there.
+        /// What exists at the path.
         found: &'static str,
     },
     /// The target cannot be written.
@@ -84,12 +84,12 @@ pub enum ConvertError {
     Write {
         /// The target.
         path: PathBuf,
-        /// What was tried.
+        /// The attempted action.
         action: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A ternary type whose codes are 0, 1, 2 has a 3: a fault of the file.
+    /// A code 3 in a ternary type that has only 0, 1, 2; the file is invalid.
     #[error(
         "tensor {}: expected codes 0 to 2 in {dtype}, got 3 at row {row}, column {column}",
         QuotedText(name)
@@ -99,12 +99,12 @@ pub enum ConvertError {
         name: String,
         /// Its type.
         dtype: DType,
-        /// Where.
+        /// Its row.
         row: usize,
-        /// Where.
+        /// Its column.
         column: usize,
     },
-    /// A weight of +2, which the source's type has and the target's has not.
+    /// A weight of +2, which the source's type can hold and the target's cannot.
     #[error(
         "tensor {}: expected weights -1, 0, +1 for {form}, got +2 at row {row}, column {column}",
         QuotedText(name)
@@ -114,12 +114,12 @@ pub enum ConvertError {
         name: String,
         /// The type in the target.
         form: DType,
-        /// Where.
+        /// Its row.
         row: usize,
-        /// Where.
+        /// Its column.
         column: usize,
     },
-    /// Weights that share a scale in the target's type have different ones in the source.
+    /// Weights that share a scale in the target's type have different scales in the source.
     #[error(
         "tensor {}: expected one scale for each {per} of {form}, got {first} and {other} at row {row}",
         QuotedText(name)
@@ -129,16 +129,16 @@ pub enum ConvertError {
         name: String,
         /// The type in the target.
         form: DType,
-        /// What shares a scale: "tensor", "block".
+        /// The unit that shares a scale: "tensor", "block".
         per: &'static str,
-        /// Where the scale changes.
+        /// The row where the scale changes.
         row: usize,
-        /// The scale before.
+        /// The first scale.
         first: f32,
-        /// The scale there.
+        /// The scale at that row.
         other: f32,
     },
-    /// A weight or scale that is infinite or not a number, or too large for the target's type.
+    /// A weight or scale that is not finite, or too large for the target's type.
     #[error(
         "tensor {}: expected finite numbers within {dtype}, got {got} at row {row}",
         QuotedText(name)
@@ -148,12 +148,12 @@ pub enum ConvertError {
         name: String,
         /// The type that cannot hold it.
         dtype: DType,
-        /// Where.
+        /// Its row.
         row: usize,
-        /// The number.
+        /// The value.
         got: f32,
     },
-    /// Float weights, which were to be refused.
+    /// Float weights, which the options refuse.
     #[error(
         "tensor {}: expected ternary weights, got {dtype} that are not",
         QuotedText(name)
@@ -183,7 +183,7 @@ impl From<SourceError> for ConvertError {
 }
 
 impl ConvertError {
-    /// The stable code that crosses to TypeScript.
+    /// The stable error code passed to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Format { source, .. } => source.code(),
@@ -206,7 +206,7 @@ impl ConvertError {
     }
 }
 
-/// Text out of a file as an error shows it: quoted, escaped, and cut after 80 characters.
+/// Text from a file, formatted for an error: quoted, escaped, and cut after 80 characters.
 struct QuotedText<'a>(&'a str);
 
 impl fmt::Display for QuotedText<'_> {

@@ -1,13 +1,14 @@
-//! Models converted to ternary GGUF files.
+//! Converts models to ternary GGUF files.
 //!
-//! [`convert`] reads a GGUF file, all parts of a split one, or a Hugging Face folder, and writes one GGUF file whose
-//! linear layers are `TQ1_0`, `TQ2_0`, `I2_S` or `Q2_0`. Nothing is lost from ternary weights, whatever form they have;
-//! float weights go through BitNet's absmean rule, and the report says how far each tensor is from them.
+//! [`convert`] reads a GGUF file, all parts of a split one, or a Hugging Face folder, and writes
+//! one GGUF file whose linear layers are `TQ1_0`, `TQ2_0`, `I2_S` or `Q2_0`. Ternary weights of any
+//! form are converted without loss. Float weights are quantized by BitNet's absmean rule, and the
+//! report gives each tensor's error.
 //!
-//! The source is read twice, a few megabytes at a time: once to find scales and faults, once to write. The target appears
-//! under its name when it is complete and on the disk, and not at all otherwise.
+//! The source is read twice, a few megabytes at a time: once to find scales and faults, once to
+//! write. The target appears under its name only when it is complete and on disk.
 //!
-//! [`FloatModel`] gives the same models' tensors as floats.
+//! [`FloatModel`] reads the same models' tensors as floats.
 //!
 //! # Examples
 //!
@@ -66,16 +67,17 @@ use self::{
 };
 pub use ryz_format::TensorError;
 
-/// Converts the model at `source`, a GGUF file or a Hugging Face folder, to a GGUF file at `target`.
+/// Converts the model at `source`, a GGUF file or a Hugging Face folder, to a GGUF file at
+/// `target`.
 ///
-/// `progress` is called every few megabytes; [`ControlFlow::Break`] ends the conversion with [`ConvertError::Aborted`].
+/// `progress` is called every few megabytes; [`ControlFlow::Break`] ends the conversion with
+/// [`ConvertError::Aborted`].
 ///
 /// # Errors
-///
-/// A source that is malformed, not supported, or not representable in the form asked for (the error names the tensor);
-/// a target that is there already and not to be overwritten, or is a file of the source; a failure to read or write; the
-/// abort. After an error the target is as it was before, but for a failure to write its folder to the disk: that is the
-/// last step, and the target is complete then.
+/// The source is malformed, unsupported, or not representable in the requested form (the error
+/// names the tensor); the target exists and must not be overwritten, or is a file of the source; a
+/// read or write fails; the callback aborts. After an error the target is unchanged, with one
+/// exception: if syncing its folder, the last step, fails, the target is complete.
 pub fn convert(
     source: &Path,
     target: &Path,
@@ -97,7 +99,7 @@ pub fn convert(
     let plan = plan::plan(&source, options, &mut progress)?;
     progress.begin_write()?;
 
-    // A file of ours that breaks the format's rules is the source's fault; only the sink is the target's.
+    // A format error in our output comes from the source; only the sink's errors are the target's.
     let failed = |error| match error {
         FormatError::Write { what: _, source } => write_error(target, "write", source),
         error => source::at(source.path())(error),
@@ -130,7 +132,7 @@ pub fn convert(
         .map_err(|error| write_error(target, "write", error))?;
     drop(sink);
     progress.end()?;
-    // Read as any reader would: a file that we cannot read ourselves does not get its name.
+    // Verify that a reader accepts the file before it gets its name.
     Source::open(file.part()).map_err(|error| match error {
         ConvertError::Format { path: _, source } => source::at(target)(source),
         error => error,

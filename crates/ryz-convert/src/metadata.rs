@@ -4,7 +4,7 @@ use ryz_format::{Metadata, Value};
 
 use crate::{ConvertError, ConvertOptions, source::Source, tokenizer};
 
-/// The pairs of the target, and what they cannot say about the tokenizer.
+/// The target's pairs, and notes on what they cannot express about the tokenizer.
 pub(crate) fn pairs(
     source: &Source,
     options: &ConvertOptions,
@@ -13,7 +13,7 @@ pub(crate) fn pairs(
     let mut notes = Vec::new();
     if source.folder().is_some() {
         let mut config = source.config().gguf_pairs().into_iter();
-        // The architecture first, as everyone has it.
+        // The architecture comes first, as is conventional.
         config
             .by_ref()
             .take(1)
@@ -32,7 +32,7 @@ pub(crate) fn pairs(
             }
         }
     } else {
-        // One file with the alignment that it has unless it says so.
+        // The target is a single file with default alignment unless set below.
         let kept = |key: &str| !key.starts_with("split.") && key != "general.alignment";
         for (key, value) in source
             .model()
@@ -47,7 +47,7 @@ pub(crate) fn pairs(
     Ok((pairs, notes))
 }
 
-/// What is said of every ternary file, in its place where the source says it too.
+/// Keys common to every ternary file; they take the place of the source's.
 fn general(pairs: &mut Metadata, options: &ConvertOptions) {
     if let Some(name) = &options.name {
         pairs.set("general.name", name.as_str());
@@ -56,7 +56,7 @@ fn general(pairs: &mut Metadata, options: &ConvertOptions) {
     pairs.set("general.quantization_version", Value::U32(2));
     if options.prepack {
         pairs.set("ryzanstein.prepacked.version", Value::U32(1));
-        // On lines, so that a mapped file is read in place.
+        // Aligned to cache lines, so that a mapped file can be read in place.
         pairs.set("general.alignment", Value::U32(64));
     }
 }

@@ -1,4 +1,4 @@
-//! What a conversion is asked for.
+//! Conversion options.
 
 use std::{fmt, str::FromStr};
 
@@ -6,24 +6,24 @@ use ryz_format::{DType, SharedQuantizer};
 
 use crate::ConvertError;
 
-/// The ternary form that linear layers get.
+/// The ternary form of linear layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(non_camel_case_types, reason = "the formats' own names")]
 pub enum TernaryForm {
-    /// 1.69 bits a weight, blocks of 256.
+    /// 1.69 bits per weight, blocks of 256.
     TQ1_0,
-    /// 2.06 bits a weight, blocks of 256.
+    /// 2.06 bits per weight, blocks of 256.
     TQ2_0,
-    /// 2 bits a weight and one fp32 scale a tensor, as Microsoft's BitNet files.
+    /// 2 bits per weight and one fp32 scale per tensor, as in Microsoft's BitNet files.
     I2_S,
-    /// 2.25 bits a weight, groups of 64, as llama.cpp.
+    /// 2.25 bits per weight, groups of 64, as in llama.cpp.
     Q2_0_G64,
-    /// 2.13 bits a weight, groups of 128, as Prism ML's files; the same type id as groups of 64.
+    /// 2.13 bits per weight, groups of 128, as in Prism ML's files; same type id as groups of 64.
     Q2_0_G128,
 }
 
 impl TernaryForm {
-    /// Every form.
+    /// All forms.
     pub const ALL: [TernaryForm; 5] = [
         TernaryForm::TQ1_0,
         TernaryForm::TQ2_0,
@@ -43,7 +43,7 @@ impl TernaryForm {
         }
     }
 
-    /// The name in options: `tq1_0`, `tq2_0`, `i2_s`, `q2_0-g64`, `q2_0-g128`.
+    /// The name used in options: `tq1_0`, `tq2_0`, `i2_s`, `q2_0-g64`, `q2_0-g128`.
     pub const fn name(self) -> &'static str {
         match self {
             TernaryForm::TQ1_0 => "tq1_0",
@@ -54,7 +54,7 @@ impl TernaryForm {
         }
     }
 
-    /// The number that `general.file_type` has in files that are mostly of this form.
+    /// The value of `general.file_type` for files mostly in this form.
     pub(crate) const fn file_type(self) -> u32 {
         match self {
             TernaryForm::TQ1_0 => 36,
@@ -64,8 +64,8 @@ impl TernaryForm {
         }
     }
 
-    /// The type of a tensor with rows of `cols` weights: this form where rows are whole blocks of it; else `Q8_0` with
-    /// codes −1, 0, +1, which llama.cpp reads and which is exact; else `F32`.
+    /// The type of a tensor with rows of `cols` weights: this form if rows are whole blocks of it;
+    /// else `Q8_0` with codes −1, 0, +1, which is exact and which llama.cpp reads; else `F32`.
     pub(crate) fn dtype_for(self, cols: usize) -> DType {
         let dtypes = [self.dtype(), DType::Q8_0];
         let fits = |dtype: &DType| cols.is_multiple_of(dtype.block_values());
@@ -82,7 +82,7 @@ impl fmt::Display for TernaryForm {
 impl FromStr for TernaryForm {
     type Err = ConvertError;
 
-    /// Reads a name in either case, with `-` or `_` before the group.
+    /// Parses a name in either case, with `-` or `_` before the group.
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let plain = name.to_ascii_lowercase().replace('_', "-");
         TernaryForm::ALL
@@ -96,30 +96,30 @@ impl FromStr for TernaryForm {
     }
 }
 
-/// What becomes of the embedding and of a head of its own.
+/// The form of the embedding and of a separate head.
 ///
-/// One that is ternary in the source gets the form that linear layers get, whatever is chosen here: a file cannot hold
-/// both layouts of `Q2_0`, and nothing is lost.
+/// If they are ternary in the source, they take the form of the linear layers, regardless of this
+/// choice: a file cannot hold both layouts of `Q2_0`, and the conversion is lossless.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EmbeddingForm {
-    /// The type that it has in the source, byte for byte.
+    /// The source's type, byte for byte.
     #[default]
     Keep,
     /// `F32`.
     F32,
-    /// `F16`; values that it cannot hold are rounded, those out of its range are an error.
+    /// `F16`, rounded; values out of its range are an error.
     F16,
     /// `BF16`, rounded.
     BF16,
-    /// `Q8_0` as llama.cpp quantises.
+    /// `Q8_0`, quantized as in llama.cpp.
     Q8_0,
-    /// As linear layers.
+    /// The same form as linear layers.
     Ternary,
 }
 
 impl EmbeddingForm {
-    /// The type of floats asked for.
+    /// The requested float type.
     pub(crate) fn dtype(self) -> Option<DType> {
         match self {
             EmbeddingForm::Keep | EmbeddingForm::Ternary => None,
@@ -131,33 +131,34 @@ impl EmbeddingForm {
     }
 }
 
-/// What becomes of linear layers that are not ternary in the source.
+/// The treatment of linear layers that are not ternary in the source.
 ///
-/// Weights that are exactly ternary in another form (float, `Q8_0`, …) are recognised and lose nothing; a BitNet
-/// checkpoint's master weights are always made ternary by its own rule, which is their meaning.
+/// Weights that are exactly ternary in another type (float, `Q8_0`, …) are recognized and converted
+/// without loss. A BitNet checkpoint's master weights are always quantized by its own rule, which
+/// defines their values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FloatWeights {
-    /// BitNet's absmean rule with one scale a tensor ([`ryz_format::encode::quantize_absmean`]).
+    /// BitNet's absmean rule with one scale per tensor ([`ryz_format::encode::quantize_absmean`]).
     #[default]
     AbsmeanTensor,
-    /// The same rule with a scale for each block of the form. Not for `I2_S`.
+    /// The same rule with one scale per block of the form. Not available for `I2_S`.
     AbsmeanBlock,
-    /// They keep their type.
+    /// Keep their type.
     Keep,
-    /// They are an error.
+    /// Fail.
     Refuse,
 }
 
-/// What becomes of a scale that the fp16 in a block cannot hold.
+/// The treatment of a scale that a block's fp16 cannot hold exactly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum InexactScales {
-    /// Blocks get the scale 1, and the scale goes in fp32 into a tensor `blk.N.NAME.scale` beside the weights, as
-    /// llama.cpp's files of BitNet models have it.
+    /// Blocks get the scale 1, and a tensor `blk.N.NAME.scale` beside the weights holds the scale
+    /// in fp32, as in llama.cpp's files of BitNet models.
     #[default]
     Separate,
-    /// It is rounded, and the error reported.
+    /// Round it and report the error.
     Round,
 }
 
@@ -169,21 +170,22 @@ pub struct ConvertOptions {
     pub form: TernaryForm,
     /// The form of embedding and head. Default: [`EmbeddingForm::Keep`].
     pub embeddings: EmbeddingForm,
-    /// Linear layers that are not ternary. Default: [`FloatWeights::AbsmeanTensor`].
+    /// The treatment of linear layers that are not ternary. Default:
+    /// [`FloatWeights::AbsmeanTensor`].
     pub float_weights: FloatWeights,
-    /// Quantises linear layers that are not ternary, instead of `float_weights`. It sees one whole tensor at a time.
-    /// Default: none.
+    /// Quantizer for linear layers that are not ternary, used instead of `float_weights`. It
+    /// receives one whole tensor at a time. Default: none.
     pub quantizer: Option<SharedQuantizer>,
-    /// Scales that are no fp16 numbers. Default: [`InexactScales::Separate`].
+    /// The treatment of scales that fp16 cannot hold. Default: [`InexactScales::Separate`].
     pub inexact_scales: InexactScales,
-    /// Whether the weights of the form are laid out as the kernels read them (`docs/prepacked.md`), with that form's
-    /// scales, so that loading is reading. No other engine reads such a file. Default: no.
+    /// Whether to store weights in the kernels' layout (`docs/prepacked.md`) with the scales of
+    /// `form`, so that loading needs no packing. No other engine reads such a file. Default: no.
     pub prepack: bool,
     /// Whether an existing target is replaced. Default: no.
     pub overwrite: bool,
-    /// Whether a Hugging Face folder's tokenizer is taken over, and must be there. Default: yes.
+    /// Whether to convert a Hugging Face folder's tokenizer, which must then exist. Default: yes.
     pub tokenizer: bool,
-    /// `general.name` of the target. Default: that of the source, or the folder's name.
+    /// `general.name` of the target. Default: the source's name, or the folder's.
     pub name: Option<String>,
 }
 
@@ -194,7 +196,7 @@ impl Default for ConvertOptions {
 }
 
 impl ConvertOptions {
-    /// The defaults with a form.
+    /// Default options with this form.
     pub fn new(form: TernaryForm) -> ConvertOptions {
         ConvertOptions {
             form,
@@ -209,7 +211,7 @@ impl ConvertOptions {
         }
     }
 
-    /// Refuses options that exclude each other.
+    /// Rejects options that exclude each other.
     pub(crate) fn check(&self) -> Result<(), ConvertError> {
         if self.form == TernaryForm::I2_S && self.float_weights == FloatWeights::AbsmeanBlock {
             return Err(ConvertError::InvalidOption {

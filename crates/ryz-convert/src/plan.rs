@@ -1,5 +1,5 @@
-//! What the target holds and how each of its tensors is made. All weights that become ternary are read here once, so
-//! that nothing is written for a model that cannot be converted.
+//! The target's tensors and how each is made. All weights that become ternary are read once here,
+//! so that nothing is written for a model that cannot be converted.
 
 use std::collections::HashMap;
 
@@ -22,15 +22,15 @@ use crate::{
 /// A tensor of the target.
 pub(crate) struct Output<'a> {
     pub(crate) name: String,
-    /// Where its values come from; `None` for those in [`Work::Values`].
+    /// The source of its values; `None` for [`Work::Values`].
     pub(crate) source: Option<&'a TensorInfo>,
-    /// The type, or for prepacked weights the one whose codes and scales they have.
+    /// The type; for prepacked weights, the type that provides codes and scales.
     pub(crate) dtype: DType,
     pub(crate) prepack: bool,
     pub(crate) shape: Vec<u64>,
     pub(crate) method: Method,
     pub(crate) work: Work,
-    /// The rows of a head whose halves become pairs ([`rows::source_row`]).
+    /// Rows per head, if halves become interleaved pairs ([`rows::source_row`]).
     pub(crate) head: Option<usize>,
 }
 
@@ -44,73 +44,73 @@ impl Output<'_> {
 
 /// How a tensor of the target is made.
 pub(crate) enum Work {
-    /// The source's bytes.
+    /// Copies the source's bytes.
     Copy,
-    /// The source's numbers in another type.
+    /// Converts the source's numbers to another type.
     Floats,
     /// Ternary weights.
     Ternary(Ternary),
-    /// These numbers.
+    /// Writes these numbers.
     Values(Vec<f32>),
 }
 
-/// Where codes and scales come from.
+/// The origin of codes and scales.
 pub(crate) struct Ternary {
     pub(crate) codes: Codes,
     pub(crate) scale: Scale,
-    /// Whether the target's weights are exactly those that the source means.
+    /// Whether the target's weights equal the source's exactly.
     pub(crate) lossless: bool,
 }
 
-/// Where codes come from.
+/// The origin of codes.
 #[derive(Clone, Copy)]
 pub(crate) enum Codes {
     /// The source's codes.
     Packed,
     /// The signs of the source's numbers.
     Signs,
-    /// The absmean rule over the tensor.
+    /// The absmean rule over the whole tensor.
     Absmean(Absmean),
     /// The absmean rule over each block.
     AbsmeanBlocks,
-    /// The quantiser of the options, which gives the scales, too.
+    /// The quantizer of the options, which also provides the scales.
     Quantizer,
 }
 
-/// Where scales come from.
+/// The origin of scales.
 #[derive(Clone, Copy)]
 pub(crate) enum Scale {
-    /// Each block's own: the source's, or what its numbers say.
+    /// One per block: the source's, or computed from its numbers.
     Blocks,
-    /// One for the tensor.
+    /// One per tensor.
     Tensor(TensorScale),
 }
 
-/// One scale for a tensor.
+/// The scale of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct TensorScale {
-    /// What weights of code 2 mean.
+    /// The exact value of code 2.
     pub(crate) exact: f64,
-    /// What blocks hold.
+    /// The value stored in blocks.
     pub(crate) written: f32,
-    /// What the tensor beside the weights holds.
+    /// The value stored in the tensor beside the weights.
     pub(crate) separate: Option<f32>,
 }
 
 impl TensorScale {
-    /// What the target's weights of code 2 are.
+    /// The value of code 2 in the target.
     pub(crate) fn target(self) -> f64 {
         f64::from(self.written) * self.separate.map_or(1.0, f64::from)
     }
 }
 
-/// The target's tensors in order, and the source's that are left out.
+/// The target's tensors in order, and the source's omitted tensors.
 pub(crate) struct Plan<'a> {
     pub(crate) outputs: Vec<Output<'a>>,
     pub(crate) dropped: Vec<String>,
 }
 
-/// Makes the plan.
+/// Creates the plan.
 pub(crate) fn plan<'a>(
     source: &'a Source,
     options: &'a ConvertOptions,
@@ -131,7 +131,7 @@ pub(crate) fn plan<'a>(
     for tensor in in_order(source) {
         match roles.get(tensor.name.as_str()) {
             None => dropped.push(tensor.name.clone()),
-            // They come with their weights.
+            // They are converted with their weights.
             Some(_) if is_scale(&tensor.name) => {}
             Some(role) => planner.tensor(tensor, *role, progress)?,
         }
@@ -149,12 +149,13 @@ pub(crate) fn plan<'a>(
 struct Planner<'a> {
     source: &'a Source,
     options: &'a ConvertOptions,
-    /// What the source has in tensors beside weights, by the name of the weights, as factors of the output.
+    /// Scales that the source stores in separate tensors, by the weights' name, as factors of the
+    /// output.
     scales: HashMap<String, SourceScale>,
     outputs: Vec<Output<'a>>,
 }
 
-/// A scale in a tensor beside weights.
+/// A scale in a separate tensor.
 #[derive(Clone, Copy)]
 pub(crate) struct SourceScale {
     pub(crate) factor: f64,
@@ -182,18 +183,18 @@ impl<'a> Planner<'a> {
         progress.bytes(&tensor.name, tensor.bytes)
     }
 
-    /// Numbers in a type, which may be the one they have.
+    /// Converts numbers to a type, which may be their own.
     fn floats(&mut self, tensor: &'a TensorInfo, dtype: DType, head: Option<usize>) {
         let same = tensor.dtype == dtype;
         let (method, work) = match same {
-            // Bytes of vectors have no rows to reorder.
+            // Vectors have no rows to reorder.
             true if head.is_none() || tensor.rows > 1 => (Method::Copied, Work::Copy),
             _ => (Method::Converted, Work::Floats),
         };
         self.push(tensor, dtype, method, work, head);
     }
 
-    /// A tensor that becomes ternary, with the scale beside it.
+    /// Converts a tensor to ternary, including its separate scale.
     fn linear(
         &mut self,
         tensor: &'a TensorInfo,
@@ -223,7 +224,7 @@ impl<'a> Planner<'a> {
                 self.push(tensor, dtype, method, work, head);
             }
         }
-        // The scale beside packed weights is in theirs now; any other one stays beside the weights.
+        // The scale of packed weights is merged into them; any other stays in its own tensor.
         let kept = beside.filter(|_| tensor.dtype != DType::HfPacked);
         let product = match (kept, separate) {
             (None, None) => return Ok(()),
@@ -240,7 +241,7 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Ternary weights of the source; `None` when they are copied.
+    /// Converts ternary weights of the source; `None` if they are copied.
     fn packed(
         &self,
         tensor: &TensorInfo,
@@ -250,7 +251,7 @@ impl<'a> Planner<'a> {
     ) -> Result<Option<(Method, Work)>, ConvertError> {
         let scale = match tensor.dtype {
             DType::I2S => Some(f64::from(rows::tail_scale(self.source, tensor)?)),
-            // Its scale is there: the header was checked.
+            // The header check guarantees its scale.
             DType::HfPacked => Some(beside.map_or(1.0, |beside| beside.factor)),
             _ => None,
         };
@@ -275,7 +276,7 @@ impl<'a> Planner<'a> {
         Ok(Some((Method::Repacked, work)))
     }
 
-    /// Numbers of another type; `None` when they are copied.
+    /// Converts numbers of another type; `None` if they are copied.
     fn floats_to_ternary(
         &self,
         tensor: &TensorInfo,
@@ -283,14 +284,14 @@ impl<'a> Planner<'a> {
         dtype: DType,
         progress: &mut Progress<'_>,
     ) -> Result<Option<(Method, Work)>, ConvertError> {
-        // A layer that the model itself leaves out of its quantisation.
+        // A layer that the model excludes from quantization.
         if self.source.config().keeps_floats(&tensor.name) {
             progress.bytes(&tensor.name, tensor.bytes)?;
             return Ok(None);
         }
         let rows = Rows::new(self.source, tensor, 1.0);
         let found = scan::floats(rows, dtype, progress)?;
-        // Masters mean what the rule makes of them, even those that happen to have one magnitude.
+        // The rule defines the values of master weights, even if all have the same magnitude.
         let is_master = self.source.config().quantize_weights && role == TensorRole::Linear;
         let tensor_scale = |codes, method, exact: f32, lossless: bool| {
             let scale = self.hold(tensor, exact.into(), dtype)?;
@@ -317,7 +318,7 @@ impl<'a> Planner<'a> {
             return tensor_scale(codes, Method::Quantized, scale, true);
         }
         match (found.ternary, self.options.float_weights) {
-            // Codes of one block each are what ternary `Q8_0` has already.
+            // A ternary `Q8_0` tensor already has the target's form.
             (Some(_), _) if dtype == tensor.dtype => Ok(None),
             (Some(ExactScale::Tensor(scale)), _) => {
                 tensor_scale(Codes::Signs, Method::Recognized, scale, true)
@@ -341,7 +342,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// How a type holds a tensor's scale.
+    /// How a type stores a tensor's scale.
     fn hold(
         &self,
         tensor: &TensorInfo,
@@ -393,7 +394,7 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// The size of the heads whose halves become pairs: of q and k when a llama comes from Hugging Face.
+    /// The head size if halves become interleaved pairs: for q and k of a llama from Hugging Face.
     fn head(&self, name: &str) -> Option<usize> {
         let config = self.source.config();
         let turned = [
@@ -409,7 +410,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// How a type holds a scale. The target's may be infinite.
+/// How a type stores a scale. The target's may be infinite.
 fn hold(exact: f64, dtype: DType, inexact: InexactScales) -> TensorScale {
     let plain = |written| TensorScale {
         exact,
@@ -428,7 +429,8 @@ fn hold(exact: f64, dtype: DType, inexact: InexactScales) -> TensorScale {
     }
 }
 
-/// The source's tensors in the order of the target: a GGUF's own; a folder's as converters write them.
+/// The source's tensors in the target's order: a GGUF's own order; for a folder, the usual order of
+/// converters.
 fn in_order(source: &Source) -> Vec<&TensorInfo> {
     let mut tensors: Vec<&TensorInfo> = source.model().tensors().iter().collect();
     if source.folder().is_some() {
@@ -477,7 +479,7 @@ fn scale_name(weight: &str) -> String {
     weight.strip_suffix(".weight").unwrap_or(weight).to_owned() + ".scale"
 }
 
-/// Reads the scales beside weights.
+/// Reads the scales in separate tensors.
 pub(crate) fn scales(source: &Source) -> Result<HashMap<String, SourceScale>, ConvertError> {
     let mut scales = HashMap::new();
     for tensor in source.model().tensors() {
@@ -528,7 +530,7 @@ mod tests {
         let rounded = hold(exact, DType::Q2_0G64, InexactScales::Round);
         assert_eq!(rounded.separate, None);
         assert!((rounded.target() / exact - 1.0).abs() < 5e-4);
-        // One fp32 for the tensor needs no help.
+        // A single fp32 scale per tensor is exact.
         assert_eq!(hold(exact, DType::I2S, InexactScales::Round).written, 0.1);
         assert!(
             hold(1e30, DType::TQ2_0, InexactScales::Round)

@@ -1,9 +1,9 @@
-//! Rows of codes as the kernels read them: `docs/prepacked.md` has the layout.
+//! Rows of codes in the kernels' layout, described in `docs/prepacked.md`.
 
 use half::f16;
 use ryz_format::DType;
 
-/// Rows of a tile, and columns to which rows are padded.
+/// Rows of a tile, and the multiple to which columns are padded.
 const TILE: (usize, usize) = DType::PREPACKED_TILE;
 /// Rows and columns of a line of 64 bytes.
 const LINE: usize = 16;
@@ -14,12 +14,12 @@ pub(crate) struct Prepacker {
     lines: Vec<[u8; 64]>,
     /// Rows in `lines`.
     rows: usize,
-    /// Weights that share a scale; `None` when all do.
+    /// Weights that share a scale; `None` if all do.
     group: Option<usize>,
-    /// (group, row of the tile) of the tile in work, then of all tiles.
+    /// (group, row of the tile) of the current tile, then of all tiles.
     tile_scales: Vec<[u16; TILE.0]>,
     scales: Vec<[u16; TILE.0]>,
-    /// A row with its padding.
+    /// A padded row.
     codes: Vec<u8>,
 }
 
@@ -37,7 +37,7 @@ impl Prepacker {
         }
     }
 
-    /// Takes the next row; appends the tile's lines when it is full.
+    /// Adds the next row; appends the tile's lines to `out` when it is full.
     pub(crate) fn row(&mut self, codes: &[u8], scales: &[f32], out: &mut Vec<u8>) {
         self.codes[..codes.len()].copy_from_slice(codes);
         if let Some(group) = self.group {
@@ -45,7 +45,7 @@ impl Prepacker {
             let groups = codes.chunks_mut(group).zip(scales);
             for ((codes, &scale), of_tile) in groups.zip(&mut self.tile_scales) {
                 let half = f16::from_f32(scale);
-                // A scale of 0 says that all weights are 0, and all such groups have it.
+                // A scale of 0 means that all weights are 0; all such groups use it.
                 if half == f16::ZERO {
                     codes.fill(1);
                 }
@@ -64,7 +64,7 @@ impl Prepacker {
         }
     }
 
-    /// Appends what is left of the last tile, and the groups' scales.
+    /// Appends the rest of the last tile, and the groups' scales.
     pub(crate) fn finish(mut self, out: &mut Vec<u8>) {
         if self.rows > 0 {
             self.flush(out);

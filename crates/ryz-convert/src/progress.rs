@@ -1,10 +1,10 @@
-//! Telling the caller how far it is, and hearing that it has had enough.
+//! Reports progress to the caller, which may abort.
 
 use std::ops::ControlFlow;
 
 use crate::{ConvertError, ConvertPhase, ConvertProgress};
 
-/// The caller's callback with the sums that it is told.
+/// The caller's callback and the totals reported to it.
 pub(crate) struct Progress<'a> {
     callback: &'a mut dyn FnMut(ConvertProgress<'_>) -> ControlFlow<()>,
     phase: ConvertPhase,
@@ -33,12 +33,12 @@ impl<'a> Progress<'a> {
         Ok(())
     }
 
-    /// Says that the phase is done, with what it had to read nothing of.
+    /// Reports the phase as complete, including bytes that needed no reading.
     pub(crate) fn end(&mut self) -> Result<(), ConvertError> {
         self.bytes("", self.total_bytes - self.done_bytes)
     }
 
-    /// Says that rows `rows` of `of` of a tensor of `bytes` bytes are done.
+    /// Reports rows `rows` of `of` of a tensor with `bytes` bytes.
     pub(crate) fn rows(
         &mut self,
         tensor: &str,
@@ -46,12 +46,12 @@ impl<'a> Progress<'a> {
         rows: &std::ops::Range<usize>,
         of: usize,
     ) -> Result<(), ConvertError> {
-        // The shares of a tensor's pieces add up to its bytes.
+        // The pieces of a tensor sum to exactly its bytes.
         let until = |row: usize| (u128::from(bytes) * row as u128 / of.max(1) as u128) as u64;
         self.bytes(tensor, until(rows.end) - until(rows.start))
     }
 
-    /// Says that more bytes of a tensor are done.
+    /// Reports more bytes of a tensor.
     pub(crate) fn bytes(&mut self, tensor: &str, bytes: u64) -> Result<(), ConvertError> {
         self.done_bytes += bytes;
         let progress = ConvertProgress {

@@ -1,4 +1,4 @@
-//! A model's tensors as floats, whatever file they are in: for those who train it further.
+//! Reads a model's tensors as floats from any supported file, for further training.
 
 use std::{collections::HashMap, path::Path};
 
@@ -21,8 +21,8 @@ impl FloatModel {
     /// Reads and checks the headers.
     ///
     /// # Errors
-    ///
-    /// A model that is malformed, not supported, prepacked, or without a tokenizer that GGUF's keys can express.
+    /// The model is malformed, unsupported or prepacked, or GGUF's keys cannot express its
+    /// tokenizer.
     pub fn open(path: &Path) -> Result<FloatModel, ConvertError> {
         let source = Source::open(path)?;
         source.refuse_prepacked()?;
@@ -39,21 +39,20 @@ impl FloatModel {
         })
     }
 
-    /// What the model is.
+    /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         self.source.config()
     }
 
-    /// Name and tokenizer as a GGUF file of the model has them.
+    /// Name and tokenizer as GGUF metadata.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// A tensor by its name in GGUF, row by row, its scales applied.
+    /// A tensor by its GGUF name, in row-major order with scales applied.
     ///
     /// # Errors
-    ///
-    /// A tensor that is not there, that holds infinities or NaN, or that cannot be read.
+    /// The tensor does not exist, holds infinities or NaN, or cannot be read.
     pub fn tensor(&self, name: &str) -> Result<Vec<f32>, ConvertError> {
         let Some(tensor) = self.source.model().tensor(name) else {
             let name = name.to_owned();

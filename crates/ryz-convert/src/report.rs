@@ -1,10 +1,10 @@
-//! What a conversion says while it runs and when it is done.
+//! Progress and report of a conversion.
 
 use std::path::PathBuf;
 
 use ryz_format::{DType, TensorError};
 
-/// What a conversion is doing.
+/// The phase of a conversion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConvertPhase {
@@ -14,16 +14,16 @@ pub enum ConvertPhase {
     Write,
 }
 
-/// How far a conversion has come, some megabytes after the last time.
+/// Progress of a conversion, reported every few megabytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConvertProgress<'a> {
-    /// What it is doing.
+    /// The current phase.
     pub phase: ConvertPhase,
-    /// The tensor in work; empty at the end of a phase.
+    /// The current tensor; empty at the end of a phase.
     pub tensor: &'a str,
-    /// Bytes of the source's tensors that are done in this phase.
+    /// Bytes of the source's tensors finished in this phase.
     pub done_bytes: u64,
-    /// Bytes of the source's tensors.
+    /// Total bytes of the source's tensors.
     pub total_bytes: u64,
 }
 
@@ -39,27 +39,27 @@ pub struct ConvertReport {
     pub source_bytes: u64,
     /// Every tensor of the target, in its order.
     pub tensors: Vec<TensorReport>,
-    /// Tensors of the source that nothing reads and that were left out.
+    /// Unused tensors of the source, which were omitted.
     pub dropped: Vec<String>,
-    /// What the target cannot say about the tokenizer, one sentence each.
+    /// What the target cannot express about the tokenizer, one sentence each.
     pub tokenizer_notes: Vec<String>,
 }
 
 impl ConvertReport {
-    /// Whether the target has exactly the source's weights. A BitNet checkpoint's master weights count as what its own
-    /// rule makes of them.
+    /// Whether the target holds exactly the source's weights. A BitNet checkpoint's master weights
+    /// count as quantized by its own rule.
     pub fn is_lossless(&self) -> bool {
         self.tensors.iter().all(|tensor| tensor.lossless)
     }
 }
 
-/// What became of one tensor.
+/// The conversion of one tensor.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TensorReport {
     /// The name in the target.
     pub name: String,
-    /// The type in the source; `None` for a tensor that the source says in another way.
+    /// The type in the source; `None` for a tensor that the source expresses differently.
     pub source: Option<DType>,
     /// The type in the target.
     pub target: DType,
@@ -69,11 +69,11 @@ pub struct TensorReport {
     pub cols: usize,
     /// How it was made.
     pub method: Method,
-    /// Whether it has exactly the source's values.
+    /// Whether it holds exactly the source's values.
     pub lossless: bool,
-    /// Share of weights that are 0, for ternary tensors.
+    /// Fraction of weights that are 0, for ternary tensors.
     pub zero_fraction: Option<f64>,
-    /// How far it is from the source, where values were rounded.
+    /// The error relative to the source, if values were rounded.
     pub error: Option<TensorError>,
 }
 
@@ -81,16 +81,16 @@ pub struct TensorReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Method {
-    /// The source's bytes.
+    /// Bytes copied from the source.
     Copied,
-    /// Ternary codes and scales from one form to another.
+    /// Ternary codes and scales converted from one form to another.
     Repacked,
-    /// Exactly ternary weights that the source has in another type.
+    /// Exactly ternary weights stored in another type in the source.
     Recognized,
     /// Weights made ternary by the absmean rule.
     Quantized,
-    /// Floats in another type.
+    /// Floats converted to another type.
     Converted,
-    /// Not a tensor in the source: a scale, or the factors of the rotary embedding.
+    /// Not a tensor of the source: a scale, or the factors of the rotary embedding.
     Derived,
 }

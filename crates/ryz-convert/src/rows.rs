@@ -1,4 +1,4 @@
-//! Rows of a tensor, some at a time, so that memory does not grow with the model.
+//! Reads rows of a tensor in pieces, so that memory does not grow with the model.
 
 use std::ops::Range;
 
@@ -6,25 +6,25 @@ use ryz_format::{DType, TensorInfo, TensorView, decode};
 
 use crate::{ConvertError, source::Source};
 
-/// Weights that are in memory at a time, or the rows of a head where they are more.
+/// Maximum weights in memory at a time, or the rows of one head if they are more.
 const CHUNK_VALUES: usize = 1 << 20;
 
-/// Bytes that are copied at a time.
+/// Bytes copied at a time.
 const COPY_BYTES: u64 = 4 << 20;
 
 /// One tensor's rows, in the source's order.
 pub(crate) struct Rows<'a> {
     source: &'a Source,
     pub(crate) tensor: &'a TensorInfo,
-    /// The scale of the whole tensor, for types that have one.
+    /// The scale of the whole tensor, for types that have one; else 1.
     scale: f32,
-    /// The rows that are in `bytes`.
+    /// The rows held in `bytes`.
     rows: Range<usize>,
     bytes: Vec<u8>,
 }
 
 impl<'a> Rows<'a> {
-    /// `scale` is that of the whole tensor where the type has one, else 1.
+    /// `scale` is the whole tensor's if the type has one, else 1.
     pub(crate) fn new(source: &'a Source, tensor: &'a TensorInfo, scale: f32) -> Rows<'a> {
         Rows {
             source,
@@ -35,7 +35,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// All rows in pieces of bounded size, each a whole number of `granule` rows (but for the last).
+    /// All rows in pieces of bounded size, each a multiple of `granule` rows except the last.
     pub(crate) fn chunks(&self, granule: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let rows = self.tensor.rows;
         let step = (CHUNK_VALUES / self.tensor.cols.max(1) / granule).max(1) * granule;
@@ -44,7 +44,7 @@ impl<'a> Rows<'a> {
             .map(move |first| first..rows.min(first + step))
     }
 
-    /// Reads rows, which the functions below then give.
+    /// Reads rows for the functions below.
     pub(crate) fn read(&mut self, rows: Range<usize>) -> Result<(), ConvertError> {
         let row_bytes = self.row_bytes();
         self.bytes.resize(rows.len() * row_bytes, 0);
@@ -53,7 +53,8 @@ impl<'a> Rows<'a> {
             let offset = (rows.start * row_bytes) as u64;
             return self.source.read(self.tensor, offset, &mut self.bytes);
         }
-        // Packed row p holds rows p, p + rows/4, …: a piece is up to four runs of packed rows, each read for its own bits.
+        // Packed row p holds rows p, p + rows/4, …: a piece needs up to four runs of packed rows,
+        // each read for its own bits.
         let quarter = self.tensor.rows / 4;
         let mut row = rows.start;
         while row < rows.end {
@@ -67,13 +68,13 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    /// The bytes of a row that was read; for packed rows those of all four that share them.
+    /// The bytes of a loaded row; for packed rows, those of all four rows that share them.
     pub(crate) fn bytes(&self, row: usize) -> &[u8] {
         let row_bytes = self.row_bytes();
         &self.bytes[(row - self.rows.start) * row_bytes..][..row_bytes]
     }
 
-    /// Decodes a row that was read.
+    /// Decodes a loaded row.
     pub(crate) fn decode(&self, row: usize, out: &mut [f32]) {
         if self.tensor.dtype == DType::HfPacked {
             for (out, byte) in out.iter_mut().zip(self.bytes(row)) {
@@ -87,7 +88,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Unpacks a row that was read of a ternary tensor: codes t + 1, and a scale for each [`Rows::group`] of them.
+    /// Unpacks a loaded row of a ternary tensor: codes t + 1, and a scale for each [`Rows::group`].
     pub(crate) fn unpack(&self, row: usize, codes: &mut [u8], scales: &mut [f32]) {
         match self.tensor.dtype {
             DType::HfPacked => {
@@ -104,7 +105,8 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Weights of a ternary tensor that share a scale: a block, or for a tensor's scale the row.
+    /// Weights of a ternary tensor that share a scale: a block, or a row if the scale is the
+    /// tensor's.
     pub(crate) fn group(&self) -> usize {
         match self.tensor.dtype.has_tensor_scale() {
             true => self.tensor.cols,
@@ -126,7 +128,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Gives a tensor's bytes, tail and all, piece by piece.
+/// Passes on a tensor's bytes piece by piece, including the tail.
 pub(crate) fn copy(
     source: &Source,
     tensor: &TensorInfo,
@@ -144,7 +146,7 @@ pub(crate) fn copy(
     Ok(())
 }
 
-/// Reads a vector whole.
+/// Reads a whole vector.
 pub(crate) fn vector(source: &Source, tensor: &TensorInfo) -> Result<Vec<f32>, ConvertError> {
     let bytes = usize::try_from(tensor.bytes).unwrap_or(usize::MAX);
     let mut bytes = vec![0; bytes];
@@ -164,8 +166,9 @@ pub(crate) fn tail_scale(source: &Source, tensor: &TensorInfo) -> Result<f32, Co
     Ok(f32::from_le_bytes(scale))
 }
 
-/// The source's row for a row of the target, where rows of q and k go from halves to pairs: GGUF's llama files have
-/// elements 2i and 2i + 1 of a head turn together, Hugging Face's i and i + head/2. Without a head, the same row.
+/// The source's row for a row of the target, if rows of q and k change from halves to interleaved
+/// pairs: GGUF's llama files rotate elements 2i and 2i + 1 of a head together, Hugging Face's i and
+/// i + head/2. Without a head, the same row.
 pub(crate) fn source_row(row: usize, head: Option<usize>) -> usize {
     match head {
         None => row,

@@ -1,4 +1,4 @@
-//! The first reading of a tensor: what it takes to make it ternary, and whether that is possible.
+//! First pass over a tensor: what is needed to make it ternary, and whether that is possible.
 
 use ryz_format::{
     DType,
@@ -12,8 +12,8 @@ use crate::{
     ternary::{self, ScaleMismatch},
 };
 
-/// Checks a ternary tensor against the type that it is to have. Returns the one scale of the whole tensor when that type
-/// has only one (0 when all weights are 0).
+/// Checks a ternary tensor against its target type. Returns the tensor's scale if that type has
+/// only one (0 if all weights are 0).
 pub(crate) fn ternary(
     mut rows: Rows<'_>,
     target: DType,
@@ -86,25 +86,25 @@ pub(crate) fn ternary(
     Ok((target == DType::I2S).then(|| common.unwrap_or(0.0)))
 }
 
-/// What the numbers of a tensor that is not of a ternary type are.
+/// Statistics of a tensor that has no ternary type.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct FloatScan {
-    /// How they are ternary as they stand.
+    /// Set if the values are already ternary.
     pub(crate) ternary: Option<ExactScale>,
-    /// What the absmean rule makes of them.
+    /// The result of the absmean rule.
     pub(crate) absmean: Absmean,
 }
 
-/// Weights that are −s, 0, +s as they stand.
+/// Weights that already are −s, 0, +s.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum ExactScale {
-    /// With one s, or 0 when all are 0.
+    /// One s, or 0 if all are 0.
     Tensor(f32),
-    /// With an s for each block of the target's type, an fp16 number.
+    /// One s per block of the target's type, each an fp16 number.
     Blocks,
 }
 
-/// Reads a tensor that is not of a ternary type.
+/// Reads a tensor that has no ternary type.
 pub(crate) fn floats(
     mut rows: Rows<'_>,
     target: DType,
@@ -148,7 +148,7 @@ pub(crate) fn floats(
     })
 }
 
-/// The magnitude that all numbers but zeros have.
+/// The common magnitude of all nonzero numbers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Magnitude {
     one: Option<f32>,
@@ -169,7 +169,7 @@ impl Magnitude {
         }
     }
 
-    /// The magnitude, 0 where there are only zeros, or `None` for several.
+    /// The magnitude, 0 if there are only zeros, or `None` if there are several.
     fn get(self) -> Option<f32> {
         (!self.several).then_some(self.one.unwrap_or(0.0))
     }

@@ -31,7 +31,7 @@ impl Source {
         &self.0
     }
 
-    /// Refuses prepacked weights: they have no rows to read.
+    /// Rejects prepacked weights, which have no rows to read.
     pub(crate) fn refuse_prepacked(&self) -> Result<(), ConvertError> {
         let mut tensors = self.0.tensors().iter();
         match tensors.find(|tensor| tensor.dtype.is_prepacked()) {
@@ -47,7 +47,7 @@ impl Source {
         }
     }
 
-    /// The files that must not be overwritten.
+    /// Files that must not be overwritten.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = self.0.part_paths().map(Path::to_owned).collect();
         if self.folder().is_some() {
@@ -69,7 +69,7 @@ impl Source {
         Ok(())
     }
 
-    /// A fault of the file that holds a tensor.
+    /// Wraps a fault of the file that holds a tensor.
     pub(crate) fn fault(&self, tensor: &TensorInfo, source: FormatError) -> ConvertError {
         ConvertError::Format {
             path: self.0.file_of(tensor).path().to_owned(),
@@ -78,7 +78,7 @@ impl Source {
     }
 }
 
-/// A fault of the file at `path`.
+/// Wraps a fault of the file at `path`.
 pub(crate) fn at(path: &Path) -> impl Fn(FormatError) -> ConvertError {
     let path = path.to_owned();
     move |source| ConvertError::Format {

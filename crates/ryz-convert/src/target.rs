@@ -1,4 +1,4 @@
-//! The target file: complete or not there.
+//! The target file, written atomically.
 
 use std::{
     fs, io,
@@ -9,7 +9,7 @@ use ryz_files::{OutputError, OutputFile, OverwritePolicy};
 
 use crate::ConvertError;
 
-/// A file that takes its name when it is complete. Dropped before that, it leaves nothing.
+/// A file that appears under its name when complete. Dropping it earlier leaves nothing behind.
 pub(crate) struct Target {
     path: PathBuf,
     overwrite: bool,
@@ -17,8 +17,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Refuses a target that is one of `sources`, is no file, or is there already and not to be overwritten; then makes
-    /// the temporary file.
+    /// Rejects a target that is one of `sources`, is not a file, or exists and must not be
+    /// overwritten; then creates the temporary file.
     pub(crate) fn create<'a>(
         path: &Path,
         overwrite: bool,
@@ -38,7 +38,8 @@ impl Target {
         if !folder.is_dir() {
             return Err(bad("no such folder"));
         }
-        // Compared with symbolic links resolved, before existence: an input is never overwritten, whatever was asked.
+        // Compared with symbolic links resolved, before the existence check: an input is never
+        // overwritten, whatever the options.
         if let Ok(target) = fs::canonicalize(path) {
             let same = |source: &Path| fs::canonicalize(source).is_ok_and(|other| other == target);
             for source in sources {
@@ -66,17 +67,17 @@ impl Target {
         })
     }
 
-    /// Where to write.
+    /// The file to write to.
     pub(crate) fn file(&self) -> &fs::File {
         self.file.file()
     }
 
-    /// The name that it has until it is complete.
+    /// The temporary name.
     pub(crate) fn part(&self) -> &Path {
         self.file.temporary_path()
     }
 
-    /// Makes the file durable and gives it its name. Returns its length.
+    /// Makes the file durable and renames it to its target. Returns its length.
     pub(crate) fn commit(self) -> Result<u64, ConvertError> {
         let path = self.path;
         let existing = match self.overwrite {
@@ -96,7 +97,7 @@ fn refused(path: &Path, error: OutputError) -> ConvertError {
     write_error(path, error.action, error.source)
 }
 
-/// The system refused to write.
+/// Wraps a failed write.
 pub(crate) fn write_error(path: &Path, action: &'static str, source: io::Error) -> ConvertError {
     ConvertError::Write {
         path: path.to_owned(),

@@ -1,23 +1,25 @@
-//! Codes and scales between forms: whose groups share a scale, and the bytes of those that are not ternary types.
+//! Converts codes and scales between forms: regroups scales, and encodes types that are not
+//! ternary.
 
 use half::f16;
 use ryz_format::{DType, encode};
 
-/// Two scales where the target has one.
+/// Two scales where the target holds only one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct ScaleMismatch {
     pub(crate) first: f32,
     pub(crate) other: f32,
 }
 
-/// Whether an fp16 holds the number exactly.
+/// Whether fp16 holds the number exactly.
 pub(crate) fn fits_f16(scale: f64) -> bool {
     f16::from_f64(scale).to_f64() == scale
 }
 
-/// The one scale of weights that have one for each `group`, or `None` when all are 0.
+/// The common scale of weights that have one for each `group`, or `None` if all are 0.
 ///
-/// A group whose weights are all 0 has no say, whatever its scale; where it is the scale that is 0, the codes become 0.
+/// Groups whose weights are all 0 are ignored, whatever their scale; in groups whose scale is 0,
+/// the codes become 0.
 pub(crate) fn common_scale(
     codes: &mut [u8],
     scales: &[f32],
@@ -42,8 +44,8 @@ pub(crate) fn common_scale(
     Ok(common)
 }
 
-/// Gives each `block` weights of a row a scale, out of those that each `group` has. Both divide the row, and the smaller
-/// the larger.
+/// Computes one scale for each `block` weights of a row from those of each `group`. Both divide the
+/// row, and the smaller divides the larger.
 pub(crate) fn regroup(
     codes: &mut [u8],
     scales: &[f32],
@@ -64,8 +66,9 @@ pub(crate) fn regroup(
     Ok(())
 }
 
-/// Appends rows of ternary weights without a tensor's tail: any ternary type, `Q8_0` with codes −1, 0, +1 (and +2) and
-/// d the scale, `F32`. `scales` has one for each `block` weights; for `I2_S` they are not in the blocks.
+/// Appends rows of ternary weights without a tensor's tail, in any ternary type, in `Q8_0` with
+/// codes −1, 0, +1 (and +2) and scale d, or in `F32`. `scales` has one for each `block` weights;
+/// `I2_S` blocks do not store them.
 pub(crate) fn encode(dtype: DType, codes: &[u8], scales: &[f32], block: usize, out: &mut Vec<u8>) {
     match dtype {
         DType::F32 => {
@@ -88,7 +91,7 @@ pub(crate) fn encode(dtype: DType, codes: &[u8], scales: &[f32], block: usize, o
     }
 }
 
-/// Weights that share a scale in rows of `cols` of a type that [`encode`] writes.
+/// Weights that share a scale in rows of `cols` of a type written by [`encode`].
 pub(crate) fn block_of(dtype: DType, cols: usize) -> usize {
     match dtype {
         DType::F32 | DType::I2S => cols,
@@ -103,7 +106,7 @@ mod tests {
     #[test]
     fn groups_share_a_scale_when_they_may() {
         let mut codes = [2, 1, 1, 1, 0, 1, 2, 0];
-        // The second group is all 0, the fourth has the scale 0: neither counts.
+        // The second group is all 0, and the fourth has the scale 0; both are ignored.
         let scales = [0.5, 7.0, 0.5, 0.0];
         assert_eq!(common_scale(&mut codes, &scales, 2), Ok(Some(0.5)));
         assert_eq!(codes, [2, 1, 1, 1, 0, 1, 1, 1]);
@@ -115,7 +118,7 @@ mod tests {
                 other: 4.0
             })
         );
-        // The same number with another sign is another scale.
+        // The same magnitude with another sign is a different scale.
         assert!(common_scale(&mut [0, 0, 2, 2], &[3.0, -3.0], 2).is_err());
     }
 

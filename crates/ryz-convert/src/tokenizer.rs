@@ -1,7 +1,8 @@
-//! A Hugging Face tokenizer as GGUF's keys.
+//! Expresses a Hugging Face tokenizer in GGUF's keys.
 //!
-//! The tokenizer crate reads and checks the files; here is only what it takes to say the same with `tokenizer.ggml.*`.
-//! What was written is read again and compared, because keys that almost say the same make a model that almost works.
+//! The tokenizer crate reads and checks the files; this module only produces the equivalent
+//! `tokenizer.ggml.*`. The result is read back and compared, because keys that are almost
+//! equivalent produce a model that almost works.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -14,7 +15,7 @@ use crate::{
     source::{Source, at},
 };
 
-/// Texts that tell pre-tokenizers, normalisers and affixes apart.
+/// Texts that distinguish pre-tokenizers, normalizers and affixes.
 const PROBES: [&str; 6] = [
     "",
     "Hello, world! It's 12345 o'clock; IT'S 7.",
@@ -32,14 +33,14 @@ const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
-/// A tokenizer in GGUF's words.
+/// A tokenizer in GGUF's keys.
 pub(crate) struct GgufTokenizer {
     pub(crate) pairs: Metadata,
-    /// What they cannot say, one sentence each.
+    /// What the keys cannot express, one sentence each.
     pub(crate) notes: Vec<String>,
 }
 
-/// The parts of tokenizer.json that become keys.
+/// The parts of tokenizer.json that map to keys.
 #[derive(Deserialize)]
 struct File<'a> {
     #[serde(default)]
@@ -82,7 +83,7 @@ enum Merge<'a> {
     Pair(String, String),
 }
 
-/// Takes a folder's tokenizer over.
+/// Converts a folder's tokenizer.
 pub(crate) fn convert(source: &Source) -> Result<GgufTokenizer, ConvertError> {
     let read = |name| source.folder().map_or(Ok(None), |folder| folder.read(name));
     let path = source.path().join("tokenizer.json");
@@ -133,7 +134,7 @@ pub(crate) fn convert(source: &Source) -> Result<GgufTokenizer, ConvertError> {
     Ok(GgufTokenizer { pairs, notes })
 }
 
-/// The keys, but for ends of a generation.
+/// The keys, except the end-of-generation tokens.
 fn pairs(
     file: &File<'_>,
     original: &Tokenizer,
@@ -230,7 +231,7 @@ fn pairs(
     Ok((pairs, notes))
 }
 
-/// For SentencePiece's BPE, whether a space is put before a text; none for other models.
+/// For SentencePiece BPE, whether a space is prepended to a text; `None` for other models.
 fn spaces(file: &File<'_>) -> Option<bool> {
     let kind = |step: &serde_json::Value| step["type"].as_str().unwrap_or_default().to_owned();
     let mut steps = Vec::new();
@@ -249,8 +250,8 @@ fn spaces(file: &File<'_>) -> Option<bool> {
     }
 }
 
-/// A score for each token: the less, the later the first merge that makes it. What no merge makes
-/// comes last; its score is never asked for.
+/// A score for each token: the later the first merge that makes it, the lower. Tokens that no merge
+/// makes come last; their scores are never used.
 fn scores(file: &File<'_>, types: &[i32]) -> Vec<f32> {
     let last = file.model.merges.len();
     let text = |types: &i32| *types == NORMAL;
@@ -280,7 +281,7 @@ fn scores(file: &File<'_>, types: &[i32]) -> Vec<f32> {
     scores
 }
 
-/// The name of the pre-tokenizer, among those that say the same.
+/// The name of the pre-tokenizer; of equivalent ones, one is chosen.
 fn pre(
     pre_tokenizer: Option<&serde_json::Value>,
     ignore_merges: bool,
@@ -317,7 +318,7 @@ fn pre(
         }
         _ => None,
     };
-    // Whether a word that is a token needs no merges comes with the name.
+    // The name determines whether a word that is itself a token skips the merges.
     match (name, ignore_merges) {
         (Some(name), false) => Ok(name),
         (Some(name), true) => Err(ConvertError::TokenizerForm {
@@ -339,7 +340,8 @@ fn flatten<'a>(step: &'a serde_json::Value, list: &str, out: &mut Vec<&'a serde_
     }
 }
 
-/// The id before and the id after every text; GGUF has no more than one, and it is BOS or EOS.
+/// The id before and the id after every text. GGUF allows at most one each, and it must be BOS or
+/// EOS.
 fn affixes(tokenizer: &Tokenizer) -> Result<(Option<u32>, Option<u32>), ConvertError> {
     let encode = |text, add_special| {
         let options = EncodeOptions {
@@ -348,7 +350,8 @@ fn affixes(tokenizer: &Tokenizer) -> Result<(Option<u32>, Option<u32>), ConvertE
         };
         tokenizer.encode(text, options).ok()
     };
-    // A small vocabulary need not have every byte; the empty text shows all ids and not on which side they are.
+    // A small vocabulary may lack some bytes. The empty text shows all ids, but not on which side
+    // they are.
     let shown = ["a", "e", "0", " ", ""].into_iter().find_map(|text| {
         let (plain, all) = (encode(text, false)?, encode(text, true)?);
         let start = all.windows(plain.len().max(1)).position(|ids| ids == plain);
@@ -371,14 +374,14 @@ fn affixes(tokenizer: &Tokenizer) -> Result<(Option<u32>, Option<u32>), ConvertE
     }
 }
 
-/// Tokens that end a generation in the first and not in the second.
+/// Tokens that end a generation in the first tokenizer but not in the second.
 fn missing_ends(original: &Tokenizer, written: &Tokenizer) -> Vec<u32> {
     let ends = original.end_of_generation().iter().copied();
     ends.filter(|&id| !written.is_end_of_generation(id))
         .collect()
 }
 
-/// Checks that both give the same ids for texts that tell tokenizers apart.
+/// Checks that both produce the same ids for texts that distinguish tokenizers.
 fn compare(
     original: &Tokenizer,
     written: &Tokenizer,
@@ -389,7 +392,7 @@ fn compare(
                 add_special: true,
                 parse_special,
             };
-            // A small vocabulary need not have all bytes.
+            // A small vocabulary may lack some bytes.
             let Ok(expected) = original.encode(probe, options) else {
                 continue;
             };
@@ -405,7 +408,8 @@ fn compare(
     Ok(Ok(()))
 }
 
-/// Words of the vocabulary itself that the second cuts in another way, in a sentence.
+/// Finds words of the vocabulary that the second tokenizer splits differently; returns a sentence
+/// about them.
 fn unequal(original: &Tokenizer, written: &Tokenizer) -> Result<Option<String>, TokenizerError> {
     const MOST: u32 = 4096;
     let options = EncodeOptions::default();
@@ -416,7 +420,7 @@ fn unequal(original: &Tokenizer, written: &Tokenizer) -> Result<Option<String>, 
         .step_by(step as usize)
         .filter(|&id| original.is_text(id))
     {
-        // Each word with the one before it.
+        // Each word, preceded by the previous one.
         let previous = text.len();
         text.push_str(&original.piece(id));
         if original.encode(&text, options)? != written.encode(&text, options)? {

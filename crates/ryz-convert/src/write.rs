@@ -1,4 +1,4 @@
-//! The second reading: every tensor of the plan, piece by piece, into the target.
+//! Second pass: writes every tensor of the plan to the target, piece by piece.
 
 use std::io::Write;
 
@@ -18,18 +18,18 @@ use crate::{
     ternary,
 };
 
-/// Where tensors go.
+/// Writes tensors.
 pub(crate) struct Writer<'s, 'b, 'c, W: Write> {
     pub(crate) source: &'s Source,
     pub(crate) body: &'b mut GgufBody<W>,
     pub(crate) progress: &'b mut Progress<'c>,
-    /// What quantises [`Codes::Quantizer`].
+    /// The quantizer for [`Codes::Quantizer`].
     pub(crate) quantizer: Option<&'s SharedQuantizer>,
-    /// Makes a fault of writing ours.
+    /// Converts a write error to a [`ConvertError`].
     pub(crate) failed: &'s dyn Fn(FormatError) -> ConvertError,
 }
 
-/// What is counted while a tensor is written.
+/// Counts taken while a tensor is written.
 #[derive(Default)]
 struct Counts {
     zeros: Option<f64>,
@@ -165,7 +165,7 @@ impl<W: Write> Writer<'_, '_, '_, W> {
         }
         let mut row_maker = RowMaker::new(ternary.codes, whole, output.dtype, &rows);
         row_maker.quantized = quantized;
-        // Masters are rounded by their own rule: how far that is from them is worth knowing all the same.
+        // Master weights are rounded by their own rule; the error is reported anyway.
         let mut sums =
             (!ternary.lossless || output.method == Method::Quantized).then(ErrorSums::default);
         let mut zeros = 0u64;
@@ -219,22 +219,22 @@ impl<W: Write> Writer<'_, '_, '_, W> {
     }
 }
 
-/// Makes one row's codes and scales.
+/// Computes one row's codes and scales.
 struct RowMaker {
     from: Codes,
     dtype: DType,
     whole: Option<TensorScale>,
-    /// Weights that share a scale in the target, and in the source.
+    /// Weights that share a scale, in the target and in the source.
     block: usize,
     group: usize,
     codes: Vec<u8>,
-    /// One for each block.
+    /// One per block.
     scales: Vec<f32>,
-    /// One for each group of the source, where it is ternary.
+    /// One per group of the source, if it is ternary.
     source_scales: Vec<f32>,
-    /// The source's numbers, where it is not ternary.
+    /// The source's numbers, if it is not ternary.
     values: Vec<f32>,
-    /// What the quantiser made of the tensor.
+    /// The quantizer's result for the tensor.
     quantized: Option<(Quantized, ScaleGroup)>,
 }
 
@@ -264,7 +264,8 @@ impl RowMaker {
                 rows.unpack(row, &mut self.codes, &mut self.source_scales);
                 let (codes, scales) = (&mut self.codes, &self.source_scales);
                 let same = match self.whole {
-                    // A group's scale of 0 makes its codes 0; the common scale is known already.
+                    // In groups whose scale is 0, the codes become 0; the common scale is already
+                    // known.
                     Some(_) => ternary::common_scale(codes, scales, self.group).map(drop),
                     None => {
                         ternary::regroup(codes, scales, self.group, self.block, &mut self.scales)
@@ -324,7 +325,7 @@ impl RowMaker {
         Ok(())
     }
 
-    /// A block's scale that fp16 cannot hold; those for the whole tensor were looked at before.
+    /// A block's scale that fp16 cannot hold; tensor scales were checked before.
     fn too_large(&self) -> Option<f32> {
         let blocks = self.whole.is_none().then_some(&self.scales);
         let mut scales = blocks.into_iter().flatten().copied();
@@ -335,7 +336,7 @@ impl RowMaker {
         self.codes.iter().filter(|&&code| code == 1).count() as u64
     }
 
-    /// Adds the row's weights as the source has them and as the target has them.
+    /// Adds the error between the row's weights in the source and in the target.
     fn compare(&self, sums: &mut ErrorSums) {
         for (i, &code) in self.codes.iter().enumerate() {
             let t = f64::from(code) - 1.0;
@@ -353,7 +354,7 @@ impl RowMaker {
     }
 }
 
-/// Gives the whole tensor to the quantiser.
+/// Passes the whole tensor to the quantizer.
 fn quantize(
     quantizer: &SharedQuantizer,
     rows: &mut Rows<'_>,
@@ -369,7 +370,7 @@ fn quantize(
     Ok(quantizer.quantize(&name, &weights, rows.tensor.rows, cols)?)
 }
 
-/// The scale of a tensor that can have one only.
+/// The scale of a tensor whose type allows only one.
 fn only_scale(
     tensor: &TensorInfo,
     quantized: &Quantized,
