@@ -1,4 +1,4 @@
-//! What any model file holds, and why it cannot be run where it cannot.
+//! The contents of any model file, and why the engine cannot run it if it cannot.
 
 use std::path::Path;
 
@@ -13,33 +13,33 @@ use crate::{
     parts::{open_part, open_parts},
 };
 
-/// What a file or folder holds, whatever its architecture.
+/// The contents of a file or folder of any architecture.
 #[derive(Debug)]
 pub struct ModelDescription {
-    /// Which format it is.
+    /// The file format.
     pub kind: ModelFileKind,
-    /// The architecture's name, as the file has it.
+    /// The architecture's name in the file.
     pub architecture: Option<String>,
-    /// Bytes of all parts.
+    /// Total bytes of all parts.
     pub file_bytes: u64,
-    /// The metadata of a GGUF file; those of a folder are in `config_json`.
+    /// The metadata of a GGUF file; for a folder, see `config_json`.
     pub metadata: Metadata,
     /// `config.json` of a folder.
     pub config_json: Option<Vec<u8>>,
-    /// All tensors of all parts, the contiguous dimension first.
+    /// All tensors of all parts, with the contiguous dimension first.
     pub tensors: Vec<TensorDescription>,
-    /// The model as it can be run, or why it cannot.
+    /// The runnable model, or why it cannot run.
     pub source: Result<ModelSource, SourceError>,
 }
 
-/// A format of files.
+/// A file format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelFileKind {
     /// One file or the parts of a split one.
     Gguf,
     /// A folder with `config.json`.
     Folder,
-    /// A file of tensors that nothing describes.
+    /// A tensor file without a model description.
     Safetensors,
 }
 
@@ -47,8 +47,8 @@ impl ModelDescription {
     /// Describes the file or folder at `path`.
     ///
     /// # Errors
-    /// [`SourceError::Read`] when a file cannot be opened or read, [`SourceError::Format`] when it is malformed, and
-    /// [`SourceError::Overrides`].
+    /// [`SourceError::Read`] when a file cannot be opened or read; [`SourceError::Format`] when it
+    /// is malformed; [`SourceError::Overrides`].
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, SourceError> {
         let is_safetensors = path
             .extension()
@@ -105,7 +105,7 @@ impl ModelDescription {
         let file_bytes = weights.files.iter().map(InputFile::len).sum();
         let mut tensors: Vec<_> = weights.parts.iter().flat_map(entries).collect();
         let source = ModelSource::open_with(path, overrides);
-        // As the engine names them, where it runs them.
+        // The engine's names, if it can run the model.
         if let Ok(source) = &source {
             tensors = (source.tensors().iter())
                 .map(|tensor| TensorDescription {
@@ -130,7 +130,7 @@ impl ModelDescription {
         })
     }
 
-    /// What is probably wrong with it although it runs, each in a sentence.
+    /// Probable faults of a model that can run, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         match &self.source {
             Ok(source) => source.warnings(),
@@ -138,7 +138,7 @@ impl ModelDescription {
         }
     }
 
-    /// What the model is, where it runs.
+    /// The model's configuration, if it can run.
     pub fn config(&self) -> Option<&ModelConfig> {
         self.source.as_ref().ok().map(ModelSource::config)
     }

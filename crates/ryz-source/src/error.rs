@@ -6,15 +6,15 @@ use ryz_tmac::MemoryError;
 /// Why a model's files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// A file is malformed or describes a model that is not supported.
+    /// A file is malformed or describes an unsupported model.
     #[error("{}", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it.
+        /// The fault.
         source: FormatError,
     },
-    /// A value that was given in the place of the file's own does not fit.
+    /// A value given to override the file's own does not fit.
     #[error("overrides")]
     Overrides(#[source] FormatError),
     /// A file cannot be opened or read.
@@ -33,7 +33,7 @@ impl SourceError {
     }
 }
 
-/// A fault of the file at `path`.
+/// Wraps a fault of the file at `path`.
 pub(crate) fn at(path: &Path) -> impl Fn(FormatError) -> SourceError {
     let path = path.to_owned();
     move |source| SourceError::Format {

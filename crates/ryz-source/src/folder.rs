@@ -14,12 +14,12 @@ use crate::{
     parts::{names_in, open_part},
 };
 
-/// The largest file beside the weights: a `tokenizer.json` of 256,000 tokens has 34 MB.
+/// Maximum size of a file other than the weights: a `tokenizer.json` of 256,000 tokens takes 34 MB.
 const MAX_BYTES: u64 = 256 << 20;
 const CONFIG: &str = "config.json";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// A folder, and what is changed in its files.
+/// A folder with overrides for its files.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -27,7 +27,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// The files that a folder may have beside its weights.
+    /// The files that may accompany a folder's weights.
     pub const NEIGHBOURS: [&str; 8] = [
         CONFIG,
         INDEX,
@@ -39,7 +39,7 @@ impl Folder {
         "additional_chat_templates/tool_use.jinja",
     ];
 
-    /// The folder at `path`, with values in the place of its files' own.
+    /// The folder at `path`, with overrides.
     ///
     /// # Errors
     /// [`SourceError::Overrides`].
@@ -50,15 +50,17 @@ impl Folder {
         })
     }
 
-    /// The path that it was made with.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Reads a file of the folder (at most 256 MiB), overrides applied; `None` where there is none.
+    /// Reads a file of the folder (at most 256 MiB) and applies the overrides; `None` if it does
+    /// not exist.
     ///
     /// # Errors
-    /// [`SourceError::Read`], [`SourceError::Format`] when it is too long, [`SourceError::Overrides`].
+    /// [`SourceError::Read`]; [`SourceError::Format`] when it is too large;
+    /// [`SourceError::Overrides`].
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, SourceError> {
         let read = match read_whole(&self.path.join(name)) {
             Err(SourceError::Read(MemoryError::FileNotFound { .. })) => None,
@@ -68,7 +70,7 @@ impl Folder {
         changed.map_err(SourceError::Overrides)
     }
 
-    /// `config.json` as the file has it, and with overrides applied.
+    /// `config.json` as in the file, and with the overrides applied.
     pub(crate) fn config(&self) -> Result<(PathBuf, Vec<u8>, Vec<u8>), SourceError> {
         let path = self.path.join(CONFIG);
         if !path.exists() {
@@ -80,8 +82,8 @@ impl Folder {
         Ok((path, own, changed.map_err(SourceError::Overrides)?))
     }
 
-    /// The files of the weights with their headers, and the index that names them. An index says what
-    /// the folder holds, also beside a `model.safetensors`, which may be one of its shards.
+    /// The weight files with their headers, and the index that names them. If there is an index, it
+    /// takes precedence over `model.safetensors`, which may be one of its shards.
     pub(crate) fn weights(&self) -> Result<Weights, SourceError> {
         let path = self.path.join(INDEX);
         let index = match path.exists() {
@@ -128,7 +130,7 @@ fn read_whole(path: &Path) -> Result<Vec<u8>, SourceError> {
     Ok(bytes)
 }
 
-/// The names of the GGUF files in a folder, in order.
+/// The sorted names of the GGUF files in a folder.
 fn gguf_files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> = names_in(folder)
         .filter(|name| name.to_ascii_lowercase().ends_with(".gguf"))

@@ -1,8 +1,8 @@
 //! The files of a model: a GGUF file, all parts of a split one, or a Hugging Face folder.
 //!
-//! [`ModelSource`] opens a model that can be run, before any weight is read; loading and conversion
-//! both begin with it. [`ModelDescription`] opens any model file. [`gguf_metadata`] and [`Folder`] read what
-//! a tokenizer needs, of files that may hold nothing else.
+//! [`ModelSource`] opens a runnable model before any weight is read; loading and conversion both
+//! begin with it. [`ModelDescription`] opens any model file. [`gguf_metadata`] and [`Folder`] read
+//! a tokenizer's inputs, also from files that hold nothing else.
 
 #![forbid(unsafe_code)]
 

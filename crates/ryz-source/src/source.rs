@@ -1,4 +1,4 @@
-//! Opening a model: its files and validated headers, before any weight is read.
+//! Opens a model: its files and validated headers, before any weight is read.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +10,8 @@ use ryz_tmac::{Arena, InputFile, MappedFile};
 
 use crate::{Folder, SourceError, error::at, folder::Weights, parts::open_parts};
 
-/// An opened model: a GGUF file, all parts of a split one, or a Hugging Face folder; headers read and checked.
+/// An opened model: a GGUF file, all parts of a split one, or a Hugging Face folder, with validated
+/// headers.
 #[derive(Debug)]
 pub struct ModelSource {
     path: PathBuf,
@@ -18,31 +19,31 @@ pub struct ModelSource {
     files: Vec<InputFile>,
     header: ModelHeader,
     config: ModelConfig,
-    /// Of a Hugging Face model.
+    /// Set for a Hugging Face model.
     folder: Option<Folder>,
 }
 
-/// Where a model's description comes from.
+/// The origin of a model's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SourceKind {
     /// The metadata of GGUF files.
     Gguf,
-    /// `config.json` and its neighbours ([`ModelSource::folder`]).
+    /// `config.json` and its accompanying files ([`ModelSource::folder`]).
     HuggingFace,
 }
 
 impl ModelSource {
-    /// Opens the GGUF file at `path` (all parts when it is one of a split model), or the Hugging Face folder.
+    /// Opens the GGUF file at `path` (all parts of a split model), or the Hugging Face folder.
     ///
     /// # Errors
-    /// [`SourceError::Read`] when a file cannot be opened or read, [`SourceError::Format`] when a header is malformed
-    /// or describes a model that is not supported.
+    /// [`SourceError::Read`] when a file cannot be opened or read; [`SourceError::Format`] when a
+    /// header is malformed or describes an unsupported model.
     pub fn open(path: &Path) -> Result<Self, SourceError> {
         Self::open_with(path, &Overrides::default())
     }
 
-    /// [`ModelSource::open`] with values in the place of the file's own.
+    /// [`ModelSource::open`] with overrides.
     ///
     /// # Errors
     /// As [`ModelSource::open`], and [`SourceError::Overrides`] for a value that does not fit.
@@ -92,7 +93,7 @@ impl ModelSource {
         })
     }
 
-    /// Where its description comes from.
+    /// The origin of its description.
     pub fn kind(&self) -> SourceKind {
         self.kind
     }
@@ -102,7 +103,7 @@ impl ModelSource {
         self.folder.as_ref()
     }
 
-    /// What is probably wrong with the model although it can be run, each in a sentence.
+    /// Probable faults of the model, which can run despite them, one sentence each.
     pub fn warnings(&self) -> Vec<String> {
         match self.kind {
             SourceKind::Gguf => ModelConfig::gguf_warnings(self.metadata(), self.tensors()),
@@ -110,7 +111,7 @@ impl ModelSource {
         }
     }
 
-    /// The path it was opened by.
+    /// The path that it was opened from.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -120,12 +121,12 @@ impl ModelSource {
         &self.header.metadata
     }
 
-    /// What the model is.
+    /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The tensor of that name.
+    /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.header.tensor(name)
     }
@@ -140,7 +141,7 @@ impl ModelSource {
         self.files.iter().map(InputFile::path)
     }
 
-    /// Bytes of all parts.
+    /// Total bytes of all parts.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(InputFile::len).sum()
     }
