@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ryz_format::{FormatError, Gguf, Metadata, Overrides, SplitInfo, part_paths};
+use ryz_format::{Description, FormatError, Metadata, Overrides, SplitInfo, part_paths};
 use ryz_tmac::{InputFile, MemoryError};
 
 use crate::{SourceError, error::at};
@@ -15,7 +15,7 @@ const FIRST_READ: usize = 1 << 20;
 /// # Errors
 /// [`SourceError::Read`], [`SourceError::Format`], [`SourceError::Overrides`].
 pub fn gguf_metadata(path: &Path, overrides: &Overrides) -> Result<Metadata, SourceError> {
-    let (_, mut header) = open_part(path, Gguf::parse)?;
+    let (_, mut header) = open_part(path, Description::parse)?;
     let applied = overrides.apply(&mut header.metadata);
     applied.map_err(SourceError::Overrides)?;
     Ok(header.metadata)

@@ -51,6 +51,22 @@ fn the_form_of_arguments_is_learnt() {
 }
 
 #[test]
+fn content_beside_calls_that_a_template_leaves_out_is_a_text() {
+    // It takes tools, and writes no calls.
+    let source = "{{ tools | tojson }}{% for m in messages %}{{ m.role + m.content }}{% endfor %}";
+    let template = ChatTemplate::new(source, "", "").unwrap();
+    let form = template.history_form(&|| false).unwrap();
+    let calls = json!([call("call00000", json!({}))]);
+    for mut message in [
+        json!({ "role": "assistant", "content": null }),
+        json!({ "role": "assistant" }),
+    ] {
+        message["tool_calls"] = calls.clone();
+        assert_eq!(adapted(&form, json!([message]), true)[0]["content"], "");
+    }
+}
+
+#[test]
 fn text_in_parts_is_joined_where_a_template_takes_no_list() {
     let arguments = "{{ c.function.arguments | tojson }}";
     let list = "{% if m.content is string %}{{ m.content }}{% else %}\

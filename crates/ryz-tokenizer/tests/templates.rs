@@ -301,6 +301,13 @@ fn work_memory_and_output_are_bounded() {
     }
 }
 
+#[test]
+fn doubles_keep_every_bit() {
+    let text = "[-122.41941550000001, 1e-30, 5e-324, 1.7976931348623157e+308]";
+    let numbers = serde_json::from_str(text).unwrap();
+    assert_eq!(render("{{ messages | tojson }}", numbers), text);
+}
+
 /// Each of these works for as long as its fuel lasts.
 #[test]
 fn a_cancelled_rendering_ends_early_as_cancelled() {

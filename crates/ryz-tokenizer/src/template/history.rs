@@ -120,7 +120,25 @@ impl ChatTemplate {
         };
         let takes_parts = |role: &&str| self.takes_parts(role, arguments, cancelled);
         learnt.parts = ROLES.into_iter().filter(takes_parts).collect();
-        // A template that writes no call in any way gets its messages as they are.
+        // A template that writes no call in any way may fail on what stands beside one.
+        if working.is_none() {
+            let renders = |content| {
+                let messages = vec![
+                    calling(content, &[call(SHORT_ID, &object)]),
+                    result(SHORT_ID),
+                ];
+                self.rendered(messages, cancelled).is_some()
+            };
+            let any = [Content::Empty, Content::Null, Content::Missing].map(renders);
+            if any.contains(&true) {
+                let [empty, null, missing] = any;
+                learnt.content = ContentForms {
+                    empty,
+                    null,
+                    missing,
+                };
+            }
+        }
         if let Some(content) = working {
             let none = |text: &str| text.matches("None").count();
             let whole = |content| self.probe(content, arguments, SHORT_ID, cancelled);
