@@ -1,26 +1,27 @@
-//! How many threads this process should run.
+//! The number of threads for this process.
 
 use crate::{Topology, TopologyError, cgroup, placement::shared_out};
 
-/// What this process may use of the machine, and how that was found out.
+/// The CPU resources available to this process, and how they were determined.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct CpuBudget {
-    /// Physical cores; without a topology, processing units.
+    /// Physical cores; processing units if there is no topology.
     pub cores: usize,
-    /// Those of the cores that a step is shared out to: all, or the fast ones where cores differ.
+    /// The cores that share a step: all cores, or only the fast ones if cores differ.
     pub fast_cores: usize,
-    /// Processing units: cores and their siblings.
+    /// Processing units: cores including SMT siblings.
     pub units: usize,
-    /// CPUs' worth of time that the control group allows.
+    /// CPU quota of the control group, in CPUs.
     pub quota: Option<f64>,
-    /// Why the machine's topology could not be read, and the standard library's count stands for it.
+    /// Why the topology could not be read; the counts then come from the standard library.
     pub fallback: Option<TopologyError>,
 }
 
 impl CpuBudget {
-    /// Reads this machine: its topology within the affinity mask and the cpuset, and the control group's quota. Never
-    /// fails: without a topology, it is what the standard library counts, and [`CpuBudget::fallback`] says why.
+    /// Reads this machine's topology within the affinity mask and the cpuset, and the control
+    /// group's quota. Never fails: without a topology, it uses the standard library's count, and
+    /// [`CpuBudget::fallback`] gives the reason.
     pub fn detect() -> Self {
         Self::detect_with_topology().0
     }
@@ -60,24 +61,25 @@ impl CpuBudget {
         }
     }
 
-    /// Threads to use when nobody says: one for each core (each fast one, where cores differ), at most the quota rounded up, at least one.
+    /// Default number of threads: one per core (per fast core, if cores differ), at most the quota
+    /// rounded up, at least one.
     pub fn default_threads(&self) -> usize {
         self.within_quota(self.fast_cores)
     }
 
-    /// Threads that can run at a time.
+    /// Threads that can run simultaneously.
     pub(crate) fn parallelism(&self) -> usize {
         self.within_quota(self.units)
     }
 
     pub(crate) fn within_quota(&self, threads: usize) -> usize {
-        // A float beyond the range of usize becomes its largest.
+        // An out-of-range float converts to the largest usize.
         let by_quota = self.quota.map_or(usize::MAX, |quota| quota.ceil() as usize);
         threads.min(by_quota).max(1)
     }
 }
 
-/// Threads to use when nobody says; see [`CpuBudget::default_threads`].
+/// Default number of threads; see [`CpuBudget::default_threads`].
 pub fn default_threads() -> usize {
     CpuBudget::detect().default_threads()
 }

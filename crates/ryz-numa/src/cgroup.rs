@@ -1,9 +1,9 @@
-//! The CPU time that the control group of this process may use.
+//! The CPU quota of this process's control group.
 
 use std::{fs, path::Path};
 
-/// CPUs' worth of time by quota (cgroup v2 `cpu.max`, v1 `cpu.cfs_quota_us` over `cpu.cfs_period_us`), the smallest on the
-/// way up to the root; `None` without a quota or without control groups.
+/// CPU quota in CPUs (cgroup v2 `cpu.max`, v1 `cpu.cfs_quota_us` over `cpu.cfs_period_us`): the
+/// smallest between the group and the root; `None` without a quota or without control groups.
 pub(crate) fn cpu_quota() -> Option<f64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     quota_under(Path::new("/sys/fs/cgroup"), &own)
@@ -22,7 +22,8 @@ fn quota_under(mount: &Path, own: &str) -> Option<f64> {
         let quota = if controllers.is_empty() {
             smallest_upwards(mount, path, quota_v2)
         } else if controllers.split(',').any(|controller| controller == "cpu") {
-            // Where the controllers are mounted is a convention; their order is not even that.
+            // The mount points of the controllers are a convention, and the order of their names
+            // varies.
             [controllers, "cpu", "cpu,cpuacct", "cpuacct,cpu"]
                 .iter()
                 .find_map(|name| smallest_upwards(&mount.join(name), path, quota_v1))
@@ -36,8 +37,9 @@ fn quota_under(mount: &Path, own: &str) -> Option<f64> {
     smallest
 }
 
-/// The smallest quota of the group `path` of the hierarchy `root` and of those above it. In a container the path may be
-/// the host's: what is not there has no quota, and the root is asked too.
+/// The smallest quota of the group `path` in the hierarchy `root` and of its ancestors. In a
+/// container the path may be the host's, so missing groups count as unlimited, and the root is
+/// checked too.
 fn smallest_upwards(root: &Path, path: &str, read: fn(&Path) -> Option<f64>) -> Option<f64> {
     let group = Path::new(path.trim_start_matches('/'));
     group
@@ -60,7 +62,7 @@ fn quota_v1(folder: &Path) -> Option<f64> {
     )
 }
 
-/// `quota / period`; "max" and −1 are no quota.
+/// `quota / period`; "max" and −1 mean no quota.
 fn ratio(quota: &str, period: &str) -> Option<f64> {
     let (quota, period): (f64, f64) = (quota.parse().ok()?, period.parse().ok()?);
     (quota > 0.0 && period > 0.0).then_some(quota / period)

@@ -1,4 +1,4 @@
-//! What the live writers of a shared slice hold.
+//! The parts of a shared slice held by live writers.
 
 use std::{fmt, ops::Range};
 
@@ -31,7 +31,7 @@ impl fmt::Debug for Rect {
     }
 }
 
-/// Disjoint rectangles. The first few are kept in place, so that a decode step allocates nothing.
+/// Disjoint rectangles. The first few are stored inline, so that a decode step allocates nothing.
 #[derive(Debug)]
 pub(crate) struct Claims {
     inline: [Rect; Self::INLINE],
@@ -40,7 +40,7 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Rectangles held without an allocation.
+    /// Number of rectangles stored inline.
     pub const INLINE: usize = 32;
 
     pub const fn new() -> Self {
@@ -51,7 +51,7 @@ impl Claims {
         }
     }
 
-    /// Adds a rectangle, or tells the one that it overlaps.
+    /// Adds a rectangle, or returns the one that it overlaps.
     pub fn take(&mut self, rect: &Rect) -> Result<(), Rect> {
         if rect.is_empty() {
             return Ok(());
@@ -70,7 +70,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Removes a rectangle that was taken.
+    /// Removes a claimed rectangle.
     pub fn give_back(&mut self, rect: &Rect) {
         if rect.is_empty() {
             return;

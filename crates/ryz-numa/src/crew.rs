@@ -1,4 +1,5 @@
-//! The workers of an elastic region: whoever is there does the work, and no one is waited for who holds none of it.
+//! The workers of an elastic region: present workers do all of the work, and only workers that hold
+//! a chunk are waited for.
 
 use std::{
     ops::Range,
@@ -20,47 +21,50 @@ use crate::{
     timeslice::Timeslice,
 };
 
-/// How long a worker leaves another one to begin with its share.
+/// How long a worker lets another one begin its own share.
 const MOMENT: Duration = Duration::from_micros(5);
 
-/// What a region runs. The lifetime is erased; see [`Gate::task`].
+/// The function of a region, with its lifetime erased; see [`Gate::task`].
 type Task = dyn Fn(&ElasticWorker<'_>) + Sync;
 
-/// What the workers of a team share in elastic regions, one after the other. Made once, so that a region allocates nothing here.
+/// State shared by a team's workers over successive elastic regions. Created once, so that a region
+/// allocates nothing here.
 #[derive(Debug)]
 pub(crate) struct Crew {
     members: Box<[CachePadded<Member>]>,
-    /// Chunks of all phases of the region that are done. Phases follow one another, so it never has to be reset within one.
+    /// Finished chunks of all phases of the region. Phases are sequential, so it needs no reset
+    /// within a region.
     done: CachePadded<AtomicU64>,
     stopped: AtomicBool,
     parking: Parking,
     gate: Mutex<Gate>,
-    /// The region is over.
+    /// Signals the end of the region.
     over: Condvar,
 }
 
-/// One worker, as the others see it.
+/// One worker's state, visible to the others.
 #[derive(Debug, Default)]
 struct Member {
-    /// What is claimed of its share, in the latest phase in which something is; see [`Crew::claim`].
+    /// Chunks claimed from its share, in the latest phase with any claims; see [`Crew::claim`].
     claims: AtomicU64,
     /// Whether it is in the region.
     present: AtomicBool,
     slice: Timeslice,
 }
 
-/// Who is in the region.
+/// Admission to the region.
 #[derive(Default)]
 struct Gate {
-    /// Counts regions, so that a thread that comes too late for one does not enter another.
+    /// Counts regions, so that a late thread does not enter the wrong one.
     region: u64,
-    /// What the open region runs. It may be called by those who were counted in `inside`, and as long as they are.
+    /// The function of the open region. Only workers counted in `inside` may call it, and only
+    /// while counted.
     task: Option<&'static Task>,
-    /// Workers within.
+    /// Number of workers in the region.
     inside: usize,
-    /// Some worker went through to the end, so that all chunks are claimed; or the region was stopped.
+    /// Whether a worker reached the end, so that all chunks are claimed, or the region was stopped.
     finished: bool,
-    /// Who came first.
+    /// The first worker to arrive.
     leader: Option<usize>,
     panicked: Option<(usize, String)>,
 }
@@ -87,8 +91,9 @@ impl Crew {
         self.members.len()
     }
 
-    /// Opens a region, has `call` tell the workers its number, and returns when it is over: when one went through to the end and
-    /// none is inside. One region at a time: the caller holds the gates of the pools.
+    /// Opens a region, has `call` announce its number to the workers, and returns when a worker has
+    /// reached the end and none is inside. Regions must not overlap; the caller holds the pools'
+    /// gates.
     pub fn run(
         &self,
         task: &(dyn Fn(&ElasticWorker<'_>) + Sync),
@@ -99,8 +104,9 @@ impl Crew {
         }
         self.done.0.store(0, Relaxed);
         self.stopped.store(false, Relaxed);
-        // SAFETY: only the lifetime changes. The reference is called between `enter` and `leave` alone, and `Over`, which is
-        // dropped before this function returns or unwinds, takes it away and waits until all who entered have left.
+        // SAFETY: only the lifetime changes. The reference is called only between `enter` and
+        // `leave`. `Over`, dropped before this function returns or unwinds, removes the reference
+        // and waits until all workers that entered have left.
         let task = unsafe {
             std::mem::transmute::<&(dyn Fn(&ElasticWorker<'_>) + Sync), &'static Task>(task)
         };
@@ -128,7 +134,8 @@ impl Crew {
         }
     }
 
-    /// Works in region `region` as worker `index` until it is over. `group` are the workers that it helps first.
+    /// Works in region `region` as worker `index` until it is over. Helps the workers of `group`
+    /// first.
     pub fn work(&self, region: u64, index: usize, group: Range<usize>) {
         let member = &self.members[index].0;
         member.slice.wake(Instant::now());
@@ -146,7 +153,7 @@ impl Crew {
             if !away {
                 return;
             }
-            // Outside: the region may end meanwhile.
+            // Outside the region, which may end meanwhile.
             member.slice.give_away();
         }
     }
@@ -179,12 +186,14 @@ impl Crew {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims chunks of worker `owner`'s share in a phase, of which the share has `chunks`: as many as `want` says of those that are
-    /// left, one at least.
+    /// Claims chunks of worker `owner`'s share in a phase. The share has `chunks` chunks; `want`
+    /// maps the remaining number to the number to claim, at least one.
     ///
-    /// A share has one counter: phase in the upper half, chunks claimed in the lower. One that shows an earlier phase was not
-    /// claimed in this one yet. One that shows a later phase is used up: a phase begins when all chunks of those before it
-    /// are claimed. So it is never reset within a region, and a worker that is behind finds nothing to claim.
+    /// Each share has one counter: phase in the upper half, claimed chunks in the lower half. An
+    /// earlier phase in it means that nothing is claimed in this phase yet. A later phase means
+    /// that the share is used up, because a phase begins only when all chunks of the phases before
+    /// it are claimed. It therefore needs no reset within a region, and a worker that is behind
+    /// finds nothing to claim.
     pub fn claim(
         &self,
         owner: usize,
@@ -213,13 +222,14 @@ impl Crew {
         }
     }
 
-    /// Counts chunks as done: what was written in them happens before whatever is done after [`Crew::wait`].
+    /// Counts chunks as done: writes in them happen before anything after [`Crew::wait`].
     pub fn add_done(&self, chunks: u64) {
         self.done.0.fetch_add(chunks, SeqCst);
         self.parking.wake();
     }
 
-    /// Waits until `chunks` of the region are done. Tells whether it parked; nothing when the region was stopped.
+    /// Waits until `chunks` of the region are done. Returns whether it parked; `None` if the region
+    /// was stopped.
     pub fn wait(&self, chunks: u64) -> Option<bool> {
         let is_done = || self.done.0.load(SeqCst) >= chunks;
         let parked = self.parking.wait(|| is_done() || self.is_stopped());
@@ -240,8 +250,8 @@ impl Crew {
         self.members[owner].0.claims.load(Relaxed) >= u64::from(phase) << 32 | u64::from(chunks)
     }
 
-    /// Leaves worker `owner`, if it is there, a moment to begin with its share of a phase itself: what it reads and writes is in
-    /// its caches. On a quiet machine it comes at once.
+    /// Gives worker `owner`, if present, a moment to begin its share of a phase itself, because its
+    /// caches hold the data. On a quiet machine it arrives at once.
     pub fn let_begin(&self, owner: usize, phase: u32) {
         let member = &self.members[owner].0;
         let has_begun = || (member.claims.load(Relaxed) >> 32) as u32 >= phase;
@@ -254,20 +264,21 @@ impl Crew {
         }
     }
 
-    /// What a worker knows of its core.
+    /// A worker's time-slice estimate for its core.
     pub fn slice(&self, worker: usize) -> &Timeslice {
         &self.members[worker].0.slice
     }
 
-    /// Whether a worker whose time slice is over should give its core away: while at most half of all cores are contended. If
-    /// more are, who goes on alone needs the others soon, and it is better that all run and wait at the same times.
+    /// Whether a worker at the end of its time slice should yield its core: only while at most half
+    /// of the cores are contended. With more contended cores, a worker that continues alone soon
+    /// needs the others, so it is better if all run and wait at the same times.
     pub fn gives_way(&self, now: Instant) -> bool {
         let contended = (self.members.iter()).filter(|member| member.0.slice.is_contended(now));
         contended.count() * 2 <= self.members.len()
     }
 }
 
-/// Ends a region, however its caller leaves.
+/// Ends a region, however its caller exits.
 struct RegionGuard<'c>(&'c Crew);
 
 impl Drop for RegionGuard<'_> {
@@ -295,7 +306,7 @@ mod tests {
     use super::*;
     use crate::Chunks;
 
-    /// One of two workers is there, and its core is contended from the beginning on.
+    /// One of two workers is present, and its core is contended from the start.
     #[test]
     fn a_worker_whose_core_is_about_to_be_taken_leaves_and_comes_back() {
         let crew = Crew::new(2, Duration::ZERO);
@@ -303,7 +314,7 @@ mod tests {
             most: 1,
             ..Chunks::of(1)
         };
-        // A machine that interrupts every chunk shows nothing: tried again.
+        // A machine that interrupts every chunk shows nothing, so retry.
         for _ in 0..100 {
             let (start, slice) = (Instant::now(), Duration::from_millis(2));
             crew.slice(0).worked(start, start + slice);

@@ -1,20 +1,21 @@
-//! What an elastic region's function is given: which worker it is, and the work that it claims.
+//! The argument of an elastic region's function: the worker's identity and the work that it claims.
 
 use std::{cell::Cell, ops::Range, time::Instant};
 
 use crate::{crew::Crew, work::split};
 
-/// Chunks into which a worker's share of a phase is cut, where they are not too small then.
+/// Number of chunks in a worker's share of a phase, unless they would be too small.
 const CHUNKS: usize = 8;
 
-/// How many of its own chunks that are left a worker claims at a time, whose core nobody else wants. What is left after it is enough for
-/// others to help it with; each claim costs a microsecond of locks, clocks and streams that begin anew.
+/// How many of its own `left` remaining chunks a worker on an uncontended core claims at a time.
+/// The rest is enough for others to help with. Each claim costs about a microsecond for locks,
+/// clocks and restarted streams.
 fn at_once(left: u32) -> u32 {
     left - left / 4
 }
 
-/// Return from the region's function, and keep nothing back: another worker panicked or stopped the region, or this one gives its
-/// core away and will be called again.
+/// Return from the region's function immediately: another worker panicked or stopped the region, or
+/// this worker yields its core and will be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionExit;
 
@@ -23,33 +24,33 @@ pub struct RegionExit;
 pub struct ElasticWorker<'r> {
     index: usize,
     leads: bool,
-    /// `None`: it is alone, and nothing has to be claimed.
+    /// `None` if it is the only worker, which needs no claims.
     crew: Option<&'r Crew>,
-    /// Whom it helps first.
+    /// The workers that it helps first.
     group: Range<usize>,
     phase: Cell<u32>,
-    /// Chunks of the phases so far, done or not.
+    /// Chunks of all phases so far, finished or not.
     due: Cell<u64>,
     away: Cell<bool>,
-    /// Whether it has a chunk.
+    /// Whether it holds a chunk.
     busy: Cell<bool>,
-    /// Whether it stopped the region, where it is alone.
+    /// Whether it stopped the region, if it is the only worker.
     stopped: Cell<bool>,
 }
 
-/// How the items of a phase are cut: a worker's share in [`CHUNKS`], but for these bounds.
+/// How the items of a phase are cut: a worker's share in [`CHUNKS`] parts, within these bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chunks {
-    /// Chunks are of whole granules; the last item ends one, too.
+    /// Chunks consist of whole granules; the last granule may be short.
     pub granule: usize,
-    /// Items that a chunk has at least, where its share has as many.
+    /// Minimum items per chunk, if its share has that many.
     pub least: usize,
-    /// Items that a chunk has at most, when they are `least` or more.
+    /// Maximum items per chunk, if at least `least`.
     pub most: usize,
 }
 
 impl Chunks {
-    /// Whole granules.
+    /// Chunks of whole granules, without other bounds.
     pub fn of(granule: usize) -> Self {
         Self {
             granule,
@@ -59,12 +60,12 @@ impl Chunks {
     }
 }
 
-/// How the items of a phase lie in shares and chunks: the same for every worker.
+/// The shares and chunks of a phase's items; identical for every worker.
 struct Cut {
     len: usize,
     granule: usize,
     workers: usize,
-    /// Items of a chunk.
+    /// Items per chunk.
     chunk: usize,
 }
 
@@ -72,7 +73,7 @@ impl Cut {
     fn new(len: usize, chunks: Chunks, workers: usize) -> Self {
         let granule = chunks.granule.max(1);
         let share = len.div_ceil(granule).div_ceil(workers);
-        // Chunks of one size, not one of the least size and what is left.
+        // Chunks of equal size, instead of minimum-size ones and a remainder.
         let count = (share / chunks.least.div_ceil(granule).max(1)).clamp(1, CHUNKS);
         let count = count.max(share.div_ceil((chunks.most / granule).max(1)));
         let chunk = share.div_ceil(count).max(1);
@@ -88,7 +89,7 @@ impl Cut {
         split(self.len, self.granule, worker, self.workers)
     }
 
-    /// Of all shares: some have a granule more than the others, and the last may end within one.
+    /// Chunks of all shares: some shares have one more granule, and the last may end within one.
     fn all_chunks(&self) -> usize {
         let granules = self.len.div_ceil(self.granule);
         let (each, more) = (granules / self.workers, granules % self.workers);
@@ -131,12 +132,12 @@ impl<'r> ElasticWorker<'r> {
         self.index
     }
 
-    /// Workers that there may be.
+    /// Maximum number of workers.
     pub fn count(&self) -> usize {
         self.crew.map_or(1, Crew::workers)
     }
 
-    /// Whether it was the first to come: one worker is, whoever comes.
+    /// Whether it was the first to arrive; exactly one worker is.
     pub fn leads(&self) -> bool {
         self.leads
     }
@@ -146,9 +147,10 @@ impl<'r> ElasticWorker<'r> {
         split(len, granule, self.index, self.count())
     }
 
-    /// Does its part of a phase's `len` items: chunks of its own share, then of others' shares, until all are claimed.
+    /// Does its part of a phase's `len` items: chunks of its own share, then of others' shares,
+    /// until all are claimed.
     ///
-    /// Every worker must come to the same phases with the same arguments.
+    /// Every worker must call the same phases with the same arguments.
     ///
     /// # Errors
     /// [`RegionExit`]: return.
@@ -183,7 +185,7 @@ impl<'r> ElasticWorker<'r> {
         Ok(())
     }
 
-    /// Claims what is left of a share.
+    /// Claims the rest of a share.
     fn take(
         &self,
         crew: &Crew,
@@ -234,7 +236,8 @@ impl<'r> ElasticWorker<'r> {
         result
     }
 
-    /// Waits until all items of all phases so far are done. What was done in them happens before what any worker does after.
+    /// Waits until all items of all phases so far are done. Everything done in them happens before
+    /// anything any worker does afterwards.
     ///
     /// # Errors
     /// [`RegionExit`]: return.
@@ -258,8 +261,9 @@ impl<'r> ElasticWorker<'r> {
         }
     }
 
-    /// Ends the region early, for a cancelled step or an error that the function keeps elsewhere: the others get [`RegionExit`]. It is no
-    /// fault: [`Lease::run_elastic`](crate::Lease::run_elastic) returns `Ok`.
+    /// Ends the region early, for a cancelled step or an error stored elsewhere: the others get
+    /// [`RegionExit`]. This is not an error: [`Lease::run_elastic`](crate::Lease::run_elastic)
+    /// returns `Ok`.
     pub fn stop(&self) {
         match self.crew {
             Some(crew) => crew.stop(),

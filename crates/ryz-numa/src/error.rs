@@ -1,51 +1,54 @@
 use std::any::Any;
 
-/// Why a parallel region could not be entered or finished.
+/// Why a parallel region could not start or finish.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegionError {
-    /// The system gave no threads.
+    /// The system could not create the threads.
     #[error("cannot start {threads} worker threads")]
     NoThreads {
-        /// Threads asked for.
+        /// Requested threads.
         threads: usize,
-        /// What the pool said.
+        /// The pool's error.
         source: rayon::ThreadPoolBuildError,
     },
-    /// A thread count that is no thread count.
+    /// An invalid thread count.
     #[error("threads: expected 1 to {max}, got {got}")]
     InvalidThreads {
-        /// The most there may be.
+        /// Maximum threads.
         max: usize,
-        /// What was asked.
+        /// Requested threads.
         got: usize,
     },
-    /// A memory node that there is not.
+    /// An unknown memory node.
     #[error("node: expected one of {nodes:?}, got {got}")]
     UnknownNode {
-        /// Those there are.
+        /// The machine's nodes.
         nodes: Vec<usize>,
-        /// What was asked.
+        /// The requested node.
         got: usize,
     },
-    /// A worker panicked: our own fault. The others left the region at their next barrier; the pool lives on.
+    /// A worker panicked, which is a bug in the engine. The others left the region at their next
+    /// barrier; the pool remains usable.
     #[error("worker {worker} panicked: {message}")]
     WorkerPanicked {
         /// Its index.
         worker: usize,
-        /// What it said.
+        /// Its panic message.
         message: String,
     },
-    /// A worker returned while others waited for it at a barrier: our own fault. They were let go; the pool lives on.
+    /// A worker returned while others waited for it at a barrier, which is a bug in the engine. The
+    /// others were released; the pool remains usable.
     #[error("a worker left the region while others waited at a barrier")]
     UnevenBarriers,
-    /// A region was entered from a rayon thread, such as a worker of another region, which would wait for itself.
+    /// A region was entered from a rayon thread, such as a worker of another region, which would
+    /// deadlock.
     #[error("expected a region to be entered from a plain thread, got a thread of a rayon pool")]
     Nested,
 }
 
 impl RegionError {
-    /// The stable code that crosses to TypeScript.
+    /// The stable error code passed to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
             Self::InvalidThreads { .. } | Self::UnknownNode { .. } => "INVALID_ARGUMENT",
@@ -62,31 +65,31 @@ pub enum TopologyError {
     /// hwloc could not read this machine.
     #[error("cannot read the machine's topology")]
     Unreadable {
-        /// What hwloc said.
+        /// hwloc's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// hwloc or its binding panicked on what this machine shows.
+    /// hwloc or its binding panicked on this machine's data.
     #[error("reading the machine's topology panicked: {message}")]
     Panicked {
-        /// What it said.
+        /// The panic message.
         message: String,
     },
-    /// A description that is no topology.
+    /// An invalid synthetic topology.
     #[error("synthetic topology: expected hwloc's synthetic form, got {got:?}")]
     InvalidSynthetic {
         /// The description.
         got: String,
     },
-    /// A file that is no topology.
+    /// A file that is not a topology.
     #[error("topology file: expected hwloc's XML, got none that it reads: {reason}")]
     InvalidXml {
-        /// What hwloc said.
+        /// hwloc's error.
         reason: String,
     },
 }
 
 impl TopologyError {
-    /// The stable code that crosses to TypeScript.
+    /// The stable error code passed to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Unreadable { .. } | Self::Panicked { .. } => "INTERNAL",
@@ -95,7 +98,7 @@ impl TopologyError {
     }
 }
 
-/// The text of a panic.
+/// The message of a panic.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     payload
         .downcast_ref::<&str>()

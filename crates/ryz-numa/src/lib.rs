@@ -1,10 +1,12 @@
 //! CPU topology, pinned rayon pools, SPMD regions, barriers and the checked partitioned slice.
 //!
-//! An engine [`Lease`]s threads of process-wide pools, one for each memory node; a step is one [`Lease::run`], in which every worker runs the same
-//! function, takes its share of the work by its index, and meets the others at [`Worker::barrier`]. Scratch is shared
-//! through [`PartitionedSlice`], which hands out disjoint parts and checks that they are.
+//! An engine [`Lease`]s threads of process-wide pools, one pool per memory node. A step is one
+//! [`Lease::run`]: every worker runs the same function, takes its share of the work by its index,
+//! and meets the others at [`Worker::barrier`]. Threads share scratch through [`PartitionedSlice`],
+//! which hands out parts and checks that they are disjoint.
 //!
-//! In a [`Lease::run_elastic`] no worker is waited for: phases are over when their work is done, and whoever is there does it.
+//! In [`Lease::run_elastic`], a phase is over when its work is done, by any workers that are
+//! present; absent workers are not waited for.
 //!
 //! ```
 //! use ryz_numa::{Lease, PartitionedSlice, Pinning};

@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Looks between two readings of the clock.
+/// Checks between two clock reads.
 const LOOKS: u32 = 64;
 
-/// A value on cache lines of its own (two, which processors fetch together).
+/// A value on separate cache lines (two, because processors fetch them in pairs).
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct CachePadded<T>(pub T);
 
-/// Where threads wait for a condition that others bring about by sequentially consistent writes.
+/// Where threads wait for a condition that others satisfy by sequentially consistent writes.
 #[derive(Debug)]
 pub(crate) struct Parking {
     /// How long a waiter spins before it parks.
@@ -36,12 +36,12 @@ impl Parking {
         }
     }
 
-    /// Whether there are more threads than cores, so that spinning is no use.
+    /// Whether there are more threads than cores, which makes spinning useless.
     pub fn never_spins(&self) -> bool {
         self.spin.is_zero()
     }
 
-    /// Waits until `released`. Tells whether it parked.
+    /// Waits until `released`. Returns whether it parked.
     pub fn wait(&self, released: impl Fn() -> bool) -> bool {
         let spun = self.spin(&released);
         if !spun {
@@ -50,7 +50,7 @@ impl Parking {
         !spun
     }
 
-    /// Wakes those who parked, after something was written that may release them.
+    /// Wakes parked threads after a write that may release them.
     pub fn wake(&self) {
         if self.parked.load(SeqCst) > 0 {
             let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,7 +70,8 @@ impl Parking {
                 }
                 std::hint::spin_loop();
             }
-            // A pause takes 10 to 150 cycles, by processor: the bound is a time, not a number of looks.
+            // A pause takes 10 to 150 cycles, depending on the processor, so the bound is a time
+            // rather than a number of checks.
             if since.get_or_insert_with(Instant::now).elapsed() >= self.spin {
                 return false;
             }
@@ -79,7 +80,8 @@ impl Parking {
 
     fn park(&self, released: impl Fn() -> bool) {
         let mut guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        // Counted before the last look: whoever releases either sees the count or is seen here.
+        // Counted before the last check: the releasing thread either sees the count, or its write
+        // is seen here.
         self.parked.fetch_add(1, SeqCst);
         while !released() {
             guard = self

@@ -1,9 +1,9 @@
-//! One slice shared between the threads of a region, in parts that are checked.
+//! A slice shared by the threads of a region, with checked access.
 //!
-//! In a phase of the region, threads either write disjoint parts or all read everything; a barrier parts the phases.
-//! That is a contract of the calling pass, and this type checks it at run time instead of trusting it: readers and
-//! writers exclude each other, and two live writers may not overlap. A breach is our own fault and panics, which
-//! poisons the region; the guards that live keep their rights, and the one that was refused leaves no trace.
+//! In a phase of the region, threads either write disjoint parts or all read everything; a barrier
+//! separates the phases. This type checks that contract at run time: readers and writers exclude
+//! each other, and two live writers may not overlap. A violation is a bug in the engine and panics,
+//! which poisons the region. Live guards remain valid, and a refused one leaves no trace.
 
 use std::{
     fmt,
@@ -20,9 +20,11 @@ use ryz_tmac::{MatMut, MatRef};
 
 use crate::claims::{Claims, Rect};
 
-/// A slice seen as rows of `cols` elements, of which threads take disjoint rectangles to write, or everything to read.
+/// A slice viewed as rows of `cols` elements. Threads take disjoint rectangles for writing, or
+/// everything for reading.
 ///
-/// Making one allocates nothing, and neither does taking a guard while at most 32 writers live.
+/// Creating one allocates nothing, and neither does taking a guard while at most 32 writers are
+/// live.
 pub struct PartitionedSlice<'a, T> {
     name: &'static str,
     start: NonNull<T>,
@@ -30,30 +32,30 @@ pub struct PartitionedSlice<'a, T> {
     cols: usize,
     /// Live guards: positive = readers, negative = writers.
     guards: AtomicI32,
-    /// What live writers hold.
+    /// Parts held by live writers.
     written: Mutex<Claims>,
     data: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: it is a `&mut [T]`.
+// SAFETY: it represents a `&mut [T]`.
 unsafe impl<T: Send> Send for PartitionedSlice<'_, T> {}
-// SAFETY: through `&PartitionedSlice` several threads get `&T` while no one writes, or `&mut T` of disjoint parts; both
-// are checked at run time.
+// SAFETY: through `&PartitionedSlice`, threads get `&T` while there is no writer, or `&mut T` of
+// disjoint parts; both are checked at run time.
 unsafe impl<T: Send + Sync> Sync for PartitionedSlice<'_, T> {}
 
 impl<'a, T> PartitionedSlice<'a, T> {
     /// Shares `data` as rows of `cols` elements.
     ///
     /// # Panics
-    /// When `data` is no whole number of rows.
+    /// When `data` is not a whole number of rows.
     pub fn new(data: &'a mut [T], cols: usize) -> Self {
         Self::named("a shared slice", data, cols)
     }
 
-    /// [`PartitionedSlice::new`] with a name, by which a breach is told.
+    /// [`PartitionedSlice::new`] with a name that appears in panics.
     ///
     /// # Panics
-    /// When `data` is no whole number of rows.
+    /// When `data` is not a whole number of rows.
     pub fn named(name: &'static str, data: &'a mut [T], cols: usize) -> Self {
         assert!(
             cols > 0 && data.len().is_multiple_of(cols),
@@ -76,12 +78,12 @@ impl<'a, T> PartitionedSlice<'a, T> {
         self.name
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Elements of a row.
+    /// Elements per row.
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -89,13 +91,13 @@ impl<'a, T> PartitionedSlice<'a, T> {
     /// Takes whole rows for writing.
     ///
     /// # Panics
-    /// When they are out of range, someone reads, or another writer holds one of them.
+    /// When they are out of range, a reader is live, or another writer holds one of them.
     #[track_caller]
     pub fn rows_mut(&self, rows: Range<usize>) -> WriteGuard<'_, T> {
         self.rect_mut(rows, 0..self.cols)
     }
 
-    /// Takes some columns of some rows for writing. An empty rectangle clashes with no other writer.
+    /// Takes some columns of some rows for writing. An empty rectangle never conflicts.
     ///
     /// # Panics
     /// As [`PartitionedSlice::rows_mut`].
@@ -120,16 +122,18 @@ impl<'a, T> PartitionedSlice<'a, T> {
             panic!("two threads write one part of {name}: {rect:?} and {other:?}");
         }
         let (start, stride) = if rect.is_empty() {
-            // Where an empty rectangle begins may be past the slice: it begins nowhere, and its rows do not move.
+            // An empty rectangle may start past the slice, so use a dangling pointer with stride 0.
             (NonNull::dangling(), 0)
         } else {
             let first = rect.rows.start * self.cols + rect.cols.start;
-            // SAFETY: the rectangle has an element and lies in the slice (asserted), so its first element does.
+            // SAFETY: the rectangle is not empty and lies in the slice (asserted), so its first
+            // element lies in it too.
             (unsafe { self.start.add(first) }, self.cols)
         };
-        // SAFETY: every row of the rectangle lies in the slice, which this value borrows mutably, or has no elements and
-        // is aligned. No one else reaches it while the guard lives: readers are excluded by `guards`, other writers by
-        // `written`. Rows do not overlap: their stride is the slice's, or they have no elements, or there are none.
+        // SAFETY: every row of the rectangle lies in the slice, which this value borrows mutably,
+        // or is empty and aligned. No other access exists while the guard lives: `guards` excludes
+        // readers, and `written` excludes other writers. Rows do not overlap: their stride is the
+        // slice's, or they are empty, or there are none.
         let view =
             unsafe { MatMut::from_raw_parts(start, rect.rows.len(), rect.cols.len(), stride) };
         WriteGuard {
@@ -145,7 +149,7 @@ impl<'a, T> PartitionedSlice<'a, T> {
     /// Takes everything for reading.
     ///
     /// # Panics
-    /// When someone writes.
+    /// When a writer is live.
     #[track_caller]
     pub fn read(&self) -> ReadGuard<'_, T> {
         let entered = self.enter(|live| (live >= 0).then(|| live + 1));
@@ -153,8 +157,9 @@ impl<'a, T> PartitionedSlice<'a, T> {
         ReadGuard { shared: self }
     }
 
-    /// Counts a guard in, unless `next` refuses. One step, and nothing changes on refusal: were it counted first and
-    /// looked at later, the refused guard would open the slice to the next one of its kind.
+    /// Registers a guard unless `next` refuses. A single atomic step, and refusal changes nothing:
+    /// if the guard were counted first and checked later, a refused guard would admit the next one
+    /// of its kind.
     fn enter(&self, next: impl FnMut(i32) -> Option<i32>) -> bool {
         self.guards
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, next)
@@ -176,11 +181,11 @@ impl<T> fmt::Debug for PartitionedSlice<'_, T> {
     }
 }
 
-/// A rectangle that this thread alone writes, until it is dropped.
+/// A rectangle for exclusive writing, until it is dropped.
 #[derive(Debug)]
 pub struct WriteGuard<'s, T> {
     view: MatMut<'s, T>,
-    /// Gives the rectangle back after the view is gone.
+    /// Releases the rectangle after the view is dropped.
     release: Release<'s>,
 }
 
@@ -207,7 +212,7 @@ impl<T> WriteGuard<'_, T> {
         self.view.reborrow()
     }
 
-    /// One of its rows, counted from the rectangle's first.
+    /// One of its rows, counted from the rectangle's first row.
     #[track_caller]
     pub fn row_mut(&mut self, row: usize) -> &mut [T] {
         self.view.row_mut(row)
@@ -226,7 +231,7 @@ impl Drop for Release<'_> {
 
 /// Everything, for reading, until it is dropped.
 pub struct ReadGuard<'s, T> {
-    /// No reference to the elements is kept: it would outlive the release within `drop`.
+    /// Holds no reference to the elements, because it would outlive the release within `drop`.
     shared: &'s PartitionedSlice<'s, T>,
 }
 
@@ -250,7 +255,8 @@ impl<T> Deref for ReadGuard<'_, T> {
         let PartitionedSlice {
             start, rows, cols, ..
         } = self.shared;
-        // SAFETY: it is the slice that was borrowed, and no one writes it while this guard lives (`guards`).
+        // SAFETY: this is the borrowed slice, and it has no writer while this guard lives
+        // (`guards`).
         unsafe { std::slice::from_raw_parts(start.as_ptr(), rows * cols) }
     }
 }

@@ -1,33 +1,32 @@
-//! Where the threads of a lease run, and where its weights should lie.
+//! Where a lease's threads run, and where its weights should reside.
 
 use std::{cmp::Reverse, collections::HashMap};
 
 use crate::{Core, CpuBudget, RegionError, Topology, TopologyError};
 
-/// What threads are bound to.
+/// How threads are bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Pinning {
-    /// Each to a processing unit of its own (the default).
+    /// Each to its own processing unit (the default).
     #[default]
     Cores,
-    /// Each to all processing units of its memory node: for machines that other programs use too.
+    /// Each to all processing units of its memory node, for machines that other programs also use.
     Nodes,
-    /// Nothing: the system places threads, and memory is not bound either.
+    /// Not at all: the system places threads, and memory is not bound either.
     Off,
 }
 
-/// What is done about memory that is nearer to some processors than to others. On a machine with one memory node, each
-/// choice is the same.
+/// Placement of weights on NUMA machines. With one memory node, all choices are equivalent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Numa {
-    /// Rows of weights lie on the node whose threads read them (the default).
+    /// Place rows of weights on the node whose threads read them (the default).
     #[default]
     Auto,
-    /// Pages of weights lie on all nodes by turns.
+    /// Interleave pages of weights over all nodes.
     Interleave,
-    /// Nothing.
+    /// Do not place weights.
     Off,
 }
 
@@ -35,47 +34,49 @@ pub enum Numa {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WorkerPlace {
-    /// Operating-system indices of the processing units on which it may run.
+    /// Operating-system indices of the processing units on which it can run.
     pub units: Vec<usize>,
     /// Operating-system index of the nearest memory node.
     pub node: usize,
 }
 
-/// Where the threads of a lease run.
+/// Where a lease's threads run.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Placement {
-    /// Each is bound to processing units (where the system permits it: one that floats is slower, not wrong).
+    /// Each is bound to processing units, where the system permits it. An unbound thread is slower
+    /// but correct.
     Bound {
-        /// By worker. Workers of a node follow one another, in ascending order of nodes.
+        /// One entry per worker. Workers of a node are consecutive, in ascending order of nodes.
         spots: Vec<WorkerPlace>,
     },
     /// The only worker is the thread that runs the region.
     Caller,
-    /// The system places them, as was asked.
+    /// The system places them, as requested.
     Off,
-    /// The system places them: there are more than processing units.
+    /// The system places them because there are more threads than processing units.
     Oversubscribed {
-        /// Processing units that this process may use.
+        /// Processing units available to this process.
         units: usize,
     },
-    /// The system places them: the machine's topology could not be read.
+    /// The system places them because the topology could not be read.
     NoTopology {
-        /// Why.
+        /// The reason.
         reason: TopologyError,
     },
 }
 
-/// What a lease is asked for.
+/// Options of a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LeaseOptions {
-    /// Threads; by default one for each core (each fast one, where cores differ) within the CPU quota.
+    /// Number of threads; default one per core (per fast core, if cores differ) within the CPU
+    /// quota.
     pub threads: Option<usize>,
-    /// What they are bound to; by default processing units.
+    /// Thread binding; default processing units.
     pub pinning: Pinning,
-    /// What is done about memory nodes; by default weights lie near the threads that read them.
+    /// Placement of weights; default near the threads that read them.
     pub numa: Numa,
-    /// The only memory node whose cores are used, by its operating-system index; by default all are.
+    /// Operating-system index of the only memory node to use; default all nodes.
     pub node: Option<usize>,
 }
 
@@ -102,7 +103,7 @@ pub(crate) fn place(
     }
 }
 
-/// The threads to use when nobody says, on all of the machine or on one node of it.
+/// The default number of threads, on the whole machine or on one node.
 pub(crate) fn default_threads(
     topology: Option<&Topology>,
     budget: &CpuBudget,
@@ -117,7 +118,7 @@ pub(crate) fn default_threads(
     }
 }
 
-/// The cores among these that a step is shared out to: the fast ones, if there are any.
+/// Of these cores, the ones that share a step: the fast ones, if any.
 pub(crate) fn shared_out<'c>(cores: impl Iterator<Item = &'c Core>) -> usize {
     let (fast, slow): (Vec<_>, Vec<_>) = cores.partition(|core| core.is_fast);
     if fast.is_empty() {
@@ -127,7 +128,7 @@ pub(crate) fn shared_out<'c>(cores: impl Iterator<Item = &'c Core>) -> usize {
     }
 }
 
-/// Refuses a node that is not one of the machine's.
+/// Rejects a node that the machine does not have.
 pub(crate) fn check_node(
     topology: Option<&Topology>,
     node: Option<usize>,
@@ -142,22 +143,23 @@ pub(crate) fn check_node(
     }
 }
 
-/// Some unit of some core.
+/// A processing unit of a core.
 struct Slot {
     /// Index of the core.
     core: usize,
     node: usize,
-    /// Which of the core's units, and whether the core is slow: fast cores come before slow ones, and both before second
-    /// units, which share what the first compute with.
+    /// Which of the core's units it is, and whether the core is slow. Fast cores come before slow
+    /// ones, and both before second units, which share their core's execution resources.
     tier: (usize, bool),
-    /// Its place among slots like it.
+    /// Its rank among equivalent slots.
     rank: usize,
 }
 
-/// The places of `threads` workers, fewer when there are no more units.
+/// The places of `threads` workers; fewer if there are not enough units.
 ///
-/// They are on the fewest nodes whose fast cores are enough, because a barrier within a node is cheaper and its memory all
-/// near; shared out equally to those nodes, and on each to its third-level caches, because each has a bandwidth of its own.
+/// They use the fewest nodes with enough fast cores, because a barrier within a node is cheaper and
+/// its memory is local. They are distributed evenly over those nodes, and on each node over its L3
+/// caches, because each cache has its own bandwidth.
 fn choose(
     topology: &Topology,
     threads: usize,
@@ -174,7 +176,7 @@ fn choose(
         }
         for turn in 0..core.units.len() {
             let tier = (turn, !core.is_fast);
-            // First its place among those of its cache.
+            // First, the rank within its cache.
             let rank = like_it.entry((core.node, core.l3, tier)).or_insert(0);
             slots.push(Slot {
                 core: index,
@@ -185,14 +187,14 @@ fn choose(
             *rank += 1;
         }
     }
-    // Then its place among those of its node, where the caches take turns.
+    // Then the rank within its node, alternating between caches.
     slots.sort_by_key(|slot| (slot.node, slot.tier, slot.rank, slot.core));
     for here in slots.chunk_by_mut(|a, b| (a.node, a.tier) == (b.node, b.tier)) {
         for (rank, slot) in here.iter_mut().enumerate() {
             slot.rank = rank;
         }
     }
-    // At last the nodes take turns.
+    // Finally, alternate between nodes.
     slots.sort_by_key(|slot| (slot.tier, slot.rank, slot.node));
     slots.truncate(threads);
     slots.sort_by_key(|slot| (slot.node, slot.core, slot.tier));
@@ -206,7 +208,7 @@ fn choose(
     spots.collect()
 }
 
-/// The fewest nodes whose fast cores are enough for `threads`, else all.
+/// The fewest nodes with enough fast cores for `threads`, else all.
 fn choose_nodes(topology: &Topology, threads: usize, only: Option<usize>) -> Vec<usize> {
     if let Some(node) = only {
         return vec![node];

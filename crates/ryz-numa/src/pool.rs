@@ -1,4 +1,4 @@
-//! The process-wide pools of pinned threads, and the regions that engines run on them.
+//! Process-wide pools of pinned threads, and the regions that run on them.
 
 use std::{
     collections::HashMap,
@@ -20,79 +20,83 @@ use crate::{
     work::split,
 };
 
-/// The most threads a lease may have.
+/// Maximum threads of a lease.
 const MAX_THREADS: usize = 1024;
 
-/// How long a worker spins at a barrier before it parks: several times the imbalance of a phase of a decode step, and
-/// less than a scheduler's time slice.
+/// How long a worker spins at a barrier before it parks: several times the imbalance of a decode
+/// phase, and less than a scheduler time slice.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// From this size on memory is asked for on a node: less comes from a heap, whose pages others use too.
+/// Minimum bytes for binding memory to a node; smaller blocks come from a heap with shared pages.
 const BIND_FROM: usize = 128 << 10;
 
-/// No page is smaller.
+/// The smallest page size.
 const PAGE: usize = 4096;
 
-/// The threads of one node, or of a whole machine whose nodes do not matter. The gate is held for a whole region: two
-/// regions interleaved on one pool would wait for each other's workers for ever.
+/// The threads of one node, or of a machine whose nodes do not matter. The gate is held for a whole
+/// region: two interleaved regions on one pool would deadlock.
 #[derive(Debug)]
 struct Pool {
     threads: ThreadPool,
     gate: Mutex<()>,
-    /// The processing units of each thread; none for threads that the system places.
+    /// The processing units of each thread; empty for threads placed by the system.
     places: Vec<Vec<usize>>,
 }
 
 /// All threads of a lease.
 #[derive(Debug)]
 struct Team {
-    /// One for each node, in ascending order, so that two teams never wait for each other's gates; with the workers.
+    /// One per node with its workers, in ascending order, so that two teams never deadlock on each
+    /// other's gates.
     pools: Vec<(Arc<Pool>, Range<usize>)>,
     placement: Placement,
     spin: Duration,
-    /// They were leased by the memory node.
+    /// Whether it was leased for one specific memory node.
     of_node: bool,
-    /// What elastic regions share.
+    /// State shared by elastic regions.
     crew: Arc<Crew>,
     memory: Memory,
 }
 
-/// Where weights are asked to lie.
+/// Where weights should reside.
 #[derive(Debug)]
 enum Memory {
-    /// Where the system likes.
+    /// Wherever the system places them.
     Anywhere,
-    /// Rows on the nodes whose workers read them: one for each pool.
+    /// Rows on the nodes whose workers read them: one node for each pool.
     Near {
         topology: Arc<Topology>,
         nodes: Vec<usize>,
     },
-    /// Pages on these nodes by turns.
+    /// Pages interleaved over these nodes.
     ByTurns {
         topology: Arc<Topology>,
         nodes: Vec<usize>,
     },
 }
 
-/// A team outlives its leases, because engines come and go and starting threads costs more than keeping them parked;
-/// it ends when it has none and another is asked for, so that sizes do not pile up.
+/// A team outlives its leases, because engines come and go, and starting threads costs more than
+/// keeping them parked. A team without leases ends when a different one is requested, so that
+/// unused sizes do not accumulate.
 static TEAMS: LazyLock<Mutex<Teams>> = LazyLock::new(Mutex::default);
 
 type Teams = HashMap<LeaseOptions, Arc<Team>>;
 
-/// What a lease of one thread says: the caller is its worker.
+/// The placement of a one-thread lease, whose worker is the caller.
 static INLINE: Placement = Placement::Caller;
 
-/// Threads of process-wide pools, one for each memory node, shared by all who leased the same. A clone is the same lease.
+/// Threads of process-wide pools, one pool per memory node, shared by all leases with the same
+/// options. Clones refer to the same lease.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    /// `None`: one worker, which is the caller itself.
+    /// `None` for one worker, which is the caller.
     team: Option<Arc<Team>>,
     threads: usize,
 }
 
 impl Lease {
-    /// Leases `threads` threads, with the defaults of [`LeaseOptions`]. More than there are cores is allowed, and slow.
+    /// Leases `threads` threads, with the defaults of [`LeaseOptions`]. More threads than cores are
+    /// allowed, but slow.
     ///
     /// # Errors
     /// As [`Lease::with`].
@@ -107,8 +111,8 @@ impl Lease {
     /// Leases threads of this machine.
     ///
     /// # Errors
-    /// [`RegionError::InvalidThreads`] for 0 or more than 1,024, [`RegionError::UnknownNode`],
-    /// [`RegionError::NoThreads`] when the system gives none.
+    /// [`RegionError::InvalidThreads`] for 0 or more than 1,024; [`RegionError::UnknownNode`];
+    /// [`RegionError::NoThreads`] when the system cannot create them.
     pub fn with(options: LeaseOptions) -> Result<Self, RegionError> {
         if options.threads == Some(1) && options.node.is_none() {
             return Ok(Self::inline());
@@ -121,7 +125,7 @@ impl Lease {
         let Some(threads) = threads_of(&options, topology.as_ref(), &budget)? else {
             return Ok(Self::inline());
         };
-        // Only this map holds those; no one can take one meanwhile, since the map is locked.
+        // Only this map holds them, and it is locked, so no new lease can appear meanwhile.
         teams.retain(|_, team| Arc::strong_count(team) > 1);
         let known = teams.values().flat_map(|team| &team.pools);
         let known: Vec<Arc<Pool>> = known.map(|(pool, _)| Arc::clone(pool)).collect();
@@ -130,8 +134,8 @@ impl Lease {
         Ok(Self::of(team))
     }
 
-    /// Threads placed as they would be on `topology`: for tests of machines that are not there. They are bound only where
-    /// that is this machine.
+    /// Leases threads placed as on `topology`, to test machines that are not available. They are
+    /// bound only if `topology` is this machine.
     ///
     /// # Errors
     /// As [`Lease::with`].
@@ -161,17 +165,18 @@ impl Lease {
         }
     }
 
-    /// Workers of a region.
+    /// Number of workers of a region.
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Where the threads run, and when the system places them, why.
+    /// Where the threads run; if the system places them, why.
     pub fn placement(&self) -> &Placement {
         self.team.as_ref().map_or(&INLINE, |team| &team.placement)
     }
 
-    /// The workers of each memory node in turn, where rows of weights lie near those who read them; else all in one.
+    /// The workers of each memory node, if rows of weights are placed near their readers; else one
+    /// group of all workers.
     pub fn groups(&self) -> Vec<Range<usize>> {
         match &self.team {
             Some(team) if matches!(team.memory, Memory::Near { .. }) => team
@@ -183,7 +188,7 @@ impl Lease {
         }
     }
 
-    /// The memory nodes that weights are put on; none where that is left to the system.
+    /// The memory nodes used for weights; empty if placement is left to the system.
     pub fn memory_nodes(&self) -> &[usize] {
         match self.team.as_ref().map(|team| &team.memory) {
             None | Some(Memory::Anywhere) => &[],
@@ -191,17 +196,18 @@ impl Lease {
         }
     }
 
-    /// The rows of `rows` that the workers `group` of [`Lease::groups`] compute, when every worker takes its
-    /// [share](Worker::split).
+    /// The rows of `rows` that the workers `group` of [`Lease::groups`] compute, if every worker
+    /// takes its [share](Worker::split).
     pub fn rows_of(&self, group: &Range<usize>, rows: usize, granule: usize) -> Range<usize> {
         let last = group.end.max(1) - 1;
         split(rows, granule, group.start, self.threads).start
             ..split(rows, granule, last, self.threads).end
     }
 
-    /// Asks for the memory of a matrix, `rows` stretches of equal size, before anyone touches it: each group's rows on its own node, or all
-    /// pages by turns. Tells on how many stretches the system agreed: where it does not, pages lie where they are first
-    /// touched. With one memory node it does nothing.
+    /// Requests placement of a matrix's memory, `rows` stretches of equal size, before its first
+    /// touch: each group's rows on its own node, or all pages interleaved. Returns for how many
+    /// stretches the system agreed; the others' pages reside where they are first touched. Does
+    /// nothing on machines with one memory node.
     pub fn place_rows(&self, bytes: &[u8], rows: usize, granule: usize) -> usize {
         if bytes.len() < BIND_FROM {
             return 0;
@@ -224,15 +230,17 @@ impl Lease {
         }
     }
 
-    /// Runs `region` once on every worker and returns when all are done. A region of another engine on the same pool is
-    /// waited for. Every worker must come to the same barriers, unless one [stops](Worker::stop) the region.
+    /// Runs `region` once on every worker and returns when all are done. Waits for a region of
+    /// another engine on the same pool. Every worker must reach the same barriers, unless one
+    /// [stops](Worker::stop) the region.
     ///
-    /// It costs one rayon broadcast (with rayon's few small allocations); with one thread, a call.
+    /// Costs one rayon broadcast with its few small allocations; with one thread, a function call.
     ///
     /// # Errors
-    /// [`RegionError::WorkerPanicked`] when one panicked, [`RegionError::UnevenBarriers`] when one returned while others
-    /// waited for it: the others left at their barrier. [`RegionError::Nested`], before anything runs, when the caller
-    /// is itself a thread of a rayon pool and more than one thread is leased.
+    /// [`RegionError::WorkerPanicked`] when a worker panicked; [`RegionError::UnevenBarriers`] when
+    /// one returned while others waited for it (they left at their barrier);
+    /// [`RegionError::Nested`], before anything runs, when the caller is a rayon thread and the
+    /// lease has more than one thread.
     pub fn run(&self, region: impl Fn(&Worker<'_>) + Sync) -> Result<(), RegionError> {
         let spin = self.team.as_ref().map_or(Duration::ZERO, |team| team.spin);
         let barrier = Barrier::new(self.threads, spin);
@@ -265,15 +273,17 @@ impl Lease {
 }
 
 impl Lease {
-    /// Runs `region` on the workers that come, and returns when all work is done and they have left: an *elastic* region. Every
-    /// worker goes through the same phases and claims parts of them ([`ElasticWorker::share`]); one that comes late, or
-    /// whose core is taken, finds its share done by others. So no one is waited for, but for who holds a chunk.
+    /// Runs `region` on the workers that arrive, and returns when all work is done and they have
+    /// left: an *elastic* region. Every worker goes through the same phases and claims parts of
+    /// them ([`ElasticWorker::share`]). If a worker arrives late or loses its core, others do its
+    /// share, so only workers that hold a chunk are waited for.
     ///
-    /// A worker whose core the system is about to take leaves in time, and `region` is called on it anew: it finds all
-    /// claimed that was done meanwhile. So `region` must do nothing but by [`ElasticWorker::share`] that may not be done
-    /// several times or never.
+    /// A worker whose core is about to be preempted leaves in time, and `region` is called on it
+    /// again; it then finds all work done meanwhile already claimed. Outside
+    /// [`ElasticWorker::share`], `region` must do nothing that may not be repeated or skipped.
     ///
-    /// It costs one rayon broadcast (with rayon's few small allocations); with one thread of no node in particular, a call.
+    /// Costs one rayon broadcast with its few small allocations; with one thread and no specific
+    /// node, a function call.
     ///
     /// # Errors
     /// [`RegionError::WorkerPanicked`], [`RegionError::Nested`]: as [`Lease::run`].
@@ -292,18 +302,19 @@ impl Lease {
         })
     }
 
-    /// Whether it is the calling thread that is the only worker.
+    /// Whether the only worker is the calling thread.
     pub fn is_inline(&self) -> bool {
         self.team.is_none()
     }
 
-    /// Whether the caller may do the work itself ([`Lease::run_alone`]): not where it was asked for the threads of one memory node.
+    /// Whether the caller may do the work itself ([`Lease::run_alone`]): not if a specific memory
+    /// node was requested.
     pub fn allows_alone(&self) -> bool {
         self.team.as_ref().is_none_or(|team| !team.of_node)
     }
 
-    /// Runs `region` on the calling thread, which does all of the work: for so little that meeting others would take longer. Regions of
-    /// other engines are not waited for.
+    /// Runs `region` on the calling thread, which does all of the work, for work so small that
+    /// synchronization would take longer. Does not wait for regions of other engines.
     ///
     /// # Errors
     /// [`RegionError::WorkerPanicked`].
@@ -317,7 +328,7 @@ impl Lease {
     }
 }
 
-/// Runs `then` with the gates of all pools held.
+/// Runs `then` while holding the gates of all pools.
 fn hold<R>(pools: &[(Arc<Pool>, Range<usize>)], then: impl FnOnce() -> R) -> R {
     let Some(((pool, _), others)) = pools.split_first() else {
         return then();
@@ -326,9 +337,9 @@ fn hold<R>(pools: &[(Arc<Pool>, Range<usize>)], then: impl FnOnce() -> R) -> R {
     hold(others, then)
 }
 
-/// Runs `task` on a thread of the memory node `node`, and returns what it returns: what it allocates and touches first
-/// then lies there. As many tasks run at a time as the node has cores; a region of an engine that leased the same threads
-/// waits for them.
+/// Runs `task` on a thread of the memory node `node` and returns its result; memory that the task
+/// allocates and touches first resides on that node. As many tasks run at a time as the node has
+/// cores. A region of an engine that leased the same threads waits for them.
 ///
 /// ```
 /// // Every machine has a node; of most it is the only one.
@@ -339,8 +350,8 @@ fn hold<R>(pools: &[(Arc<Pool>, Range<usize>)], then: impl FnOnce() -> R) -> R {
 /// ```
 ///
 /// # Errors
-/// [`RegionError::UnknownNode`]; [`RegionError::NoThreads`]; [`RegionError::Nested`] from a thread of a rayon pool;
-/// [`RegionError::WorkerPanicked`] when the task did.
+/// [`RegionError::UnknownNode`]; [`RegionError::NoThreads`]; [`RegionError::Nested`] from a thread
+/// of a rayon pool; [`RegionError::WorkerPanicked`] when the task panicked.
 pub fn execute_on_node<R: Send>(
     node: usize,
     task: impl FnOnce() -> R + Send,
@@ -354,7 +365,7 @@ pub fn execute_on_node<R: Send>(
 }
 
 impl Lease {
-    /// Runs `task` on one of the threads (on a lease of one worker that is the caller, on the caller).
+    /// Runs `task` on one of the threads, or on the caller if it is the only worker.
     fn execute<R: Send>(&self, task: impl FnOnce() -> R + Send) -> Result<R, RegionError> {
         let task = || {
             let worker = rayon::current_thread_index().unwrap_or(0);
@@ -372,7 +383,7 @@ impl Lease {
 }
 
 impl LeaseOptions {
-    /// How many threads a lease of this machine would have.
+    /// The number of threads that a lease of this machine would have.
     ///
     /// # Errors
     /// As [`Lease::with`].
@@ -385,7 +396,7 @@ impl LeaseOptions {
     }
 }
 
-/// The threads to start; `None` when the caller is all that is needed.
+/// The threads to start; `None` if the caller suffices.
 fn threads_of(
     options: &LeaseOptions,
     topology: Option<&Topology>,
@@ -404,15 +415,15 @@ fn threads_of(
     Ok((threads > 1 || options.node.is_some()).then_some(threads))
 }
 
-/// The pages that lie in `bytes` entirely.
+/// The pages that lie entirely in `bytes`.
 fn whole_pages(bytes: &[u8]) -> &[u8] {
     let before = bytes.as_ptr().align_offset(PAGE).min(bytes.len());
     let rest = &bytes[before..];
     &rest[..rest.len() / PAGE * PAGE]
 }
 
-/// Runs `enter` once on every thread of all pools, with the worker's index, and returns when all are done. The gates are
-/// taken on the way.
+/// Runs `enter` once on every thread of all pools, with the worker's index, and returns when all
+/// are done. Acquires the gates.
 fn broadcast(pools: &[(Arc<Pool>, Range<usize>)], enter: &(impl Fn(usize) + Sync)) {
     let Some(((pool, workers), others)) = pools.split_first() else {
         return;
@@ -430,7 +441,7 @@ fn broadcast(pools: &[(Arc<Pool>, Range<usize>)], enter: &(impl Fn(usize) + Sync
 }
 
 impl Team {
-    /// Has all threads work in an elastic region, those that are busy when they can.
+    /// Calls all threads into an elastic region; busy ones join when they can.
     fn call(&self, region: u64) {
         for (pool, workers) in &self.pools {
             let (crew, workers) = (Arc::clone(&self.crew), workers.clone());
@@ -440,7 +451,7 @@ impl Team {
         }
     }
 
-    /// Starts the threads, but for the pools that there are already.
+    /// Starts the threads, reusing existing pools.
     fn start(
         threads: usize,
         options: &LeaseOptions,
@@ -448,7 +459,8 @@ impl Team {
         budget: CpuBudget,
         known: &[Arc<Pool>],
     ) -> Result<Self, RegionError> {
-        // With more threads than run at a time, spinning keeps those from coming that are waited for.
+        // With more threads than can run simultaneously, spinning blocks the threads being waited
+        // for.
         let spin = if threads > budget.parallelism() {
             Duration::ZERO
         } else {
@@ -502,7 +514,7 @@ impl Team {
     }
 }
 
-/// Bytes of a computing thread's stack, whatever RUST_MIN_STACK says.
+/// Stack size of a computing thread in bytes, regardless of RUST_MIN_STACK.
 const STACK: usize = 2 << 20;
 
 impl Pool {

@@ -1,9 +1,11 @@
-//! The processor's own time.
+//! The processor's time-stamp counter.
 
-/// A counter of the processor that runs evenly: some nanoseconds a reading, where the system's clock takes some twenty-five.
+/// A processor counter that advances evenly. Reading it takes a few nanoseconds, the system's clock
+/// about twenty-five.
 ///
-/// How fast it runs is not known, and two cores may differ a little: who uses it compares it with a clock, and is prepared to see it
-/// step back. It is the time stamp counter of x86-64, and elsewhere nanoseconds of the system's clock.
+/// Its rate is unknown, and two cores may differ slightly: compare it with a clock, and expect it
+/// to step back. It is the time-stamp counter on x86-64; elsewhere it is the system's clock in
+/// nanoseconds.
 ///
 /// ```
 /// let before = ryz_numa::ticks();
@@ -14,8 +16,8 @@
 pub fn ticks() -> u64 {
     #[cfg(target_arch = "x86_64")]
     {
-        // SAFETY: every x86-64 processor has the instruction, it touches no memory, and no system that runs Node.js keeps
-        // programs from it.
+        // SAFETY: every x86-64 processor has the instruction, it touches no memory, and no system
+        // that runs Node.js disables it.
         unsafe { core::arch::x86_64::_rdtsc() }
     }
     #[cfg(not(target_arch = "x86_64"))]

@@ -1,41 +1,43 @@
-//! When the system is about to take a thread's core for another program.
+//! Predicts when the system will preempt a thread in favor of another program.
 //!
-//! On a core that two programs want, a thread runs for a time slice, then waits for as long: some milliseconds, in which everyone
-//! waits for a chunk that it holds. So it measures how long it is left running, and gives its core away before that is over,
-//! when it holds nothing. Its part of the core is the same.
+//! On a core that two programs use, a thread runs for a time slice, then waits about as long: some
+//! milliseconds, during which all workers wait for any chunk that it holds. The thread therefore
+//! measures how long it may run, and yields its core just before the slice ends, when it holds
+//! nothing. Its share of the core stays the same.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
-/// What takes longer than this between two looks at the clock was interrupted, or is a chunk of a long batch. That shows when the
-/// core is given away: no one takes it.
+/// A longer gap between two clock reads means an interruption, or a chunk of a long batch. Yielding
+/// the core tells them apart: in the second case, no other program takes it.
 const INTERRUPTED: Duration = Duration::from_micros(700);
 
-/// Giving the core away takes longer than this when another program wants it.
+/// Yielding takes longer than this if another program uses the core.
 const TAKEN: Duration = Duration::from_micros(30);
 
-/// The shortest slice that is believed: less is an interruption of another kind.
+/// Minimum plausible slice; shorter ones are other interruptions.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// The longest, from which on it is not worth the trouble.
+/// Maximum slice; beyond it, yielding is not worthwhile.
 const LONGEST: Duration = Duration::from_millis(12);
 
-/// A core that was not taken for so long is no longer wanted by others.
+/// After this long without preemption, the core counts as uncontended.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// What a thread knows of its core. The thread writes it; others read whether the core is contended.
+/// A thread's knowledge of its core. Only the thread writes it; others read whether the core is
+/// contended.
 #[derive(Debug)]
 pub(crate) struct Timeslice {
     epoch: Instant,
-    /// Since when it runs, in nanoseconds, as all times here.
+    /// When it began to run, in nanoseconds like all times here.
     since: AtomicU64,
-    /// Whether a slice began then.
+    /// Whether a slice began at that time.
     began: AtomicBool,
-    /// For how long it may run.
+    /// How long it may run.
     length: AtomicU64,
-    /// When its core was last taken, or 0.
+    /// When its core was last preempted, or 0.
     taken: AtomicU64,
 }
 
@@ -52,24 +54,24 @@ impl Default for Timeslice {
 }
 
 impl Timeslice {
-    /// It runs since `now`: it woke, in the middle of a slice or not.
+    /// Records that it runs since `now`: it woke, possibly in the middle of a slice.
     pub fn wake(&self, now: Instant) {
         self.run_since(now, false);
     }
 
-    /// Whether others want the core.
+    /// Whether other programs use the core.
     pub fn is_contended(&self, now: Instant) -> bool {
         let taken = self.taken.load(Relaxed);
         taken > 0 && self.nanos(now).saturating_sub(taken) < QUIET.as_nanos() as u64
     }
 
-    /// Whether the core is about to be taken.
+    /// Whether the core is about to be preempted.
     pub fn is_over(&self, now: Instant) -> bool {
         let ran = self.nanos(now).saturating_sub(self.since.load(Relaxed));
         ran >= self.length.load(Relaxed) && self.is_contended(now)
     }
 
-    /// A chunk took from `start` to `end`.
+    /// Records a chunk that ran from `start` to `end`.
     pub fn worked(&self, start: Instant, end: Instant) {
         if end - start < INTERRUPTED {
             return;
@@ -78,14 +80,14 @@ impl Timeslice {
         let ran = ran.max(SHORTEST.as_nanos() as u64);
         let known = self.length.load(Relaxed);
         if self.began.load(Relaxed) {
-            // Ended a little sooner than it was taken.
+            // End slightly before the preemption.
             self.length.store(known.min(ran / 10 * 9), Relaxed);
         }
         self.taken.store(self.nanos(end), Relaxed);
         self.run_since(end, true);
     }
 
-    /// Gives the core to whoever wants it.
+    /// Yields the core.
     pub fn give_away(&self) {
         let start = Instant::now();
         std::thread::yield_now();
@@ -95,7 +97,7 @@ impl Timeslice {
     fn gave_away(&self, start: Instant, end: Instant) {
         let taken = end - start >= TAKEN;
         if taken {
-            // Slices differ: it tries out whether they became longer.
+            // Slices vary, so probe whether they have become longer.
             let length = self.length.load(Relaxed);
             let longer = length + length / 32;
             self.length
@@ -111,7 +113,7 @@ impl Timeslice {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        // The first moment is no moment, so that 0 is free.
+        // Offset by 1, so that 0 means never.
         1 + (at - self.epoch).as_nanos() as u64
     }
 }
@@ -120,7 +122,7 @@ impl Timeslice {
 mod tests {
     use super::*;
 
-    /// A thread whose core is taken after 4 ms for 4 ms, with chunks of 100 µs.
+    /// A thread that is preempted every 4 ms for 4 ms, with chunks of 100 µs.
     struct Contended {
         slice: Timeslice,
         now: Instant,
@@ -134,7 +136,8 @@ mod tests {
             Self { slice, now }
         }
 
-        /// Chunks until the slice is said to be over, or the core is taken after `slice` in all; tells which.
+        /// Runs chunks until the slice is reported over, or the core is preempted after `slice` in
+        /// total; returns which.
         fn run(&mut self, slice: Duration) -> bool {
             let (began, chunk) = (self.now, Duration::from_micros(100));
             while self.now + chunk < began + slice {
@@ -158,7 +161,7 @@ mod tests {
     fn a_core_that_is_taken_every_few_milliseconds_is_given_away_in_time() {
         let mut thread = Contended::new();
         let slice = Duration::from_millis(4);
-        // The first is needed to see one's beginning, the second to see its length.
+        // The first shows where a slice begins, the second how long it is.
         assert_eq!([thread.run(slice), thread.run(slice)], [false, false]);
         let in_time = (0..100).filter(|_| thread.run(slice)).count();
         assert!(in_time >= 60, "{in_time} of 100");
@@ -185,7 +188,7 @@ mod tests {
             thread.run(Duration::from_millis(4));
         }
         assert!(thread.slice.is_contended(thread.now));
-        // Given away, and it comes back at once.
+        // Yielded, and it returns at once.
         let later = thread.now + Duration::from_millis(11);
         assert!(thread.slice.is_over(later));
         thread

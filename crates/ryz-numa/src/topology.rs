@@ -1,4 +1,4 @@
-//! The machine: which processing units there are and which of them this process may use.
+//! The machine's processing units, and those that this process may use.
 
 use std::panic::catch_unwind;
 
@@ -20,16 +20,17 @@ use crate::{TopologyError, error::panic_message};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Core {
-    /// Operating-system indices of its processing units that this process may use; the first is where a thread is
-    /// pinned.
+    /// Operating-system indices of its processing units that this process may use; threads are
+    /// pinned to the first.
     pub units: Vec<usize>,
     /// Operating-system index of the memory node nearest to it.
     pub node: usize,
-    /// Which third-level cache it shares with its neighbours, counted over the machine; `None` where there is none.
+    /// Index of the L3 cache that it shares with its neighbours, counted over the machine; `None`
+    /// if there is none.
     pub l3: Option<usize>,
-    /// Its efficiency class where cores differ: 0 saves most energy, higher computes faster.
+    /// Its efficiency class if cores differ: 0 saves the most energy, higher ones are faster.
     pub efficiency: Option<usize>,
-    /// Whether a step should be shared out to it: a core that is much slower than others makes them wait.
+    /// Whether steps should use it: a core much slower than the others makes them wait.
     pub is_fast: bool,
 }
 
@@ -42,10 +43,11 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Reads this machine, which takes milliseconds.
+    /// Reads this machine's topology, which takes milliseconds.
     ///
     /// # Errors
-    /// [`TopologyError::Unreadable`] and [`TopologyError::Panicked`]: what a machine shows of itself comes from outside.
+    /// [`TopologyError::Unreadable`] and [`TopologyError::Panicked`], because the machine's data is
+    /// external input.
     pub fn detect() -> Result<Self, TopologyError> {
         catch_unwind(Self::read).unwrap_or_else(|payload| {
             Err(TopologyError::Panicked {
@@ -57,7 +59,7 @@ impl Topology {
     fn read() -> Result<Self, TopologyError> {
         let hwloc = Hwloc::builder()
             .with_flags(
-                // The affinity mask counts as well as the cpuset; discovery moves no thread.
+                // Respects the affinity mask as well as the cpuset; discovery moves no thread.
                 BuildFlags::ASSUME_THIS_SYSTEM
                     | BuildFlags::RESTRICT_CPU_TO_THIS_PROCESS
                     | BuildFlags::DONT_CHANGE_BINDING,
@@ -68,7 +70,8 @@ impl Topology {
         Ok(Self::from_hwloc(hwloc))
     }
 
-    /// A made-up machine in hwloc's synthetic form, such as `numa:2 core:4 pu:2`: for placement decisions in tests.
+    /// A simulated machine in hwloc's synthetic form, such as `numa:2 core:4 pu:2`, to test
+    /// placement decisions.
     ///
     /// # Errors
     /// [`TopologyError::InvalidSynthetic`].
@@ -82,7 +85,7 @@ impl Topology {
         Ok(Self::from_hwloc(builder.build().map_err(|_| invalid())?))
     }
 
-    /// The machine in a file that hwloc's `lstopo machine.xml` wrote: for placement decisions in tests.
+    /// The machine in a file written by hwloc's `lstopo machine.xml`, to test placement decisions.
     ///
     /// # Errors
     /// [`TopologyError::InvalidXml`].
@@ -98,7 +101,7 @@ impl Topology {
 
     fn from_hwloc(hwloc: Hwloc) -> Self {
         let allowed: Vec<usize> = hwloc.allowed_cpuset().iter_set().map(usize::from).collect();
-        // A core whose own memory is not for us takes any that is.
+        // A core whose local memory is not allowed uses any allowed node.
         let memory = hwloc.allowed_nodeset().first_set().map_or(0, usize::from);
         let mut cores: Vec<Core> = hwloc
             .objects_with_type(ObjectType::Core)
@@ -126,7 +129,7 @@ impl Topology {
             .filter(|core| !core.units.is_empty())
             .collect();
         if cores.is_empty() {
-            // Some virtual machines show no cores: each processing unit stands for one.
+            // Some virtual machines report no cores; treat each processing unit as one.
             cores = allowed
                 .into_iter()
                 .map(|unit| Core {
@@ -149,7 +152,8 @@ impl Topology {
         }
     }
 
-    /// What the first processor calls itself, as far as the system says: maker, family, model, stepping and name.
+    /// Identification of the first processor, as far as available: maker, family, model, stepping
+    /// and name.
     pub fn processor(&self) -> String {
         const NAMES: [&str; 5] = [
             "CPUVendor",
@@ -165,7 +169,7 @@ impl Topology {
         values.join(" ")
     }
 
-    /// The memory nodes near usable cores, by their operating-system indices, ascending.
+    /// Operating-system indices of the memory nodes near usable cores, ascending.
     pub fn nodes(&self) -> &[usize] {
         &self.nodes
     }
@@ -175,7 +179,7 @@ impl Topology {
         &self.cores
     }
 
-    /// How many processing units are usable.
+    /// Number of usable processing units.
     pub fn units(&self) -> usize {
         self.cores.iter().map(|core| core.units.len()).sum()
     }
@@ -186,9 +190,9 @@ impl Topology {
         cores.flat_map(|core| core.units.iter().copied()).collect()
     }
 
-    /// Binds the calling thread to processing units, any of which it may then run on, and tells whether it did. Does
-    /// nothing on a machine that is not this one, and nothing when the system says no: a thread that floats is slower,
-    /// not wrong.
+    /// Binds the calling thread to a set of processing units and returns whether it succeeded. Does
+    /// nothing if this topology is not this machine, or if the system refuses; an unbound thread is
+    /// slower but correct.
     pub fn bind_current_thread(&self, units: &[usize]) -> bool {
         if !self.hwloc.is_this_system() || units.is_empty() {
             return false;
@@ -201,9 +205,10 @@ impl Topology {
             .is_ok()
     }
 
-    /// Asks the system to take the pages of `bytes` that no one has touched yet from `nodes`: from the one, or from
-    /// several by turns. Tells whether it will; a machine that is not this one, a container that may not ask, and a
-    /// system that knows no such thing leave a page where it is first touched.
+    /// Requests that untouched pages of `bytes` be allocated on `nodes`: on the single node, or
+    /// interleaved over several. Returns whether the system agreed. On another machine's topology,
+    /// in a container without permission, or on an unsupported system, pages reside where they are
+    /// first touched.
     pub fn bind_memory(&self, bytes: &[u8], nodes: &[usize]) -> bool {
         if !self.hwloc.is_this_system() || nodes.is_empty() {
             return false;
@@ -222,14 +227,14 @@ impl Topology {
     }
 }
 
-/// Those indices; `None` when one is beyond any machine.
+/// A bitmap of those indices; `None` if one is out of range.
 fn bitmap(indices: &[usize]) -> Option<Bitmap> {
     let indices = indices.iter().map(|&index| BitmapIndex::try_from(index));
     indices.collect::<Result<Bitmap, _>>().ok()
 }
 
-/// Fills in the efficiency classes, where the cores have several, and decides which are fast: where the maker names its
-/// fast cores, those; else all but the lowest class.
+/// Sets the efficiency classes if the cores have several, and decides which cores are fast: those
+/// named by the maker, or else all but the lowest class.
 fn classify(hwloc: &Hwloc, cores: &mut [Core]) {
     let Ok(kinds) = hwloc.cpu_kinds() else {
         return;
@@ -281,7 +286,7 @@ pub(crate) mod tests {
         CpuSet::from(bitmap(&units).unwrap())
     }
 
-    /// A machine of which a cpuset or an affinity mask leaves only `units`.
+    /// A machine restricted to `units` by a cpuset or an affinity mask.
     pub fn restricted(description: &str, units: &[usize]) -> Topology {
         let mut hwloc = synthetic(description);
         let left = cpuset(units.iter().copied());
@@ -289,8 +294,8 @@ pub(crate) mod tests {
         Topology::from_hwloc(hwloc)
     }
 
-    /// Four fast cores of two units (0 to 7) and four slow ones of one unit (8, 10, 12, 14), through a file, as
-    /// `core_types` and efficiency classes tell them apart.
+    /// Four fast cores of two units (0 to 7) and four slow ones of one unit (8, 10, 12, 14), read
+    /// from a file and distinguished by `core_types` and efficiency classes.
     pub fn hybrid(core_types: [&str; 2]) -> Topology {
         let mut hwloc = synthetic("l3:1 core:8 pu:2");
         hwloc.edit(|editor| {
@@ -372,7 +377,7 @@ pub(crate) mod tests {
         assert_eq!(left, [(&[1][..], 0), (&[2], 0), (&[6], 1)]);
     }
 
-    /// Two Xeons of eight cores and sixteen units.
+    /// Two Xeons with eight cores and sixteen units each.
     #[test]
     fn a_file_of_two_nodes_with_siblings() {
         let machine = two_nodes_smt();
@@ -383,7 +388,7 @@ pub(crate) mod tests {
         assert_eq!(l3, [[0; 8], [1; 8]].concat());
     }
 
-    /// Two Xeons whose fourteen cores are two clusters each, without siblings.
+    /// Two Xeons with fourteen cores each in two clusters, without siblings.
     #[test]
     fn a_file_of_four_nodes() {
         let machine = four_nodes();
@@ -395,7 +400,8 @@ pub(crate) mod tests {
         }
     }
 
-    /// Eight Opterons, of which a cpuset leaves the processors of 0, 1, 2, 3, 6 and 7 in part and the memory of 1 to 5.
+    /// Eight Opterons, restricted by a cpuset to some of the processors of 0, 1, 2, 3, 6 and 7 and
+    /// to the memory of 1 to 5.
     #[test]
     fn a_file_of_a_cpuset_that_parts_cores_from_their_memory() {
         let machine = restricted_eight_nodes();
@@ -405,12 +411,12 @@ pub(crate) mod tests {
             .flat_map(|core| &core.units)
             .collect();
         assert_eq!(units, [&0, &1, &2, &3, &5, &6, &12, &13, &14, &15]);
-        // The processors of 0, 6 and 7 have no memory of their own: they get the first that is allowed.
+        // The processors of 0, 6 and 7 have no local memory: they get the first allowed node.
         assert_eq!(nodes(&machine), [1, 1, 1, 1, 2, 3, 1, 1, 1, 1]);
         assert_eq!(machine.nodes(), [1, 2, 3]);
     }
 
-    /// Each of four clusters has plain memory (nodes 0 to 3) and a small fast one (4 to 7).
+    /// Each of four clusters has regular memory (nodes 0 to 3) and a small fast one (4 to 7).
     #[test]
     fn a_file_with_two_kinds_of_memory_takes_the_plain_one() {
         let machine = two_kinds_of_memory();
@@ -431,7 +437,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// Three classes: two small units, one of a bigger core, one that its maker calls fast.
+    /// Three classes: two small units, one of a bigger core, one named fast by the maker.
     #[test]
     fn of_three_classes_the_named_one_is_fast() {
         let mut hwloc = synthetic("core:4 pu:1");
@@ -461,7 +467,7 @@ pub(crate) mod tests {
         assert!(!machine.bind_memory(&[0; 4096], &[0]));
     }
 
-    /// On this machine: the system is asked where the pages are.
+    /// On this machine: asks the system where the pages are.
     #[test]
     fn bound_memory_lies_where_it_should() {
         let machine = Topology::detect().unwrap();

@@ -1,12 +1,12 @@
-//! Who does what: fixed shares and a queue of chunks.
+//! Work distribution: fixed shares, and a queue of chunks.
 
 use std::{
     ops::Range,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-/// The share of worker `index` of `count` in `len` items, in whole granules (the last one may be short). Shares are
-/// neighbours, in the order of the workers, and differ by at most one granule.
+/// The share of worker `index` of `count` in `len` items, in whole granules (the last one may be
+/// short). Shares are contiguous in worker order and differ by at most one granule.
 ///
 /// # Panics
 /// When there is no such worker.
@@ -21,28 +21,28 @@ pub fn split(len: usize, granule: usize, index: usize, count: usize) -> Range<us
     item(first)..item(last)
 }
 
-/// Chunks of a phase, taken by whoever is free, so that a slow core costs little.
+/// The chunks of a phase, taken by idle workers, so that a slow core costs little.
 #[derive(Debug, Default)]
 pub struct WorkQueue(AtomicUsize);
 
-/// One chunk: no one else has it.
+/// One chunk, owned exclusively.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chunk(Range<usize>);
 
 impl Chunk {
-    /// The items.
+    /// Its items.
     pub fn range(&self) -> Range<usize> {
         self.0.clone()
     }
 }
 
 impl WorkQueue {
-    /// A queue whose first chunk was not taken yet.
+    /// A queue at its first chunk.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes the next chunk of up to `granule` of `len` items; `None` when all are taken.
+    /// Takes the next chunk of up to `granule` of `len` items; `None` once all are taken.
     pub fn next(&self, len: usize, granule: usize) -> Option<Chunk> {
         let granule = granule.max(1);
         let first = self
@@ -52,7 +52,7 @@ impl WorkQueue {
         (first < len).then(|| Chunk(first..first.saturating_add(granule).min(len)))
     }
 
-    /// Starts over; between two barriers, by one worker.
+    /// Restarts the queue; call it between two barriers, on one worker.
     pub fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
     }

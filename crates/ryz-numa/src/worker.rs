@@ -1,4 +1,4 @@
-//! What a region's function is given: which worker it is, and where it meets the others.
+//! The argument of a region's function: the worker's identity and its barrier.
 
 use std::ops::Range;
 
@@ -26,7 +26,7 @@ impl<'r> Worker<'r> {
         self.index
     }
 
-    /// Workers in the region.
+    /// Number of workers in the region.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -36,18 +36,20 @@ impl<'r> Worker<'r> {
         split(len, granule, self.index, self.count)
     }
 
-    /// Waits until all workers have come: `Ok` exactly when they have. What each did before happens before what any does
-    /// after.
+    /// Waits for all workers; returns `Ok` exactly when all have arrived. Everything a worker did
+    /// before happens before anything any worker does afterwards.
     ///
     /// # Errors
-    /// [`Poisoned`] when the region ends early, because one panicked, [stopped](Worker::stop) it or left it: return.
+    /// [`Poisoned`] when the region ends early, because a worker panicked, [stopped](Worker::stop)
+    /// it or left it: return.
     pub fn barrier(&self) -> Result<(), Poisoned> {
         self.barrier.wait()
     }
 
-    /// Ends the region early, for a cancelled step or an error that the function keeps elsewhere: the others get
-    /// [`Poisoned`] at the barrier where they wait, or at their next. It is no fault: [`Lease::run`](crate::Lease::run)
-    /// returns `Ok`. Workers need not agree on it: whoever sees a reason first stops all.
+    /// Ends the region early, for a cancelled step or an error stored elsewhere: the others get
+    /// [`Poisoned`] at their current or next barrier. This is not an error:
+    /// [`Lease::run`](crate::Lease::run) returns `Ok`. Workers need not agree: the first one with a
+    /// reason stops all.
     pub fn stop(&self) {
         self.barrier.stop();
     }
