@@ -1,4 +1,5 @@
-//! A snapshot as a picture: one bar by phase, and below it one for each layer. No script, no font, no link.
+//! A snapshot as a chart: one bar of phases, and one below it for each layer. No script, font or
+//! link.
 
 use std::fmt::Write;
 
@@ -9,7 +10,7 @@ const LEFT: f64 = 96.0;
 const BAR: f64 = 640.0;
 const ROW: f64 = 18.0;
 
-/// Colours by phase, unattributed last: neighbours differ in lightness as well as in hue.
+/// Colours by phase, unattributed last: neighbours differ in lightness as well as hue.
 const COLOURS: [&str; Phase::COUNT + 1] = [
     "#4e79a7", "#a0cbe8", "#f28e2b", "#ffbe7d", "#59a14f", "#8cd17d", "#b6992d", "#f1ce63",
     "#499894", "#86bcb6", "#e15759", "#ff9d9a", "#79706e", "#bab0ac", "#d37295", "#fabfd2",

@@ -7,21 +7,21 @@ use crate::Phase;
 /// Times by phase, in nanoseconds.
 pub(crate) type Times = [u64; Phase::COUNT];
 
-/// A layer's times, on cache lines of their own.
+/// A layer's times, on separate cache lines.
 #[derive(Debug, Default, Clone)]
 #[repr(align(128))]
 pub(crate) struct LayerTimes(pub Times);
 
-/// One timed operation: a phase, once.
+/// One timed execution of a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operation {
-    /// What was done.
+    /// The phase.
     pub phase: Phase,
-    /// The layer it was done for.
+    /// The layer, if any.
     pub layer: Option<u32>,
-    /// When it began, since the clock was made.
+    /// Start time since the clock's creation.
     pub start: Duration,
-    /// How long it took.
+    /// Duration.
     pub duration: Duration,
 }
 
@@ -34,13 +34,15 @@ struct Lap {
     ticks: u64,
 }
 
-/// Books time to phases. Made off; switched on and off by whoever owns the profile.
+/// Records time by phase. Created off; the profile's owner switches it on and off.
 ///
-/// It counts in ticks of whatever counter it is given, and learns at the end of each step how long a tick is, by the system's clock. So a
-/// lap is a reading of the counter, and needs no more of it than that it runs evenly for the length of a step.
+/// It counts ticks of a given counter, and calibrates them against the system's clock at the end of
+/// each step. A lap therefore only reads the counter, which must advance evenly for the length of a
+/// step.
 ///
-/// It lies on cache lines of its own (pairs of them, which processors fetch together): it is written some twenty times a layer,
-/// and what lies beside it is read by other threads, which would wait for its line each time.
+/// It is aligned to separate cache lines (pairs, because processors fetch them in pairs): it is
+/// written about twenty times per layer, and other threads would stall reading data on the same
+/// line.
 ///
 /// ```
 /// use ryz_profile::{Phase, PhaseClock};
@@ -64,22 +66,22 @@ struct Lap {
 #[repr(align(128))]
 pub struct PhaseClock {
     recording: bool,
-    /// Operations kept at most; 0 keeps none.
+    /// Maximum operations kept; 0 keeps none.
     capacity: usize,
     counter: fn() -> u64,
     epoch: Instant,
-    /// When the step began, by the system's clock and by the counter.
+    /// Start of the step, by the system's clock and by the counter.
     began: (Instant, u64),
     mark: u64,
-    /// Of the step that runs, in ticks.
+    /// Times of the current step, in ticks.
     total: Times,
     layers: Box<[LayerTimes]>,
     laps: Vec<Lap>,
-    /// Of steps that have ended, in nanoseconds.
+    /// Times of finished steps, in nanoseconds.
     pub(crate) ended: CompletedSteps,
 }
 
-/// What was booked in steps that have ended.
+/// Times recorded in finished steps.
 #[derive(Debug)]
 pub(crate) struct CompletedSteps {
     pub total: Times,
@@ -88,7 +90,8 @@ pub(crate) struct CompletedSteps {
 }
 
 impl PhaseClock {
-    /// A clock for a model of so many layers, not recording, that reads time off `counter`: some number that grows evenly with it.
+    /// A clock for a model of `layers` layers, not recording. `counter` returns a number that grows
+    /// evenly with time.
     pub fn new(layers: usize, counter: fn() -> u64) -> Self {
         let now = Instant::now();
         Self {
@@ -109,8 +112,8 @@ impl PhaseClock {
         }
     }
 
-    /// Starts or stops recording, and keeps up to `operations` single operations for a trace between two looks of a
-    /// [`crate::Profile`]; 0, the default, keeps none.
+    /// Starts or stops recording. Keeps up to `operations` single operations for a trace between
+    /// two reads by a [`crate::Profile`]; 0 (the default) keeps none.
     pub fn set_recording(&mut self, recording: bool, operations: usize) {
         self.recording = recording;
         self.capacity = operations;
@@ -120,12 +123,12 @@ impl PhaseClock {
         kept.reserve(operations.saturating_sub(kept.len()));
     }
 
-    /// Whether laps are booked.
+    /// Whether laps are recorded.
     pub fn is_recording(&self) -> bool {
         self.recording
     }
 
-    /// A step begins: what was before belongs to nobody.
+    /// Begins a step; time before it is not recorded.
     pub fn begin(&mut self) {
         if self.recording {
             self.mark = (self.counter)();
@@ -133,7 +136,7 @@ impl PhaseClock {
         }
     }
 
-    /// Books the time since the last lap to `phase`, and to `layer` where there is one.
+    /// Attributes the time since the last lap to `phase`, and to `layer` if given.
     #[inline]
     pub fn lap(&mut self, phase: Phase, layer: Option<usize>) {
         if self.recording {
@@ -143,7 +146,7 @@ impl PhaseClock {
 
     fn book(&mut self, phase: Phase, layer: Option<usize>) {
         let now = (self.counter)();
-        // A thread that moved to another core may see less.
+        // A thread that moved to another core may read a smaller value.
         let ticks = now.saturating_sub(self.mark);
         self.total[phase.index()] += ticks;
         if let Some(times) = layer.and_then(|layer| self.layers.get_mut(layer)) {
@@ -160,7 +163,7 @@ impl PhaseClock {
         self.mark = now;
     }
 
-    /// A step ends: what was booked since it began is told in the system's time.
+    /// Ends a step and converts its times to the system's time.
     pub fn end(&mut self) {
         let (began, first) = self.began;
         let passed = (self.counter)().saturating_sub(first);
@@ -180,17 +183,17 @@ impl PhaseClock {
         self.ended.operations.extend(operations);
     }
 
-    /// The single operations of steps that have ended since it was last cleared, in order.
+    /// The single operations of finished steps since the last clear, in order.
     pub fn operations(&self) -> &[Operation] {
         &self.ended.operations
     }
 
-    /// When it was made.
+    /// Its creation time.
     pub(crate) fn epoch(&self) -> Instant {
         self.epoch
     }
 
-    /// Forgets what was booked; [`crate::Profile::add_step`] does it, too.
+    /// Clears the recorded times; [`crate::Profile::add_step`] also does.
     pub fn clear(&mut self) {
         self.total = [0; Phase::COUNT];
         self.layers.fill(LayerTimes::default());
@@ -201,7 +204,7 @@ impl PhaseClock {
     }
 }
 
-/// Moves ticks to nanoseconds.
+/// Converts ticks to nanoseconds and moves them.
 fn convert(from: &mut Times, to: &mut Times, nanos: impl Fn(u64) -> u64) {
     for (ticks, sum) in from.iter_mut().zip(to) {
         *sum += nanos(std::mem::take(ticks));
@@ -221,7 +224,7 @@ pub(crate) mod tests {
         FIRST.get_or_init(Instant::now).elapsed().as_nanos() as u64
     }
 
-    /// A counter of another unit.
+    /// A counter with another unit.
     fn ticks() -> u64 {
         nanoseconds() * 7 + 1_000_000
     }
@@ -241,7 +244,7 @@ pub(crate) mod tests {
         let passed = start.elapsed().as_nanos() as u64;
         let ended = &clock.ended;
         let booked: u64 = ended.total.iter().sum();
-        // Two readings of two clocks are some microseconds apart at worst.
+        // Reads of the two clocks are at most a few microseconds apart.
         assert!(
             booked <= passed + 100_000 && booked >= 5_900_000,
             "{booked} of {passed}"

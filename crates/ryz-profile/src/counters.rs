@@ -1,28 +1,28 @@
-//! The processor's own counts of what threads did, where the system lets a process read them (Linux's `perf_event_open`).
+//! Hardware counters per thread, where the system permits reading them (Linux's `perf_event_open`).
 
 use std::io;
 
 use serde::Serialize;
 
-/// Accesses of the last-level cache, by some threads in user space.
+/// Accesses to the last-level cache by some threads in user space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CacheCounts {
-    /// Reads and writes that came as far as the last-level cache.
+    /// Reads and writes that reached the last-level cache.
     pub references: u64,
-    /// Those that went on to memory.
+    /// Accesses that missed it and went to memory.
     pub misses: u64,
 }
 
 impl CacheCounts {
-    /// Adds another thread's.
+    /// Adds another thread's counts.
     pub fn add(&mut self, other: Self) {
         self.references += other.references;
         self.misses += other.misses;
     }
 }
 
-/// Why nothing is counted, for people.
+/// Why nothing is counted, in human-readable form.
 pub fn refusal(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "this machine offers no cache counters".to_owned(),
@@ -45,7 +45,7 @@ mod system {
 
     use super::CacheCounts;
 
-    /// Counts what one thread does, from its opening on.
+    /// Counts one thread's cache accesses since its creation.
     #[derive(Debug)]
     pub struct ThreadCounters {
         references: Counter,
@@ -56,7 +56,7 @@ mod system {
         /// Begins to count the calling thread's accesses.
         ///
         /// # Errors
-        /// What the system says; [`super::refusal`] puts it into words.
+        /// The system's error; [`super::refusal`] explains it.
         pub fn open() -> io::Result<Self> {
             Ok(Self {
                 references: open(Hardware::CACHE_REFERENCES)?,
@@ -64,10 +64,10 @@ mod system {
             })
         }
 
-        /// What was counted so far; any thread may ask.
+        /// The counts so far; callable from any thread.
         ///
         /// # Errors
-        /// What the system says.
+        /// The system's error.
         pub fn read(&mut self) -> io::Result<CacheCounts> {
             Ok(CacheCounts {
                 references: read(&mut self.references)?,
@@ -82,7 +82,7 @@ mod system {
         Ok(counter)
     }
 
-    /// A count; where counters had to take turns, scaled to the whole time.
+    /// A count, scaled to the whole time if counters were multiplexed.
     pub(super) fn read(counter: &mut Counter) -> io::Result<u64> {
         let data = counter.read_full()?;
         let (Some(enabled), Some(running)) = (data.time_enabled(), data.time_running()) else {
@@ -101,7 +101,7 @@ mod system {
 
     use super::CacheCounts;
 
-    /// Counts what one thread does: not on this system.
+    /// Counts one thread's cache accesses; unavailable on this system.
     #[derive(Debug)]
     pub struct ThreadCounters(std::convert::Infallible);
 
@@ -114,10 +114,10 @@ mod system {
             Err(io::ErrorKind::Unsupported.into())
         }
 
-        /// What was counted so far.
+        /// The counts so far.
         ///
         /// # Errors
-        /// None: there is nothing to ask.
+        /// Never called: no value of this type exists.
         pub fn read(&mut self) -> io::Result<CacheCounts> {
             match self.0 {}
         }
@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    /// The system's own events go the same way as the processor's, and are permitted in more places.
+    /// Software events use the same interface as hardware events and are permitted in more places.
     #[test]
     fn counts_are_the_threads_own_and_grow() {
         let mut counter = match system::open(Software::PAGE_FAULTS) {
@@ -154,7 +154,7 @@ mod tests {
         touch();
         let after = system::read(&mut counter).unwrap();
         assert!(after >= before + 200, "{before}, then {after}");
-        // Another thread's are not counted, and another thread may read.
+        // Another thread's accesses are not counted, and another thread may read the counts.
         let elsewhere = std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 touch();
@@ -165,7 +165,7 @@ mod tests {
         assert!(elsewhere < after + 200, "{after}, then {elsewhere}");
     }
 
-    /// Here it is either counted or told why not.
+    /// On this machine, they are either counted or the reason is given.
     #[test]
     fn cache_counters_count_or_say_why_not() {
         match ThreadCounters::open() {

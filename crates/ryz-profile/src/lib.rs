@@ -1,12 +1,14 @@
-//! Where the time of a token goes.
+//! Profiles where a token's time goes.
 //!
-//! A [`PhaseClock`] is one thread's stopwatch: every [`PhaseClock::lap`] books the time since the last one to a phase,
-//! so that what is not booked shows as unattributed rather than vanishing. The forward pass runs one on its first
-//! worker, the engine thread goes on with the same one, and after each step a [`Profile`] takes it in. A
-//! [`Snapshot`] of that is the typed result: print it ([`Snapshot::report`]), draw it ([`Snapshot::chart`]), or read
-//! the single operations as a Chrome trace ([`Profile::trace`]).
+//! A [`PhaseClock`] is one thread's stopwatch: every [`PhaseClock::lap`] attributes the time since
+//! the last one to a phase, so that unrecorded time shows as unattributed rather than vanishing.
+//! The forward pass uses the clock on its first worker, the engine thread continues with it, and a
+//! [`Profile`] collects it after each step. A [`Snapshot`] is the typed result: print it
+//! ([`Snapshot::report`]), draw it ([`Snapshot::chart`]), or read the single operations as a Chrome
+//! trace ([`Profile::trace`]).
 //!
-//! A clock that is off costs a branch a lap; one that is on a reading of the processor's counter, some nanoseconds.
+//! A lap costs one branch while the clock is off, and one read of the processor's counter, a few
+//! nanoseconds, while it is on.
 #![forbid(unsafe_code)]
 
 mod chart;

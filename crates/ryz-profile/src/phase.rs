@@ -1,15 +1,15 @@
 //! The parts of a step.
 
-/// What a thread was doing. The order is that of a token's way through the engine.
+/// The activity of a thread. The order is that of a token's path through the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 #[non_exhaustive]
 pub enum Phase {
-    /// A prompt's text to tokens; on a thread of its own, beside the steps.
+    /// Tokenization of a prompt, on a separate thread in parallel with the steps.
     Tokenize,
-    /// Commands taken, and what runs in the step.
+    /// Handling commands, and selecting the sequences of a step.
     Schedule,
-    /// Proposals of a draft model.
+    /// Drafting by a draft model.
     Draft,
     /// Entering and leaving the parallel region.
     Dispatch,
@@ -17,11 +17,11 @@ pub enum Phase {
     Embed,
     /// RMS norms and residual additions.
     Norm,
-    /// Activations to int8.
+    /// Quantization of activations to int8.
     Quantize,
     /// Query, key and value projections.
     Qkv,
-    /// Rotation, and keys and values into the cache.
+    /// Rotation, and writing keys and values to the cache.
     Rope,
     /// Attention over the cache.
     Attention,
@@ -33,15 +33,15 @@ pub enum Phase {
     Down,
     /// Logits.
     Head,
-    /// The program's own operators, where some are registered.
+    /// Registered custom operators.
     Operator,
-    /// Waiting for the other workers.
+    /// Waiting for other workers.
     Barrier,
-    /// Choosing the token.
+    /// Sampling the token.
     Sample,
-    /// Token to text, stop strings.
+    /// Detokenization and stop strings.
     Detokenize,
-    /// Handing the delta to the consumer's queue.
+    /// Delivering the delta to the consumer's queue.
     Deliver,
 }
 
@@ -72,7 +72,7 @@ impl Phase {
     /// Number of phases.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// Its name in snapshots and traces.
+    /// The name used in snapshots and traces.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tokenize => "tokenize",
@@ -97,7 +97,7 @@ impl Phase {
         }
     }
 
-    /// Its place in arrays by phase.
+    /// Its index in arrays by phase.
     pub(crate) fn index(self) -> usize {
         self as usize
     }

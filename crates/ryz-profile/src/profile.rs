@@ -1,4 +1,4 @@
-//! What the clocks of many steps add up to.
+//! The accumulated clocks of many steps.
 
 use std::time::{Duration, Instant};
 
@@ -12,20 +12,20 @@ use crate::snapshot::{
 };
 use crate::spans::{SpanId, SpanTotal, Spans};
 
-/// One step as the engine knows it.
+/// The engine's data of one step.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Step {
-    /// From the first command looked at to the last delta delivered.
+    /// From the first command read to the last delta delivered.
     pub wall: Duration,
     /// Prompt tokens computed.
     pub prompt_tokens: usize,
-    /// Sequences that got their next token from a single new one.
+    /// Sequences that decoded one token.
     pub decoded_tokens: usize,
-    /// Bytes of weights that the step read.
+    /// Bytes of weights read by the step.
     pub weight_bytes: u64,
-    /// Bytes of cached keys and values that the step read.
+    /// Bytes of cached keys and values read by the step.
     pub kv_bytes: u64,
-    /// Bytes that the dense path would have read beside.
+    /// Additional bytes that the dense path would have read.
     pub skipped_bytes: u64,
 }
 
@@ -35,16 +35,16 @@ impl Step {
     }
 }
 
-/// How much of a layer's feed-forward network was at work.
+/// Activity of a layer's feed-forward network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LayerActivity {
-    /// Values that came out of gate and up.
+    /// Output values of gate and up.
     pub values: u64,
-    /// Of them, those that are 0.
+    /// Number of these that are 0.
     pub zeros: u64,
-    /// Of their int8 forms, those that are 0.
+    /// Number of their int8 forms that are 0.
     pub quantized_zeros: u64,
-    /// Bytes of weights that were not read because of them.
+    /// Bytes of weights skipped because of them.
     pub skipped_bytes: u64,
 }
 
@@ -57,22 +57,23 @@ impl LayerActivity {
     }
 }
 
-/// Longest latency told apart: one minute. What takes longer counts as that.
+/// Maximum recorded latency: one minute. Longer ones count as one minute.
 const LONGEST_NS: u64 = 60_000_000_000;
 
-/// Why there are no counts of the caches until the engine gives some.
+/// Why there are no cache counts before the engine provides any.
 const NOT_COUNTED: &str = "no step was recorded";
 
-/// Everything recorded since the profile was made or [`Profile::reset`].
+/// Everything recorded since creation or [`Profile::reset`].
 #[derive(Debug)]
 pub struct Profile {
-    /// Operations kept for a trace.
+    /// Maximum operations kept for a trace.
     capacity: usize,
     epoch: Instant,
-    /// Of steps with prompts, and of what was done beside the steps.
+    /// Times of prefill steps and of work outside the steps.
     total: Times,
     layers: Vec<Times>,
-    /// Of decode steps whose phases were looked at: those of the others count alike.
+    /// Times of the decode steps whose phases were recorded; the other decode steps are scaled from
+    /// them.
     decode_total: Times,
     decode_layers: Vec<Times>,
     decode_looked: Duration,
@@ -88,7 +89,8 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// An empty profile for a model of so many layers, which keeps up to `operations` single operations.
+    /// An empty profile for a model of `layers` layers that keeps up to `operations` single
+    /// operations.
     pub fn new(layers: usize, operations: usize) -> Self {
         Self {
             capacity: operations,
@@ -110,7 +112,7 @@ impl Profile {
         }
     }
 
-    /// Forgets everything but the timers that run.
+    /// Clears everything except running timers.
     pub fn reset(&mut self) {
         let spans = std::mem::take(&mut self.spans);
         *self = Self::new(self.layers.len(), self.capacity);
@@ -119,12 +121,12 @@ impl Profile {
         self.spans.ended.clear();
     }
 
-    /// Operations that still have room: what a clock need keep at most.
+    /// Remaining capacity for operations, which a clock needs to keep at most.
     pub fn room(&self) -> usize {
         self.capacity - self.operations.len()
     }
 
-    /// Takes in a step that has [ended](PhaseClock::end) and clears its clock.
+    /// Adds a step that has [ended](PhaseClock::end) and clears its clock.
     pub fn add_step(&mut self, step: Step, clock: &mut PhaseClock) {
         let ended = &clock.ended;
         let (total, layers) = match step.is_decode() {
@@ -153,12 +155,14 @@ impl Profile {
         self.add_time_of(step);
     }
 
-    /// Whether the phases of a decode step were looked at: what [`Profile::add_time_of`] is told by.
+    /// Whether the phases of a decode step were recorded, which [`Profile::add_time_of`] needs as a
+    /// reference.
     pub fn has_decode(&self) -> bool {
         !self.decode_looked.is_zero()
     }
 
-    /// Takes in a decode step whose phases were not looked at: they count as those of the other decode steps, in proportion.
+    /// Adds a decode step whose phases were not recorded: they are estimated in proportion to the
+    /// other decode steps.
     pub fn add_time_of(&mut self, step: Step) {
         self.wall += step.wall;
         let nanos = (step.wall.as_nanos() as u64).clamp(1, LONGEST_NS);
@@ -180,30 +184,31 @@ impl Profile {
         sums.skipped_bytes += step.skipped_bytes;
     }
 
-    /// Takes in time spent beside the steps, such as tokenising on a thread of its own.
+    /// Adds time spent outside the steps, such as tokenization on a separate thread.
     pub fn add_beside(&mut self, phase: Phase, duration: Duration) {
         self.total[phase.index()] += duration.as_nanos() as u64;
         self.wall += duration;
     }
 
-    /// Takes in what a step found of a layer's activity.
+    /// Adds a step's counts of a layer's activity.
     pub fn add_activity(&mut self, layer: usize, activity: LayerActivity) {
         if let Some(sum) = self.activity.get_mut(layer) {
             sum.add(activity);
         }
     }
 
-    /// Starts a timer of the program's own, within the last one that still runs. `None` when 256 run already.
+    /// Starts a user-defined timer, nested in the last one that still runs. `None` when 256 are
+    /// running.
     pub fn start_timer(&mut self, name: &str) -> Option<SpanId> {
         self.spans.start(name)
     }
 
-    /// Ends a timer and says how long it ran; `None` when there is no such timer.
+    /// Ends a timer and returns its duration; `None` when there is no such timer.
     pub fn end_timer(&mut self, id: SpanId) -> Option<Duration> {
         self.spans.end(id, self.capacity)
     }
 
-    /// The sums so far.
+    /// The totals so far.
     pub fn snapshot(&self) -> Snapshot {
         let wall = self.wall.as_nanos() as u64;
         let scale = match self.has_decode() {
@@ -273,14 +278,14 @@ impl Profile {
         }
     }
 
-    /// The single operations kept, as a Chrome trace (JSON; open it in `chrome://tracing` or Perfetto).
+    /// The recorded operations as a Chrome trace (JSON; open it in `chrome://tracing` or Perfetto).
     pub fn trace(&self) -> String {
         crate::trace::chrome(&self.operations, &self.spans.ended, self.epoch)
     }
 }
 
 fn latencies() -> Histogram<u64> {
-    // Three significant digits up to a minute: the bounds are constants that the histogram takes.
+    // Three significant digits up to a minute; the histogram accepts these constant bounds.
     match Histogram::new_with_bounds(1, LONGEST_NS, 3) {
         Ok(histogram) => histogram,
         Err(error) => unreachable!("constant bounds: {error}"),
@@ -419,7 +424,7 @@ mod tests {
         assert!((of("unattributed").share - 4.0 / 20.0).abs() < 1e-9);
         assert_eq!(got.layers[0].phases[0].total_ms, 12.0);
         assert_eq!((got.tokens.decoded, got.decode.unwrap().steps), (4, 4));
-        // A prompt was looked at: it counts once.
+        // A prefill step with recorded phases is counted once.
         clock.ended.total[Phase::Head.index()] = 40_000_000;
         profile.add_step(step(10, 0, 50), &mut clock);
         let got = profile.snapshot();

@@ -1,17 +1,17 @@
-//! A profile as data. In JSON the names are in camelCase.
+//! A profile as data, with camelCase names in JSON.
 
 use serde::Serialize;
 
-/// What a profile holds at one moment. Times are in the unit that their name ends in.
+/// The contents of a profile at one moment. Each name ends in the unit of its time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Time by phase, in order, `unattributed` last: what no phase owns up to.
+    /// Time by phase, in order, with `unattributed` (time of no phase) last.
     pub phases: Vec<PhaseTime>,
-    /// The same within each layer, and how busy its feed-forward network was.
+    /// The same for each layer, with its feed-forward activity.
     pub layers: Vec<LayerProfile>,
-    /// Steps that gave each sequence one token.
+    /// Steps that decoded one token per sequence.
     pub decode: Option<LatencySummary>,
     /// Steps with prompt tokens.
     pub prefill: Option<LatencySummary>,
@@ -19,11 +19,11 @@ pub struct Snapshot {
     pub tokens: TokenCounts,
     /// Bytes read.
     pub bandwidth: Bandwidth,
-    /// What the processor counted of the caches.
+    /// Cache counts from the hardware.
     pub cache: CacheProfile,
-    /// The program's own timers, by path.
+    /// User-defined timers, by path.
     pub timers: Vec<SpanTime>,
-    /// Most bytes that the engine's memory manager has held at once.
+    /// Maximum bytes held at once by the engine's memory manager.
     pub memory_high_water_bytes: u64,
 }
 
@@ -36,9 +36,9 @@ pub struct PhaseTime {
     pub phase: String,
     /// Total.
     pub total_ms: f64,
-    /// Total over all tokens computed.
+    /// Total divided by all tokens computed.
     pub per_token_us: f64,
-    /// Total over all time, 0 to 1.
+    /// Total divided by all time, 0 to 1.
     pub share: f64,
 }
 
@@ -51,7 +51,7 @@ pub struct LayerProfile {
     pub layer: usize,
     /// Its phases.
     pub phases: Vec<PhaseTime>,
-    /// Fraction of the values after gate and up that are 0; `None` before anything was seen.
+    /// Fraction of the gate and up outputs that are 0; `None` before any were counted.
     pub zero_fraction: Option<f64>,
     /// Fraction of their int8 forms that are 0.
     pub quantized_zero_fraction: Option<f64>,
@@ -62,15 +62,15 @@ pub struct LayerProfile {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct LatencySummary {
-    /// Steps.
+    /// Number of steps.
     pub steps: u64,
     /// Mean.
     pub mean_ms: f64,
     /// Median.
     pub p50_ms: f64,
-    /// 95 % are no slower.
+    /// 95 % of steps are no slower.
     pub p95_ms: f64,
-    /// 99 % are no slower.
+    /// 99 % of steps are no slower.
     pub p99_ms: f64,
     /// Slowest.
     pub max_ms: f64,
@@ -81,13 +81,14 @@ pub struct LatencySummary {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct TokenCounts {
-    /// Of prompts.
+    /// Prompt tokens.
     pub prompt: u64,
-    /// One at a time.
+    /// Decoded tokens.
     pub decoded: u64,
 }
 
-/// Bytes read from memory, counted, not measured: every weight of a step once, and the cache up to each position.
+/// Bytes read from memory, computed rather than measured: every weight of a step once, and the
+/// cache up to each position.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -96,27 +97,28 @@ pub struct Bandwidth {
     pub weight_bytes_per_token: f64,
     /// Keys and values.
     pub kv_bytes_per_token: f64,
-    /// What sparsity saved.
+    /// Bytes skipped thanks to sparsity.
     pub skipped_bytes_per_token: f64,
-    /// Bytes over time of decode steps, 10⁹ bytes a second.
+    /// Bytes divided by the time of decode steps, in 10⁹ bytes per second.
     pub decode_gb_per_second: f64,
 }
 
-/// Accesses of the last-level cache by the computing threads, counted by the processor, over all tokens computed.
+/// Last-level cache accesses of the computing threads from hardware counters, divided by all tokens
+/// computed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct CacheProfile {
-    /// Those that came as far; `None` where it is not counted.
+    /// Accesses that reached the last-level cache; `None` if not counted.
     pub references_per_token: Option<f64>,
-    /// Those of them that went on to memory.
+    /// Accesses that went to memory.
     pub misses_per_token: Option<f64>,
-    /// Why it is not counted.
+    /// Why nothing was counted.
     pub refused: Option<String>,
 }
 
 impl CacheProfile {
-    /// Of what was counted over `tokens`, or why nothing was.
+    /// From the counts over `tokens`, or the reason why there are none.
     pub fn new(counted: Result<crate::CacheCounts, String>, tokens: TokenCounts) -> Self {
         let tokens = (tokens.prompt + tokens.decoded).max(1) as f64;
         match counted {
@@ -139,28 +141,28 @@ impl CacheProfile {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct SpanTime {
-    /// Names from the outermost to its own, by slashes.
+    /// Names from the outermost to its own, separated by slashes.
     pub path: String,
-    /// Times ended.
+    /// Number of ended timers.
     pub count: u64,
     /// Total.
     pub total_ms: f64,
 }
 
 impl Snapshot {
-    /// A table for people.
+    /// A human-readable table.
     pub fn report(&self) -> String {
         crate::report::table(self)
     }
 
-    /// A self-contained SVG: a bar by phase, and one by layer.
+    /// A self-contained SVG: one bar of phases, and one for each layer.
     pub fn chart(&self) -> String {
         crate::chart::svg(self)
     }
 
     /// As JSON.
     pub fn to_json(&self) -> String {
-        // Numbers, strings and lists: nothing here can fail to be JSON.
+        // Numbers, strings and lists always serialize.
         serde_json::to_string(self).unwrap_or_default()
     }
 }

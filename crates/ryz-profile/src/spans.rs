@@ -1,4 +1,4 @@
-//! Timers by name, which nest: what a program measures beside the engine's own phases.
+//! Named, nestable timers for a program's own measurements.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpanId(pub u64);
 
-/// Most timers that run at once: a program that forgets to end its timers must not grow for ever.
+/// Maximum running timers: a program that never ends its timers must not grow without limit.
 pub(crate) const MAX_RUNNING: usize = 256;
-/// Most different paths.
+/// Maximum distinct paths.
 pub(crate) const MAX_PATHS: usize = 4096;
 
 #[derive(Debug)]
 struct OpenSpan {
     id: u64,
-    /// The names of the timers it began within, and its own, by slashes.
+    /// The names of its enclosing timers and its own, separated by slashes.
     path: String,
     start: Instant,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Spans {
 }
 
 impl Spans {
-    /// Starts a timer within the one that was started last and still runs. `None` when too many run.
+    /// Starts a timer nested in the last started one that still runs. `None` when too many run.
     pub fn start(&mut self, name: &str) -> Option<SpanId> {
         if self.running.len() >= MAX_RUNNING {
             return None;
@@ -55,7 +55,7 @@ impl Spans {
         Some(SpanId(self.next))
     }
 
-    /// Ends a timer and says how long it ran; `None` when there is no such timer.
+    /// Ends a timer and returns its duration; `None` when there is no such timer.
     pub fn end(&mut self, id: SpanId, keep: usize) -> Option<Duration> {
         let at = self.running.iter().rposition(|span| span.id == id.0)?;
         let span = self.running.remove(at);
