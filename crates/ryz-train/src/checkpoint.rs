@@ -1,7 +1,8 @@
-//! Checkpoints: one safetensors file with parameters, moments, the step, the configuration and the tokenizer (a GGUF
-//! header, as bytes).
+//! Checkpoints: one safetensors file with parameters, moments, the step, the configuration and the
+//! tokenizer (the bytes of a GGUF header).
 //!
-//! Written beside the old file and renamed over it, so that a kill at any moment leaves a whole one.
+//! Written beside the old file and renamed over it, so that a complete one exists even if the
+//! process is killed.
 
 use crate::config::TrainConfig;
 use crate::error::TrainError;
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// What a checkpoint holds besides numbers.
+/// A checkpoint's data other than tensors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct State {
     pub step: u64,
@@ -24,7 +25,7 @@ pub(crate) struct State {
     pub history: History,
 }
 
-/// A whole checkpoint.
+/// A complete checkpoint.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     pub state: State,
@@ -36,7 +37,7 @@ pub(crate) struct Checkpoint {
 const STATE: &str = "ryz-train.state";
 const TOKENIZER: &str = "tokenizer";
 
-/// Writes a checkpoint in place of the one at `path`.
+/// Replaces the checkpoint at `path`.
 pub(crate) fn save(
     path: &Path,
     state: &State,
@@ -70,7 +71,7 @@ pub(crate) fn save(
     write_atomically(path, &bytes)
 }
 
-/// Writes a file so that readers see either the old or the new whole.
+/// Replaces a file atomically: readers see either the old or the new content.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
     let written = ryz_files::write_file(path, bytes);
     written.map(drop).map_err(|source| TrainError::Write {
@@ -79,7 +80,7 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), TrainErr
     })
 }
 
-/// Reads a regular file. A pipe or a device, which may have no end, is refused.
+/// Reads a regular file. Rejects pipes and devices, which may have no end.
 pub(crate) fn read_whole(path: &Path) -> Result<Vec<u8>, TrainError> {
     let file = InputFile::open(path)?;
     let length = usize::try_from(file.len()).unwrap_or(usize::MAX);

@@ -1,4 +1,4 @@
-//! What is trained and how: the model's shape, the quantisation, the schedule and the intervals.
+//! Training configuration: the model's shape, quantization, schedule and intervals.
 
 use crate::error::TrainError;
 use serde::{Deserialize, Serialize};
@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 pub enum HiddenAct {
     /// Squared ReLU: exported as architecture `bitnet-b1.58`, whose zeros the engine skips.
     Relu2,
-    /// SiLU: exported as architecture `bitnet`, which llama.cpp runs too.
+    /// SiLU: exported as architecture `bitnet`, which llama.cpp also runs.
     Silu,
 }
 
-/// Shape of the model, by the names of Hugging Face's configuration.
+/// The model's shape, with the names of Hugging Face's configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelShape {
@@ -23,19 +23,19 @@ pub struct ModelShape {
     pub intermediate_size: usize,
     /// Layers. Default 6.
     pub num_hidden_layers: usize,
-    /// Query heads. Default 4.
+    /// Number of query heads. Default 4.
     pub num_attention_heads: usize,
-    /// Key and value heads. Default 4.
+    /// Number of key and value heads. Default 4.
     pub num_key_value_heads: usize,
-    /// Tokens of context. Default 512.
+    /// Context length in tokens. Default 512.
     pub max_position_embeddings: usize,
-    /// Tokens of the vocabulary, special tokens included. Default 4096.
+    /// Vocabulary size, including special tokens. Default 4096.
     pub vocab_size: usize,
     /// Base of the rotary angles. Default 10000.
     pub rope_theta: f32,
     /// Added to the mean square in every norm. Default 1e-5.
     pub rms_norm_eps: f32,
-    /// Default squared ReLU.
+    /// Activation. Default squared ReLU.
     pub hidden_act: HiddenAct,
 }
 
@@ -109,41 +109,43 @@ impl ModelShape {
     }
 }
 
-/// What one weight scale covers.
+/// The weights that share one scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WeightScale {
-    /// The whole tensor, as BitNet b1.58 does.
+    /// The whole tensor, as in BitNet b1.58.
     Tensor,
     /// One output row.
     Channel,
 }
 
-/// What one scale of int8 activations covers in the forward passes of training.
+/// The int8 activations that share one scale in training's forward passes.
 ///
-/// The engine always rounds per token, and so do validation and samples: they measure what the exported file will do.
+/// The engine always rounds per token, and so do validation and samples, because they measure what
+/// the exported file will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActivationScale {
-    /// One token's row: absmax per token, what the engine computes.
+    /// One token's row: absmax per token, as in the engine.
     Token,
-    /// All rows of a shard of the batch: one range for them all, coarser for most tokens, so that the model learns to
-    /// bear more rounding than it will meet.
+    /// All rows of a batch shard: one range for all of them, coarser for most tokens, so that the
+    /// model learns to tolerate more rounding than it will encounter.
     Batch,
 }
 
-/// Learning rate over the run.
+/// Learning rate schedule of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
-    /// Warm-up, then a cosine down to `min_ratio`; weight decay throughout.
+    /// Warm-up, then cosine decay to `min_ratio`; weight decay throughout.
     Cosine,
-    /// Warm-up, a high constant rate with weight decay, then a linear descent to `min_ratio` without it over the last
-    /// `decay_ratio` of the steps: the two stages of the b1.58 reports. The first stage can be prolonged at will.
+    /// Warm-up, a high constant rate with weight decay, then linear decay to `min_ratio` without
+    /// weight decay over the last `decay_ratio` of the steps: the two stages of the b1.58 reports.
+    /// The first stage can be extended freely.
     TwoStage,
 }
 
-/// Everything a run needs besides its texts.
+/// The complete configuration of a run, except its texts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
@@ -151,49 +153,50 @@ pub struct TrainConfig {
     pub model: ModelShape,
     /// Name written into the exported file.
     pub name: String,
-    /// Round activations to int8 in the forward pass. Default true.
+    /// Whether the forward pass rounds activations to int8. Default true.
     pub quantise_activations: bool,
-    /// What one scale of the activations covers in training. Default the token.
+    /// The activations that share one scale in training. Default one token's.
     pub activation_scale: ActivationScale,
-    /// Round weights to three values in the forward pass. Default true.
+    /// Whether the forward pass rounds weights to three values. Default true.
     pub quantise_weights: bool,
-    /// What one weight scale covers. Default the tensor.
+    /// The weights that share one scale. Default the tensor's.
     pub weight_scale: WeightScale,
-    /// Tokens of a training sequence, at most the context; 0 for the whole context. Default 0.
+    /// Tokens per training sequence, at most the context; 0 for the whole context. Default 0.
     pub window: usize,
-    /// Steps of the whole run. Default 4000.
+    /// Total steps of the run. Default 4000.
     pub steps: u64,
-    /// Sequences a step. Default 8.
+    /// Sequences per step. Default 8.
     pub batch_sequences: usize,
-    /// Parts of the batch with a gradient of their own, summed in a fixed order: more allow more threads, and the
-    /// result depends on this number but never on the threads. Default 2.
+    /// Parts of the batch with separate gradients, summed in a fixed order. More shards allow more
+    /// threads; the result depends on this number, but never on the threads. Default 2.
     pub shards: usize,
-    /// Highest learning rate. Default 3e-3.
+    /// Maximum learning rate. Default 3e-3.
     pub learning_rate: f32,
-    /// Final learning rate as a part of the highest. Default 0.02.
+    /// Final learning rate as a fraction of the maximum. Default 0.02.
     pub min_ratio: f32,
     /// Steps of linear warm-up. Default 100.
     pub warmup_steps: u64,
-    /// Default two stages.
+    /// The schedule. Default two stages.
     pub schedule: Schedule,
-    /// Last part of the run in which a two-stage schedule descends. Default 0.4.
+    /// Final fraction of the run in which a two-stage schedule decays. Default 0.4.
     pub decay_ratio: f64,
-    /// AdamW's first decay. Default 0.9.
+    /// AdamW's β₁. Default 0.9.
     pub beta1: f32,
-    /// AdamW's second decay. Default 0.95.
+    /// AdamW's β₂. Default 0.95.
     pub beta2: f32,
     /// Decoupled weight decay of the linear layers. Default 0.1.
     pub weight_decay: f32,
     /// Global norm to which gradients are clipped. Default 1.
     pub gradient_clip: f32,
-    /// Seed of everything random. Default 1.
+    /// Random seed. Default 1.
     pub seed: u64,
-    /// Part of the corpus, from its end, that is held out for validation when no other text is given. Default 0.05.
+    /// Final fraction of the corpus held out for validation when no validation text is given.
+    /// Default 0.05.
     pub valid_ratio: f64,
     /// Steps between validations. Default 250.
     pub eval_interval: u64,
-    /// Windows of a validation during the run, spread evenly over the validation text and the same every time; 0 for all.
-    /// The whole text is scored once, after the last step. Default 64.
+    /// Windows of a validation during the run, spread evenly over the validation text and always
+    /// the same; 0 for all. The whole text is scored once, after the last step. Default 64.
     pub eval_windows: usize,
     /// Steps between points of the training curve. Default 50.
     pub curve_interval: u64,
@@ -201,15 +204,17 @@ pub struct TrainConfig {
     pub checkpoint_interval: u64,
     /// Steps between samples; 0 for none. Default 500.
     pub sample_interval: u64,
-    /// Text that samples go on from. Default "Once upon a time".
+    /// The text that samples continue. Default "Once upon a time".
     pub sample_prompt: String,
-    /// Tokens of a sample. Default 80.
+    /// Tokens per sample. Default 80.
     pub sample_tokens: usize,
-    /// With a teacher: part of its divergence in the loss; the rest is the text's cross-entropy. Default 0.5.
+    /// With a teacher: weight of its divergence in the loss; the rest is the text's cross-entropy.
+    /// Default 0.5.
     pub distillation_weight: f32,
     /// With a teacher: temperature at which both distributions are compared. Default 2.
     pub distillation_temperature: f32,
-    /// Start documents at chapter headings and story openings too, not only at empty lines. Default true.
+    /// Whether documents also start at chapter headings and story openings, not only at empty
+    /// lines. Default true.
     pub split_headings: bool,
 }
 
@@ -252,7 +257,7 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// What differs when a trained model is trained further: a tenth of the steps and a sixth of the rate.
+    /// The defaults for fine-tuning: a tenth of the steps and a sixth of the learning rate.
     pub fn finetuning() -> Self {
         Self {
             steps: 400,
@@ -265,12 +270,13 @@ impl TrainConfig {
         }
     }
 
-    /// Reads JSON; absent fields take their defaults, unknown ones are refused.
+    /// Reads JSON; absent fields take their defaults, unknown ones are rejected.
     pub fn from_json(text: &str) -> Result<Self, TrainError> {
         Self::default().changed(&serde_json::from_str(text).map_err(TrainError::Config)?)
     }
 
-    /// This configuration with the fields that `changes`, a JSON object, has; unknown ones are refused.
+    /// This configuration with the fields of the JSON object `changes` applied; unknown ones are
+    /// rejected.
     pub fn changed(&self, changes: &serde_json::Value) -> Result<Self, TrainError> {
         if !changes.is_object() {
             return Err(option("config", "a JSON object", changes));
@@ -282,7 +288,7 @@ impl TrainConfig {
         Ok(config)
     }
 
-    /// Tokens of a training sequence.
+    /// Tokens per training sequence.
     pub fn window(&self) -> usize {
         match self.window {
             0 => self.model.max_position_embeddings,
@@ -290,7 +296,7 @@ impl TrainConfig {
         }
     }
 
-    /// Tokens of one step.
+    /// Tokens per step.
     pub fn tokens_per_step(&self) -> u64 {
         (self.batch_sequences * self.window()) as u64
     }
@@ -399,7 +405,7 @@ impl TrainConfig {
     }
 }
 
-/// Puts the fields of `changes` into `base`, objects into objects.
+/// Merges the fields of `changes` into `base`, recursively for objects.
 fn merge(base: &mut serde_json::Value, changes: &serde_json::Value) {
     match (base, changes) {
         (serde_json::Value::Object(base), serde_json::Value::Object(changes)) => {
@@ -414,7 +420,7 @@ fn merge(base: &mut serde_json::Value, changes: &serde_json::Value) {
     }
 }
 
-/// What the schedule gives for a step.
+/// The schedule's values for a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
     /// Learning rate.

@@ -1,4 +1,4 @@
-//! Texts as token streams, and the deterministic order in which windows of them are trained on.
+//! Texts as token streams, and the deterministic order of their training windows.
 
 use crate::checkpoint::read_whole;
 use crate::config::TrainConfig;
@@ -8,7 +8,7 @@ use crate::tokenizer::TextTokenizer;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Reads a text file. A pipe or a device, which may have no end, is refused.
+/// Reads a text file. Rejects pipes and devices, which may have no end.
 pub fn read_text(path: &Path) -> Result<String, TrainError> {
     let bytes = read_whole(path)?;
     String::from_utf8(bytes).map_err(|e| TrainError::NotText {
@@ -17,7 +17,8 @@ pub fn read_text(path: &Path) -> Result<String, TrainError> {
     })
 }
 
-/// Cuts a text into documents: at empty lines and, with `headings`, before chapter headings and story openings.
+/// Splits a text into documents: at empty lines and, with `headings`, before chapter headings and
+/// story openings.
 pub fn documents(text: &str, headings: bool) -> Vec<&str> {
     let mut documents = Vec::new();
     let (mut start, mut at, mut after_heading) = (0, 0, false);
@@ -57,7 +58,7 @@ fn is_heading(line: &str) -> bool {
         || (capitals && !line.ends_with(['!', '?', '"', ',']))
 }
 
-/// Cuts the last `ratio` of a text off for validation, at the end of a line.
+/// Splits off the last `ratio` of a text for validation, at the end of a line.
 pub fn hold_out(text: &str, ratio: f64) -> (&str, &str) {
     let wanted = (text.len() as f64 * (1.0 - ratio)) as usize;
     let cut = text.as_bytes()[..wanted.min(text.len())]
@@ -76,12 +77,13 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Encodes both texts. Training documents each stand between the tokens that begin and end a text; the validation text
-    /// is encoded as a whole after one beginning, just as the engine scores a file.
+    /// Encodes both texts. Each training document is enclosed by the tokens that begin and end a
+    /// text. The validation text is encoded as a whole after one beginning token, as the engine
+    /// scores a file.
     ///
     /// # Errors
-    ///
-    /// Texts that are too short or that the tokenizer cannot encode, and [`TrainError::Aborted`] soon after `cancel` is set.
+    /// Texts that are too short or that the tokenizer cannot encode, and [`TrainError::Aborted`]
+    /// soon after `cancel` is set.
     pub fn new(
         config: &TrainConfig,
         tokenizer: &TextTokenizer,
@@ -136,9 +138,11 @@ impl Corpus {
     }
 }
 
-/// Gives the windows of a step: every epoch reads each window once, in a new order and from a new offset.
+/// Returns the windows of a step: every epoch reads each window once, in a new order and from a new
+/// offset.
 ///
-/// The place in the corpus follows from the number of sequences seen, so a resumed run goes on exactly.
+/// The position in the corpus follows from the number of sequences seen, so a resumed run continues
+/// exactly.
 #[derive(Debug)]
 pub(crate) struct Windows {
     seed: u64,
@@ -159,12 +163,12 @@ impl Windows {
         }
     }
 
-    /// Windows an epoch.
+    /// Windows per epoch.
     pub fn per_epoch(&self, corpus: &Corpus) -> u64 {
         ((corpus.train.len() - 1) / self.window - 1) as u64
     }
 
-    /// The `window + 1` tokens of the sequence with this running number.
+    /// The `window + 1` tokens of the sequence with this index.
     pub fn get<'a>(&mut self, corpus: &'a Corpus, sequence: u64) -> &'a [u32] {
         let count = self.per_epoch(corpus);
         let epoch = sequence / count;

@@ -1,4 +1,4 @@
-//! What can go wrong in training, each with the name, the expectation and what was found.
+//! Training errors, each with the name, the expected value and the actual value.
 
 use std::path::PathBuf;
 
@@ -6,25 +6,25 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
-    /// A file could not be read, or is none.
+    /// A file could not be read, or the path is not a file.
     #[error(transparent)]
     Read(#[from] ryz_tmac::MemoryError),
     /// A file could not be written.
     #[error("{}", path.display())]
     Write {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: ryz_files::OutputError,
     },
     /// An option is out of range.
     #[error("{name} must be {expected}, got {got}")]
     InvalidOption {
-        /// Option, by its name in the configuration file.
+        /// The option's name in the configuration file.
         name: &'static str,
-        /// What it may be.
+        /// The allowed value.
         expected: String,
-        /// What it was.
+        /// The actual value.
         got: String,
     },
     /// The configuration file is not JSON of the right form.
@@ -43,23 +43,23 @@ pub enum TrainError {
     /// A corpus file is not UTF-8.
     #[error("{} is not UTF-8 text", path.display())]
     NotText {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Where it stops being UTF-8.
+        /// The position of the first invalid byte.
         source: std::str::Utf8Error,
     },
-    /// The system gave no threads.
+    /// The system could not create the threads.
     #[error("cannot start {threads} threads")]
     Threads {
-        /// Threads asked for.
+        /// Requested threads.
         threads: usize,
-        /// What the pool said.
+        /// The pool's error.
         source: rayon::ThreadPoolBuildError,
     },
-    /// The tokenizer crate refused.
+    /// The tokenizer crate returned an error.
     #[error("cannot {action}")]
     Tokenizer {
-        /// What was being done.
+        /// The attempted action.
         action: &'static str,
         /// The tokenizer crate's error.
         source: Box<dyn std::error::Error + Send + Sync>,
@@ -67,60 +67,60 @@ pub enum TrainError {
     /// A checkpoint is damaged or does not fit the configuration.
     #[error("checkpoint {}: {name} must be {expected}, got {got}", path.display())]
     InvalidCheckpoint {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Tensor or field.
+        /// The tensor or field.
         name: String,
-        /// What the configuration asks for.
+        /// The value that the configuration needs.
         expected: String,
-        /// What the file holds.
+        /// The value in the file.
         got: String,
     },
     /// A checkpoint is not a safetensors file.
     #[error("checkpoint {} is not readable", path.display())]
     UnreadableCheckpoint {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// The parser's error.
         source: safetensors::SafeTensorError,
     },
-    /// A model to start from or to learn from cannot be read.
+    /// The initial model or the teacher cannot be read.
     #[error("cannot read the model {}", path.display())]
     Model {
-        /// Which model.
+        /// The model.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         source: Box<ryz_convert::ConvertError>,
     },
-    /// A model that the trainer has no passes for, or that does not fit the run.
+    /// The trainer does not support the model, or it does not fit the run.
     #[error("model {}: {name} must be {expected}, got {got}", path.display())]
     UnfitModel {
-        /// Which model.
+        /// The model.
         path: PathBuf,
-        /// What of it.
+        /// The property.
         name: &'static str,
-        /// What it may be.
+        /// The allowed value.
         expected: String,
-        /// What it is.
+        /// The actual value.
         got: String,
     },
-    /// A file is there already and was not to be replaced.
+    /// A file exists and must not be replaced.
     #[error("{} exists already: {hint}", path.display())]
     Exists {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What can be done.
+        /// How to proceed.
         hint: &'static str,
     },
-    /// The exported file could not be made.
+    /// The exported file could not be created.
     #[error("cannot export the model")]
     Export(#[from] ryz_format::FormatError),
-    /// The loss is not a number: the learning rate is too high or the data is damaged.
+    /// The loss is not finite: the learning rate is too high, or the data is damaged.
     #[error(
         "the loss became {loss} at step {step}; lower the learning rate and resume from the last checkpoint"
     )]
     Diverged {
-        /// Step of the bad loss.
+        /// The step with the invalid loss.
         step: u64,
         /// The loss.
         loss: f64,
@@ -131,7 +131,7 @@ pub enum TrainError {
 }
 
 impl TrainError {
-    /// The stable code that the TypeScript side sees.
+    /// The stable error code passed to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Read(error) => error.code(),

@@ -1,4 +1,5 @@
-//! Writes the trained model as GGUF: ternary linears, F16 embeddings, F32 norms, the tokenizer.
+//! Writes the trained model as GGUF: ternary linear layers, F16 embeddings, F32 norms, the
+//! tokenizer.
 
 use crate::checkpoint::write_atomically;
 use crate::config::HiddenAct;
@@ -8,17 +9,18 @@ use crate::trainer::Trainer;
 use ryz_format::{DType, GgufWriter, Value, encode};
 use std::path::Path;
 
-/// llama.cpp's `general.file_type` of a file that is mostly TQ2_0.
+/// llama.cpp's `general.file_type` for mostly TQ2_0.
 const FILE_TYPE_TQ2_0: u32 = 37;
 
-/// The same of a file that is all F32.
+/// The same for all F32.
 const FILE_TYPE_F32: u32 = 0;
 
 impl Trainer {
     /// Writes the model to `path`.
     ///
-    /// Linears become TQ2_0 where a row is whole blocks of 256 (Q8_0 with codes −1, 0, +1 otherwise), which holds the
-    /// training-time weights exactly: the scale was rounded to fp16 in training already.
+    /// Linear layers become TQ2_0 if a row is whole blocks of 256 (otherwise Q8_0 with codes −1, 0,
+    /// +1). Both hold the training-time weights exactly, because training already rounded the scale
+    /// to fp16.
     pub fn export(&mut self, path: &Path) -> Result<(), TrainError> {
         write_atomically(path, &self.export_bytes()?)
     }
@@ -102,10 +104,10 @@ impl Trainer {
     }
 }
 
-/// TQ2_0 blocks of dequantised ternary weights: the scale of a block is its largest magnitude.
+/// TQ2_0 blocks of dequantized ternary weights; the scale of a block is its largest magnitude.
 fn encode_linear(values: &[f32], out: &mut Vec<u8>) {
     let scales: Vec<f32> = values.chunks(256).map(largest).collect();
-    // A block of zeros takes its neighbours' scale, so that the tensor keeps one.
+    // A block of zeros uses the other blocks' scale, so that the tensor has only one.
     let common = scales.iter().copied().fold(0.0, f32::max);
     let codes: Vec<u8> = values
         .iter()
@@ -118,7 +120,7 @@ fn encode_linear(values: &[f32], out: &mut Vec<u8>) {
     encode::encode_ternary(DType::TQ2_0, &codes, &scales, out);
 }
 
-/// Q8_0 blocks with codes −1, 0, +1 and the scale itself as d.
+/// Q8_0 blocks with codes −1, 0, +1 and d equal to the scale.
 fn encode_small(values: &[f32], out: &mut Vec<u8>) {
     for block in values.chunks(32) {
         let scale = largest(block);

@@ -1,11 +1,11 @@
-//! Where every tensor lies in the one flat vector that holds all parameters.
+//! The position of every tensor in the flat parameter vector.
 //!
-//! q, k, v and gate, up are neighbours, so that each group is one matrix in the forward pass.
+//! q, k, v and gate, up are adjacent, so that each group is one matrix in the forward pass.
 
 use crate::config::ModelShape;
 use std::ops::Range;
 
-/// How a tensor is quantised, decayed and exported.
+/// How a tensor is quantized, decayed and exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Embedding,

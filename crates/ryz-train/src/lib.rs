@@ -1,10 +1,11 @@
-//! Quantisation-aware training of BitNet b1.58 models, and their export to GGUF.
+//! Quantization-aware training of BitNet b1.58 models, and their export to GGUF.
 //!
-//! The forward pass rounds weights to {−1, 0, +1}·s and activations to int8, as the engine computes; the backward pass lets
-//! gradients through the rounding unchanged (straight-through estimator).
+//! The forward pass rounds weights to {−1, 0, +1}·s and activations to int8, as in the engine; the
+//! backward pass passes gradients through the rounding unchanged (straight-through estimator).
 //!
-//! - [`run`] is a whole run from files to files: train or fine-tune, with or without a teacher, stop and resume.
-//! - [`Trainer`] is its parts, for those who bring their own loop.
+//! - [`run`] performs a whole run from files to files: train or fine-tune, with or without a
+//!   teacher, stop and resume.
+//! - [`Trainer`] provides its parts for custom training loops.
 #![forbid(unsafe_code)]
 
 mod checkpoint;

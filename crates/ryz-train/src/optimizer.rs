@@ -1,6 +1,7 @@
-//! AdamW with its moments in the open, so that a checkpoint can hold them.
+//! AdamW with public moments, so that a checkpoint can store them.
 //!
-//! Loshchilov and Hutter, "Decoupled weight decay regularization" (2017); moments are flat vectors in the layout's order.
+//! Loshchilov and Hutter, "Decoupled weight decay regularization" (2017); moments are flat vectors
+//! in the layout's order.
 
 use crate::config::{Rates, TrainConfig};
 use crate::layout::{Kind, Layout};
@@ -14,10 +15,10 @@ pub(crate) struct AdamW {
     pub second: Vec<f32>,
 }
 
-/// Elements a task works on.
+/// Elements per task.
 const PART: usize = 1 << 16;
 
-/// Sums the shards' gradients into the first, in order, and gives the norm of the sum.
+/// Sums the shards' gradients into the first, in order, and returns the norm of the sum.
 pub(crate) fn reduce(threads: usize, shards: &mut [Vec<f32>]) -> f64 {
     let Some((first, rest)) = shards.split_first_mut() else {
         return 0.0;
@@ -55,7 +56,8 @@ impl AdamW {
         }
     }
 
-    /// Moves the parameters against `gradients · factor`; `step` counts from 0. Only linear layers decay.
+    /// Updates the parameters with `gradients · factor`; `step` counts from 0. Weight decay applies
+    /// only to linear layers.
     #[expect(clippy::too_many_arguments, reason = "what one step of the rule reads")]
     pub fn update(
         &mut self,

@@ -1,11 +1,11 @@
-//! Hands independent tasks to scoped threads; what a task computes never depends on which thread took it.
+//! Distributes independent tasks over scoped threads; a task's result never depends on its thread.
 
 use std::sync::Mutex;
 
-/// Bytes of a thread's stack, whatever RUST_MIN_STACK says.
+/// Stack size of a thread in bytes, regardless of RUST_MIN_STACK.
 pub(crate) const STACK: usize = 2 << 20;
 
-/// Calls `work` on every task with up to `threads` threads.
+/// Calls `work` on every task, on up to `threads` threads.
 pub(crate) fn each<T: Send>(threads: usize, tasks: Vec<T>, work: impl Fn(T) + Sync) {
     if threads <= 1 || tasks.len() <= 1 {
         tasks.into_iter().for_each(work);
@@ -27,7 +27,7 @@ pub(crate) fn each<T: Send>(threads: usize, tasks: Vec<T>, work: impl Fn(T) + Sy
     std::thread::scope(|scope| {
         for _ in 1..workers {
             let thread = std::thread::Builder::new().stack_size(STACK);
-            // Where the system gives no more threads, those that there are do it all.
+            // If the system cannot create more threads, the existing ones do all tasks.
             if thread.spawn_scoped(scope, share).is_err() {
                 break;
             }

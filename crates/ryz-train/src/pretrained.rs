@@ -1,4 +1,4 @@
-//! A trained model as floats: what fine-tuning starts from, and what distillation learns from.
+//! A trained model as floats: the start of fine-tuning, or the teacher of distillation.
 
 use crate::config::{HiddenAct, ModelShape, TrainConfig, WeightScale};
 use crate::error::TrainError;
@@ -8,27 +8,27 @@ use ryz_convert::FloatModel;
 use ryz_format::{Architecture, ModelConfig, RopeScaling, RopeStyle};
 use std::path::{Path, PathBuf};
 
-/// A model out of a GGUF file (of a split one, the first part) or a Hugging Face folder, of an architecture that the
-/// trainer has: BitNet with sub-norms and a tied head (`bitnet-b1.58`, `bitnet`), with ternary or float weights.
+/// A model from a GGUF file (the first part of a split one) or a Hugging Face folder, of a
+/// supported architecture: BitNet with sub-norms and a tied head (`bitnet-b1.58`, `bitnet`), with
+/// ternary or float weights.
 #[derive(Debug)]
 pub struct PretrainedModel {
     pub(crate) path: PathBuf,
     pub(crate) shape: ModelShape,
     pub(crate) tokenizer: TextTokenizer,
-    /// In the layout's order, scales applied.
+    /// In the layout's order, with scales applied.
     pub(crate) weights: Vec<f32>,
-    /// What one scale of its ternary weights covers; `None` for weights that are not ternary.
+    /// The weights that share one scale, if they are ternary; `None` otherwise.
     pub(crate) scale: Option<WeightScale>,
     name: String,
 }
 
 impl PretrainedModel {
-    /// Reads a model whole.
+    /// Reads a whole model.
     ///
     /// # Errors
-    ///
-    /// [`TrainError::Model`] for one that cannot be read, [`TrainError::UnfitModel`] for one that the trainer has no passes
-    /// for: it names what is different.
+    /// [`TrainError::Model`] when it cannot be read; [`TrainError::UnfitModel`] when the trainer
+    /// does not support it, naming the difference.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let failed = |source: ryz_convert::ConvertError| TrainError::Model {
             path: path.to_owned(),
@@ -62,18 +62,18 @@ impl PretrainedModel {
         })
     }
 
-    /// Its shape, which is that of the run.
+    /// Its shape, which the run adopts.
     pub fn shape(&self) -> &ModelShape {
         &self.shape
     }
 
-    /// Its tokenizer, which is that of the run.
+    /// Its tokenizer, which the run adopts.
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
     }
 
-    /// The configuration that a run of it begins with: [`TrainConfig::finetuning`] with this model's name, shape and
-    /// scales, and windows of at most 512 tokens.
+    /// The initial configuration of a run with it: [`TrainConfig::finetuning`] with this model's
+    /// name, shape and scales, and windows of at most 512 tokens.
     pub fn config(&self) -> TrainConfig {
         TrainConfig {
             model: self.shape.clone(),
@@ -84,7 +84,7 @@ impl PretrainedModel {
         }
     }
 
-    /// The parameters that a run starts from.
+    /// The initial parameters of a run.
     pub(crate) fn masters(&self, config: &TrainConfig) -> Vec<f32> {
         let mut masters = self.weights.clone();
         if !config.quantise_weights || self.scale != Some(config.weight_scale) {
@@ -118,7 +118,7 @@ fn group(tensor: &Tensor, scale: WeightScale) -> usize {
     }
 }
 
-/// The coarsest scale with which all linear layers are ternary.
+/// The coarsest scale that makes all linear layers ternary.
 fn scale(layout: &Layout, weights: &[f32]) -> Option<WeightScale> {
     let ternary = |group: &[f32]| {
         let mut magnitudes = group.iter().map(|w| w.abs()).filter(|w| *w != 0.0);
@@ -135,7 +135,7 @@ fn scale(layout: &Layout, weights: &[f32]) -> Option<WeightScale> {
         })
 }
 
-/// The shape of a model, if the trainer's passes are its passes.
+/// The model's shape, if the trainer supports the model.
 fn shape(path: &Path, config: &ModelConfig) -> Result<ModelShape, TrainError> {
     let unfit = |name, expected: &str, got: String| TrainError::UnfitModel {
         path: path.to_owned(),

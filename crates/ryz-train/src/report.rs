@@ -12,11 +12,12 @@ pub struct Point {
     pub tokens: u64,
     /// Seconds of training.
     pub seconds: f64,
-    /// Mean training loss since the last point, nats a token.
+    /// Mean training loss since the last point, in nats per token.
     pub train_loss: f64,
-    /// Validation loss in nats a token, where it was measured: over `eval_windows` windows, the same at every point.
+    /// Validation loss in nats per token, if measured: over `eval_windows` windows, the same at
+    /// every point.
     pub valid_loss: Option<f64>,
-    /// Validation bits per byte, where measured.
+    /// Validation bits per byte, if measured.
     pub bits_per_byte: Option<f64>,
     /// Learning rate of the last step.
     pub learning_rate: f32,
@@ -25,20 +26,20 @@ pub struct Point {
 /// The curve so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct History {
-    /// In order of steps.
+    /// Sorted by step.
     pub points: Vec<Point>,
     /// Sum and number of losses since the last point.
     pub(crate) pending: (f64, u64),
 }
 
 impl History {
-    /// Adds a step's loss to the point that comes next.
+    /// Adds a step's loss to the next point.
     pub(crate) fn add_loss(&mut self, loss: f64) {
         self.pending.0 += loss;
         self.pending.1 += 1;
     }
 
-    /// Mean of the pending losses, which it takes.
+    /// Takes the pending losses and returns their mean.
     pub(crate) fn take_loss(&mut self) -> f64 {
         let (sum, count) = std::mem::take(&mut self.pending);
         sum / count.max(1) as f64
@@ -74,7 +75,8 @@ impl History {
         out
     }
 
-    /// The curve as a picture: training loss as a line, validation loss as dots, both in nats a token over tokens.
+    /// The curve as a chart: training loss as a line, validation loss as dots, both in nats per
+    /// token over tokens.
     pub fn to_svg(&self) -> String {
         const WIDTH: f64 = 720.0;
         const HEIGHT: f64 = 360.0;

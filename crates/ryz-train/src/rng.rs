@@ -1,6 +1,7 @@
-//! A small seeded generator whose state is one number, so that a checkpoint needs none.
+//! A small seeded generator. Checkpoints need not store its state.
 //!
-//! SplitMix64 (Steele, Lea and Flood, 2014): every use derives its own stream from (seed, purpose, index).
+//! SplitMix64 (Steele, Lea and Flood, 2014): every use derives its own stream from (seed, purpose,
+//! index).
 
 /// SplitMix64.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! A whole run: files in, a model out, with checkpoints, samples and the loss curve on the way.
+//! A whole run from files to a model, with checkpoints, samples and the loss curve along the way.
 
 use crate::checkpoint::write_atomically;
 use crate::config::TrainConfig;
@@ -12,30 +12,31 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Least time between two reports of steps: a tiny model makes hundreds of steps a second.
+/// Minimum time between two step reports: a tiny model makes hundreds of steps per second.
 const REPORT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What to run. See [`run`].
+/// Options of [`run`].
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
-    /// Text files, UTF-8, at least one.
+    /// Text files in UTF-8; at least one.
     pub corpus: Vec<PathBuf>,
-    /// Text files for validation. With none, the end of the corpus is held out (`valid_ratio`).
+    /// Text files for validation. If empty, the end of the corpus is held out (`valid_ratio`).
     pub valid: Vec<PathBuf>,
-    /// The GGUF file to write. Checkpoint and curve are beside it ([`RunFiles`]).
+    /// The GGUF file to write. Checkpoint and curve are written beside it ([`RunFiles`]).
     pub output: PathBuf,
-    /// Fields of [`TrainConfig`] that differ from the defaults, as a JSON object (or null): from those of a fresh run,
-    /// of a fine-tuned model, or, for a run that is resumed, of its checkpoint.
+    /// Fields of [`TrainConfig`] to change, as a JSON object (or null). The others come from the
+    /// defaults of a fresh run or of fine-tuning, or from the checkpoint of a resumed run.
     pub config: serde_json::Value,
-    /// Model to fine-tune; none trains a new one.
+    /// The model to fine-tune; `None` trains a new one.
     pub model: Option<PathBuf>,
-    /// Model to learn from besides the texts. Its vocabulary must be the student's.
+    /// The teacher, in addition to the texts. Its vocabulary must equal the student's.
     pub teacher: Option<PathBuf>,
-    /// Go on from the checkpoint, which must be there, with the same texts. Default false.
+    /// Whether to continue from the checkpoint, which must exist, with the same texts. Default
+    /// false.
     pub resume: bool,
-    /// Replace output and checkpoint of an earlier run. Default false.
+    /// Whether to replace the output and checkpoint of an earlier run. Default false.
     pub overwrite: bool,
-    /// Computing threads, at most one for each shard. Default: as many as there are processors.
+    /// Computing threads, at most one per shard. Default: the number of processors.
     pub threads: Option<usize>,
 }
 
@@ -44,11 +45,12 @@ pub struct RunOptions {
 pub struct RunFiles {
     /// The model, written after the last step.
     pub output: PathBuf,
-    /// All that it takes to go on, every `checkpoint_interval` steps and when the run is stopped.
+    /// Everything needed to resume; written every `checkpoint_interval` steps and when the run is
+    /// stopped.
     pub checkpoint: PathBuf,
-    /// The loss curve as numbers, with every checkpoint.
+    /// The loss curve as numbers; written with every checkpoint.
     pub curve_csv: PathBuf,
-    /// The loss curve as a picture, with every checkpoint.
+    /// The loss curve as a chart; written with every checkpoint.
     pub curve_svg: PathBuf,
 }
 
@@ -65,7 +67,7 @@ impl RunFiles {
     }
 }
 
-/// What happens before the first step.
+/// A stage before the first step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preparation {
     /// Reading the texts.
@@ -80,42 +82,42 @@ pub enum Preparation {
     Teacher,
 }
 
-/// What a run says of itself.
+/// A progress event of a run.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum RunEvent {
-    /// It prepares.
+    /// Preparing.
     Preparing(Preparation),
-    /// It begins to train.
+    /// Training begins.
     Started {
-        /// Steps done, by the checkpoint.
+        /// Steps already done, according to the checkpoint.
         step: u64,
-        /// Steps in all.
+        /// Total steps.
         steps: u64,
-        /// Numbers trained.
+        /// Number of trained parameters.
         parameters: usize,
         /// Tokens of the training texts.
         train_tokens: usize,
         /// Tokens of the validation text.
         valid_tokens: usize,
     },
-    /// It made steps; not every step is reported when they are quick, the last one is.
+    /// Steps were done. Fast steps are not all reported, but the last one is.
     Step(StepReport),
-    /// It validated on `eval_windows` windows.
+    /// A validation on `eval_windows` windows.
     Validation {
         /// The point on the curve.
         point: Point,
-        /// All that was measured.
+        /// The full evaluation.
         evaluation: Evaluation,
     },
-    /// It wrote a sample.
+    /// A sample was written.
     Sample {
         /// Steps done.
         step: u64,
-        /// The prompt and what followed.
+        /// The prompt and its continuation.
         text: String,
     },
-    /// It wrote a checkpoint and the curve.
+    /// A checkpoint and the curve were written.
     Checkpoint {
         /// Steps done.
         step: u64,
@@ -127,32 +129,33 @@ pub enum RunEvent {
 /// A finished run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunReport {
-    /// What was written.
+    /// The files written.
     pub files: RunFiles,
-    /// Length of the model's file.
+    /// Size of the model's file.
     pub bytes: u64,
-    /// Steps in all.
+    /// Total steps.
     pub steps: u64,
     /// Tokens trained on.
     pub tokens: u64,
-    /// Seconds of training, those before a resumption included.
+    /// Seconds of training, including those before a resumption.
     pub seconds: f64,
-    /// Numbers trained.
+    /// Number of trained parameters.
     pub parameters: usize,
-    /// The exported weights on the whole validation text. (The curve has the same few windows throughout.)
+    /// The exported weights on the whole validation text. (The curve always uses the same few
+    /// windows.)
     pub evaluation: Evaluation,
 }
 
-/// Trains, or fine-tunes, from files to files.
+/// Trains or fine-tunes, from files to files.
 ///
-/// Setting `cancel` stops the run within a layer of a step, which does not count: it then writes a checkpoint and the curve and returns
-/// [`TrainError::Aborted`]; before the first step, it leaves nothing behind. It can be resumed. `report` is called on this
-/// thread.
+/// Setting `cancel` stops the run within a layer of the current step, which is discarded. The run
+/// then writes a checkpoint and the curve and returns [`TrainError::Aborted`]; before the first
+/// step, it writes nothing. It can be resumed. `report` is called on the calling thread.
 ///
 /// # Errors
 ///
-/// Files that are there already without `overwrite` or `resume`, before anything is computed; texts, configurations and
-/// models that cannot be used; a loss that is no number. The last checkpoint stays.
+/// Existing files without `overwrite` or `resume`, before anything is computed; unusable texts,
+/// configurations or models; a loss that is not finite. The last checkpoint is kept.
 ///
 /// # Examples
 ///
@@ -211,7 +214,7 @@ pub fn run(
     })
 }
 
-/// Refuses what an earlier run left, and outputs that are inputs.
+/// Rejects leftover files of an earlier run, and outputs that are also inputs.
 fn refuse(options: &RunOptions, files: &RunFiles) -> Result<(), TrainError> {
     let invalid = |name, expected: &str, got: &Path| {
         Err(crate::config::option(name, expected, got.display()))
@@ -255,7 +258,7 @@ fn refuse(options: &RunOptions, files: &RunFiles) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// Reads what there is to read, and makes a trainer of it.
+/// Reads the inputs and creates a trainer.
 fn prepare(
     options: &RunOptions,
     files: &RunFiles,
@@ -290,7 +293,7 @@ fn prepare(
     };
     let mut trainer = if options.resume {
         preparing(Preparation::Model)?;
-        // The split is the checkpoint's, or validation text would have been trained on.
+        // Use the checkpoint's split; otherwise the validation text could include training text.
         let kept = crate::checkpoint::load(&files.checkpoint)?.state.config;
         let config = kept.changed(changes)?;
         if config.valid_ratio != kept.valid_ratio {
@@ -342,7 +345,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// All steps that are left. Whatever ends them, the checkpoint is there.
+    /// Runs all remaining steps. A checkpoint is written, whatever ends them.
     fn steps(&mut self) -> Result<(), TrainError> {
         let steps = self.trainer.config().steps;
         let mut reported: Option<Instant> = None;
@@ -353,7 +356,7 @@ impl Run<'_> {
                 return Err(TrainError::Aborted);
             }
             let step = match self.trainer.step_unless(self.cancel) {
-                // The loop saves what the step before it has made.
+                // The loop saves the progress of the previous step.
                 Err(TrainError::Aborted) => continue,
                 step => step?,
             };
@@ -387,7 +390,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Validates, unless the run is stopped meanwhile: then the loop sees it next.
+    /// Validates, unless the run is stopped meanwhile; the loop then detects it.
     fn validate(&mut self) -> Result<(), TrainError> {
         let windows = self.trainer.config().eval_windows;
         match self.trainer.evaluate(windows, self.cancel) {
@@ -432,7 +435,7 @@ impl Run<'_> {
         let prompt = config.sample_prompt.clone();
         match self.trainer.sample_unless(&prompt, options, self.cancel) {
             Ok(text) => (self.report)(RunEvent::Sample { step, text }),
-            // The loop sees it next.
+            // The loop detects it next.
             Err(TrainError::Aborted) => {}
             Err(error) => return Err(error),
         }

@@ -1,7 +1,8 @@
-//! Runs element-wise code with the widest vectors the processor has, from safe code.
+//! Runs element-wise code with the processor's widest vectors, from safe code.
 //!
-//! The functions given to [`vectorised`] are `#[inline(always)]`, so the compiler builds one copy for each
-//! instruction set and picks it at run time; the shipped trainer needs no `target-cpu` flag.
+//! Functions passed to [`vectorised`] are `#[inline(always)]`, so the compiler builds one copy for
+//! each instruction set and selects one at run time; the shipped trainer needs no `target-cpu`
+//! flag.
 
 /// Lanes of the fixed reduction order.
 pub(crate) const LANES: usize = 16;
@@ -63,7 +64,8 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// e^x to about 2 ulp, branch-free so that it vectorises; results below e^-87 are flushed to that bound.
+/// e^x to about 2 ulp, branch-free so that it vectorizes; results below e^-87 are clamped to that
+/// bound.
 ///
 /// Cody-Waite reduction by ln 2 in two parts, then the degree-6 polynomial of Cephes' `expf`.
 #[inline(always)]

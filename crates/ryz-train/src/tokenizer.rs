@@ -1,7 +1,7 @@
-//! Turns text into tokens with the engine's own tokenizer, and learns a byte-level BPE for a new model.
+//! Tokenizes text with the engine's own tokenizer, and trains a byte-level BPE for a new model.
 //!
-//! The pre-tokenizer of a learnt vocabulary is GPT-2's (`tokenizer.ggml.pre` = `gpt-2`), which the engine and llama.cpp
-//! know, so that the exported vocabulary gives the same tokens there.
+//! A trained vocabulary uses GPT-2's pre-tokenizer (`tokenizer.ggml.pre` = `gpt-2`), which the
+//! engine and llama.cpp support, so that the exported vocabulary produces the same tokens there.
 
 use crate::error::TrainError;
 use crate::parallel::STACK;
@@ -13,7 +13,8 @@ use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, TokenizerBuilder};
 
-/// The document separator of a learnt vocabulary: it opens every document and, generated, ends a story.
+/// The document separator of a trained vocabulary: it begins every document and, when generated,
+/// ends a text.
 pub const SEPARATOR: &str = "<|endoftext|>";
 
 /// The vocabulary of a run.
@@ -31,10 +32,10 @@ impl std::fmt::Debug for TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Learns `vocab_size` tokens, the separator included, from texts. Once `cancel` is set it reads no more of them.
+    /// Trains a vocabulary of `vocab_size` tokens, including the separator, on texts. Stops reading
+    /// them once `cancel` is set.
     ///
     /// # Errors
-    ///
     /// [`TrainError::Threads`], [`TrainError::Tokenizer`], [`TrainError::Aborted`].
     pub fn train<'a>(
         texts: impl Iterator<Item = &'a str> + Send,
@@ -56,7 +57,8 @@ impl TextTokenizer {
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .special_tokens(vec![AddedToken::from(SEPARATOR, true)])
             .build();
-        // Threads of its own, whose number and stacks are ours, and whose lack is an error and no panic.
+        // A separate pool, with our thread count and stack size, whose creation failure is an error
+        // rather than a panic.
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .stack_size(STACK)
@@ -77,7 +79,7 @@ impl TextTokenizer {
         Self::from_metadata(&pairs(&json)?)
     }
 
-    /// Takes the tokenizer out of a GGUF file's pairs.
+    /// Creates the tokenizer from a GGUF file's pairs.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, TrainError> {
         let mut pairs = Metadata::new();
         for (key, value) in metadata.iter() {
@@ -99,7 +101,7 @@ impl TextTokenizer {
         Ok(writer.start(Vec::new())?.finish()?)
     }
 
-    /// Reads what [`Self::to_bytes`] wrote.
+    /// Reads the output of [`Self::to_bytes`].
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, TrainError> {
         let gguf = Gguf::parse(bytes, bytes.len() as u64)
             .map_err(|source| failed("read the tokenizer")(source.into()))?;
@@ -111,12 +113,12 @@ impl TextTokenizer {
         &self.pairs
     }
 
-    /// The tokens by id, to compare vocabularies.
+    /// The tokens in id order, to compare vocabularies.
     pub(crate) fn tokens(&self) -> Option<&Value> {
         self.pairs.get("tokenizer.ggml.tokens")
     }
 
-    /// Tokens of a text, without those around it; the spelling of special tokens in the text is text.
+    /// Tokens of a text, without begin and end tokens; spelled-out special tokens are plain text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TrainError> {
         let options = EncodeOptions {
             add_special: false,
@@ -127,38 +129,38 @@ impl TextTokenizer {
             .map_err(|source| failed("encode a text")(source.into()))
     }
 
-    /// Text of tokens, specials left out.
+    /// The text of tokens, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> String {
         self.inner.decode(ids, true)
     }
 
-    /// Tokens in all.
+    /// Number of tokens.
     pub fn vocab_size(&self) -> usize {
         self.inner.vocab_size() as usize
     }
 
-    /// What every document begins with.
+    /// The token that begins every document.
     pub fn begin(&self) -> Option<u32> {
         self.inner.bos().filter(|_| self.inner.adds_bos())
     }
 
-    /// What every document ends with, if it is not what the next one begins with.
+    /// The token that ends every document, if it differs from the one that begins the next.
     pub fn end(&self) -> Option<u32> {
         self.inner.eos().filter(|end| self.begin() != Some(*end))
     }
 
-    /// Whether this token, generated, ends a text.
+    /// Whether this token, when generated, ends a text.
     pub fn is_end(&self, id: u32) -> bool {
         self.inner.is_end_of_generation(id)
     }
 }
 
-/// Makes an error of the tokenizer crates ours.
+/// Wraps an error of the tokenizer crates.
 fn failed(action: &'static str) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> TrainError {
     move |source| TrainError::Tokenizer { action, source }
 }
 
-/// GGUF's keys for a learnt `tokenizer.json`.
+/// GGUF's keys for a trained `tokenizer.json`.
 fn pairs(json: &str) -> Result<Metadata, TrainError> {
     #[derive(serde::Deserialize)]
     struct File {

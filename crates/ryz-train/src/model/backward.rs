@@ -7,18 +7,18 @@ use crate::ops::gate;
 use crate::ops::matmul::{ProductOutput, View, a_b, at_b};
 use crate::ops::norm::{self, NormBackward};
 
-/// What a shard is trained towards.
+/// The training targets of a shard.
 pub(crate) struct Targets<'a> {
     /// The next tokens.
     pub targets: &'a [u32],
-    /// Distributions of the next tokens.
+    /// The teacher's distributions of the next tokens.
     pub teacher: Option<Teacher<'a>>,
-    /// Multiplies the gradient: one over the tokens of the batch.
+    /// Multiplies the gradient: one divided by the number of tokens in the batch.
     pub factor: f32,
 }
 
 impl Network {
-    /// The loss of a shard, with `factor` times its gradient added to `gradients`.
+    /// The loss of a shard; adds `factor` times its gradient to `gradients`.
     pub fn loss_and_gradients(
         &self,
         weights: &[f32],
@@ -134,7 +134,8 @@ impl Network {
                 dout,
                 View::new(&b.attended_normed, n, d),
             );
-            // The sub-norm's input is the attention's output: its gradient reuses the buffer of the normed rows.
+            // The sub-norm's input is the attention's output: its gradient reuses the buffer of the
+            // normalized rows.
             let dattended = &mut b.attended_normed;
             dattended.fill(0.0);
             norm::backward(NormBackward {

@@ -7,7 +7,7 @@ use crate::ops::matmul::{ProductOutput, View, a_bt};
 use crate::ops::norm::{self, NormForward, Rounding};
 
 impl Network {
-    /// Runs the layers and the last norm: fills `hidden` (n, d).
+    /// Runs the layers and the final norm: fills `hidden` (n, d).
     pub(super) fn forward(
         &self,
         weights: &[f32],

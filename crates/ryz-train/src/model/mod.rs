@@ -1,8 +1,9 @@
-//! Forward and backward of the whole network over one shard of a batch.
+//! Forward and backward passes of the network over one shard of a batch.
 //!
-//! RMSNorm → q, k, v → RoPE → attention → sub-norm → o → residual → RMSNorm → act(gate)·up → sub-norm → down →
-//! residual, per layer; then a norm and the tied head. Written by hand over [`crate::ops`]: every buffer is allocated
-//! once, and the only things outside a matrix product are the fused operators.
+//! RMSNorm → q, k, v → RoPE → attention → sub-norm → o → residual → RMSNorm → act(gate)·up →
+//! sub-norm → down → residual, per layer; then a norm and the tied head. Written by hand over
+//! [`crate::ops`]: every buffer is allocated once, and outside matrix products there are only fused
+//! operators.
 
 mod backward;
 mod forward;
@@ -18,19 +19,19 @@ use crate::ops::rope::RopeTable;
 pub(crate) use backward::Targets;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What the pass reads besides weights and tokens.
+/// The pass's inputs other than weights and tokens.
 #[derive(Debug)]
 pub(crate) struct Network {
     pub shape: ModelShape,
     pub layout: Layout,
-    /// Tokens of a sequence at most.
+    /// Maximum tokens of a sequence.
     pub window: usize,
     /// How training rounds the inputs of linear layers.
     training: Rounding,
     rope: RopeTable,
 }
 
-/// What a layer keeps for its backward pass; n is the number of tokens.
+/// A layer's values needed by its backward pass; n is the number of tokens.
 #[derive(Debug)]
 struct LayerBuffers {
     /// (n, d): the layer's input.
@@ -61,12 +62,12 @@ struct LayerBuffers {
     activated_normed: Vec<f32>,
 }
 
-/// Scratch of one shard.
+/// Scratch for one shard.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     capacity: usize,
     layers: Vec<LayerBuffers>,
-    /// (n, d): input of the last norm.
+    /// (n, d): input of the final norm.
     x: Vec<f32>,
     inverse: Vec<f32>,
     /// (n, d)
@@ -85,12 +86,12 @@ pub(crate) struct Buffers {
     scratch: Vec<f32>,
 }
 
-/// A batch of `sequences` equally long token sequences, one after the other.
+/// A batch of `sequences` equally long token sequences, concatenated.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Tokens<'a> {
     pub inputs: &'a [u32],
     pub sequences: usize,
-    /// Once it is set a pass ends at the next layer, with results that mean nothing.
+    /// Once set, a pass ends at the next layer with meaningless results.
     pub cancel: &'a AtomicBool,
 }
 
@@ -100,12 +101,12 @@ impl Tokens<'_> {
     }
 }
 
-/// How empty the feed-forward network is, per layer: what the sparse path of the engine can skip.
+/// Sparsity of the feed-forward network per layer, which the engine's sparse path can skip.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
 pub struct LayerZeros {
-    /// Part of the gates that are not positive.
+    /// Fraction of gates that are not positive.
     pub gates: f64,
-    /// Part of the quantised inputs of the down projection that are zero.
+    /// Fraction of zeros among the quantized inputs of the down projection.
     pub activations: f64,
 }
 
@@ -120,7 +121,7 @@ impl Network {
         }
     }
 
-    /// How everything but training rounds: as the engine does.
+    /// The rounding used outside training, identical to the engine's.
     fn inference(&self) -> Rounding {
         match self.training {
             Rounding::None => Rounding::None,
@@ -128,7 +129,7 @@ impl Network {
         }
     }
 
-    /// Buffers for up to `n` tokens a call.
+    /// Buffers for up to `n` tokens per call.
     pub fn buffers(&self, n: usize) -> Buffers {
         let s = &self.shape;
         let (d, f, heads) = (s.hidden_size, s.intermediate_size, s.num_attention_heads);
@@ -189,7 +190,7 @@ impl Network {
         cross_entropy::loss(head, None, None).likelihood
     }
 
-    /// What a student compares itself with, after a forward pass over its tokens.
+    /// The teacher's outputs for a loss, after a forward pass over its tokens.
     pub fn teach<'a>(
         &self,
         weights: &'a [f32],
@@ -251,7 +252,8 @@ impl Network {
         }
     }
 
-    /// Zero parts of each layer's gates and quantised activations over the last forward pass of `n` tokens.
+    /// Fractions of zeros among each layer's gates and quantized activations in the last forward
+    /// pass of `n` tokens.
     pub fn zeros(&self, n: usize, buffers: &Buffers) -> Vec<LayerZeros> {
         let f = self.shape.intermediate_size;
         let part = |count: usize| count as f64 / (n * f) as f64;

@@ -11,7 +11,8 @@ fn towards(targets: &[u32]) -> Targets<'_> {
     }
 }
 
-/// The whole backward pass against central differences, without quantisation (whose gradient is not a derivative).
+/// The whole backward pass against central differences, without quantization (its straight-through
+/// gradient is not a derivative).
 #[test]
 fn gradients_of_the_network_match_finite_differences() {
     for act in [HiddenAct::Relu2, HiddenAct::Silu] {
@@ -67,7 +68,7 @@ fn gradients_of_the_network_match_finite_differences() {
                 .map(|g| f64::from(g * g))
                 .sum::<f64>()
                 .sqrt();
-            // f32 noise of the loss (about 1e-5) over the step is 1e-2.
+            // The loss's f32 noise (about 1e-5) divided by the step is 1e-2.
             assert!(
                 (numeric - analytic).abs() < 0.02 * size + 0.02,
                 "{}: numeric {numeric}, analytic {analytic}, |gradient| {size}",
@@ -77,8 +78,8 @@ fn gradients_of_the_network_match_finite_differences() {
     }
 }
 
-/// Rounding to int8 passes gradients straight through: with it, per token or per batch, they are those of the network
-/// without it up to the noise of 8 bits, in every tensor.
+/// The straight-through gradients with int8 rounding, per token or per batch, equal those of the
+/// network without rounding up to 8-bit noise, in every tensor.
 #[test]
 fn gradients_pass_through_the_rounding_of_activations() {
     let shape = ModelShape {
@@ -123,7 +124,8 @@ fn gradients_pass_through_the_rounding_of_activations() {
             };
             let cosine = dot(got, want) / (dot(got, got) * dot(want, want)).sqrt();
             let size = (dot(got, got) / dot(want, want)).sqrt();
-            // A step of the grid is under 1/60 of a typical value: errors of a percent, which add up over four norms.
+            // A grid step is less than 1/60 of a typical value: errors of about a percent, which
+            // accumulate over four norms.
             assert!(
                 cosine > 0.995 && (size - 1.0).abs() < 0.05,
                 "{rounding:?} {}: cosine {cosine}, size {size}",

@@ -1,19 +1,20 @@
 //! Causal attention over a packed batch, in blocks of query rows.
 //!
-//! `P = softmax(Q·Kᵀ/√d, keys ≤ query)`, `O = P·V`. Only the log-sum-exp of each row is kept; the backward pass
-//! recomputes P from it (as FlashAttention does), which costs one small product and saves the (heads, T, T) store.
+//! `P = softmax(Q·Kᵀ/√d, keys ≤ query)`, `O = P·V`. Only the log-sum-exp of each row is stored; the
+//! backward pass recomputes P from it (as in FlashAttention), which costs one small product and
+//! avoids storing (heads, T, T).
 
 use super::matmul::{ProductOutput, View, a_b, a_bt, at_b};
 use crate::simd::{exp, max1, sum2, vectorised};
 
-/// Query rows a block: keys beyond the block's last row are never touched.
+/// Query rows per block: keys beyond the block's last row are never read.
 const BLOCK: usize = 128;
 
 /// The shapes of one attention call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
     pub sequences: usize,
-    /// Tokens of each sequence.
+    /// Tokens per sequence.
     pub tokens: usize,
     pub heads: usize,
     pub kv_heads: usize,
@@ -21,7 +22,7 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Floats in a row of q, k and v.
+    /// Floats per row of q, k and v.
     pub fn stride(&self) -> usize {
         (self.heads + 2 * self.kv_heads) * self.head_dim
     }
@@ -126,7 +127,7 @@ fn softmax_rows(scores: &mut [f32], start: usize, end: usize, scale: f32, lse: &
     }
 }
 
-/// What the backward pass reads.
+/// The inputs of the backward pass.
 pub(crate) struct Backward<'a> {
     pub shape: Shape,
     pub qkv: &'a [f32],
@@ -138,7 +139,7 @@ pub(crate) struct Backward<'a> {
     pub scratch: &'a mut [f32],
 }
 
-/// Computes the gradient of q, k and v.
+/// Computes the gradients of q, k and v.
 pub(crate) fn backward(op: Backward<'_>) {
     let Backward {
         shape,

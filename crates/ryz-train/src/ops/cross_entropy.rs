@@ -1,8 +1,8 @@
-//! Softmax cross-entropy over the tied head, with a teacher mixed in or not: loss and both gradients, a chunk of rows at
-//! a time.
+//! Softmax cross-entropy over the tied head, with or without a teacher: loss and both gradients, a
+//! chunk of rows at a time.
 //!
-//! The (tokens, vocabulary) logits never exist as a whole: a chunk is multiplied, normalised, turned into its own
-//! gradient in place and multiplied back while it is in cache.
+//! The (tokens, vocabulary) logits are never stored as a whole: a chunk is multiplied, normalized,
+//! replaced by its own gradient in place and multiplied back while it is cached.
 
 use super::matmul::{ProductOutput, View, a_b, a_bt, at_b};
 use crate::simd::{exp, max1, sum2, vectorised};
@@ -20,7 +20,7 @@ pub(crate) struct Head<'a> {
     pub logits: &'a mut [f32],
 }
 
-/// Where the gradients go, and their common factor.
+/// The outputs for the gradients, and their common factor.
 pub(crate) struct HeadGradients<'a> {
     pub factor: f32,
     /// (n, d): overwritten.
@@ -29,7 +29,7 @@ pub(crate) struct HeadGradients<'a> {
     pub dembedding: &'a mut [f32],
 }
 
-/// A teacher's last hidden states over the same tokens.
+/// A teacher's final hidden states over the same tokens.
 pub(crate) struct Teacher<'a> {
     /// (n, width)
     pub hidden: &'a [f32],
@@ -39,7 +39,7 @@ pub(crate) struct Teacher<'a> {
     /// At least `CHUNK.min(n) · vocabulary` floats.
     pub logits: &'a mut [f32],
     pub temperature: f32,
-    /// Part of the divergence in the loss.
+    /// Weight of the divergence in the loss.
     pub weight: f32,
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn loss(
     total
 }
 
-/// Loss of some rows; with a factor the logits become their own gradient.
+/// Loss of some rows; given a factor, replaces the logits by their gradient.
 #[inline(always)]
 fn loss_rows(logits: &mut [f32], targets: &[u32], vocabulary: usize, factor: Option<f32>) -> Loss {
     let mut total = Loss::default();
@@ -139,7 +139,7 @@ fn loss_rows(logits: &mut [f32], targets: &[u32], vocabulary: usize, factor: Opt
     total
 }
 
-/// How likelihood and divergence are mixed.
+/// The weights of likelihood and divergence.
 #[derive(Clone, Copy)]
 struct Mix {
     temperature: f32,
@@ -147,9 +147,10 @@ struct Mix {
     factor: Option<f32>,
 }
 
-/// As [`loss_rows`] with a teacher's logits. With p, q the softmax of student and teacher, z/T their logits at the
-/// temperature: `T²·KL(q ‖ p) = T²·Σ q·(ln q − ln p)`, and its gradient over the student's z is `T·(p − q)`
-/// (Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015).
+/// As [`loss_rows`], with a teacher's logits. With p, q the softmax of student and teacher, and z/T
+/// their logits at the temperature: `T²·KL(q ‖ p) = T²·Σ q·(ln q − ln p)`, whose gradient with
+/// respect to the student's z is `T·(p − q)` (Hinton, Vinyals, Dean, "Distilling the knowledge in a
+/// neural network", 2015).
 #[inline(always)]
 fn mixed_rows(
     logits: &mut [f32],
@@ -225,7 +226,7 @@ mod tests {
         let with = run(&hidden, &embedding, Some(gradients));
         assert_eq!(with, run(&hidden, &embedding, None));
         let dy = [1.0];
-        // The loss is a sum of hundreds: take off its value so that f32 keeps the difference.
+        // The loss is a sum in the hundreds: subtract its value so that f32 keeps the difference.
         check("hidden", &hidden, &dhidden, &dy, |h| {
             vec![(run(h, &embedding, None) - with) as f32]
         });
@@ -279,7 +280,7 @@ mod tests {
         }
     }
 
-    /// The divergence is never negative, and 0 from oneself.
+    /// The divergence is never negative, and 0 between identical models.
     #[test]
     fn nobody_diverges_from_themselves() {
         let (n, d, vocabulary) = (20, 8, 30);
@@ -305,7 +306,7 @@ mod tests {
             };
             loss(head, Some(teacher), None).divergence
         };
-        // Sums of 30 terms in f32: a few 1e-6 a row, times T² and 20 rows.
+        // Sums of 30 terms in f32: an error of a few 1e-6 per row, times T² and 20 rows.
         assert!(divergence(&hidden).abs() < 1e-3);
         assert!(divergence(&other) > 0.1);
     }

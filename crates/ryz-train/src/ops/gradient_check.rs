@@ -1,15 +1,16 @@
-//! Finite-difference checks that every operator's backward pass must survive.
+//! Finite-difference checks of every operator's backward pass.
 
-/// Repeatable values in −1…1.
+/// Repeatable pseudo-random values in −1…1.
 pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {
     let mut rng = crate::rng::SplitMix64::stream(seed, 0, 0);
     (0..n).map(|_| rng.uniform() as f32 * 2.0 - 1.0).collect()
 }
 
-/// Compares `gradient` of `Σ dy·f(x)` with central differences along ten random directions and at single elements.
+/// Compares `gradient` of `Σ dy·f(x)` with central differences along ten random directions and at
+/// single elements.
 ///
-/// The step is 1e-2 of unit-sized inputs, where f32 rounding (about 1e-5 of the sums here) and the cubic term of the
-/// difference are both under 1 % of a typical directional derivative.
+/// The step is 1e-2 for unit-sized inputs, where f32 rounding (about 1e-5 of the sums here) and the
+/// cubic term of the difference are both below 1 % of a typical directional derivative.
 pub(crate) fn check(
     name: &str,
     x: &[f32],

@@ -1,10 +1,9 @@
 //! Row-major matrix products over slices.
 //!
-//! Both factors are packed into panels that a 6 × 2-vector tile of sums reads in order (the scheme of Goto and van de
-//! Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). Every sum runs over k in order, by fused
-//! multiply-adds, so results depend on neither the vector width nor the threads: parallelism is over shards of the batch,
-//! never inside a product. It replaces faer 0.24, whose product was faster and corrupted the heap when two threads used
-//! it at once.
+//! Both factors are packed into panels that a 6 × 2-vector tile of sums reads in order (the scheme
+//! of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008). Every sum
+//! runs over k in order, by fused multiply-adds, so results depend on neither the vector width nor
+//! the threads: parallelism is over shards of the batch, never inside a product.
 
 use std::cell::RefCell;
 
@@ -14,12 +13,13 @@ use pulp::{Arch, Simd, WithSimd};
 const MR: usize = 6;
 /// Columns of a tile, in vectors.
 const VECTORS: usize = 2;
-/// Rows, depth and columns of what is packed at once: a panel of b stays in the first cache, a block of a in the second.
+/// Rows, depth and columns packed at once: a panel of b fits the L1 cache, a block of a the L2
+/// cache.
 const MC: usize = 96;
 const KC: usize = 256;
 const NC: usize = 1024;
 
-/// A row-major view, whose rows begin `stride` values apart.
+/// A row-major view, with rows `stride` values apart.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     pub data: &'a [f32],
@@ -29,7 +29,7 @@ pub(crate) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// A dense `rows × cols` matrix: the first of `data`.
+    /// A dense `rows × cols` matrix at the start of `data`.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self {
             data: &data[..rows * cols],
@@ -106,7 +106,8 @@ pub(crate) fn at_b(out: ProductOutput<'_>, a: View<'_>, b: View<'_>) {
     );
 }
 
-/// A factor by its index outside the sum (a row of a, a column of b) and the one that is summed over.
+/// A factor, indexed by its outer index (a row of a, a column of b) and its inner one, the index of
+/// summation.
 #[derive(Clone, Copy)]
 struct Factor<'a> {
     data: &'a [f32],
@@ -115,8 +116,8 @@ struct Factor<'a> {
 }
 
 impl Factor<'_> {
-    /// Packs the rectangle into panels of `width` outer indices: for each inner index `width` values, zeroes past the
-    /// end.
+    /// Packs the rectangle into panels of `width` outer indices: `width` values for each inner
+    /// index, with zeros past the end.
     #[inline(always)]
     fn pack(&self, outer: [usize; 2], inner: [usize; 2], width: usize, panels: &mut Vec<f32>) {
         let ([o0, o1], [i0, i1]) = (outer, inner);
@@ -209,7 +210,7 @@ impl WithSimd for Product<'_> {
     }
 }
 
-/// Sums of a panel of a and one of b.
+/// Sums of one panel of a and one of b.
 #[inline(always)]
 fn tile<S: Simd>(simd: S, a: &[f32], b: &[S::f32s]) -> [[S::f32s; VECTORS]; MR] {
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; MR];
@@ -245,7 +246,8 @@ mod tests {
     use super::*;
     use crate::ops::gradient_check::noise;
 
-    /// Every product against its definition in f64, at shapes that fill no tile and no block, from two threads at once.
+    /// Every product against its definition in f64, at shapes that fill no tile and no block, on
+    /// two threads at once.
     #[test]
     fn products_match_their_definition() {
         let check = |seed: u64| {
@@ -297,7 +299,7 @@ mod tests {
                                 } else {
                                     0.0
                                 };
-                            // k + 2 roundings, each of at most 2⁻²⁴ of what has been summed.
+                            // k + 2 roundings, each at most 2⁻²⁴ of the partial sum.
                             let bound = size * (k as f64 + 2.0) * 2f64.powi(-24);
                             assert!((f64::from(first[i * n + j]) - exact).abs() <= bound);
                         }

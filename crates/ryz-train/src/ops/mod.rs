@@ -1,6 +1,7 @@
-//! Fused element-wise operators with their own backward pass, and the matrix product between them.
+//! Fused element-wise operators with their backward passes, and the matrix product between them.
 //!
-//! Each file holds one operator: the equation, forward, backward and a gradient check against finite differences.
+//! Each file holds one operator: the equation, forward, backward, and a gradient check against
+//! finite differences.
 
 pub(crate) mod attention;
 pub(crate) mod cross_entropy;

@@ -1,7 +1,8 @@
-//! RMSNorm fused with the fake quantisation of its output.
+//! RMSNorm fused with the fake quantization of its output.
 //!
-//! `h = x / sqrt(mean(x²) + eps) · w`; with int8 activations `s = 127 / max(|h|, 1e-5)`, over a token's row or over all
-//! rows of the call, and `y = clip(round_half_even(h·s), −128, 127) / s`. The rounding passes gradients straight through.
+//! `h = x / sqrt(mean(x²) + eps) · w`; with int8 activations `s = 127 / max(|h|, 1e-5)`, over a
+//! token's row or over all rows of the call, and `y = clip(round_half_even(h·s), −128, 127) / s`.
+//! Gradients pass straight through the rounding.
 
 use crate::simd::{max1, sum2, vectorised};
 
@@ -9,7 +10,7 @@ use crate::simd::{max1, sum2, vectorised};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rounding {
     None,
-    /// int8, one scale a row.
+    /// int8, one scale per row.
     Token,
     /// int8, one scale for all rows of the call.
     Batch,
@@ -21,7 +22,7 @@ pub(crate) struct NormForward<'a> {
     pub weight: &'a [f32],
     pub eps: f32,
     pub rounding: Rounding,
-    /// (n, d): normalised and quantised rows.
+    /// (n, d): normalized and quantized rows.
     pub y: &'a mut [f32],
     /// (n): 1 / sqrt(mean(x²) + eps).
     pub inverse: &'a mut [f32],
@@ -59,7 +60,7 @@ fn forward_row(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) -> f32 {
     inverse
 }
 
-/// Rounds values to the int8 grid of their largest in place.
+/// Rounds values in place to the int8 grid scaled by the largest magnitude.
 #[inline(always)]
 fn quantise(y: &mut [f32]) {
     let scale = 127.0 / max1(y, 1e-5, f32::abs);
@@ -102,7 +103,8 @@ pub(crate) fn backward(op: NormBackward<'_>) {
     );
 }
 
-/// Adds the weight gradient of a row and gives the factor of `x` in `dx = inverse·w·dy − factor·x`.
+/// Adds the weight gradient of a row and returns the factor of `x` in `dx = inverse·w·dy −
+/// factor·x`.
 #[inline(always)]
 pub(crate) fn backward_row(
     x: &[f32],
@@ -179,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_batch_has_one_grid_and_a_token_its_own() {
-        // Of unit mean square already: the first row's largest value is 2, the second's 1.
+        // The rows already have unit mean square: the first row's largest value is 2, the second's
+        // 1.
         let x = [2.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0];
         let weight = [1.0, 0.3, 0.29, 0.28];
         let rounded = |rounding| {

@@ -1,6 +1,6 @@
-//! Rotary position embedding, NeoX halves: element i of a head turns with element i + d/2.
+//! Rotary position embedding, NeoX halves: element i of a head rotates with element i + d/2.
 //!
-//! angle = position · theta^(−2i/d). The backward pass turns by the negative angle.
+//! angle = position · theta^(−2i/d). The backward pass rotates by the negative angle.
 
 use crate::simd::vectorised;
 
@@ -25,7 +25,8 @@ impl RopeTable {
         Self { half, cos, sin }
     }
 
-    /// Turns the first `heads` heads of each row of `rows` (n, stride) by `direction` (+1 forward, −1 backward).
+    /// Rotates the first `heads` heads of each row of `rows` (n, stride) by `direction` (+1
+    /// forward, −1 backward).
     ///
     /// Row r is at position r modulo `sequence`.
     pub fn turn(

@@ -1,10 +1,12 @@
-//! Fake quantisation of weights: `s = mean|W|`, `W' = clip(round(W/s), −1, 1) · s`; gradients pass straight through.
+//! Fake quantization of weights: `s = mean|W|`, `W' = clip(round(W/s), −1, 1) · s`; gradients pass
+//! straight through.
 //!
-//! The scale is rounded to fp16, the narrowest type a ternary GGUF block stores, so that training sees the exported values.
+//! The scale is rounded to fp16, the narrowest type in a ternary GGUF block, so that training sees
+//! the exported values.
 
 use crate::simd::{sum2, vectorised};
 
-/// Quantises one group (a tensor or a row) into `out` and gives its scale.
+/// Quantizes one group (a tensor or a row) into `out` and returns its scale.
 pub(crate) fn ternary(weights: &[f32], out: &mut [f32]) -> f32 {
     vectorised(
         #[inline(always)]
@@ -27,7 +29,7 @@ pub(crate) fn ternary(weights: &[f32], out: &mut [f32]) -> f32 {
     )
 }
 
-/// Rounds to the values an F16 tensor can hold.
+/// Rounds to values that an F16 tensor can hold.
 pub(crate) fn round_f16(weights: &[f32], out: &mut [f32]) {
     for (out, w) in out.iter_mut().zip(weights) {
         *out = half::f16::from_f32(*w).to_f32();

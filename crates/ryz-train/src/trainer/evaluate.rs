@@ -6,26 +6,25 @@ use crate::model::{LayerZeros, Tokens};
 use crate::parallel;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What a validation found.
+/// The result of a validation.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Evaluation {
-    /// Mean loss, nats a token.
+    /// Mean loss in nats per token.
     pub loss: f64,
-    /// Bits for each byte of the text.
+    /// Bits per byte of the text.
     pub bits_per_byte: f64,
-    /// Tokens predicted.
+    /// Number of predicted tokens.
     pub tokens: usize,
-    /// Zeros by layer, over all these tokens.
+    /// Fractions of zeros per layer, over all these tokens.
     pub zeros: Vec<LayerZeros>,
 }
 
 impl Trainer {
-    /// Loss over the validation text in windows of the training window's length that follow each other without overlap:
-    /// every token but the first is predicted once. `windows` bounds the work: that many, spread evenly and always the
-    /// same; 0 takes all. Rounding is the engine's, whatever training does.
+    /// Loss over the validation text in consecutive, non-overlapping windows of the training
+    /// window's length: every token but the first is predicted once. `windows` limits the work to
+    /// that many, spread evenly and always the same; 0 uses all. Rounding is always the engine's.
     ///
     /// # Errors
-    ///
     /// [`TrainError::Aborted`] within a layer after `cancel` is set.
     pub fn evaluate(
         &mut self,

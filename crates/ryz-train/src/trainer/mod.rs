@@ -29,7 +29,7 @@ pub struct Trainer {
     pub(crate) network: Network,
     pub(crate) tokenizer: TextTokenizer,
     pub(crate) parameters: Vec<f32>,
-    /// The parameters as the forward pass and the exported file have them: quantised.
+    /// The quantized parameters, as used by the forward pass and the exported file.
     pub(crate) effective: Vec<f32>,
     stale: bool,
     corpus: Corpus,
@@ -41,22 +41,22 @@ pub struct Trainer {
     teacher: Option<Teacher>,
     step: u64,
     seconds: f64,
-    /// Seconds of a step, recent ones weighing more.
+    /// Seconds per step, a moving average that favors recent ones.
     pace: Option<f64>,
     history: History,
 }
 
-/// Whom a run learns from besides its texts.
+/// The teacher of a run.
 #[derive(Debug)]
 struct Teacher {
     network: Network,
     weights: Vec<f32>,
-    /// One for each shard.
+    /// One per shard.
     buffers: Vec<Buffers>,
 }
 
 impl Trainer {
-    /// A fresh run; `threads` are used up to the number of shards.
+    /// A new run; uses up to `threads` threads, at most one per shard.
     pub fn new(
         config: TrainConfig,
         tokenizer: TextTokenizer,
@@ -72,10 +72,10 @@ impl Trainer {
         Self::with_parameters(config, tokenizer, corpus, parameters, threads)
     }
 
-    /// A run that starts from a model's weights instead of noise.
+    /// A run that starts from a model's weights instead of random ones.
     ///
-    /// Ternary weights become masters that round to exactly these weights and this scale: `w = t·s / (1 − zeros)`, whose
-    /// mean magnitude is s.
+    /// Ternary weights become masters that round to exactly these weights and this scale: `w = t·s
+    /// / (1 − zeros)`, whose mean magnitude is s.
     pub fn finetune(
         model: PretrainedModel,
         config: TrainConfig,
@@ -134,15 +134,15 @@ impl Trainer {
         })
     }
 
-    /// Mixes the divergence from `model`'s next-token distributions into the loss of all steps from now on
+    /// Adds the divergence from `model`'s next-token distributions to the loss of all later steps
     /// (`distillation_weight`, `distillation_temperature`).
     ///
-    /// The teacher runs as its file has it: ternary weights with int8 activations, float weights with float activations.
-    /// A checkpoint does not hold it: give it again to a resumed run.
+    /// The teacher runs as stored: ternary weights with int8 activations, float weights with float
+    /// activations. Checkpoints do not contain it: pass it again to a resumed run.
     ///
     /// # Errors
-    ///
-    /// [`TrainError::UnfitModel`] when its vocabulary is another or its context shorter than the training window.
+    /// [`TrainError::UnfitModel`] when its vocabulary differs, or its context is shorter than the
+    /// training window.
     pub fn learn_from(&mut self, model: PretrainedModel) -> Result<(), TrainError> {
         let unfit = |name, expected: String, got: String| TrainError::UnfitModel {
             path: model.path.clone(),
@@ -177,10 +177,10 @@ impl Trainer {
         Ok(())
     }
 
-    /// Goes on from a checkpoint. `adjust` may change everything but the model.
+    /// Resumes from a checkpoint. `adjust` may change everything but the model.
     ///
-    /// The place in the texts follows from the number of sequences seen: with the same texts and the same configuration a
-    /// resumed run ends bit for bit as one that was never interrupted.
+    /// The position in the texts follows from the number of sequences seen: with the same texts and
+    /// configuration, a resumed run produces bit for bit the result of an uninterrupted one.
     pub fn resume(
         path: &Path,
         train: &str,
@@ -239,12 +239,12 @@ impl Trainer {
         self.seconds
     }
 
-    /// Numbers trained.
+    /// Number of trained parameters.
     pub fn parameter_count(&self) -> usize {
         self.parameters.len()
     }
 
-    /// Puts a point on the curve, with the validation if there is one.
+    /// Adds a point to the curve, with the evaluation if given.
     pub fn record(&mut self, evaluation: Option<&Evaluation>) -> Point {
         let point = Point {
             step: self.step,
@@ -259,7 +259,7 @@ impl Trainer {
         point
     }
 
-    /// Writes a checkpoint in place of the one at `path`.
+    /// Replaces the checkpoint at `path`.
     pub fn save(&self, path: &Path) -> Result<(), TrainError> {
         let state = State {
             step: self.step,

@@ -1,25 +1,25 @@
-//! What the model says meanwhile.
+//! Samples from the model during training.
 
 use super::Trainer;
 use crate::error::TrainError;
 use crate::rng::SplitMix64;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How to draw tokens for a sample.
+/// Sampling options.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleOptions {
-    /// Tokens at most. The training window's length is a bound too.
+    /// Maximum tokens, also limited by the training window's length.
     pub max_tokens: usize,
-    /// 0 takes the likeliest.
+    /// Temperature; 0 selects the likeliest token.
     pub temperature: f32,
-    /// Draw from this many likeliest tokens.
+    /// Number of likeliest tokens to draw from.
     pub top_k: usize,
-    /// Seed.
+    /// Random seed.
     pub seed: u64,
 }
 
 impl Trainer {
-    /// Logits after each token, by the trainer's own forward pass, rounding as the engine does.
+    /// Logits after each token from the trainer's own forward pass, with the engine's rounding.
     pub fn logits(&mut self, tokens: &[u32]) -> Result<Vec<f32>, TrainError> {
         let most = self.config.window();
         let vocabulary = self.config.model.vocab_size as u32;
@@ -37,7 +37,7 @@ impl Trainer {
             .logits(&self.effective, tokens, &mut self.buffers[0]))
     }
 
-    /// Continues a text, as the exported file would: rounding as the engine does.
+    /// Continues a text as the exported file would, with the engine's rounding.
     pub fn sample(&mut self, prompt: &str, options: SampleOptions) -> Result<String, TrainError> {
         self.sample_unless(prompt, options, &AtomicBool::new(false))
     }
@@ -72,7 +72,7 @@ impl Trainer {
     }
 }
 
-/// One token from the `top_k` likeliest at a temperature.
+/// One token from the `top_k` likeliest, at a temperature.
 fn draw(logits: &[f32], options: SampleOptions, rng: &mut SplitMix64) -> u32 {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     order.sort_unstable_by(|a, b| logits[*b as usize].total_cmp(&logits[*a as usize]));

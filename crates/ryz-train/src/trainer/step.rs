@@ -8,18 +8,18 @@ use crate::{optimizer, parallel};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// What one step did.
+/// The result of one step.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct StepReport {
-    /// Steps done, this one included.
+    /// Steps done, including this one.
     pub step: u64,
-    /// Steps in all.
+    /// Total steps.
     pub steps: u64,
-    /// Mean loss of the batch, nats a token, on the text alone.
+    /// Mean loss of the batch on the text alone, in nats per token.
     pub loss: f64,
-    /// With a teacher: mean divergence from it at the temperature, times its square.
+    /// With a teacher: mean divergence from it at the temperature T, times T².
     pub divergence: Option<f64>,
-    /// Learning rate used.
+    /// Learning rate of the step.
     pub learning_rate: f32,
     /// Norm of the gradient before clipping.
     pub gradient_norm: f64,
@@ -27,7 +27,7 @@ pub struct StepReport {
     pub tokens: u64,
     /// Passes over the corpus so far.
     pub epochs: f64,
-    /// Tokens a second, over the last ten steps or so.
+    /// Tokens per second over about the last ten steps.
     pub tokens_per_second: f64,
     /// Seconds left at this speed.
     pub eta_seconds: f64,
@@ -37,16 +37,15 @@ impl Trainer {
     /// One optimizer step.
     ///
     /// # Errors
-    ///
-    /// [`TrainError::Diverged`] when loss or gradient are no numbers; the parameters are then as they were.
+    /// [`TrainError::Diverged`] when loss or gradient is not finite; the parameters are then
+    /// unchanged.
     pub fn step(&mut self) -> Result<StepReport, TrainError> {
         self.step_unless(&AtomicBool::new(false))
     }
 
-    /// The same, unless `cancel` is set meanwhile: then the parameters are as they were.
+    /// The same, but setting `cancel` aborts the step and leaves the parameters unchanged.
     ///
     /// # Errors
-    ///
     /// As [`Trainer::step`]; [`TrainError::Aborted`] within a layer after `cancel` is set.
     pub fn step_unless(&mut self, cancel: &AtomicBool) -> Result<StepReport, TrainError> {
         let start = Instant::now();

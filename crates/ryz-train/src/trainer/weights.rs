@@ -1,4 +1,4 @@
-//! The parameters as they begin, and as the forward pass sees them.
+//! The initial parameters, and the parameters as the forward pass uses them.
 
 use super::Trainer;
 use crate::config::{TrainConfig, WeightScale};
@@ -8,7 +8,7 @@ use crate::parallel;
 use crate::rng::SplitMix64;
 
 impl Trainer {
-    /// Brings the effective weights up to date with the parameters.
+    /// Updates the effective weights from the parameters.
     pub(crate) fn refresh(&mut self) {
         if !self.stale {
             return;
@@ -28,7 +28,7 @@ impl Trainer {
     }
 }
 
-/// A tensor as the forward pass sees it.
+/// A tensor as the forward pass uses it.
 fn effective(config: &TrainConfig, tensor: &Tensor, parameters: &[f32], out: &mut [f32]) {
     match tensor.kind {
         Kind::Norm => out.copy_from_slice(parameters),
@@ -46,8 +46,8 @@ fn effective(config: &TrainConfig, tensor: &Tensor, parameters: &[f32], out: &mu
     }
 }
 
-/// Norms at 1, everything else normal with a deviation of 0.02, the two projections into the residual stream smaller by
-/// the square root of twice the depth.
+/// Norms at 1, everything else normal with a standard deviation of 0.02; the two projections into
+/// the residual stream are smaller by the square root of twice the depth.
 pub(super) fn initial(config: &TrainConfig) -> Vec<f32> {
     let layout = Layout::new(&config.model);
     let mut parameters = vec![0.0; layout.total];
