@@ -1,4 +1,4 @@
-//! The arena: who holds how much, and how much there may be.
+//! The arena: memory accounting and limits.
 
 use std::{fmt, sync::Arc};
 
@@ -21,7 +21,7 @@ pub enum BufferKind {
     KvCache,
     /// Activations and other scratch of a step.
     Scratch,
-    /// Bytes of a file on their way into weights.
+    /// File bytes being converted to weights.
     Staging,
 }
 
@@ -29,7 +29,7 @@ impl BufferKind {
     /// Every kind, in the order of [`MemoryStats::by_kind`].
     pub const ALL: [Self; 4] = [Self::Weights, Self::KvCache, Self::Scratch, Self::Staging];
 
-    /// The name in reports.
+    /// The name used in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Weights => "weights",
@@ -49,14 +49,14 @@ impl fmt::Display for BufferKind {
 /// Options of an [`Arena`].
 #[derive(Clone, Copy, Debug)]
 pub struct ArenaConfig {
-    /// Bytes it may hold at a time; `None` (the default) for no limit but the system's.
+    /// Maximum bytes held at a time; `None` (the default) for no limit other than the system's.
     pub limit: Option<usize>,
-    /// Huge pages; transparent by default.
+    /// Huge pages; default transparent.
     pub huge_pages: HugePages,
-    /// On which memory nodes its regions lie; where they are touched first, by default.
+    /// Memory nodes of its regions; default first touch.
     pub nodes: NodePlacement,
-    /// Whether freed blocks are overwritten with `0xff`, and checked before they are used again; by default in builds with
-    /// debug assertions.
+    /// Whether to overwrite freed blocks with `0xff` and check them before reuse; default in builds
+    /// with debug assertions.
     pub poison: bool,
 }
 
@@ -71,37 +71,37 @@ impl Default for ArenaConfig {
     }
 }
 
-/// How much an arena holds and held.
+/// Current and past memory use of an arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct MemoryStats {
     /// Bytes in use, in whole lines.
     pub in_use: usize,
-    /// Bytes that pools hold for later.
+    /// Bytes reserved in pools.
     pub pooled: usize,
-    /// Bytes mapped from the system: what is in use or pooled, padding, and free blocks.
+    /// Bytes mapped from the system: in use or pooled, padding, and free blocks.
     pub mapped: usize,
-    /// The most that was in use or pooled at a time.
+    /// Maximum bytes in use or pooled so far.
     pub high_water: usize,
-    /// Bytes allowed in use or pooled.
+    /// Maximum bytes allowed in use or pooled.
     pub limit: Option<usize>,
     /// Bytes in use by kind, in the order of [`BufferKind::ALL`].
     pub by_kind: [usize; BufferKind::ALL.len()],
     /// Live buffers.
     pub buffers: usize,
-    /// Buffers ever taken.
+    /// Buffers allocated so far.
     pub allocations: usize,
 }
 
 impl MemoryStats {
-    /// Bytes in use for one kind.
+    /// Bytes in use of one kind.
     pub fn of(&self, kind: BufferKind) -> usize {
         self.by_kind[kind as usize]
     }
 }
 
-/// Where every large buffer comes from. A clone is the same arena.
+/// The source of every large buffer. Clones refer to the same arena.
 #[derive(Clone, Debug)]
 pub struct Arena {
     heap: Arc<Heap>,
@@ -109,12 +109,12 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// An arena that holds nothing yet.
+    /// An empty arena.
     pub fn new(config: ArenaConfig) -> Self {
         Self::of(Heap::new(config, None))
     }
 
-    /// An arena that asks `policy` before it maps memory.
+    /// An arena that consults `policy` before it maps memory.
     pub fn with_policy(config: ArenaConfig, policy: SharedPolicy) -> Self {
         Self::of(Heap::new(config, Some(policy)))
     }
@@ -126,7 +126,7 @@ impl Arena {
         }
     }
 
-    /// The same arena, for a part of the engine that its buffers are listed under in [`Arena::layout`].
+    /// The same arena with a label, under which [`Arena::layout`] lists its buffers.
     #[must_use]
     pub fn labelled(&self, label: impl Into<Arc<str>>) -> Self {
         Self {
@@ -135,16 +135,18 @@ impl Arena {
         }
     }
 
-    /// Takes `bytes` zeroed bytes, aligned to a line and followed by at least a line of readable zeroes.
+    /// Allocates `bytes` zeroed bytes, aligned to a cache line and followed by at least one line of
+    /// readable zeros.
     ///
     /// # Errors
-    /// [`MemoryError::LimitExceeded`] past the arena's limit, [`MemoryError::OutOfMemory`] when the system has none,
-    /// [`MemoryError::InvalidNodes`] when it has no such memory nodes.
+    /// [`MemoryError::LimitExceeded`] above the arena's limit; [`MemoryError::OutOfMemory`] when
+    /// the system has no memory; [`MemoryError::InvalidNodes`] when it has no such memory nodes.
     pub fn allocate(&self, bytes: usize, kind: BufferKind) -> Result<Buffer, MemoryError> {
         self.allocate_aligned(bytes, LINE, kind)
     }
 
-    /// As [`Arena::allocate`], aligned to `align` bytes: a power of two; less than a line is a line.
+    /// As [`Arena::allocate`], aligned to `align` bytes, a power of two; values below a cache line
+    /// mean a cache line.
     ///
     /// # Errors
     /// As [`Arena::allocate`], and [`MemoryError::InvalidAlignment`].
@@ -158,7 +160,7 @@ impl Arena {
         Ok(Buffer::new(Arc::clone(&self.heap), block, bytes))
     }
 
-    /// Takes `len` zeroed elements; see [`Arena::allocate`].
+    /// Allocates `len` zeroed elements; see [`Arena::allocate`].
     ///
     /// # Errors
     /// As [`Arena::allocate`].
@@ -175,14 +177,14 @@ impl Arena {
         Ok(AlignedVec::new(self.allocate(bytes, kind)?, len))
     }
 
-    /// Gives a buffer back: what dropping it does.
+    /// Frees a buffer, as dropping it does.
     pub fn deallocate(&self, buffer: Buffer) {
         drop(buffer);
     }
 
-    /// Holds `count` buffers of `bytes` ready, side by side: the next ones of that size (in whole lines) and kind come from
-    /// here and go back here, without the system being asked. They count against the limit from now on, until
-    /// [`Arena::clear_pool`].
+    /// Reserves `count` contiguous buffers of `bytes`. Later buffers of that size (in whole lines)
+    /// and kind are taken from the pool and returned to it without a system call. The pool counts
+    /// against the limit until [`Arena::clear_pool`].
     ///
     /// # Errors
     /// As [`Arena::allocate`].
@@ -195,14 +197,15 @@ impl Arena {
         self.heap.preallocate_pool(bytes, count, kind, &self.label)
     }
 
-    /// Ends the pools of this size and kind, and says how many bytes they held ready. Buffers of theirs that are in use
-    /// stay; the pool's memory goes back to the system with the last of them.
+    /// Closes the pools of this size and kind, and returns how many bytes they held in reserve.
+    /// Buffers in use stay valid; a pool's memory is unmapped with its last buffer.
     pub fn clear_pool(&self, bytes: usize, kind: BufferKind) -> usize {
         self.heap.clear_pool(bytes, kind)
     }
 
-    /// Maps a file, to be read in place: it is listed in [`Arena::layout`], and counts against no limit, for its pages are
-    /// the system's cache. Whoever asks for this takes the risk that a file cut short later kills the process.
+    /// Maps a file to be read in place. [`Arena::layout`] lists it. It does not count against the
+    /// limit, because its pages belong to the system's cache. Truncating the file while it is
+    /// mapped kills the process.
     ///
     /// # Errors
     /// [`MemoryError::Io`] when the system refuses.
@@ -212,12 +215,12 @@ impl Arena {
         Ok(mapped)
     }
 
-    /// How much it holds and held.
+    /// Current and past memory use.
     pub fn stats(&self) -> MemoryStats {
         self.heap.stats()
     }
 
-    /// What lies where: every region, its blocks, whose they are, its pages and nodes, and the holes.
+    /// The memory layout: every region with its blocks, owners, pages, nodes and holes.
     pub fn layout(&self) -> MemoryLayout {
         self.heap.layout()
     }

@@ -1,4 +1,4 @@
-//! Owned memory: a block of an arena's.
+//! Owned memory: a block of an arena.
 
 use std::{
     ops::{Deref, DerefMut, Range},
@@ -14,8 +14,8 @@ use crate::{
     system,
 };
 
-/// Bytes of an arena: aligned to a line, zeroed at first, followed by at least a line of readable bytes
-/// ([`Buffer::PADDING`]) that belong to no one. Dropping it gives them back.
+/// Bytes of an arena: aligned to a cache line, initially zeroed, and followed by at least one line
+/// of readable bytes ([`Buffer::PADDING`]) that no buffer uses. Dropping it frees them.
 #[derive(Debug)]
 pub struct Buffer {
     start: NonNull<u8>,
@@ -24,13 +24,13 @@ pub struct Buffer {
     heap: Arc<Heap>,
 }
 
-// SAFETY: the bytes are owned by this value alone, and shared references give shared access only.
+// SAFETY: only this value owns the bytes, and shared references give shared access only.
 unsafe impl Send for Buffer {}
 // SAFETY: as above: `&Buffer` gives `&[u8]`.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Bytes past the end that may be read (not written): kernels load whole lines.
+    /// Readable (not writable) bytes past the end: kernels load whole lines.
     pub const PADDING: usize = LINE;
 
     pub(crate) fn new(heap: Arc<Heap>, block: Block, len: usize) -> Self {
@@ -42,51 +42,53 @@ impl Buffer {
         }
     }
 
-    /// Bytes asked for.
+    /// Requested bytes.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no byte was asked for.
+    /// Whether zero bytes were requested.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// What it is for.
+    /// Its kind.
     pub fn kind(&self) -> BufferKind {
         self.block.kind()
     }
 
     /// The bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        // SAFETY: `start` points to `len` initialised bytes that this value owns; `&self` excludes writers.
+        // SAFETY: `start` points to `len` initialized bytes owned by this value; `&self` excludes
+        // writers.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
     /// The bytes, for writing.
     pub fn as_bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `as_bytes`; `&mut self` excludes every other access.
+        // SAFETY: as in `as_bytes`; `&mut self` excludes all other access.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
-    /// The bytes in whole lines and the padding: what may be read past the end, as zeroes.
+    /// The bytes in whole lines plus the padding, which reads as zeros.
     pub fn padded_bytes(&self) -> &[u8] {
-        // SAFETY: the block has the lines asked for and `PADDING` bytes more, all initialised (zeroed); `&self` excludes
-        // writers.
+        // SAFETY: the block has the requested lines and `PADDING` more bytes, all initialized
+        // (zeroed); `&self` excludes writers.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.block.padded()) }
     }
 
-    /// Makes the bytes of a range zeroes, by giving its whole pages back to the system where that takes them: they cost
-    /// no memory until they are touched again. How many bytes it took.
+    /// Zeroes a range by returning its whole pages to the system where supported; they use no
+    /// memory until touched again. Returns the bytes released.
     ///
     /// # Panics
-    /// When there is no such range.
+    /// When the range is out of bounds.
     pub fn discard(&mut self, range: Range<usize>) -> usize {
         let bytes = &mut self.as_bytes_mut()[range];
         let (start, len) = (NonNull::from(&mut *bytes).cast(), bytes.len());
-        // SAFETY: the bytes lie in a mapping of the arena's with such pages, and this value has them alone.
+        // SAFETY: the bytes lie in an arena mapping with such pages, and only this value accesses
+        // them.
         let discarded = unsafe { system::discard(start, len, self.block.page()) };
-        // SAFETY: the same bytes as before; those that went are mapped, as zeroes.
+        // SAFETY: the same bytes as before; released ones are still mapped, as zeros.
         let bytes = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) };
         let (from, gone) = discarded.unwrap_or((0, 0));
         bytes[..from].fill(0);
@@ -94,7 +96,7 @@ impl Buffer {
         gone
     }
 
-    /// The bytes as elements; a rest shorter than an element is left out.
+    /// The bytes as elements, without a trailing partial element.
     pub fn as_slice<T: Pod>(&self) -> &[T] {
         let whole = self.len / element_size::<T>() * size_of::<T>();
         bytemuck::cast_slice(&self.as_bytes()[..whole])
@@ -113,7 +115,7 @@ impl Drop for Buffer {
     }
 }
 
-/// The size of an element, checked when the program is built.
+/// The size of an element, checked at compile time.
 const fn element_size<T>() -> usize {
     const {
         assert!(size_of::<T>() > 0, "an element needs a size");
@@ -140,22 +142,22 @@ impl<T: Pod> AlignedVec<T> {
         }
     }
 
-    /// The buffer behind it.
+    /// The underlying buffer.
     pub fn buffer(&self) -> &Buffer {
         &self.buffer
     }
 
-    /// Makes the elements of a range zeroes, as [`Buffer::discard`] does; how many bytes the system took.
+    /// Zeroes a range of elements, as [`Buffer::discard`] does; returns the bytes released.
     ///
     /// # Panics
-    /// When there is no such range.
+    /// When the range is out of bounds.
     pub fn discard(&mut self, range: Range<usize>) -> usize {
         assert!(range.end <= self.len, "elements {range:?} of {}", self.len);
         let size = size_of::<T>();
         self.buffer.discard(range.start * size..range.end * size)
     }
 
-    /// The elements and the zeroes past them that may be read; see [`Buffer::padded_bytes`].
+    /// The elements and the readable zeros after them; see [`Buffer::padded_bytes`].
     pub fn padded(&self) -> &[T] {
         let bytes = self.buffer.padded_bytes();
         bytemuck::cast_slice(&bytes[..bytes.len() / size_of::<T>() * size_of::<T>()])

@@ -1,20 +1,21 @@
-//! Size classes: four to a doubling, so that a block wastes less than a fifth of itself.
+//! Size classes: four per doubling, so that a block wastes less than a fifth of itself.
 
 use crate::LINE;
 
-/// Blocks of more lines than this are mappings of their own, whose pages go back to the system when they are freed.
+/// Larger blocks, in lines, are separate mappings, whose pages return to the system when freed.
 pub(crate) const MAX_LINES: usize = (128 << 10) / LINE;
 
-/// How many classes there are.
+/// Number of classes.
 pub(crate) const COUNT: usize = class_of_lines(MAX_LINES) + 1;
 
-/// The smallest pages there are.
+/// The smallest page size.
 const PAGE: usize = 4096;
 
-/// Smallest and largest region that blocks are carved from.
+/// Minimum and maximum bytes of a region divided into blocks.
 const REGION: (usize, usize) = (64 << 10, 2 << 20);
 
-/// The class of blocks that take `bytes` (a multiple of a line, not 0); `None` when they are mappings of their own.
+/// The class of a block of `bytes` (a nonzero multiple of a line); `None` if it needs its own
+/// mapping.
 pub(crate) fn class_of(bytes: usize) -> Option<usize> {
     let lines = bytes / LINE;
     (lines <= MAX_LINES).then(|| class_of_lines(lines))
@@ -39,8 +40,8 @@ pub(crate) const fn block_bytes(class: usize) -> usize {
     ((1 << power) + quarters * (1 << (power - 2))) * LINE
 }
 
-/// The first class from `class` on whose blocks are all aligned to `align` (a power of two); `None` when there is none, or
-/// regions, which lie on pages, are not.
+/// The first class, from `class` on, whose blocks are all aligned to `align` (a power of two);
+/// `None` if there is none, or if regions, which are page-aligned, are not.
 pub(crate) fn aligned(class: usize, align: usize) -> Option<usize> {
     let classes = class..COUNT;
     classes
@@ -49,7 +50,7 @@ pub(crate) fn aligned(class: usize, align: usize) -> Option<usize> {
         .filter(|_| align <= PAGE)
 }
 
-/// Blocks of a region of a class.
+/// Number of blocks in a region of a class.
 pub(crate) fn blocks_per_region(class: usize) -> usize {
     let block = block_bytes(class);
     (block * 32).next_power_of_two().clamp(REGION.0, REGION.1) / block

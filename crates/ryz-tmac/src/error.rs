@@ -2,96 +2,96 @@ use std::{io, path::PathBuf};
 
 use crate::{BufferKind, NodeSet};
 
-/// Why memory or a file's bytes could not be had.
+/// Why memory or a file's bytes are not available.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// The arena's byte limit would be passed.
+    /// The allocation would exceed the arena's byte limit.
     #[error("memory limit: {requested} bytes for {kind} asked with {in_use} of {limit} in use")]
     LimitExceeded {
-        /// What it was for.
+        /// The requested kind.
         kind: BufferKind,
-        /// Bytes asked.
+        /// Requested bytes.
         requested: usize,
-        /// Bytes in use before.
+        /// Bytes already in use.
         in_use: usize,
-        /// Bytes allowed.
+        /// Maximum bytes.
         limit: usize,
     },
-    /// The memory policy said no.
+    /// The memory policy denied the allocation.
     #[error("memory policy: {requested} bytes for {kind} denied: {reason}")]
     Denied {
-        /// What it was for.
+        /// The requested kind.
         kind: BufferKind,
-        /// Bytes asked.
+        /// Requested bytes.
         requested: usize,
-        /// What the policy said.
+        /// The policy's reason.
         reason: String,
     },
-    /// The system has no such memory, or the size does not fit the address space.
+    /// The system has no such memory, or the size exceeds the address space.
     #[error("out of memory: {requested} bytes for {kind}")]
     OutOfMemory {
-        /// What it was for.
+        /// The requested kind.
         kind: BufferKind,
-        /// Bytes asked.
+        /// Requested bytes.
         requested: usize,
     },
-    /// No power of two was asked for.
+    /// The alignment is not a power of two.
     #[error("alignment: expected a power of two, got {got}")]
     InvalidAlignment {
-        /// What was asked for.
+        /// The requested alignment.
         got: usize,
     },
     /// The system has no memory on these nodes.
     #[error("memory nodes {nodes} for {kind}")]
     InvalidNodes {
-        /// What it was for.
+        /// The requested kind.
         kind: BufferKind,
-        /// The nodes asked for.
+        /// The requested nodes.
         nodes: NodeSet,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// There is no such file.
+    /// The file does not exist.
     #[error("{}: no such file", path.display())]
     FileNotFound {
-        /// The path asked.
+        /// The requested path.
         path: PathBuf,
     },
-    /// A directory, a device or a pipe was given where a file is needed.
+    /// A directory, device or pipe instead of a file.
     #[error("{}: expected a regular file, got {found}", path.display())]
     NotARegularFile {
-        /// The path asked.
+        /// The requested path.
         path: PathBuf,
-        /// What is there.
+        /// What exists at the path.
         found: &'static str,
     },
-    /// A file has no such bytes: the range is past its end, or it was cut while it was read.
+    /// The range is past the end of the file, or the file was truncated while being read.
     #[error("{}: expected {expected} bytes at offset {offset}, got {got}", path.display())]
     ShortRead {
         /// The file.
         path: PathBuf,
-        /// Where the read began.
+        /// Offset of the read.
         offset: u64,
-        /// Bytes asked.
+        /// Requested bytes.
         expected: usize,
-        /// Bytes there were.
+        /// Available bytes.
         got: usize,
     },
-    /// The system refused to open, read or map.
+    /// The system failed to open, read or map.
     #[error("{}: cannot {action}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What was tried: "open", "read", "map".
+        /// The attempted action: "open", "read", "map".
         action: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl MemoryError {
-    /// The stable code that crosses to TypeScript.
+    /// The stable error code passed to TypeScript.
     pub fn code(&self) -> &'static str {
         match self {
             Self::LimitExceeded { .. } | Self::Denied { .. } => "MEMORY_LIMIT",

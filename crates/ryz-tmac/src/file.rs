@@ -1,4 +1,4 @@
-//! Files: opened once, read at offsets, mapped only when asked.
+//! Files: opened once, read at offsets, mapped only on request.
 
 #[cfg(target_os = "linux")]
 use std::num::NonZeroU64;
@@ -13,7 +13,8 @@ use memmap2::Mmap;
 
 use crate::{Arena, Buffer, BufferKind, MemoryError};
 
-/// An opened regular file. Its length is taken once; a file that gets shorter while it is read gives an error.
+/// An opened regular file. Its length is read once; if the file shrinks while being read, reads
+/// fail.
 #[derive(Debug)]
 pub struct InputFile {
     path: PathBuf,
@@ -30,12 +31,13 @@ impl InputFile {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, MemoryError> {
         let path = path.as_ref().to_owned();
         let opened = fs::metadata(&path).and_then(|metadata| {
-            // Asked before opening: opening a pipe would wait for its other end, and opening a device may do anything.
+            // Check before opening: opening a pipe would block until its other end opens, and
+            // opening a device may have side effects.
             if !metadata.is_file() {
                 return Ok(Err(metadata));
             }
             let file = open_without_waiting(&path)?;
-            // And after it: the path may have become something else in between.
+            // Check again after opening: the path may have changed in between.
             let metadata = file.metadata()?;
             Ok(if metadata.is_file() {
                 Ok((file, metadata.len()))
@@ -60,7 +62,7 @@ impl InputFile {
         }
     }
 
-    /// The path it was opened by.
+    /// The path that it was opened from.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -75,10 +77,10 @@ impl InputFile {
         self.len == 0
     }
 
-    /// Fills `bytes` from `offset` on; may be called from several threads.
+    /// Fills `bytes` starting at `offset`; callable from several threads.
     ///
     /// # Errors
-    /// [`MemoryError::ShortRead`] when the file ends before, [`MemoryError::Io`] otherwise.
+    /// [`MemoryError::ShortRead`] when the file ends early; [`MemoryError::Io`] otherwise.
     pub fn read_at(&self, offset: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
         self.check_range(offset, bytes.len())?;
         let mut filled = 0;
@@ -93,8 +95,8 @@ impl InputFile {
         Ok(())
     }
 
-    /// Reads a range into a buffer of the arena. A range that the file does not have is refused before anything is
-    /// allocated, however long a malformed header says it is.
+    /// Reads a range into a buffer of the arena. A range past the end of the file is rejected
+    /// before any allocation, whatever length a malformed header claims.
     ///
     /// # Errors
     /// As [`InputFile::read_at`] and [`Arena::allocate`].
@@ -111,9 +113,9 @@ impl InputFile {
         Ok(buffer)
     }
 
-    /// Tells the system that a range was used and its cached pages may go: for files much larger than memory, which
-    /// would push everything else out. A later read comes from the disk again. It is advice: where the system knows none
-    /// (it is Linux that does), or does not take it, nothing happens.
+    /// Advises the system that a range was used and its cached pages can be evicted, so that files
+    /// much larger than memory do not push out everything else. Later reads go to disk again. Has
+    /// no effect outside Linux, or if the system ignores the advice.
     pub fn advise_done(&self, range: Range<u64>) {
         #[cfg(target_os = "linux")]
         if let Some(len) = range.end.checked_sub(range.start).and_then(NonZeroU64::new) {
@@ -128,12 +130,12 @@ impl InputFile {
         let _ = range;
     }
 
-    /// Maps the whole file. Whoever asks for this takes the risk that a file cut short later kills the process.
+    /// Maps the whole file. Truncating the file while it is mapped kills the process.
     ///
     /// # Errors
     /// [`MemoryError::Io`] when the system refuses.
     pub fn map(&self) -> Result<MappedFile, MemoryError> {
-        // SAFETY: the map is only read; that no one cuts the file meanwhile is the documented risk of this option.
+        // SAFETY: the map is only read; truncation of the file meanwhile is the documented risk.
         let map = unsafe { Mmap::map(&self.file) };
         map.map(|map| MappedFile {
             map,
@@ -142,7 +144,7 @@ impl InputFile {
         .map_err(|source| self.refused("map", source))
     }
 
-    /// Refuses ranges past the length that the file had when it was opened.
+    /// Rejects ranges past the file's length when it was opened.
     fn check_range(&self, offset: u64, len: usize) -> Result<(), MemoryError> {
         let there = self.len.saturating_sub(offset);
         match usize::try_from(there) {
@@ -175,7 +177,7 @@ fn open_without_waiting(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::OpenOptionsExt;
-        // Means nothing to a regular file; a pipe is opened at once, and then refused.
+        // No effect on a regular file; a pipe opens at once and is then rejected.
         options.custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as _);
     }
     options.open(path)

@@ -1,7 +1,8 @@
-//! What an arena is made of: regions, the blocks in them, and the books.
+//! An arena's internals: regions, the blocks in them, and the accounting.
 //!
-//! Buffers of up to 128 KiB are blocks of a size class, carved out of a region that holds one class of one kind; larger
-//! ones, and pools, are regions of their own. A region goes back to the system with its last block.
+//! Buffers of up to 128 KiB are blocks of a size class, taken from a region for one class and kind;
+//! larger buffers and pools are separate regions. A region is unmapped when its last block is
+//! freed.
 
 use std::{
     ptr::NonNull,
@@ -15,7 +16,7 @@ use crate::{
     system::{Mapping, page_size},
 };
 
-/// What is shared by an arena and its buffers.
+/// State shared by an arena and its buffers.
 #[derive(Debug)]
 pub(crate) struct Heap {
     pub config: ArenaConfig,
@@ -36,17 +37,17 @@ struct State {
     allocations: usize,
 }
 
-/// A block that a buffer holds.
+/// A block held by a buffer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Block {
     region: usize,
     index: usize,
     start: NonNull<u8>,
-    /// Bytes that may be read: what was asked for in whole lines, and the padding.
+    /// Readable bytes: the requested bytes in whole lines, plus the padding.
     padded: usize,
     /// Bytes of the block.
     len: usize,
-    /// Bytes of the pages it lies on.
+    /// Bytes per page of its memory.
     page: usize,
     kind: BufferKind,
     own_region: bool,
@@ -93,7 +94,8 @@ impl Heap {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Maps memory, as the policy wants it. The books must not be locked: a policy may look at them, and may take its time.
+    /// Maps memory as the policy decides. Call it without holding the lock: a policy may query the
+    /// arena, and may take long.
     fn map(
         &self,
         bytes: usize,
@@ -124,14 +126,14 @@ impl Heap {
         Ok((mapping, granted))
     }
 
-    /// Lists a mapped file while it is there.
+    /// Lists a mapped file while it is mapped.
     pub fn list_file(&self, file: &Arc<MappedFile>) {
         let mut state = self.state();
         state.files.retain(|file| file.strong_count() > 0);
         state.files.push(Arc::downgrade(file));
     }
 
-    /// Takes a zeroed block for `bytes` bytes and a line more.
+    /// Allocates a zeroed block for `bytes` bytes plus one line.
     pub fn allocate(
         &self,
         bytes: usize,
@@ -168,7 +170,7 @@ impl Heap {
                 let region = match found {
                     Some(region) => region,
                     None => {
-                        // Mapping takes its time: the others go on.
+                        // Mapping is slow, so do not block other threads.
                         drop(state);
                         let region = self.region(class, padded, align, kind, label);
                         state = self.state();
@@ -176,7 +178,7 @@ impl Heap {
                         state.add(region)
                     }
                 };
-                // What the system refused raises no high-water mark.
+                // A failed mapping does not raise the high-water mark.
                 state.high_water = state.high_water.max(held);
                 state.take(region, owner, padded)
             }
@@ -186,16 +188,17 @@ impl Heap {
         poison::open(block.start, block.padded);
         if used {
             if self.config.poison {
-                // SAFETY: the block is ours alone since it was taken, and was overwritten whole when it was freed.
+                // SAFETY: only this thread holds the block since it was taken, and it was fully
+                // overwritten when freed.
                 unsafe { poison::check(block.start, block.padded) };
             }
-            // SAFETY: the block is ours alone, and mapped.
+            // SAFETY: only this thread holds the block, and it is mapped.
             unsafe { block.start.write_bytes(0, block.padded) };
         }
         Ok(block)
     }
 
-    /// A new region: for blocks of a class, or for one buffer.
+    /// A new region, for blocks of a class or for one buffer.
     fn region(
         &self,
         class: Option<usize>,
@@ -219,19 +222,20 @@ impl Heap {
         Ok(Region::new(mapped, kind, used_as, block_bytes, blocks))
     }
 
-    /// Gives a block back.
+    /// Frees a block.
     pub fn free(&self, block: Block) {
         if !block.own_region {
             if self.config.poison {
                 poison::open(block.start, block.len);
-                // SAFETY: whoever frees a block holds it alone, all of it.
+                // SAFETY: the caller holds the entire block exclusively.
                 unsafe { poison::overwrite(block.start, block.len) };
             }
             poison::close(block.start, block.len);
         }
         let mut state = self.state();
         let gone = state.give_back(&block);
-        // What the books give away is free: large mappings go before it, and while no one waits.
+        // Once released from the accounting, memory can be reused. Large mappings are unmapped
+        // before that, without holding the lock.
         if gone.is_some() {
             drop(state);
             drop(gone);
@@ -271,7 +275,7 @@ impl Heap {
         Ok(())
     }
 
-    /// Ends the pools of a size and kind: bytes that are reserved no more.
+    /// Closes the pools of a size and kind; returns the bytes that are no longer reserved.
     pub fn clear_pool(&self, bytes: usize, kind: BufferKind) -> usize {
         let Some(lines) = bytes.checked_next_multiple_of(LINE) else {
             return 0;
@@ -287,7 +291,7 @@ impl Heap {
                 continue;
             }
             freed += (region.owners.len() - region.live) * lines;
-            // Its live blocks stay where they are; what they leave is used no more.
+            // Its live blocks stay valid; freed ones are not reused.
             region.used_as = RegionUse::ClosedPool;
             if region.live == 0 {
                 gone.extend(state.remove(place));
@@ -326,7 +330,8 @@ impl Heap {
 }
 
 impl State {
-    /// Claims bytes before they are there, so that the limit holds however many threads ask: what is held then.
+    /// Claims bytes before they are mapped, so that concurrent requests respect the limit; returns
+    /// the bytes held after the claim.
     fn claim(
         &mut self,
         lines: usize,
@@ -400,7 +405,7 @@ impl State {
         region
     }
 
-    /// A region of blocks of a class that has room.
+    /// A region of a class with a free block.
     fn chunk_with_room(&self, class: usize, kind: BufferKind) -> Option<usize> {
         let block_bytes = classes::block_bytes(class);
         let room = |region: &Region| {
@@ -424,7 +429,7 @@ impl State {
             .position(|r| r.as_ref().is_some_and(fits))
     }
 
-    /// Takes a block of a region that has room.
+    /// Takes a block from a region with a free block.
     fn take(&mut self, place: usize, owner: Owner, padded: usize) -> (Block, bool) {
         let region = self.regions[place].as_mut();
         let taken = region.and_then(|region| {
@@ -444,7 +449,7 @@ impl State {
         taken.expect("the region was seen to have room")
     }
 
-    /// The block is free; the region, if it was the last one.
+    /// Frees the block; returns the region if this was its last block.
     fn give_back(&mut self, block: &Block) -> Option<Region> {
         let region = self.regions[block.region].as_mut()?;
         let owner = region.owners[block.index].take();
@@ -491,18 +496,18 @@ mod tests {
         })
     }
 
-    /// What a use after a free looks like: through an address that was kept.
+    /// A use after free, through a retained address.
     #[cfg(not(ryz_asan))]
     #[test]
     fn a_freed_block_is_overwritten_and_a_write_to_it_is_found() {
         let arena = poisoning();
-        // Keeps the region when the other goes.
+        // Keeps the region mapped after the other block is freed.
         let _neighbour = arena.allocate(100, BufferKind::Scratch).unwrap();
         let mut buffer = arena.allocate(100, BufferKind::Scratch).unwrap();
         buffer.as_bytes_mut().fill(7);
         let kept = buffer.as_bytes_mut().as_mut_ptr();
         drop(buffer);
-        // SAFETY: the region is mapped still, and no one holds the block.
+        // SAFETY: the region is still mapped, and no buffer holds the block.
         assert_eq!(unsafe { kept.read() }, super::poison::BYTE);
         // SAFETY: as above.
         unsafe { kept.add(3).write(1) };

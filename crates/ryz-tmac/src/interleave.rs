@@ -6,10 +6,11 @@
 //! int8 line    32 tokens × 2 channels   | h0[c..c+2] h1[c..c+2] … h31[c..c+2] |
 //! ```
 //!
-//! In a vector register loaded from such a line every lane is a token. One weight, broadcast, meets them all, and lanes are
-//! never added together. Integer products add neighbouring bytes, pairs (`maddubs`) or fours (`dpbusd`, `sdot`), so an int8
-//! line keeps as many consecutive channels of a token together. A tile's lines follow one another in the order of channels:
-//! a product with all tokens of a tile reads one stream, whatever the stride of the rows was.
+//! In a vector register loaded from such a line, every lane is a token. One broadcast weight
+//! applies to all of them, and lanes are never added together. Integer products add neighbouring
+//! bytes, pairs (`maddubs`) or fours (`dpbusd`, `sdot`), so an int8 line keeps as many consecutive
+//! channels of a token together. A tile's lines are in channel order: a product with all tokens of
+//! a tile reads one stream, whatever the stride of the rows was.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -34,9 +35,10 @@ macro_rules! plain {
         $(
             const _: () = assert!(size_of::<$line>() == LINE && align_of::<$line>() == LINE);
 
-            // SAFETY: an array of numbers, for which zeroes are a value.
+            // SAFETY: an array of numbers, for which all-zero bytes are valid.
             unsafe impl Zeroable for $line {}
-            // SAFETY: 64 bytes of numbers aligned to 64 (asserted): no padding, and any bits are a value.
+            // SAFETY: 64 bytes of numbers aligned to 64 (asserted): no padding, and any bits are
+            // valid.
             unsafe impl Pod for $line {}
         )+
     };
@@ -45,17 +47,18 @@ macro_rules! plain {
 plain!(FloatLine, SumLine, QuadLine, PairLine);
 
 impl<T: Copy, const TOKENS: usize, const CHANNELS: usize> TileLine<T, TOKENS, CHANNELS> {
-    /// Tokens of a tile.
+    /// Tokens per tile.
     pub const TOKENS: usize = TOKENS;
-    /// Channels of a line.
+    /// Channels per line.
     pub const CHANNELS: usize = CHANNELS;
 
-    /// Lines of a tile of `channels` channels; the last one may be in part padding.
+    /// Lines of a tile with `channels` channels; the last one may be partly padding.
     pub const fn lines(channels: usize) -> usize {
         channels.div_ceil(CHANNELS)
     }
 
-    /// Writes one token's channels into the lines of its tile. Channels past the end of `values` stay what they are.
+    /// Writes one token's channels into the lines of its tile. Channels past the end of `values`
+    /// are unchanged.
     ///
     /// # Panics
     /// When the tile has no such token, or not [`TileLine::lines`] for the values.
@@ -72,7 +75,7 @@ impl<T: Copy, const TOKENS: usize, const CHANNELS: usize> TileLine<T, TOKENS, CH
         }
     }
 
-    /// Reads one token's channels out of the lines of its tile.
+    /// Reads one token's channels from the lines of its tile.
     ///
     /// # Panics
     /// As [`TileLine::set_token`].
@@ -85,8 +88,8 @@ impl<T: Copy, const TOKENS: usize, const CHANNELS: usize> TileLine<T, TOKENS, CH
         }
     }
 
-    /// Packs rows (token, channel) into whole tiles: tile t holds the tokens from t · [`TileLine::TOKENS`] on. Where there
-    /// is no token or channel, the lines stay what they are.
+    /// Packs rows (token, channel) into whole tiles: tile t holds the tokens starting at t ·
+    /// [`TileLine::TOKENS`]. Padding tokens and channels are unchanged.
     ///
     /// ```
     /// use bytemuck::Zeroable;
@@ -101,7 +104,7 @@ impl<T: Copy, const TOKENS: usize, const CHANNELS: usize> TileLine<T, TOKENS, CH
     /// ```
     ///
     /// # Panics
-    /// When the lines are not those of the tiles that the rows need.
+    /// When the number of lines differs from what the rows need.
     pub fn pack(rows: MatRef<'_, T>, tiles: &mut [Self]) {
         let per_tile = Self::check(tiles.len(), rows.rows(), rows.cols());
         for row in 0..rows.rows() {
@@ -110,7 +113,7 @@ impl<T: Copy, const TOKENS: usize, const CHANNELS: usize> TileLine<T, TOKENS, CH
         }
     }
 
-    /// Gives back the rows that were packed.
+    /// Restores the packed rows.
     ///
     /// # Panics
     /// As [`TileLine::pack`].
@@ -139,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    /// Packs, looks at where each value went, unpacks.
+    /// Packs, checks where each value went, and unpacks.
     fn round_trip<T, const TOKENS: usize, const CHANNELS: usize>(
         tokens: usize,
         channels: usize,

@@ -1,4 +1,4 @@
-//! What lies where in an arena, as data, as text and as JSON.
+//! The memory layout of an arena, as data, as text and as JSON.
 
 use std::{fmt, path::PathBuf};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{BufferKind, HugePages, MemoryStats, NodePlacement, NodeSet};
 
-/// A picture of an arena at one moment.
+/// A snapshot of an arena's layout.
 ///
 /// ```
 /// use ryz_tmac::{Arena, ArenaConfig, BufferKind};
@@ -22,19 +22,20 @@ use crate::{BufferKind, HugePages, MemoryStats, NodePlacement, NodeSet};
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct MemoryLayout {
-    /// The books.
+    /// The memory statistics.
     pub stats: MemoryStats,
-    /// Bytes of the system's pages.
+    /// Bytes per system page.
     pub page_size: usize,
-    /// By address.
+    /// Sorted by address.
     pub regions: Vec<RegionLayout>,
-    /// Files that are read in place.
+    /// Files mapped in place.
     pub files: Vec<FileLayout>,
-    /// Buffers whose owner divides them into pages that it moves; the arena knows of none, who does adds them.
+    /// Buffers whose owner divides them into movable pages; the owner adds them, because the arena
+    /// does not know them.
     pub paged: Vec<PagedLayout>,
 }
 
-/// How a region's memory is handed out.
+/// How a region's memory is allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -43,14 +44,14 @@ pub enum RegionUse {
     Buffer,
     /// Blocks of a size class.
     Chunk,
-    /// Blocks held ready.
+    /// Reserved blocks.
     Pool,
-    /// A pool that was cleared, and is there for its blocks in use.
+    /// A cleared pool, which exists only for its blocks in use.
     ClosedPool,
 }
 
 impl RegionUse {
-    /// The name in reports.
+    /// The name used in reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::Buffer => "buffer",
@@ -66,31 +67,32 @@ impl RegionUse {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct RegionLayout {
-    /// Where it starts.
+    /// Start address.
     pub address: usize,
-    /// Its bytes.
+    /// Size in bytes.
     pub bytes: usize,
-    /// What its blocks are for.
+    /// The kind of its blocks.
     pub kind: BufferKind,
-    /// How it is handed out.
+    /// How it is allocated.
     pub used_as: RegionUse,
-    /// Bytes of each of its blocks, padding included.
+    /// Bytes per block, including padding.
     pub block_bytes: usize,
-    /// Blocks it has room for.
+    /// Maximum number of blocks.
     pub capacity: usize,
-    /// Bytes of its pages; of transparent huge pages, the smallest.
+    /// Bytes per page; for transparent huge pages, the base page size.
     pub page_bytes: usize,
-    /// Huge pages it has; off for regions smaller than one.
+    /// Its huge pages; off for regions smaller than one.
     pub huge_pages: HugePages,
-    /// By which rule its pages were placed.
+    /// The placement rule of its pages.
     pub placement: NodePlacement,
-    /// Memory nodes that pages of it lie on; none where no page was touched, or the system does not say.
+    /// Memory nodes of its pages; empty if no page was touched, or if the system does not report
+    /// them.
     pub nodes: NodeSet,
-    /// What was asked for and could not be had.
+    /// Requests that could not be met.
     pub fallbacks: Vec<Fallback>,
-    /// Blocks in use, by address.
+    /// Blocks in use, sorted by address.
     pub blocks: Vec<BlockLayout>,
-    /// Runs of free blocks, by address.
+    /// Runs of free blocks, sorted by address.
     pub holes: Vec<Hole>,
 }
 
@@ -99,11 +101,11 @@ pub struct RegionLayout {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct BlockLayout {
-    /// Where it starts.
+    /// Start address.
     pub address: usize,
-    /// Bytes asked for, in whole lines.
+    /// Requested bytes, in whole lines.
     pub bytes: usize,
-    /// Whose it is; see [`Arena::labelled`](crate::Arena::labelled).
+    /// The owner; see [`Arena::labelled`](crate::Arena::labelled).
     pub owner: String,
 }
 
@@ -112,29 +114,29 @@ pub struct BlockLayout {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Hole {
-    /// Where it starts.
+    /// Start address.
     pub address: usize,
-    /// Its bytes.
+    /// Size in bytes.
     pub bytes: usize,
 }
 
 impl Hole {
-    /// Free memory.
+    /// A run of free memory.
     pub fn new(address: usize, bytes: usize) -> Self {
         Self { address, bytes }
     }
 }
 
-/// A wish that was not granted.
+/// A request that could not be met.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct Fallback {
-    /// What was asked for.
+    /// The request.
     pub wanted: String,
-    /// What there is instead.
+    /// What was provided instead.
     pub got: String,
-    /// What the system said.
+    /// The system's reason.
     pub reason: String,
 }
 
@@ -145,43 +147,43 @@ pub struct Fallback {
 pub struct FileLayout {
     /// The file.
     pub path: PathBuf,
-    /// Where it starts.
+    /// Start address.
     pub address: usize,
-    /// Its bytes.
+    /// Size in bytes.
     pub bytes: usize,
 }
 
-/// A buffer in pages that its owner may move.
+/// A buffer in pages that its owner can move.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PagedLayout {
-    /// Whose it is.
+    /// The owner.
     pub owner: String,
-    /// Where it starts.
+    /// Start address.
     pub address: usize,
-    /// Bytes of a page.
+    /// Bytes per page.
     pub page_bytes: usize,
-    /// Pages in all.
+    /// Total pages.
     pub capacity: usize,
     /// Pages in use.
     pub live: usize,
-    /// Which part of the pages up to the last one in use is free: 0 to 1.
+    /// Fraction of free pages among those up to the last one in use: 0 to 1.
     pub fragmentation: f64,
     /// Pages moved so far.
     pub moved: u64,
-    /// Runs of free pages, by address.
+    /// Runs of free pages, sorted by address.
     pub holes: Vec<Hole>,
 }
 
 impl MemoryLayout {
-    /// As JSON, with names in camel case.
+    /// JSON with camelCase names.
     pub fn to_json(&self) -> String {
-        // Numbers and strings with fixed names: there is nothing that JSON cannot hold.
+        // Numbers and strings with fixed names always serialize.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
-/// Bytes as a person reads them.
+/// Bytes in human-readable form.
 struct Bytes(usize);
 
 impl fmt::Display for Bytes {
@@ -197,7 +199,7 @@ impl fmt::Display for Bytes {
 }
 
 impl fmt::Display for MemoryLayout {
-    /// A line for each region, indented ones for its blocks and holes.
+    /// One line per region, with indented lines for its blocks and holes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stats = &self.stats;
         write!(
@@ -271,7 +273,7 @@ impl fmt::Display for RegionLayout {
                 fallback.wanted, fallback.got, fallback.reason
             )?;
         }
-        // Blocks and holes in one list, by address.
+        // Blocks and holes in one list, sorted by address.
         let blocks = self
             .blocks
             .iter()

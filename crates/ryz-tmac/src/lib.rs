@@ -1,11 +1,12 @@
-//! Token-Aligned Memory: the arena every large buffer comes from, strided views, token-interleaved tiles, prefetching, file
-//! reads and maps.
+//! Token-Aligned Memory: the arena of every large buffer, strided views, token-interleaved tiles,
+//! prefetching, file reads and maps.
 //!
-//! Every large buffer of the engine (weights, key-value blocks, scratch) is taken from one [`Arena`], which aligns it to
-//! 64-byte lines, counts it by kind, holds it to a byte limit, and gives it back when it is dropped. Small buffers are blocks
-//! of size classes, large ones mappings of their own; [`Arena::layout`] shows what lies where, and a [`MemoryPolicy`] says
-//! where it may. Files are opened once, here: [`InputFile`] reads ranges into buffers, so that a file truncated under our
-//! feet is an error and not a signal; [`MappedFile`] is there for those who ask for a map.
+//! Every large buffer of the engine (weights, key-value blocks, scratch) comes from one [`Arena`],
+//! which aligns it to 64-byte lines, counts it by kind, enforces a byte limit, and frees it when
+//! dropped. Small buffers are blocks of size classes; large ones are separate mappings.
+//! [`Arena::layout`] shows the layout, and a [`MemoryPolicy`] decides the placement. Files are
+//! opened only here: [`InputFile`] reads ranges into buffers, so that truncating a file causes an
+//! error and not a signal; [`MappedFile`] maps a file on request.
 //!
 //! ```
 //! use ryz_tmac::{Arena, ArenaConfig, BufferKind};
@@ -50,5 +51,5 @@ pub use prefetch::PrefetchManager;
 pub use stored::{MappedSlice, ReadOnlySlice};
 pub use system::trim_heap;
 
-/// Bytes of a cache line, to which every buffer is aligned and padded.
+/// Bytes of a cache line; every buffer is aligned and padded to it.
 pub const LINE: usize = 64;

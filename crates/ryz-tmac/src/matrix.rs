@@ -2,7 +2,7 @@
 
 use std::{fmt, marker::PhantomData, ops::Range, ptr::NonNull};
 
-/// A matrix that is read: `rows` rows of `cols` elements, `stride` apart.
+/// A read-only matrix: `rows` rows of `cols` elements, `stride` apart.
 pub struct MatRef<'a, T> {
     data: &'a [T],
     rows: usize,
@@ -19,10 +19,10 @@ impl<T> Clone for MatRef<'_, T> {
 impl<T> Copy for MatRef<'_, T> {}
 
 impl<'a, T> MatRef<'a, T> {
-    /// Views a slice as rows of `cols` elements, one after another.
+    /// Views a slice as contiguous rows of `cols` elements.
     ///
     /// # Panics
-    /// When the slice is no whole number of rows.
+    /// When the slice is not a whole number of rows.
     pub fn from_slice(data: &'a [T], cols: usize) -> Self {
         let rows = rows_of(data.len(), cols);
         Self {
@@ -33,8 +33,8 @@ impl<'a, T> MatRef<'a, T> {
         }
     }
 
-    /// Views a slice as `rows` rows of `cols` elements, `stride` apart: rows that are padded, or some columns of a wider
-    /// matrix.
+    /// Views a slice as `rows` rows of `cols` elements, `stride` apart: padded rows, or some
+    /// columns of a wider matrix.
     ///
     /// # Panics
     /// When rows overlap or the last one ends past the slice.
@@ -48,12 +48,12 @@ impl<'a, T> MatRef<'a, T> {
         }
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Elements of a row.
+    /// Elements per row.
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -83,8 +83,8 @@ impl<T> fmt::Debug for MatRef<'_, T> {
     }
 }
 
-/// A matrix that is written: `rows` rows of `cols` elements, `stride` apart. What lies between the rows is not touched,
-/// so that two of these may be neighbouring columns of one matrix.
+/// A writable matrix: `rows` rows of `cols` elements, `stride` apart. It never touches the elements
+/// between rows, so that two of these may be neighbouring columns of one matrix.
 pub struct MatMut<'a, T> {
     start: NonNull<T>,
     rows: usize,
@@ -99,10 +99,10 @@ unsafe impl<T: Send> Send for MatMut<'_, T> {}
 unsafe impl<T: Sync> Sync for MatMut<'_, T> {}
 
 impl<'a, T> MatMut<'a, T> {
-    /// Views a slice as rows of `cols` elements, one after another.
+    /// Views a slice as contiguous rows of `cols` elements.
     ///
     /// # Panics
-    /// When the slice is no whole number of rows.
+    /// When the slice is not a whole number of rows.
     pub fn from_slice(data: &'a mut [T], cols: usize) -> Self {
         let rows = rows_of(data.len(), cols);
         Self {
@@ -132,8 +132,10 @@ impl<'a, T> MatMut<'a, T> {
     /// Views memory as a matrix.
     ///
     /// # Safety
-    /// - For every row below `rows`, the `cols` elements at `start + row · stride` are valid, initialised and aligned.
-    /// - For `'a` they are reached through this value alone; `stride >= cols` unless `rows` is at most 1.
+    /// - For every row below `rows`, the `cols` elements at `start + row · stride` are valid,
+    ///   initialized and aligned.
+    /// - For `'a`, they are accessed only through this value; `stride >= cols` unless `rows` is at
+    ///   most 1.
     pub unsafe fn from_raw_parts(
         start: NonNull<T>,
         rows: usize,
@@ -150,12 +152,12 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Elements of a row.
+    /// Elements per row.
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -171,7 +173,7 @@ impl<'a, T> MatMut<'a, T> {
     /// When there is no such row.
     pub fn row(&self, row: usize) -> &[T] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        // SAFETY: the row is one of those that the constructor was promised (asserted).
+        // SAFETY: the row is one of those guaranteed to the constructor (asserted).
         let start = unsafe { self.start.add(row * self.stride) };
         // SAFETY: its `cols` elements are valid, and `&self` excludes writers.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), self.cols) }
@@ -183,16 +185,16 @@ impl<'a, T> MatMut<'a, T> {
     /// When there is no such row.
     pub fn row_mut(&mut self, row: usize) -> &mut [T] {
         assert!(row < self.rows, "row {row} of {}", self.rows);
-        // SAFETY: the row is one of those that the constructor was promised (asserted).
+        // SAFETY: the row is one of those guaranteed to the constructor (asserted).
         let start = unsafe { self.start.add(row * self.stride) };
-        // SAFETY: its `cols` elements are valid, and `&mut self` excludes every other access.
+        // SAFETY: its `cols` elements are valid, and `&mut self` excludes all other access.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.cols) }
     }
 
-    /// The first `rows` rows, and the others.
+    /// Splits into the first `rows` rows and the rest.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// When there are fewer rows.
     pub fn split_rows(self, rows: usize) -> (Self, Self) {
         assert!(rows <= self.rows, "{rows} rows of {}", self.rows);
         let part = |start, rows| Self {
@@ -203,19 +205,19 @@ impl<'a, T> MatMut<'a, T> {
             data: PhantomData,
         };
         let second = if rows == self.rows {
-            // No rows: they begin nowhere.
+            // No rows, so the pointer is unused.
             NonNull::dangling()
         } else {
-            // SAFETY: row `rows` is one of those that the constructor was promised.
+            // SAFETY: row `rows` is one of those guaranteed to the constructor.
             unsafe { self.start.add(rows * self.stride) }
         };
         (part(self.start, rows), part(second, self.rows - rows))
     }
 
-    /// Some columns of every row, for a shorter time.
+    /// Some columns of every row, reborrowed.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// When there are fewer columns.
     pub fn columns(&mut self, columns: Range<usize>) -> MatMut<'_, T> {
         assert!(
             columns.start <= columns.end && columns.end <= self.cols,
@@ -225,7 +227,7 @@ impl<'a, T> MatMut<'a, T> {
         let start = if self.rows == 0 {
             self.start
         } else {
-            // SAFETY: the first row has as many elements (asserted), or one place behind them.
+            // SAFETY: the offset is within the first row (asserted), or one past its end.
             unsafe { self.start.add(columns.start) }
         };
         MatMut {
@@ -237,7 +239,7 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
-    /// The same view for a shorter time.
+    /// The same view, reborrowed.
     pub fn reborrow(&mut self) -> MatMut<'_, T> {
         MatMut {
             start: self.start,

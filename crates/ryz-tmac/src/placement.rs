@@ -1,26 +1,27 @@
-//! Where memory lies: on which pages, on which NUMA nodes.
+//! Memory placement: pages and NUMA nodes.
 
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-/// Whether large regions lie on huge pages.
+/// Whether large regions use huge pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum HugePages {
     /// Never.
     Off,
-    /// By `madvise`, where the system has them (the default).
+    /// By `madvise`, if the system supports them (the default).
     #[default]
     Transparent,
-    /// From the pages that the system's owner set apart (`MAP_HUGETLB`, 2 MiB). Where there are too few of them a region
-    /// takes transparent ones, and [`RegionLayout::fallbacks`](crate::RegionLayout::fallbacks) says so.
+    /// From the pages reserved by the administrator (`MAP_HUGETLB`, 2 MiB). If there are too few, a
+    /// region uses transparent ones, and
+    /// [`RegionLayout::fallbacks`](crate::RegionLayout::fallbacks) reports it.
     Explicit,
 }
 
 impl HugePages {
-    /// The name in reports and options.
+    /// The name used in reports and options.
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -30,7 +31,7 @@ impl HugePages {
     }
 }
 
-/// A set of NUMA nodes, of the first 64.
+/// A set of NUMA nodes among the first 64.
 ///
 /// ```
 /// use ryz_tmac::NodeSet;
@@ -42,15 +43,15 @@ impl HugePages {
 pub struct NodeSet(u64);
 
 impl NodeSet {
-    /// The nodes that a set can name.
+    /// Number of nodes that a set can hold.
     pub const MAX: usize = u64::BITS as usize;
 
-    /// One node; `None` from [`NodeSet::MAX`] on.
+    /// One node; `None` for [`NodeSet::MAX`] and above.
     pub fn one(node: usize) -> Option<Self> {
         (node < Self::MAX).then(|| Self(1 << node))
     }
 
-    /// Whether no node is in it.
+    /// Whether it contains no node.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -60,7 +61,7 @@ impl NodeSet {
         (0..Self::MAX).filter(move |node| self.0 >> node & 1 == 1)
     }
 
-    /// As the system takes it.
+    /// The bit mask passed to the system.
     #[cfg(target_os = "linux")]
     pub(crate) fn bits(self) -> u64 {
         self.0
@@ -68,7 +69,7 @@ impl NodeSet {
 }
 
 impl FromIterator<usize> for NodeSet {
-    /// Nodes from [`NodeSet::MAX`] on are left out.
+    /// Ignores nodes from [`NodeSet::MAX`] on.
     fn from_iter<I: IntoIterator<Item = usize>>(nodes: I) -> Self {
         let sets = nodes.into_iter().filter_map(Self::one);
         Self(sets.fold(0, |bits, set| bits | set.0))
@@ -90,16 +91,17 @@ impl Serialize for NodeSet {
     }
 }
 
-/// On which nodes pages lie.
+/// The nodes on which pages are placed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum NodePlacement {
-    /// On the node of the thread that touches a page first: the system's own rule (the default), which costs nothing.
+    /// The node of the thread that touches a page first: the system's own rule (the default), which
+    /// costs nothing.
     #[default]
     FirstTouch,
-    /// On these nodes only.
+    /// Only these nodes.
     Bind(NodeSet),
-    /// In turns on these nodes.
+    /// Interleaved over these nodes.
     Interleave(NodeSet),
 }
 

@@ -1,11 +1,11 @@
-//! What is done to freed memory, so that whoever still uses it is found.
+//! Poisons freed memory to detect uses after free.
 //!
-//! Where [`ArenaConfig::poison`](crate::ArenaConfig::poison) says so, freed blocks are overwritten, and checked before
-//! they are used again. Built for AddressSanitizer they are also closed to every access.
+//! With [`ArenaConfig::poison`](crate::ArenaConfig::poison), freed blocks are overwritten, and
+//! checked before reuse. In AddressSanitizer builds, they are also marked inaccessible.
 
 use std::ptr::NonNull;
 
-/// What freed bytes become: no number, read as f32 or f16.
+/// The value of freed bytes: NaN as f32 or f16.
 pub(crate) const BYTE: u8 = 0xff;
 
 #[cfg(ryz_asan)]
@@ -19,16 +19,16 @@ unsafe extern "C" {
 /// Overwrites freed bytes.
 ///
 /// # Safety
-/// `bytes` bytes from `start` on are mapped, writable, and no one else's.
+/// `bytes` bytes from `start` on are mapped, writable, and exclusive to the caller.
 pub(crate) unsafe fn overwrite(start: NonNull<u8>, bytes: usize) {
-    // SAFETY: promised by the caller.
+    // SAFETY: guaranteed by the caller.
     unsafe { start.write_bytes(BYTE, bytes) };
 }
 
-/// Closes bytes that no one may touch.
+/// Marks bytes inaccessible.
 pub(crate) fn close(start: NonNull<u8>, bytes: usize) {
     #[cfg(ryz_asan)]
-    // SAFETY: the call writes the sanitizer's own tables only.
+    // SAFETY: the call writes only the sanitizer's own tables.
     unsafe {
         __asan_poison_memory_region(start.as_ptr().cast(), bytes);
     }
@@ -36,10 +36,10 @@ pub(crate) fn close(start: NonNull<u8>, bytes: usize) {
     let _ = (start, bytes);
 }
 
-/// Opens closed bytes again, before they are used or unmapped.
+/// Makes bytes accessible again, before reuse or unmapping.
 pub(crate) fn open(start: NonNull<u8>, bytes: usize) {
     #[cfg(ryz_asan)]
-    // SAFETY: the call writes the sanitizer's own tables only.
+    // SAFETY: the call writes only the sanitizer's own tables.
     unsafe {
         __asan_unpoison_memory_region(start.as_ptr().cast(), bytes);
     }
@@ -47,15 +47,16 @@ pub(crate) fn open(start: NonNull<u8>, bytes: usize) {
     let _ = (start, bytes);
 }
 
-/// Checks that freed bytes, opened again, are as [`overwrite`] left them.
+/// Checks that freed bytes, made accessible again, are as [`overwrite`] left them.
 ///
 /// # Safety
-/// `bytes` bytes from `start` on are mapped, initialised, and no one else's.
+/// `bytes` bytes from `start` on are mapped, initialized, and exclusive to the caller.
 ///
 /// # Panics
-/// When someone wrote to them: a fault of ours that would have spoilt another's data.
+/// When they were written to after the free: a bug in the engine that would have corrupted another
+/// buffer.
 pub(crate) unsafe fn check(start: NonNull<u8>, bytes: usize) {
-    // SAFETY: promised by the caller.
+    // SAFETY: guaranteed by the caller.
     let freed = unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes) };
     if let Some(at) = freed.iter().position(|&byte| byte != BYTE) {
         panic!("byte {at} of {bytes} freed bytes was written");
@@ -64,6 +65,6 @@ pub(crate) unsafe fn check(start: NonNull<u8>, bytes: usize) {
 
 #[cfg(all(test, ryz_asan))]
 pub(crate) fn is_closed(at: *const u8) -> bool {
-    // SAFETY: the call reads the sanitizer's own tables only.
+    // SAFETY: the call reads only the sanitizer's own tables.
     unsafe { __asan_address_is_poisoned(at.cast()) != 0 }
 }

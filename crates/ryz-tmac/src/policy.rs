@@ -1,7 +1,7 @@
-//! Memory policies: who may have memory, and on which pages and nodes it lies.
+//! Memory policies: which allocations are permitted, and on which pages and nodes.
 //!
-//! A policy is asked when the arena maps memory from the system (a large buffer, a pool, or a region for small ones), which
-//! happens while an engine is laid out and never inside a step.
+//! The arena consults a policy when it maps memory from the system (a large buffer, a pool, or a
+//! region for small ones). This happens while an engine is set up, never inside a step.
 
 use std::{
     fmt,
@@ -13,42 +13,44 @@ use std::{
 
 use crate::{BufferKind, HugePages, NodePlacement, NodeSet};
 
-/// A stretch of memory that the arena is about to map, or has given back.
+/// A memory range that the arena is about to map, or has unmapped.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct MemoryRequest<'a> {
-    /// Bytes.
+    /// Size in bytes.
     pub bytes: usize,
-    /// What they are for.
+    /// Its kind.
     pub kind: BufferKind,
-    /// Whose they are (see [`Arena::labelled`](crate::Arena::labelled)); empty for regions that several share.
+    /// The owner (see [`Arena::labelled`](crate::Arena::labelled)); empty for regions shared by
+    /// several owners.
     pub owner: &'a str,
 }
 
-/// Where memory is to lie; what is `None` is left to the arena's own options.
+/// The requested placement; for `None`, the arena's own options apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlacementRequest {
-    /// On which pages.
+    /// The huge pages to use.
     pub huge_pages: Option<HugePages>,
-    /// On which nodes.
+    /// The nodes to use.
     pub nodes: Option<NodePlacement>,
 }
 
-/// Decides about memory before it is mapped. May be asked from several threads.
+/// Decides about memory before it is mapped. May be called from several threads.
 pub trait MemoryPolicy: Send + Sync {
-    /// Where the memory is to lie.
+    /// The placement of the memory.
     ///
     /// # Errors
-    /// Why it is denied: the allocation fails with [`MemoryError::Denied`](crate::MemoryError::Denied).
+    /// The reason for denial: the allocation fails with
+    /// [`MemoryError::Denied`](crate::MemoryError::Denied).
     fn on_allocate(&self, request: &MemoryRequest<'_>) -> Result<PlacementRequest, String>;
 
-    /// Memory that was granted has gone back to the system, or could not be had. Must not wait.
+    /// Reports that granted memory was unmapped or could not be mapped. Must not block.
     fn on_free(&self, request: &MemoryRequest<'_>) {
         let _ = request;
     }
 }
 
-/// A policy that is shared.
+/// A shared policy.
 #[derive(Clone)]
 pub struct SharedPolicy(Arc<dyn MemoryPolicy>);
 
@@ -69,7 +71,7 @@ impl fmt::Debug for SharedPolicy {
     }
 }
 
-/// The policies that come with the engine.
+/// The engine's built-in policies.
 ///
 /// ```
 /// use ryz_tmac::{Arena, ArenaConfig, BufferKind, BuiltInPolicy, SharedPolicy};
@@ -91,22 +93,23 @@ enum Rule {
 }
 
 impl BuiltInPolicy {
-    /// Grants everything, and leaves it to the arena's options.
+    /// Grants everything, with the arena's options.
     pub fn allow() -> Self {
         Self(Rule::Default)
     }
 
-    /// Explicit huge pages for everything that fills one, transparent ones where the system has none set apart.
+    /// Explicit huge pages for everything that fills one; transparent ones where the system has
+    /// none reserved.
     pub fn huge_pages() -> Self {
         Self(Rule::HugePages)
     }
 
-    /// Pages in turns on these nodes.
+    /// Interleaves pages over these nodes.
     pub fn interleave(nodes: NodeSet) -> Self {
         Self(Rule::Interleave(nodes))
     }
 
-    /// Denies what would pass `bytes` mapped bytes in all.
+    /// Denies allocations that would exceed `bytes` mapped bytes in total.
     pub fn limit(bytes: usize) -> Self {
         let granted = AtomicUsize::new(0);
         Self(Rule::Limit { bytes, granted })

@@ -1,12 +1,13 @@
-//! Asking for memory before it is read.
+//! Software prefetching.
 //!
-//! A stream of weights is read once and in order, and still a processor's own prefetcher stops at pages and starts anew at
-//! every tile. Asking for the line that comes some lines later hides the whole way to memory. How far ahead is a matter of
-//! the machine: too near comes too late, too far pushes out what is still to be read.
+//! Although a stream of weights is read once and in order, a processor's hardware prefetcher stops
+//! at page boundaries and restarts at every tile. Prefetching a line some lines ahead hides the
+//! entire memory latency. The best distance depends on the machine: a short one arrives too late, a
+//! long one evicts data that is still needed.
 
 use crate::LINE;
 
-/// Decides what is asked for ahead of a reader: a distance in cache lines, 0 for nothing. Reading ahead is a hint: it never
+/// The prefetch distance in cache lines; 0 disables prefetching. A prefetch is a hint: it never
 /// faults and never changes a result.
 ///
 /// ```
@@ -23,7 +24,7 @@ use crate::LINE;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PrefetchManager {
-    /// 0 for none.
+    /// Distance in bytes; 0 disables it.
     bytes: usize,
 }
 
@@ -34,14 +35,14 @@ impl Default for PrefetchManager {
 }
 
 impl PrefetchManager {
-    /// Nothing is asked for.
+    /// No prefetching.
     pub const OFF: Self = Self { bytes: 0 };
     /// The default distance: 64 lines, 4 KiB. `docs/tmac.md` has the measurement.
     pub const DEFAULT_LINES: usize = 64;
-    /// The greatest distance: 1 MiB, a second-level cache.
+    /// The maximum distance: 1 MiB, the size of an L2 cache.
     pub const MAX_LINES: usize = 1 << 14;
 
-    /// Asks `lines` ahead; 0 for nothing.
+    /// Prefetches `lines` ahead; 0 disables it.
     ///
     /// # Panics
     /// When it is more than [`PrefetchManager::MAX_LINES`].
@@ -55,13 +56,13 @@ impl PrefetchManager {
         }
     }
 
-    /// The distance.
+    /// The distance in lines.
     pub const fn lines(self) -> usize {
         self.bytes / LINE
     }
 
-    /// Asks for what is the distance behind `at` in a stream: call it once for each line that is read. It may be past the
-    /// end, where the next stream often begins.
+    /// Prefetches one distance after `at` in a stream: call it once for each line read. The address
+    /// may be past the end, where the next stream often begins.
     #[inline(always)]
     pub fn ahead<T>(self, at: &T) {
         if self.bytes != 0 {
@@ -69,9 +70,9 @@ impl PrefetchManager {
         }
     }
 
-    /// Asks for what lies `stride` bytes behind a block, in the next of several rows that are read together: to a processor's
-    /// own prefetcher they are many short streams. How far that is follows from the rows, not from the distance; only no
-    /// distance switches it off.
+    /// Prefetches `stride` bytes after a block, in the next of several rows that are read together,
+    /// which a hardware prefetcher sees as many short streams. The rows determine how far ahead
+    /// this is; a distance of 0 disables it.
     #[inline(always)]
     pub fn rows(self, block: &[u8], stride: usize) {
         if self.bytes == 0 {
@@ -85,9 +86,10 @@ impl PrefetchManager {
         }
     }
 
-    /// Asks for one line, of a reader that gathers scattered ones and knows by itself which come next: only no distance
-    /// switches it off. Into the second-level cache: a core waits for more lines there than its first level has places for,
-    /// and scattered lines have no other help (Zen 4: 2.4 times as fast as into the first level).
+    /// Prefetches one line into the L2 cache, for a reader that gathers scattered lines and knows
+    /// which come next; a distance of 0 disables it. L2 is used because a core can have more
+    /// outstanding misses there than L1 allows, and hardware prefetchers do not help with scattered
+    /// lines (Zen 4: 2.4 times as fast as prefetching into L1).
     #[inline(always)]
     pub fn line<T>(self, line: &T) {
         if self.bytes != 0 {
@@ -95,9 +97,10 @@ impl PrefetchManager {
         }
     }
 
-    /// Asks for all lines of the row that is the distance, in whole rows, behind place `at` of a list of rows that have
-    /// `row_lines` lines each: for readers that leave rows out. Past the end of the list, or for a row past the lines, nothing is
-    /// asked for. Into the second-level cache, as [`PrefetchManager::line`] does.
+    /// Prefetches all lines of the row that is the distance, in whole rows, after position `at` of
+    /// a list of rows with `row_lines` lines each, for readers that skip rows. Does nothing past
+    /// the end of the list, or for a row past the lines. Prefetches into the L2 cache, as
+    /// [`PrefetchManager::line`] does.
     #[inline(always)]
     pub fn gathered_rows<T>(self, lines: &[T], row_lines: usize, list: &[u32], at: usize) {
         if self.bytes == 0 {
@@ -110,8 +113,8 @@ impl PrefetchManager {
         }
     }
 
-    /// Asks for the first `lines` cache lines of a stream that will be read soon, into the second-level cache: in a phase
-    /// that leaves memory idle. It does not look at the distance.
+    /// Prefetches the first `lines` cache lines of a stream that is read soon into the L2 cache, in
+    /// a phase that leaves memory idle. Ignores the distance.
     pub fn first<T>(stream: &[T], lines: usize) {
         let start = stream.as_ptr().cast::<u8>();
         for offset in (0..size_of_val(stream)).step_by(LINE).take(lines) {
@@ -120,20 +123,21 @@ impl PrefetchManager {
     }
 }
 
-/// Into the first-level cache.
+/// Into the L1 cache.
 #[inline(always)]
 fn near(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing, wherever it points, and every x86-64 processor has it.
+        // SAFETY: a prefetch reads nothing, whatever its address, and every x86-64 processor
+        // supports it.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
 
-/// Into the second-level cache.
+/// Into the L2 cache.
 #[inline(always)]
 fn far(address: *const u8) {
     #[cfg(target_arch = "x86_64")]

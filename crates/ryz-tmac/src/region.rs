@@ -1,4 +1,4 @@
-//! A mapping of the system's memory, divided into blocks of one size.
+//! A mapping of system memory, divided into blocks of one size.
 
 use std::{ptr::NonNull, sync::Arc};
 
@@ -7,11 +7,11 @@ use crate::{
     layout::BlockLayout, system::Mapping,
 };
 
-/// Who a block belongs to.
+/// The owner of a block.
 #[derive(Clone, Debug)]
 pub(crate) struct Owner {
     pub label: Arc<str>,
-    /// Bytes asked for, in whole lines.
+    /// Requested bytes, in whole lines.
     pub bytes: usize,
 }
 
@@ -19,17 +19,17 @@ pub(crate) struct Owner {
 #[derive(Debug)]
 pub(crate) struct Region {
     pub mapping: Mapping,
-    /// What the policy granted it as: told when it goes.
+    /// The policy's grant; dropping it notifies the policy.
     _granted: Option<Grant>,
     pub kind: BufferKind,
     pub used_as: RegionUse,
     pub block_bytes: usize,
-    /// By block; `None` for those that are free.
+    /// One entry per block; `None` for free ones.
     pub owners: Vec<Option<Owner>>,
     pub live: usize,
     /// Blocks that were used and freed.
     pub freed: Vec<usize>,
-    /// Blocks from here on were never used, and are zeroes.
+    /// Blocks from here on were never used and are zero.
     fresh: usize,
 }
 
@@ -85,11 +85,11 @@ impl Region {
 
     pub fn block(&self, block: usize) -> NonNull<u8> {
         assert!(block < self.owners.len());
-        // SAFETY: the block lies in the mapping (asserted; its blocks fit it).
+        // SAFETY: the block lies in the mapping (asserted; all blocks fit in it).
         unsafe { self.mapping.start().add(block * self.block_bytes) }
     }
 
-    /// Takes a free block; whether it was used before.
+    /// Takes a free block; also returns whether it was used before.
     pub fn take(&mut self, owner: Owner) -> Option<(usize, bool)> {
         let (block, used) = match self.freed.pop() {
             Some(block) => (block, true),
@@ -106,7 +106,7 @@ impl Region {
 }
 
 impl Region {
-    /// Whether it is a pool of blocks of so many lines.
+    /// Whether it is a pool of blocks of `lines` lines.
     pub fn is_pool(&self, lines: usize, kind: BufferKind) -> bool {
         self.used_as == RegionUse::Pool
             && self.kind == kind

@@ -1,4 +1,4 @@
-//! Elements that are only read: in a buffer, or in place in a mapped file.
+//! Read-only elements: in a buffer, or mapped from a file.
 
 use std::{marker::PhantomData, ops::Deref, ops::Range, sync::Arc};
 
@@ -6,7 +6,7 @@ use bytemuck::Pod;
 
 use crate::{AlignedVec, Buffer, MappedFile};
 
-/// Elements of a mapped file, which stays mapped as long as they are there.
+/// Elements of a mapped file, which stays mapped as long as they exist.
 #[derive(Debug)]
 pub struct MappedSlice<T: Pod> {
     file: Arc<MappedFile>,
@@ -15,8 +15,8 @@ pub struct MappedSlice<T: Pod> {
 }
 
 impl<T: Pod> MappedSlice<T> {
-    /// `len` elements from byte `offset` of the file on; `None` when the file does not have them, or they do not lie there
-    /// as `T` must.
+    /// `len` elements starting at byte `offset` of the file; `None` if the file is too short, or if
+    /// they are not aligned for `T`.
     pub fn new(file: &Arc<MappedFile>, offset: u64, len: usize) -> Option<Self> {
         let start = usize::try_from(offset).ok()?;
         let bytes = start..start.checked_add(len.checked_mul(size_of::<T>())?)?;
@@ -37,10 +37,10 @@ impl<T: Pod> Deref for MappedSlice<T> {
     }
 }
 
-/// Elements that are only read, wherever they are.
+/// Read-only elements, wherever they are stored.
 #[derive(Debug)]
 pub enum ReadOnlySlice<T: Pod> {
-    /// In memory of an arena's.
+    /// In an arena's memory.
     Owned(AlignedVec<T>),
     /// In a mapped file.
     Mapped(MappedSlice<T>),

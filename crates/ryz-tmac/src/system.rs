@@ -1,4 +1,4 @@
-//! Mappings of the system's memory: pages, huge pages, nodes.
+//! Mappings of system memory: pages, huge pages, nodes.
 
 use std::{io, ptr::NonNull};
 
@@ -6,10 +6,10 @@ use memmap2::MmapMut;
 
 use crate::{BufferKind, Fallback, HugePages, MemoryError, NodePlacement, NodeSet, poison};
 
-/// Bytes of a huge page.
+/// Bytes per huge page.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
-/// Bytes of a page.
+/// Bytes per page.
 pub(crate) fn page_size() -> usize {
     #[cfg(unix)]
     {
@@ -21,30 +21,32 @@ pub(crate) fn page_size() -> usize {
     }
 }
 
-/// Gives the system back what the C library keeps of small blocks that were freed; nothing where it has no such call. What an engine
-/// frees lies scattered over the heaps of the threads that loaded it, where it would stay: for a process that loads and
-/// disposes of thousands of engines that is growth. Takes a millisecond or so; any thread may call it.
+/// Returns the C library's freed small blocks to the system, where supported. An engine's freed
+/// memory stays scattered over the heaps of the threads that loaded it, so a process that loads and
+/// disposes of thousands of engines would grow. Takes about a millisecond; callable from any
+/// thread.
 pub fn trim_heap() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        // SAFETY: the call takes no memory from its caller, and locks the heaps that it looks at.
+        // SAFETY: the call takes no pointers and locks the heaps that it inspects.
         unsafe { libc::malloc_trim(0) };
     }
 }
 
-/// Zeroed memory of the system's, unmapped when it is dropped.
+/// Zeroed system memory, unmapped when dropped.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     _map: MmapMut,
     start: NonNull<u8>,
     len: usize,
-    /// What it was given, which may be less than was asked.
+    /// The pages provided, which may be less than requested.
     huge_pages: HugePages,
     nodes: NodePlacement,
     fallbacks: Vec<Fallback>,
 }
 
-// SAFETY: the bytes are owned by this value alone (`start` points into `_map`), and any thread may unmap them.
+// SAFETY: only this value owns the bytes (`start` points into `_map`), and any thread may unmap
+// them.
 unsafe impl Send for Mapping {}
 // SAFETY: `&Mapping` gives no access to the bytes, only their address.
 unsafe impl Sync for Mapping {}
@@ -82,7 +84,7 @@ impl Mapping {
                 }
             }
         }
-        // Kernels before 6.7 give no huge page to a mapping that does not lie on their bounds.
+        // Kernels before 6.7 give no huge pages to a mapping that is not aligned to them.
         let align = match huge_pages {
             HugePages::Off => align,
             _ => align.max(HUGE_PAGE),
@@ -99,8 +101,8 @@ impl Mapping {
         let offset = first.addr().next_multiple_of(align) - first.addr();
         let start = NonNull::new(first.wrapping_add(offset)).ok_or_else(out_of_memory)?;
         if huge_pages == HugePages::Transparent {
-            // Only pages that are filled: what is left over would be up to 2 MiB resident for a few bytes. It is advice: a
-            // system without huge pages says no, and nothing is lost.
+            // Only for completely filled pages: the remainder would make up to 2 MiB resident for a
+            // few bytes. This is advice: a system without huge pages refuses it without harm.
             #[cfg(target_os = "linux")]
             let _ = map.advise_range(
                 memmap2::Advice::HugePage,
@@ -136,12 +138,12 @@ impl Mapping {
         self.nodes
     }
 
-    /// What was asked for and could not be had.
+    /// Requests that could not be met.
     pub fn fallbacks(&self) -> &[Fallback] {
         &self.fallbacks
     }
 
-    /// Bytes of a page of it; of transparent huge ones, what the system falls back to.
+    /// Bytes per page; for transparent huge pages, the base page size.
     pub fn page_bytes(&self) -> usize {
         match self.huge_pages {
             HugePages::Explicit => HUGE_PAGE,
@@ -149,7 +151,7 @@ impl Mapping {
         }
     }
 
-    /// Puts its pages on the nodes asked for, before any is touched.
+    /// Places its pages on the requested nodes, before any is touched.
     fn place(&mut self, kind: BufferKind) -> Result<(), MemoryError> {
         let (interleave, nodes) = match self.nodes {
             NodePlacement::FirstTouch => return Ok(()),
@@ -159,7 +161,7 @@ impl Mapping {
         let len = self.len.next_multiple_of(self.page_bytes());
         match place_pages(self.start.as_ptr(), len, interleave, nodes) {
             Ok(()) => Ok(()),
-            // A system without nodes, or a container that may not choose.
+            // A system without nodes, or a container without permission.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -182,8 +184,8 @@ impl Mapping {
         }
     }
 
-    /// On which nodes pages of it lie: up to 64 of them are looked up, spread over it. Empty when none is there yet, or
-    /// the system does not say.
+    /// Memory nodes of its pages, sampled at up to 64 pages spread over it. Empty if no page is
+    /// resident yet, or if the system does not report them.
     pub fn nodes(&self) -> NodeSet {
         let pages = self.len.div_ceil(self.page_bytes());
         let step = pages.div_ceil(64).max(1);
@@ -201,11 +203,12 @@ impl Drop for Mapping {
     }
 }
 
-/// Gives the whole pages in a range back to the system, which has them zeroed when they are touched again: the part of
-/// the range that was given back, as offset and length; `None` where the system takes none.
+/// Returns the whole pages in a range to the system; they read as zeros when touched again. Returns
+/// the released part of the range, as offset and length; `None` if the system does not support it.
 ///
 /// # Safety
-/// The bytes lie in an anonymous private mapping whose pages have `page` bytes, and no one holds a reference to them.
+/// The bytes lie in an anonymous private mapping whose pages have `page` bytes, and no reference to
+/// them exists.
 pub(crate) unsafe fn discard(
     start: NonNull<u8>,
     len: usize,
@@ -221,7 +224,8 @@ pub(crate) unsafe fn discard(
     {
         let (offset, len) = (from - first, to - from);
         let at = start.as_ptr().wrapping_add(offset);
-        // SAFETY: the pages are whole and lie in a mapping of ours whose contents are no one's (promised).
+        // SAFETY: the pages are whole and lie in our own mapping, whose contents are unused
+        // (guaranteed by the caller).
         let result = unsafe { libc::madvise(at.cast(), len, libc::MADV_DONTNEED) };
         (result == 0).then_some((offset, len))
     }
@@ -234,7 +238,7 @@ fn map_explicit(len: usize, align: usize) -> io::Result<MmapMut> {
     if align > HUGE_PAGE {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    // It is unmapped in whole pages, too.
+    // It is also unmapped in whole pages.
     let len = len.checked_next_multiple_of(HUGE_PAGE);
     memmap2::MmapOptions::new()
         .len(len.ok_or(io::ErrorKind::OutOfMemory)?)
@@ -247,7 +251,7 @@ fn map_explicit(_: usize, _: usize) -> io::Result<MmapMut> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// `mbind` (linux/mempolicy.h). Only whoever asks for a node comes here.
+/// `mbind` (linux/mempolicy.h). Called only if nodes are requested.
 #[cfg(target_os = "linux")]
 fn place_pages(start: *mut u8, len: usize, interleave: bool, nodes: NodeSet) -> io::Result<()> {
     let mode = if interleave {
@@ -256,10 +260,10 @@ fn place_pages(start: *mut u8, len: usize, interleave: bool, nodes: NodeSet) -> 
         libc::MPOL_BIND
     };
     let mask = [nodes.bits(), 0];
-    // The call reads one bit less than it is told.
+    // The call reads one bit less than the given count.
     let bits = NodeSet::MAX + 1;
-    // SAFETY: the call changes where the pages of a mapping of ours lie and not what is in them, and reads `bits` bits of
-    // the mask, which has more.
+    // SAFETY: the call changes the placement of our own mapping's pages, not their contents, and
+    // reads at most `bits` bits of the mask, which has more.
     let result =
         unsafe { libc::syscall(libc::SYS_mbind, start, len, mode, &raw const mask, bits, 0) };
     if result == 0 {
@@ -274,11 +278,11 @@ fn place_pages(_: *mut u8, _: usize, _: bool, _: NodeSet) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// `move_pages` without targets: asks and moves nothing.
+/// `move_pages` without targets, which only queries.
 #[cfg(target_os = "linux")]
 fn nodes_of(pages: &[*mut u8]) -> NodeSet {
     let mut found = vec![-1 as libc::c_int; pages.len()];
-    // SAFETY: without targets the call reads the addresses and writes as many numbers.
+    // SAFETY: without targets, the call reads the addresses and writes the same number of results.
     let result = unsafe {
         libc::syscall(
             libc::SYS_move_pages,
@@ -293,7 +297,7 @@ fn nodes_of(pages: &[*mut u8]) -> NodeSet {
     if result != 0 {
         return NodeSet::default();
     }
-    // Below zero: a page that is not there.
+    // Negative: the page is not resident.
     found
         .into_iter()
         .filter_map(|node| usize::try_from(node).ok())
