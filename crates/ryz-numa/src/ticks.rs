@@ -3,9 +3,9 @@
 /// A processor counter that advances evenly. Reading it takes a few nanoseconds, the system's clock
 /// about twenty-five.
 ///
-/// Its rate is unknown, and two cores may differ slightly: compare it with a clock, and expect it
-/// to step back. It is the time-stamp counter on x86-64; elsewhere it is the system's clock in
-/// nanoseconds.
+/// Its rate is unknown, and two cores may differ slightly: calibrate it against a clock, and
+/// tolerate backward steps. It is the time-stamp counter on x86-64; elsewhere it is the system's
+/// clock in nanoseconds.
 ///
 /// ```
 /// let before = ryz_numa::ticks();

@@ -26,8 +26,8 @@ impl InputFile {
     /// Opens a file for reading.
     ///
     /// # Errors
-    /// [`MemoryError::FileNotFound`], [`MemoryError::NotARegularFile`] for directories, devices and pipes, and
-    /// [`MemoryError::Io`].
+    /// [`MemoryError::FileNotFound`], [`MemoryError::NotARegularFile`] for directories, devices and
+    /// pipes, and [`MemoryError::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, MemoryError> {
         let path = path.as_ref().to_owned();
         let opened = fs::metadata(&path).and_then(|metadata| {

@@ -1,4 +1,5 @@
-//! Token-interleaved tiles: a cache line holds some channels of many tokens, instead of many channels of one.
+//! Token-interleaved tiles: a cache line holds some channels of many tokens, instead of many
+//! channels of one token.
 //!
 //! ```text
 //! float line   16 tokens × 1 channel    | h0[c] h1[c] … h15[c] |
