@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-/// How the elements of a tensor are stored.
+/// How a tensor's elements are stored.
 ///
-/// GGUF gives both layouts of `Q2_0` one type id; they are two types here, because everything but the id differs.
+/// GGUF gives both layouts of `Q2_0` the same type id; they are two types here, because everything
+/// else differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 #[allow(non_camel_case_types, reason = "the field's own names")]
@@ -45,33 +46,34 @@ pub enum DType {
     Q2_0G128,
     /// 128 weights of one bit, +1 or −1, fp16 scale.
     Q1_0,
-    /// The block of [`DType::Q2_0G128`] under an id of its own (Prism ML).
+    /// The block of [`DType::Q2_0G128`] under its own id (Prism ML).
     PQ2_0,
     /// 128 ternary weights, five to a byte, fp16 scale (Prism ML).
     PTQ1_0,
     /// 128 ternary weights in 32 bytes, one fp32 scale in a 32-byte tail of the tensor (microsoft/BitNet).
     I2S,
-    /// Hugging Face's packing: uint8 (rows/4, cols), four output rows to a byte; the scale is a tensor of its own.
+    /// Hugging Face's packing: uint8 (rows/4, cols), four output rows per byte; the scale is a
+    /// separate tensor.
     HfPacked,
-    /// Ternary weights as the kernels read them (`docs/prepacked.md`), not in [`DType::ALL`].
+    /// Ternary weights in the kernels' layout (`docs/prepacked.md`), not in [`DType::ALL`].
     Prepacked(PrepackedScales),
 }
 
 /// The weights of a prepacked tensor that share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PrepackedScales {
-    /// All, as in `I2_S`: one fp32 in a 64-byte tail.
+    /// All weights, as in `I2_S`: one fp32 in a 64-byte tail.
     Tensor,
-    /// 64 of a row, as in llama.cpp's `Q2_0`: fp16.
+    /// 64 weights of a row, as in llama.cpp's `Q2_0`: fp16.
     Group64,
-    /// 128 of a row, as in `Q1_0` and Prism ML's types: fp16.
+    /// 128 weights of a row, as in `Q1_0` and Prism ML's types: fp16.
     Group128,
-    /// 256 of a row, as in `TQ1_0` and `TQ2_0`: fp16.
+    /// 256 weights of a row, as in `TQ1_0` and `TQ2_0`: fp16.
     Group256,
 }
 
 impl DType {
-    /// Every type but the prepacked ones, in the order of their declaration.
+    /// Every type except the prepacked ones, in declaration order.
     pub const ALL: [DType; 22] = [
         DType::F32,
         DType::F16,
@@ -105,10 +107,11 @@ impl DType {
         DType::Prepacked(PrepackedScales::Group256),
     ];
 
-    /// Rows of a tile of prepacked weights, and columns to which they are padded.
+    /// Rows of a tile of prepacked weights, and the multiple to which columns are padded.
     pub const PREPACKED_TILE: (usize, usize) = (16, 64);
 
-    /// Weights in one block; a row is a whole number of blocks. Of a prepacked type, those that share a scale.
+    /// Weights per block; a row is a whole number of blocks. For a prepacked type, the weights that
+    /// share a scale.
     pub const fn block_values(self) -> usize {
         match self {
             DType::Prepacked(PrepackedScales::Tensor) => 1,
@@ -129,11 +132,12 @@ impl DType {
         }
     }
 
-    /// Bytes of one block. For [`DType::HfPacked`], whose bytes hold four rows, this is the byte of four weights of one column.
+    /// Bytes per block. For [`DType::HfPacked`], whose bytes hold four rows, the byte of four
+    /// weights of one column.
     pub const fn block_bytes(self) -> usize {
         match self {
             DType::HfPacked => 1,
-            // The padding of a tensor's scale; lines and groups' scales are no blocks.
+            // The padding of the tensor's scale; lines and group scales are not blocks.
             DType::Prepacked(_) => 64,
             DType::F16 | DType::BF16 => 2,
             DType::F32 => 4,
@@ -154,7 +158,8 @@ impl DType {
         }
     }
 
-    /// Bytes that follow a whole tensor's blocks: 32 for [`DType::I2S`], whose first four are the fp32 scale, else none.
+    /// Bytes after all of a tensor's blocks: 32 for [`DType::I2S`], whose first four are the fp32
+    /// scale; else none.
     pub const fn tail_bytes(self) -> usize {
         match self {
             DType::I2S => 32,
@@ -163,8 +168,8 @@ impl DType {
         }
     }
 
-    /// Whether the weights are codes t + 1 with a scale. Code 3, that is +2, is legal in `TQ2_0`, `Q2_0` and `PQ2_0` only;
-    /// `Q1_0` has codes 0 and 2.
+    /// Whether the weights are codes t + 1 with a scale. Code 3 (+2) is valid only in `TQ2_0`,
+    /// `Q2_0` and `PQ2_0`; `Q1_0` has codes 0 and 2.
     pub const fn is_ternary(self) -> bool {
         matches!(
             self,
@@ -181,12 +186,12 @@ impl DType {
         )
     }
 
-    /// Whether the weights are laid out for the kernels.
+    /// Whether the weights are in the kernels' layout.
     pub const fn is_prepacked(self) -> bool {
         matches!(self, DType::Prepacked(_))
     }
 
-    /// The prepacked type whose scales are those of this ternary type; `None` for others.
+    /// The prepacked type with the scales of this ternary type; `None` for others.
     pub const fn prepacked(self) -> Option<DType> {
         Some(DType::Prepacked(match self {
             DType::I2S | DType::HfPacked => PrepackedScales::Tensor,
@@ -199,8 +204,8 @@ impl DType {
         }))
     }
 
-    /// Bytes of a prepacked tensor's lines and of its groups' scales after them; `None` for another type or when a
-    /// count overflows.
+    /// Bytes of a prepacked tensor's lines and of the group scales after them; `None` for other
+    /// types or on overflow.
     pub fn prepacked_bytes(self, rows: usize, cols: usize) -> Option<(usize, usize)> {
         if !self.is_prepacked() || !cols.is_multiple_of(self.block_values()) {
             return None;
@@ -217,7 +222,7 @@ impl DType {
         Some((lines, scales))
     }
 
-    /// The greatest code of a ternary type: 3, that is +2, where the format allows it.
+    /// The largest code of a ternary type: 3 (+2) where the format allows it.
     pub const fn max_code(self) -> u8 {
         match self {
             DType::TQ1_0 | DType::PTQ1_0 | DType::Q1_0 | DType::I2S | DType::HfPacked => 2,
@@ -230,7 +235,7 @@ impl DType {
         matches!(self, DType::F32 | DType::F16 | DType::BF16)
     }
 
-    /// Whether a ternary type has one scale for the whole tensor rather than one in each block.
+    /// Whether a ternary type has one scale per tensor rather than one per block.
     pub const fn has_tensor_scale(self) -> bool {
         matches!(
             self,
@@ -238,7 +243,7 @@ impl DType {
         )
     }
 
-    /// The name that the formats use: `Q4_K`, `TQ2_0`, `Q2_0_G64`, `I2_S`, …
+    /// The name used by the formats: `Q4_K`, `TQ2_0`, `Q2_0_G64`, `I2_S`, …
     pub const fn name(self) -> &'static str {
         match self {
             DType::F32 => "F32",
@@ -270,7 +275,7 @@ impl DType {
         }
     }
 
-    /// GGUF's type id, or `None` for a type that GGUF does not have.
+    /// GGUF's type id, or `None` for types that GGUF lacks.
     pub const fn gguf_id(self) -> Option<u32> {
         Some(match self {
             DType::F32 => 0,
@@ -294,13 +299,13 @@ impl DType {
             DType::PQ2_0 => 142,
             DType::PTQ1_0 => 143,
             DType::HfPacked => return None,
-            // "RZ" and a number, far from those that ggml gives.
+            // "RZ" and a number, far from ggml's ids.
             DType::Prepacked(scales) => 0x525A_0000 + scales as u32,
         })
     }
 
-    /// Bytes of one row, or `None` when `cols` is not a whole number of blocks, the count overflows, or rows are not
-    /// contiguous ([`DType::HfPacked`]).
+    /// Bytes of one row, or `None` if `cols` is not a whole number of blocks, the count overflows,
+    /// or rows are not contiguous ([`DType::HfPacked`]).
     pub fn row_bytes(self, cols: usize) -> Option<usize> {
         if self == DType::HfPacked
             || self.is_prepacked()
@@ -311,7 +316,8 @@ impl DType {
         (cols / self.block_values()).checked_mul(self.block_bytes())
     }
 
-    /// Bytes of a whole tensor with its tail, or `None` when the shape is impossible for the type or the count overflows.
+    /// Bytes of a whole tensor including its tail, or `None` if the shape is invalid for the type
+    /// or the count overflows.
     pub fn tensor_bytes(self, rows: usize, cols: usize) -> Option<u64> {
         if self == DType::HfPacked {
             return if rows.is_multiple_of(4) {
@@ -350,7 +356,7 @@ mod tests {
         assert_eq!(DType::HfPacked.tensor_bytes(8, 10), Some(20));
         assert_eq!(DType::HfPacked.tensor_bytes(6, 10), None);
         assert_eq!(DType::F32.tensor_bytes(usize::MAX, usize::MAX), None);
-        // Two tiles of two units; three groups of 16 fp16 scales a tile.
+        // Two tiles of two units; three groups of 16 fp16 scales per tile.
         let [whole, g64, ..] = DType::PREPACKED;
         assert_eq!(whole.tensor_bytes(17, 65), Some(2 * 2 * 256 + 64));
         assert_eq!(g64.tensor_bytes(17, 192), Some(2 * (3 * 256 + 3 * 32)));

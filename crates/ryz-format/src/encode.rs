@@ -1,4 +1,5 @@
-//! Encoders, the inverse of [`crate::decode`] for the types that are written: ternary codes and plain numbers to blocks.
+//! Encoders, the inverse of [`crate::decode`] for writable types: ternary codes and floats to
+//! blocks.
 
 mod four_bits;
 
@@ -6,15 +7,16 @@ use half::{bf16, f16};
 
 use crate::DType;
 
-/// Encodes ternary codes t + 1 to whole blocks and appends them, for `I2_S` with its tail; give it whole tensors then.
+/// Encodes ternary codes t + 1 to whole blocks and appends them. `I2_S` includes the tail, so pass
+/// whole tensors.
 ///
-/// `scales` has one scale a block (rounded to fp16, as the blocks store it), for `I2_S` one in all (kept in fp32).
-/// Given the codes and scales of an existing file it gives that file's bytes.
+/// `scales` has one scale per block (rounded to fp16, as blocks store it); for `I2_S`, a single one
+/// (kept in fp32). The codes and scales of an existing file reproduce its bytes.
 ///
 /// # Panics
-///
-/// When the type is not ternary or is [`DType::HfPacked`], the codes are not whole blocks, the scales are not as many as
-/// said above, or a code is over [`DType::max_code`], or 1 for `Q1_0`, which has no zero.
+/// When the type is not ternary or is [`DType::HfPacked`]; when the codes are not whole blocks;
+/// when the number of scales is wrong; when a code exceeds [`DType::max_code`], or is 1 for `Q1_0`,
+/// which has no zero.
 pub fn encode_ternary(dtype: DType, codes: &[u8], scales: &[f32], out: &mut Vec<u8>) {
     assert!(
         dtype.is_ternary() && dtype != DType::HfPacked && !dtype.is_prepacked(),
@@ -85,9 +87,9 @@ pub fn encode_ternary(dtype: DType, codes: &[u8], scales: &[f32], out: &mut Vec<
     }
 }
 
-/// Encodes floats as `F32`, `F16` or `BF16` (round to nearest, ties to even), as `Q8_0` and `Q4_0` as ggml's reference does
-/// (of the former d = max|w| / 127 rounded to fp16, q = w·(1/d) with the unrounded d, halves away from zero), or as `Q4_K`, and
-/// appends them.
+/// Encodes floats as `F32`, `F16` or `BF16` (round to nearest, ties to even), as `Q8_0` and `Q4_0`
+/// like ggml's reference, or as `Q4_K`, and appends them. For `Q8_0`, d = max|w| / 127 rounded to
+/// fp16, and q = w·(1/d) with the unrounded d, halves rounded away from zero.
 ///
 /// # Panics
 ///
@@ -129,10 +131,12 @@ fn whole<const N: usize>(dtype: DType, values: &[f32]) -> &[[f32; N]] {
     blocks
 }
 
-/// Makes float weights ternary as BitNet's absmean rule does (arXiv 2402.17764, and transformers' `online` mode):
-/// s = 1/max(mean|w|, 1e-5), code = clip(round_half_even(w·s), −1, 1) + 1. Returns the weights' scale, 1/s rounded to bf16.
+/// Makes float weights ternary by BitNet's absmean rule (arXiv 2402.17764, and transformers'
+/// `online` mode): s = 1/max(mean|w|, 1e-5), code = clip(round_half_even(w·s), −1, 1) + 1. Returns
+/// the weights' scale, 1/s rounded to bf16.
 ///
-/// `weights` is the whole tensor, whose mean is summed in f64 in order, the same on every machine.
+/// `weights` is the whole tensor. Its mean is summed in f64 in order, so it is the same on every
+/// machine.
 ///
 /// # Panics
 ///
@@ -148,7 +152,7 @@ pub fn quantize_absmean(weights: &[f32], codes: &mut [u8]) -> f32 {
     absmean.scale
 }
 
-/// The first pass of [`quantize_absmean`] over a tensor that is read piece by piece, in order.
+/// The first pass of [`quantize_absmean`] over a tensor read piece by piece, in order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AbsmeanSum {
     sum: f64,
@@ -164,10 +168,10 @@ impl AbsmeanSum {
         self.count += weights.len() as u64;
     }
 
-    /// What the mean makes of each weight.
+    /// The rule that follows from the mean.
     pub fn finish(self) -> Absmean {
         let mean = (self.sum / self.count.max(1) as f64) as f32;
-        // A NaN among the weights goes through to the scale, where it shows.
+        // A NaN among the weights propagates to the scale, where it can be detected.
         let multiplier = 1.0 / if mean < 1e-5 { 1e-5 } else { mean };
         Absmean {
             multiplier,
@@ -180,14 +184,14 @@ impl AbsmeanSum {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Absmean {
-    /// s, by which a weight is multiplied before it is rounded.
+    /// s, the factor applied to a weight before rounding.
     pub multiplier: f32,
     /// The weights' scale: 1/s rounded to bf16.
     pub scale: f32,
 }
 
 impl Absmean {
-    /// The scale as masters of a type have it: transformers rounds 1/s·t to the type of the weights.
+    /// The scale for masters of a type: transformers rounds 1/s·t to the type of the weights.
     pub fn scale_in(self, masters: DType) -> f32 {
         let scale = 1.0 / self.multiplier;
         match masters {
@@ -206,7 +210,8 @@ impl Absmean {
     }
 }
 
-/// One byte of `count` trits, the first most significant, scaled by ceil(q·256/243); four trits count as five with a zero.
+/// One byte of `count` trits, most significant first, scaled by ceil(q·256/243); four trits count
+/// as five with a zero.
 fn trits(codes: &[u8], first: usize, step: usize, count: usize) -> u8 {
     let q = (0..5).fold(0u16, |q, n| {
         3 * q
@@ -229,7 +234,7 @@ trait ReversePairs {
 }
 
 impl ReversePairs for u8 {
-    /// The four bit pairs in the other order: `I2_S` has the first code in the high bits.
+    /// The four bit pairs in reverse order: `I2_S` stores the first code in the high bits.
     fn reverse_pairs(self) -> u8 {
         let nibbles = self.rotate_left(4);
         (nibbles & 0x33) << 2 | (nibbles >> 2) & 0x33
@@ -242,18 +247,18 @@ mod tests {
 
     #[test]
     fn absmean_by_hand() {
-        // mean|w| = 1, s = 1: halves go to even, so ±0.5 are 0.
+        // mean|w| = 1, s = 1: halves round to even, so ±0.5 become 0.
         let weights = [0.5, -0.5, 0.75, -2.0, 0.25, 2.0, f32::NAN, 0.0];
         let mut codes = [9; 8];
         assert_eq!(quantize_absmean(&weights[..6], &mut codes[..6]), 1.0);
         assert_eq!(codes[..6], [1, 1, 2, 0, 1, 2]);
-        // The mean is held at 1e-5 or more; the scale comes back rounded to bf16.
+        // The mean is at least 1e-5; the scale is rounded to bf16.
         assert_eq!(
             quantize_absmean(&[0.0; 4], &mut codes[..4]),
             bf16::from_f32(1e-5).to_f32()
         );
         assert_eq!(codes[..4], [1; 4]);
-        // NaN spoils the scale, visibly, and no code.
+        // NaN makes the scale NaN and leaves the codes intact.
         assert!(
             quantize_absmean(&weights, &mut codes).is_nan() || codes.iter().all(|&code| code <= 2)
         );

@@ -1,33 +1,33 @@
-//! Everything that can be wrong with a model file, each fault with its place, what was expected and what was there.
+//! All faults of model files, each with its location, the expected value and the actual value.
 
 use std::{fmt, io};
 
-/// A fault of a model file, or a feature of it that is not handled.
+/// A fault of a model file, or a feature that is not supported.
 ///
-/// Callers know the file's path, this crate does not: they add it.
+/// This crate does not know the file's path; callers add it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {
-    /// The prefix given is shorter than the header; come back with at least `needed` bytes.
+    /// The prefix is shorter than the header; call again with at least `needed` bytes.
     #[error("header continues past the {got} bytes given: at least {needed} are needed")]
     Incomplete {
-        /// Bytes from the start of the file that are needed to get further.
+        /// Bytes from the start of the file that are needed to continue.
         needed: u64,
-        /// Bytes that were given.
+        /// Bytes provided.
         got: u64,
     },
-    /// The file ends inside something.
+    /// The file is truncated.
     #[error(
         "file ends inside {what}: expected {expected} bytes at offset {offset}, got {got}: the file is incomplete, download it again"
     )]
     Truncated {
-        /// What was being read.
+        /// The item being read.
         what: String,
-        /// Where it begins.
+        /// The item's offset.
         offset: u64,
-        /// Bytes that it needs.
+        /// The item's size.
         expected: u64,
-        /// Bytes that the file has left.
+        /// Bytes left in the file.
         got: u64,
     },
     /// The first four bytes are not `GGUF`.
@@ -36,10 +36,10 @@ pub enum FormatError {
         /// The first four bytes.
         got: [u8; 4],
     },
-    /// The file is something else, which is recognised.
+    /// A recognized file of another kind.
     #[error("not a model: the file is {is}")]
     Mistaken {
-        /// What it is, and what to do.
+        /// Its kind, and what to do.
         is: &'static str,
     },
     /// The version is not 2 or 3.
@@ -48,24 +48,24 @@ pub enum FormatError {
         /// The version field.
         got: u32,
     },
-    /// A count or length is over a limit that no real file reaches.
+    /// A count or length exceeds a limit that no real file reaches.
     #[error("{what}: expected at most {limit}, got {got}")]
     LimitExceeded {
-        /// What was counted.
+        /// The counted item.
         what: String,
         /// The limit.
         limit: u64,
         /// The count in the file.
         got: u64,
     },
-    /// Text that is not UTF-8, or is empty where a name is needed.
+    /// Text that is not UTF-8, or that is empty where a name is required.
     #[error("{what} at offset {offset} is not {expected}")]
     BadText {
-        /// What was being read.
+        /// The item being read.
         what: String,
-        /// Where its bytes begin.
+        /// Offset of its bytes.
         offset: u64,
-        /// What it should have been.
+        /// The expected content.
         expected: &'static str,
     },
     /// A key occurs twice.
@@ -88,7 +88,7 @@ pub enum FormatError {
         /// The key.
         key: String,
     },
-    /// A required key or field is not there.
+    /// A required key or field is missing.
     #[error("key {} is missing", QuotedText(key))]
     MissingKey {
         /// The key.
@@ -99,12 +99,12 @@ pub enum FormatError {
     KeyType {
         /// The key.
         key: String,
-        /// The type that was needed.
+        /// The required type.
         expected: &'static str,
         /// The type in the file.
         got: &'static str,
     },
-    /// A value has the right type and is still impossible.
+    /// A value has the right type but is invalid.
     #[error(
         "key {}: expected {expected}, got {}",
         QuotedText(key),
@@ -113,12 +113,12 @@ pub enum FormatError {
     KeyValue {
         /// The key.
         key: String,
-        /// What was needed.
+        /// The allowed value.
         expected: String,
         /// The value in the file.
         got: String,
     },
-    /// A well-formed value that asks for something that is not implemented.
+    /// A well-formed value that requests an unimplemented feature.
     #[error("{} is not supported: got {}", QuotedText(key), QuotedText(got))]
     UnsupportedValue {
         /// The key or field.
@@ -126,7 +126,7 @@ pub enum FormatError {
         /// The value in the file.
         got: String,
     },
-    /// A key of the architecture that is not known, and that may change the function.
+    /// An unknown key of the architecture, which may change the result.
     #[error(
         "key {} is not known and may change what the model computes: where it does not, the override null leaves it out",
         QuotedText(key)
@@ -135,7 +135,7 @@ pub enum FormatError {
         /// The key.
         key: String,
     },
-    /// Attention to the last positions alone, in a context that is longer.
+    /// Sliding-window attention with a context longer than the window.
     #[error(
         "{} is not supported below the context of {context}: got {window} (with an override of {} to at most {window} it runs)",
         QuotedText(key),
@@ -144,38 +144,38 @@ pub enum FormatError {
     SlidingWindow {
         /// The key or field.
         key: String,
-        /// Positions that are seen.
+        /// Positions in the window.
         window: usize,
         /// The context.
         context: usize,
         /// The key or field of the context.
         context_key: String,
     },
-    /// The architecture is not one of those implemented.
+    /// The architecture is not implemented.
     #[error(
         "architecture {} is not supported: expected one of {expected}",
         QuotedText(got)
     )]
     UnsupportedArchitecture {
-        /// The architectures that are.
+        /// The implemented architectures.
         expected: &'static str,
         /// The architecture in the file.
         got: String,
     },
-    /// Two tensors have one name.
+    /// Two tensors have the same name.
     #[error("tensor {} occurs twice", QuotedText(name))]
     DuplicateTensor {
         /// The tensor.
         name: String,
     },
-    /// A tensor's dimensions are impossible.
+    /// A tensor's dimensions are invalid.
     #[error("tensor {}: expected {expected}, got {got}", QuotedText(name))]
     BadShape {
         /// The tensor.
         name: String,
-        /// What was needed.
+        /// The required shape.
         expected: String,
-        /// What the file says.
+        /// The shape in the file.
         got: String,
     },
     /// A tensor's type is unknown, removed, or not implemented.
@@ -186,17 +186,17 @@ pub enum FormatError {
     UnsupportedType {
         /// The tensor.
         name: String,
-        /// The types that the format has and that run.
+        /// The supported types of the format.
         expected: String,
         /// The type's name.
         got: String,
     },
-    /// A tensor has a type that its place does not allow.
+    /// A tensor has a type that its role does not allow.
     #[error("tensor {}: expected type {expected}, got {got}", QuotedText(name))]
     BadType {
         /// The tensor.
         name: String,
-        /// The types allowed.
+        /// The allowed types.
         expected: &'static str,
         /// The type in the file.
         got: String,
@@ -214,7 +214,7 @@ pub enum FormatError {
         /// The offset in the data section.
         offset: u64,
     },
-    /// A tensor's data reach past the end of the file.
+    /// A tensor's data extend past the end of the file.
     #[error(
         "tensor {}: {bytes} bytes at offset {offset} of the data end past the file's {file_len} bytes{}",
         QuotedText(name), Truncation(*file_len, *needed)
@@ -228,7 +228,7 @@ pub enum FormatError {
         bytes: u64,
         /// The file's length.
         file_len: u64,
-        /// The length that holds all tensors.
+        /// The file length that would hold all tensors.
         needed: u64,
     },
     /// Two tensors share bytes.
@@ -236,7 +236,7 @@ pub enum FormatError {
     Overlap {
         /// The later tensor.
         name: String,
-        /// The tensor that it begins inside of.
+        /// The tensor that it starts inside.
         other: String,
     },
     /// The file's Q2_0 tensors fit neither or both of the layouts with groups of 64 and of 128.
@@ -247,22 +247,22 @@ pub enum FormatError {
     Q2Layout {
         /// The first tensor that does not fit.
         name: String,
-        /// Bytes, with padding, in groups of 64.
+        /// Bytes including padding, in groups of 64.
         g64: u64,
-        /// Bytes, with padding, in groups of 128.
+        /// Bytes including padding, in groups of 128.
         g128: u64,
         /// Bytes up to the next tensor or the end of the file.
         got: u64,
         /// `fit neither` or `fit both`.
         verdict: &'static str,
     },
-    /// A tensor that the architecture needs is not there.
+    /// A tensor required by the architecture is missing.
     #[error("tensor {} is missing", QuotedText(name))]
     MissingTensor {
         /// The tensor.
         name: String,
     },
-    /// A tensor that the architecture does not know; leaving it out would change the model's function.
+    /// A tensor unknown to the architecture; ignoring it would change the result.
     #[error(
         "tensor {} is not part of the {architecture} architecture",
         QuotedText(name)
@@ -273,19 +273,19 @@ pub enum FormatError {
         /// The architecture.
         architecture: &'static str,
     },
-    /// The parts of a split model do not belong together.
+    /// The parts of a split model do not match.
     #[error("split model, part {part}: expected {what} {expected}, got {got}")]
     BadSplit {
         /// The part, from 0.
         part: usize,
-        /// What does not agree.
+        /// The mismatched property.
         what: &'static str,
-        /// What was needed.
+        /// The expected value.
         expected: u64,
-        /// What the part says.
+        /// The value in the part.
         got: u64,
     },
-    /// One file of a split model has a name by which the others cannot be found.
+    /// The name of one file of a split model does not identify the others.
     #[error(
         "part {part} of {count} of a split model, whose parts are found by their names: expected NAME-{part:05}-of-{count:05}.gguf \
          beside the others, got {}; {}",
@@ -295,14 +295,14 @@ pub enum FormatError {
     SplitName {
         /// The part, from 1.
         part: u32,
-        /// How many there are.
+        /// Number of parts.
         count: u32,
         /// The file's name.
         got: String,
-        /// Files in its folder that are named as parts.
+        /// Files in its folder with names of parts.
         beside: Vec<String>,
     },
-    /// A part of a split model is not there.
+    /// A part of a split model is missing.
     #[error(
         "split model: part {part} of {count} is missing: expected {} beside {}",
         QuotedText(name),
@@ -311,14 +311,14 @@ pub enum FormatError {
     MissingPart {
         /// The part, from 1.
         part: usize,
-        /// How many there are.
+        /// Number of parts.
         count: usize,
         /// The missing file.
         name: String,
         /// The model's first file.
         first: String,
     },
-    /// A folder that is no model's.
+    /// A folder without a model.
     #[error(
         "a folder without config.json: pass a .gguf file, or a folder with config.json and safetensors; {}",
         FileList("GGUF files", holds)
@@ -327,42 +327,42 @@ pub enum FormatError {
         /// GGUF files in it.
         holds: Vec<String>,
     },
-    /// A slice has another length than the shape and type need.
+    /// A slice's length does not match the shape and type.
     #[error("tensor {}: expected {expected} bytes, got {got}", QuotedText(name))]
     ByteCount {
         /// The tensor.
         name: String,
-        /// Bytes that the shape and type need.
+        /// Required bytes.
         expected: u64,
-        /// Bytes that were given.
+        /// Provided bytes.
         got: u64,
     },
-    /// A JSON document, or the header of a safetensors file, that does not parse or breaks its format's rules.
+    /// JSON, or a safetensors header, that does not parse or violates its format.
     #[error("{what} is malformed: {}", Cut(source))]
     Json {
-        /// Which document.
+        /// The document.
         what: &'static str,
-        /// Where and why.
+        /// The position and reason.
         source: serde_json::Error,
     },
     /// A safetensors header whose offsets and shapes do not agree.
     #[error("safetensors header is malformed: {}", Cut(source))]
     Safetensors {
-        /// Which rule it breaks.
+        /// The violated rule.
         source: safetensors::SafeTensorError,
     },
-    /// The sink of a writer failed.
+    /// A writer's sink failed.
     #[error("cannot write {what}")]
     Write {
-        /// What was being written.
+        /// The item being written.
         what: &'static str,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
 }
 
 impl FormatError {
-    /// Whether a longer prefix of the same file may do.
+    /// Whether a longer prefix of the same file may succeed.
     pub fn is_incomplete(&self) -> bool {
         matches!(self, FormatError::Incomplete { .. })
     }
@@ -377,7 +377,7 @@ impl FormatError {
             | FormatError::UnsupportedArchitecture { .. }
             | FormatError::UnsupportedType { .. }
             | FormatError::UnexpectedTensor { .. } => "UNSUPPORTED",
-            // Version 1, and the versions that we read in the other byte order, are well formed.
+            // Version 1 and byte-swapped supported versions are well formed.
             FormatError::BadVersion {
                 got: 1 | 0x0200_0000 | 0x0300_0000,
             } => "UNSUPPORTED",
@@ -388,7 +388,7 @@ impl FormatError {
     }
 }
 
-/// Text from a file as an error message may show it: quoted, escaped, and cut after 64 characters.
+/// Text from a file, formatted for an error: quoted, escaped, and cut after 64 characters.
 pub(crate) struct QuotedText<'a>(pub &'a str);
 
 impl fmt::Display for QuotedText<'_> {
@@ -400,7 +400,7 @@ impl fmt::Display for QuotedText<'_> {
     }
 }
 
-/// A few of the files of a folder.
+/// Some of a folder's files.
 struct FileList<'a>(&'a str, &'a [String]);
 
 impl fmt::Display for FileList<'_> {
@@ -421,7 +421,7 @@ impl fmt::Display for FileList<'_> {
     }
 }
 
-/// How much of a file is there, where it may have been cut short; nothing where a number in it must be wrong.
+/// How much of a file exists, if it may be truncated; nothing if one of the numbers must be wrong.
 struct Truncation(u64, u64);
 
 impl fmt::Display for Truncation {
@@ -444,7 +444,8 @@ impl fmt::Display for Truncation {
     }
 }
 
-/// A parser's own words, which may quote the file at any length: cut after 200 characters, control characters escaped.
+/// A parser's message, which may quote the file at any length: cut after 200 characters, with
+/// control characters escaped.
 struct Cut<'a>(&'a dyn fmt::Display);
 
 impl fmt::Display for Cut<'_> {

@@ -1,6 +1,6 @@
-//! How far quantised weights are from their source.
+//! The error of quantized weights relative to their source.
 
-/// The distance of what was written, ŵ, from the source, w.
+/// The error of the written weights ŵ relative to the source w.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TensorError {
     /// mean((w − ŵ)²)
@@ -11,7 +11,7 @@ pub struct TensorError {
     pub max_abs: f64,
 }
 
-/// Adds up what a [`TensorError`] needs.
+/// Accumulates the sums of a [`TensorError`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ErrorSums {
     count: u64,
@@ -23,7 +23,7 @@ pub struct ErrorSums {
 }
 
 impl ErrorSums {
-    /// Adds a weight and what was written for it.
+    /// Adds a weight and its written value.
     pub fn add(&mut self, w: f64, written: f64) {
         let difference = w - written;
         self.count += 1;
@@ -34,7 +34,7 @@ impl ErrorSums {
         self.max = self.max.max(difference.abs());
     }
 
-    /// The distance over all that was added.
+    /// The error over all added weights.
     pub fn finish(self) -> TensorError {
         let lengths = (self.source * self.target).sqrt();
         TensorError {

@@ -1,13 +1,16 @@
-//! Model files: untrusted bytes in, validated views out.
+//! Model files: from untrusted bytes to validated views.
 //!
-//! Nothing here opens or reads a file: the caller gives byte slices and the file's length, and gets back headers whose
-//! every size, offset and shape has been checked, so that later code may index by them without asking again.
+//! This crate opens and reads no files: the caller passes byte slices and the file's length. It
+//! returns headers with every size, offset and shape checked, so that later code can index by them
+//! without further checks.
 //!
 //! - [`Gguf::parse`] reads a GGUF header; [`ModelHeader::merge`] joins the parts of a split model.
 //! - [`hf`] reads the files of a Hugging Face folder: config.json, safetensors, and the index of shards.
-//! - [`ModelConfig`] is what a model is, whatever file described it, checked against the shapes of its tensors.
-//! - [`TensorView`] is a tensor's bytes together with the promise that they are as many as its shape needs.
-//! - [`decode`] is the plain reference decoder of every block type, [`encode`] the inverse for those that we write.
+//! - [`ModelConfig`] is a model's configuration, independent of the file format, checked against
+//!   the shapes of its tensors.
+//! - [`TensorView`] is a tensor's bytes, with a length guaranteed to match its shape.
+//! - [`decode`] is the reference decoder of every block type; [`encode`] is the inverse for
+//!   writable types.
 //!
 //! # Examples
 //!

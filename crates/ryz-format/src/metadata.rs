@@ -1,4 +1,5 @@
-//! A file's key–value pairs, and getters whose errors name the key, the type needed and the type there.
+//! A file's key–value pairs, with getters whose errors name the key, the required type and the
+//! actual type.
 
 use std::{borrow::Cow, fmt};
 
@@ -24,7 +25,7 @@ pub enum Value {
     Array(Array),
 }
 
-/// An array of one type, stored without a tag for each element.
+/// An array of one type, stored without a tag per element.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "each variant is named after its type")]
@@ -43,16 +44,17 @@ pub enum Array {
     Strings(StringArray),
 }
 
-/// Strings laid end to end: a vocabulary costs its text and four bytes a token, not an allocation each.
+/// Concatenated strings: a vocabulary takes its text and four bytes per token, without an
+/// allocation for each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StringArray {
     text: String,
-    /// Where each string ends in `text`.
+    /// The end of each string in `text`.
     ends: Vec<u32>,
 }
 
 impl StringArray {
-    /// An empty array with room for `strings` strings of `bytes` bytes in all.
+    /// An empty array with room for `strings` strings of `bytes` bytes in total.
     pub fn with_capacity(strings: usize, bytes: usize) -> StringArray {
         StringArray {
             text: String::with_capacity(bytes),
@@ -63,8 +65,7 @@ impl StringArray {
     /// Appends a string.
     ///
     /// # Panics
-    ///
-    /// When the text would pass 4 GiB; the parser refuses such an array before.
+    /// When the text would exceed 4 GiB; the parser rejects such an array earlier.
     pub fn push(&mut self, string: &str) {
         self.text.push_str(string);
         self.ends
@@ -81,7 +82,7 @@ impl StringArray {
         self.ends.is_empty()
     }
 
-    /// String `index`, if there is one.
+    /// String `index`, if it exists.
     pub fn get(&self, index: usize) -> Option<&str> {
         let end = *self.ends.get(index)? as usize;
         let start = if index == 0 {
@@ -149,7 +150,7 @@ impl Array {
         }
     }
 
-    /// Every element as i64, or `None` for other than integers, or one that does not fit.
+    /// Every element as i64, or `None` if they are not integers or one does not fit.
     fn to_i64(&self) -> Option<Vec<i64>> {
         fn all<T: Copy + TryInto<i64>>(v: &[T]) -> Option<Vec<i64>> {
             v.iter().map(|&x| x.try_into().ok()).collect()
@@ -169,7 +170,7 @@ impl Array {
 }
 
 impl Value {
-    /// The type's name as errors give it.
+    /// The type's name in errors.
     pub fn type_name(&self) -> &'static str {
         match self {
             Value::U8(_) => "u8",
@@ -188,7 +189,7 @@ impl Value {
         }
     }
 
-    /// The value of any type of number; a bool is 0 or 1.
+    /// The value of any numeric type; a bool is 0 or 1.
     pub(crate) fn as_number(&self) -> Option<f64> {
         match *self {
             Value::F32(v) => Some(v.into()),
@@ -214,7 +215,7 @@ impl Value {
     }
 }
 
-/// As messages show it: strings plain, arrays by their length.
+/// For messages: strings unquoted, arrays as their length.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -250,7 +251,8 @@ impl From<&str> for Value {
 
 /// Key–value pairs in the file's order.
 ///
-/// `get_*` need the key, `find_*` give `None` without it; a value of the wrong type is an error for both.
+/// `get_*` requires the key; `find_*` returns `None` without it. A value of the wrong type is an
+/// error for both.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
     pairs: Vec<(String, Value)>,
@@ -281,7 +283,7 @@ impl Metadata {
         Ok(Metadata { pairs, by_key })
     }
 
-    /// Sets a key: in its place when it is there, else last.
+    /// Sets a key: in place if it exists, else at the end.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         match self.search(key) {
             Ok(i) => self.pairs[self.by_key[i] as usize].1 = value.into(),
@@ -292,7 +294,7 @@ impl Metadata {
         }
     }
 
-    /// Takes a key out, where it is there.
+    /// Removes a key if it exists.
     pub fn remove(&mut self, key: &str) {
         let Ok(i) = self.search(key) else {
             return;

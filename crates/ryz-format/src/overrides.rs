@@ -1,10 +1,10 @@
-//! Values that a user sets in the place of a file's own: known before anything reads the metadata.
+//! User-specified values that replace a file's own, applied before the metadata are used.
 
 use serde_json::{Map, Value as Json};
 
 use crate::{Array, FormatError, Metadata, Value};
 
-/// Values by key, which [`Overrides::apply`] puts into a file's metadata.
+/// Values by key; [`Overrides::apply`] writes them to a file's metadata.
 ///
 /// ```
 /// use ryz_format::{Metadata, Overrides};
@@ -23,7 +23,7 @@ pub struct Overrides {
     chat_template: Option<String>,
 }
 
-/// Keys that say what the file is made of, not what it means.
+/// Keys that describe the file's structure rather than its meaning.
 const FIXED: [&str; 4] = [
     "general.architecture",
     "general.alignment",
@@ -31,7 +31,7 @@ const FIXED: [&str; 4] = [
     "prism.",
 ];
 
-/// Numbers that are floats where the file itself does not say so.
+/// Numbers that are floats unless the file says otherwise.
 const FLOATS: [&str; 8] = [
     "attention.layer_norm_rms_epsilon",
     "attention.scale",
@@ -44,10 +44,10 @@ const FLOATS: [&str; 8] = [
 ];
 
 impl Overrides {
-    /// The members of a JSON object: strings, numbers, booleans, arrays of one of them, or null for a key that is to be left out.
+    /// Parses the members of a JSON object: strings, numbers, booleans, arrays of one of these, or
+    /// null to remove a key.
     ///
     /// # Errors
-    ///
     /// [`FormatError::Json`], [`FormatError::KeyType`] and [`FormatError::KeyValue`].
     pub fn parse(json: &str) -> Result<Overrides, FormatError> {
         let values: Map<String, Json> =
@@ -59,7 +59,7 @@ impl Overrides {
             values,
             chat_template: None,
         };
-        // What has no form in any file is refused at once.
+        // Reject values that no file can represent immediately.
         for (key, value) in &overrides.values {
             if !value.is_null() {
                 value_of(key, value, None)?;
@@ -68,12 +68,12 @@ impl Overrides {
         Ok(overrides)
     }
 
-    /// Puts a chat template in the place of all that the file has, whatever it has them for.
+    /// Replaces all of the file's chat templates, whatever their purpose.
     pub fn set_chat_template(&mut self, template: String) {
         self.chat_template = Some(template);
     }
 
-    /// What [`Overrides::set_chat_template`] set.
+    /// The template set by [`Overrides::set_chat_template`].
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_template.as_deref()
     }
@@ -88,12 +88,12 @@ impl Overrides {
         self.values.iter().map(|(key, value)| (key.as_str(), value))
     }
 
-    /// Puts the values in the place of the file's own, in the file's type.
+    /// Replaces the file's values, in the file's types.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::KeyType`] for a value of another type than the file's, [`FormatError::KeyValue`] for one that does not fit it,
-    /// [`FormatError::UnsupportedValue`] for a key that cannot be changed.
+    /// [`FormatError::KeyType`] for a value whose type differs from the file's;
+    /// [`FormatError::KeyValue`] for one that does not fit it; [`FormatError::UnsupportedValue`]
+    /// for a key that cannot be changed.
     pub fn apply(&self, metadata: &mut Metadata) -> Result<(), FormatError> {
         for (key, value) in &self.values {
             if let Some(fixed) = FIXED.iter().find(|fixed| key.starts_with(**fixed)) {
@@ -123,7 +123,7 @@ impl Overrides {
     }
 }
 
-/// A JSON value in the type of what stands in the file; without that in the one that fits.
+/// A JSON value in the type of the file's value, or in a matching type if there is none.
 fn value_of(key: &str, json: &Json, there: Option<&Value>) -> Result<Value, FormatError> {
     let wrong = |expected: &'static str| FormatError::KeyType {
         key: key.to_owned(),
@@ -161,7 +161,7 @@ fn value_of(key: &str, json: &Json, there: Option<&Value>) -> Result<Value, Form
     })
 }
 
-/// An array of one type; an empty one is of strings.
+/// An array of one type; an empty one has strings.
 fn array_of(key: &str, json: &Json) -> Result<Array, FormatError> {
     let wrong = || FormatError::KeyType {
         key: key.to_owned(),

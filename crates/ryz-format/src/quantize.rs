@@ -1,7 +1,7 @@
-//! Quantisers: from float weights to −1, 0, +1 and scales.
+//! Quantizers: from float weights to −1, 0, +1 and scales.
 //!
-//! [`Quantizer`] is an extension point: whoever quantises, what it gives is checked ([`Quantized::check`]) and its error
-//! measured by the same code.
+//! [`Quantizer`] is an extension point: the output of every quantizer is checked
+//! ([`Quantized::check`]), and its error measured, by the same code.
 
 use std::{fmt, sync::Arc};
 
@@ -9,14 +9,14 @@ use crate::encode::quantize_absmean;
 
 /// Makes float weights ternary.
 pub trait Quantizer: Send + Sync {
-    /// Its name in reports and errors.
+    /// The name used in reports and errors.
     fn name(&self) -> &str;
 
-    /// Quantises a tensor of `rows` rows of `cols` weights, row after row. `tensor` is its name, for messages.
+    /// Quantizes a tensor of `rows` rows of `cols` weights, in row-major order. `tensor` is its
+    /// name, for messages.
     ///
     /// # Errors
-    ///
-    /// A message about what it cannot do.
+    /// A message that says what is not possible.
     fn quantize(
         &self,
         tensor: &str,
@@ -26,26 +26,25 @@ pub trait Quantizer: Send + Sync {
     ) -> Result<Quantized, String>;
 }
 
-/// A quantiser that is shared; equal to its clones only.
+/// A shared quantizer; equal only to its clones.
 #[derive(Clone)]
 pub struct SharedQuantizer(Arc<dyn Quantizer>);
 
 impl SharedQuantizer {
-    /// Shares a quantiser.
+    /// Shares a quantizer.
     pub fn new(quantizer: impl Quantizer + 'static) -> SharedQuantizer {
         SharedQuantizer(Arc::new(quantizer))
     }
 
-    /// Its name in reports and errors.
+    /// The name used in reports and errors.
     pub fn name(&self) -> &str {
         self.0.name()
     }
 
-    /// The quantiser's output, checked.
+    /// The quantizer's output, checked.
     ///
     /// # Errors
-    ///
-    /// What the quantiser said, or what is wrong with its output.
+    /// The quantizer's message, or the fault of its output.
     pub fn quantize(
         &self,
         tensor: &str,
@@ -81,51 +80,51 @@ impl PartialEq for SharedQuantizer {
 
 impl Eq for SharedQuantizer {}
 
-/// Why a tensor could not be quantised.
+/// Why a tensor could not be quantized.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("quantizer {quantizer}, tensor {tensor}: {message}")]
 pub struct QuantizeError {
-    /// The quantiser's name.
+    /// The quantizer's name.
     pub quantizer: String,
     /// The tensor's name.
     pub tensor: String,
-    /// What it said, or what is wrong with its output.
+    /// Its message, or the fault of its output.
     pub message: String,
 }
 
 impl QuantizeError {
-    /// The stable code that crosses to TypeScript.
+    /// The stable error code passed to TypeScript.
     pub fn code(&self) -> &'static str {
         "QUANTIZER_FAILED"
     }
 }
 
-/// What a quantiser gives.
+/// A quantizer's output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantized {
-    /// −1, 0 or +1 for each weight, row after row.
+    /// −1, 0 or +1 for each weight, in row-major order.
     pub codes: Vec<i8>,
-    /// One scale for the tensor, one a row, or one for each 64, 128 or 256 columns of each row, row after row.
+    /// One scale for the tensor, one per row, or one for each 64, 128 or 256 columns of each row,
+    /// in row-major order.
     pub scales: Vec<f32>,
 }
 
-/// What a scale covers.
+/// The weights that share a scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ScaleGroup {
-    /// The tensor.
+    /// The whole tensor.
     Tensor,
-    /// A row.
+    /// One row.
     Row,
-    /// So many columns of a row.
+    /// This many columns of a row.
     Columns(usize),
 }
 
 impl Quantized {
-    /// Checks codes and scales against the tensor's shape, and says what a scale covers.
+    /// Checks codes and scales against the tensor's shape, and returns which weights share a scale.
     ///
     /// # Errors
-    ///
-    /// What is wrong, in words.
+    /// A message that describes the fault.
     pub fn check(&self, rows: usize, cols: usize) -> Result<ScaleGroup, String> {
         let values = rows * cols;
         if self.codes.len() != values {
@@ -172,23 +171,23 @@ impl Quantized {
     }
 }
 
-/// The quantisers that come with the engine.
+/// The engine's built-in quantizers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum BuiltIn {
-    /// BitNet b1.58's rule, one scale a tensor.
+    /// BitNet b1.58's rule, one scale per tensor.
     Absmean,
-    /// The same, one scale a row.
+    /// The same, one scale per row.
     AbsmeanChannel,
-    /// The same, one scale for each 64 columns.
+    /// The same, one scale per 64 columns.
     AbsmeanGroup64,
-    /// The same, one scale for each 128 columns.
+    /// The same, one scale per 128 columns.
     AbsmeanGroup128,
-    /// Signs, and the largest magnitude of the tensor as scale.
+    /// Signs, with the tensor's largest magnitude as the scale.
     SignAbsmax,
 }
 
 impl BuiltIn {
-    /// All of them.
+    /// All built-in quantizers.
     pub const ALL: [BuiltIn; 5] = [
         BuiltIn::Absmean,
         BuiltIn::AbsmeanChannel,

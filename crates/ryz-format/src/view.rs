@@ -1,12 +1,12 @@
-//! A tensor's bytes with the promise that they are as many as its type and shape need.
+//! A tensor's bytes, with a length guaranteed to match its type and shape.
 
 use std::ops::Range;
 
 use crate::{DType, FormatError, decode};
 
-/// A matrix in a file's own blocks, row after row; a one-dimensional tensor has one row.
+/// A matrix in a file's own blocks, in row-major order; a one-dimensional tensor has one row.
 ///
-/// The constructors check the length, so that everyone downstream may slice by `dtype`, `rows` and `cols`.
+/// The constructors check the length, so that later code can slice by `dtype`, `rows` and `cols`.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorView<'a> {
     name: &'a str,
@@ -20,12 +20,13 @@ pub struct TensorView<'a> {
 }
 
 impl<'a> TensorView<'a> {
-    /// Views the whole tensor: `rows` × `cols` weights with, for `I2_S`, the 32-byte tail that holds the scale.
+    /// Views the whole tensor: `rows` × `cols` weights and, for `I2_S`, the 32-byte tail with the
+    /// scale.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::BadShape`] when `cols` is not a whole number of blocks, [`FormatError::ByteCount`] when `bytes` has
-    /// another length than the shape needs, [`FormatError::BadType`] for [`DType::HfPacked`], whose scale is elsewhere.
+    /// [`FormatError::BadShape`] when `cols` is not a whole number of blocks;
+    /// [`FormatError::ByteCount`] when the length of `bytes` does not match the shape;
+    /// [`FormatError::BadType`] for [`DType::HfPacked`], whose scale is stored elsewhere.
     pub fn new(
         name: &'a str,
         dtype: DType,
@@ -56,13 +57,13 @@ impl<'a> TensorView<'a> {
         })
     }
 
-    /// Views packed weights whose scale is known already: some rows of an `I2_S` tensor without its tail, or a whole
-    /// [`DType::HfPacked`] tensor. For the types with scales in their blocks, `scale` must be 1.
+    /// Views packed weights with a known scale: some rows of an `I2_S` tensor without its tail, or
+    /// a whole [`DType::HfPacked`] tensor. For types with scales in their blocks, `scale` must be
+    /// 1.
     ///
-    /// This is how a loader that reads a tensor piece by piece views a piece.
+    /// Loaders that read a tensor piece by piece use this to view a piece.
     ///
     /// # Errors
-    ///
     /// [`FormatError::BadShape`] and [`FormatError::ByteCount`] as for [`TensorView::new`].
     pub fn with_scale(
         name: &'a str,
@@ -119,12 +120,12 @@ impl<'a> TensorView<'a> {
         self.bytes
     }
 
-    /// The scale of the whole tensor where the type has one ([`DType::has_tensor_scale`]), else 1.
+    /// The scale of the whole tensor if the type has one ([`DType::has_tensor_scale`]), else 1.
     pub fn tensor_scale(&self) -> f32 {
         self.scale
     }
 
-    /// Weights that share one scale: a block, or for a tensor scale the row.
+    /// Weights that share one scale: a block, or a row if the scale is the tensor's.
     pub fn scale_values(&self) -> usize {
         if self.dtype.has_tensor_scale() {
             self.cols
@@ -133,12 +134,12 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// The scale of the whole tensor where its type has one ([`DType::has_tensor_scale`]), else 1.
+    /// The scale of the whole tensor if its type has one ([`DType::has_tensor_scale`]), else 1.
     pub fn scale(&self) -> f32 {
         self.scale
     }
 
-    /// Scales of one row as [`TensorView::unpack_row`] gives them.
+    /// Scales per row, as returned by [`TensorView::unpack_row`].
     pub fn scales_per_row(&self) -> usize {
         if self.dtype.has_tensor_scale() {
             1
@@ -188,12 +189,13 @@ impl<'a> TensorView<'a> {
         }
     }
 
-    /// Unpacks one row of a ternary tensor: `cols` codes t + 1, and one scale for each [`TensorView::scale_values`] of them.
+    /// Unpacks one row of a ternary tensor: `cols` codes t + 1, and one scale for each
+    /// [`TensorView::scale_values`] of them.
     ///
-    /// Code 3 is passed on as it is: it means +2 where the type allows it and is the file's fault in `I2_S` and HF packing.
+    /// Code 3 is passed on unchanged: it means +2 where the type allows it; in `I2_S` and HF
+    /// packing, the file is invalid.
     ///
     /// # Panics
-    ///
     /// When the type is not ternary, `row` is out of range, or a slice has the wrong length.
     pub fn unpack_row(&self, row: usize, codes: &mut [u8], scales: &mut [f32]) {
         assert_eq!(codes.len(), self.cols, "one code for each column");
@@ -231,7 +233,8 @@ impl<'a> TensorView<'a> {
         &self.bytes[rows.start * row_bytes..rows.end * row_bytes]
     }
 
-    /// The codes of one row of a Hugging Face tensor: packed row p holds output rows p, p + rows/4, … from the low bits up.
+    /// The codes of one row of a Hugging Face tensor: packed row p holds output rows p, p + rows/4,
+    /// …, starting at the low bits.
     fn hf_codes(&self, row: usize) -> impl Iterator<Item = u8> + 'a {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let quarter = self.rows / 4;

@@ -1,13 +1,13 @@
-//! Warnings: what is probably wrong with a file that can be used all the same.
+//! Warnings: probable faults of a usable file.
 
 use std::fmt;
 
-/// Something in a file that is probably wrong, and does not keep the file from being used.
+/// A probable fault of a file that remains usable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning {
-    /// The key or field that it is about.
+    /// The key or field concerned.
     pub subject: String,
-    /// What is probably wrong, what was done, and how to say otherwise.
+    /// The probable fault, what was done, and how to override it.
     pub message: String,
 }
 

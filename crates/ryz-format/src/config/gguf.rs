@@ -1,4 +1,4 @@
-//! [`ModelConfig`] from GGUF's keys, as llama.cpp writes and reads them.
+//! [`ModelConfig`] from GGUF's keys, as written and read by llama.cpp.
 
 use super::{
     Architecture, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle, WeightScales,
@@ -21,12 +21,11 @@ impl Architecture {
 }
 
 impl ModelConfig {
-    /// Reads a model's config and checks it against the tensors: each needed one is there in the shape needed.
+    /// Reads a model's config and checks that every required tensor exists in the required shape.
     ///
     /// # Errors
-    ///
-    /// A key that is missing, of the wrong type or out of range; an architecture or feature that is not implemented; a
-    /// tensor that is missing, unknown or of the wrong shape.
+    /// A key that is missing, of the wrong type or out of range; an architecture or feature that is
+    /// not implemented; a tensor that is missing, unknown or of the wrong shape.
     pub fn from_gguf(
         metadata: &Metadata,
         tensors: &[TensorInfo],
@@ -36,12 +35,12 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Reads a model's config without checking the shapes of tensors: enough for a file that has only a vocabulary.
-    /// What only the tensors tell (a tied head, biases) is taken from `tensors`.
+    /// Reads a model's config without checking the shapes of tensors, which suffices for a
+    /// vocabulary-only file. Properties that only the tensors show (a tied head, biases) are taken
+    /// from `tensors`.
     ///
     /// # Errors
-    ///
-    /// As [`ModelConfig::from_gguf`], less those about tensors.
+    /// As [`ModelConfig::from_gguf`], except those about tensors.
     pub fn from_gguf_keys(
         metadata: &Metadata,
         tensors: &[TensorInfo],
@@ -93,7 +92,7 @@ impl ModelConfig {
             rms_norm_eps: metadata.get_f32(&source.key("attention.layer_norm_rms_epsilon"))?,
             rope: RopeConfig {
                 theta: source.find_f32("rope.freq_base")?.unwrap_or(10000.0),
-                // llama's converters permute q and k; the others keep the order of the checkpoint.
+                // Converters permute q and k for llama; the others keep the checkpoint's order.
                 style: if architecture == Architecture::Llama {
                     RopeStyle::Norm
                 } else {
@@ -123,7 +122,7 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// What is probably wrong with a file that can be run all the same, each in a sentence.
+    /// Probable faults of a usable file, one sentence each.
     pub fn gguf_warnings(metadata: &Metadata, tensors: &[TensorInfo]) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Ok(config) = ModelConfig::from_gguf_keys(metadata, tensors) {
@@ -142,26 +141,28 @@ impl ModelConfig {
     }
 }
 
-/// Tokens of microsoft/bitnet-b1.58-2B-4T and what was made of it, some of it under the wrong architecture.
+/// Vocabulary size of microsoft/bitnet-b1.58-2B-4T and its derivatives, some of which name the
+/// wrong architecture.
 const BITNET_2B_4T_VOCAB: usize = 128_256;
 
-/// Whether activations are quantised row by row where the architecture does not say so.
+/// Whether activations are quantized per row, if the architecture does not say so.
 const ROW_ACTIVATIONS: &str = "ryzanstein.activations";
 
-/// Linear layers whose weights and activations stay floats in a model that quantises the others.
+/// Linear layers that keep float weights and activations in a quantized model.
 const FLOAT_LAYERS: &str = "ryzanstein.float_layers";
 
 impl ModelConfig {
-    /// The GGUF pairs that say what this config says, `general.architecture` first: [`ModelConfig::from_gguf_keys`] reads
-    /// them back, given the same tensors.
+    /// The GGUF pairs of this config, `general.architecture` first: [`ModelConfig::from_gguf_keys`]
+    /// reads them back, given the same tensors.
     ///
-    /// GGUF fixes the order of llama's q and k rows ([`RopeStyle::Norm`]): whoever writes a llama config of the other style
-    /// permutes these rows. [`RopeScaling::Llama3`] has no keys: its factors belong into `rope_freqs.weight`.
+    /// GGUF fixes the order of llama's q and k rows ([`RopeStyle::Norm`]): a writer of a llama
+    /// config with the other style must permute these rows. [`RopeScaling::Llama3`] has no keys:
+    /// its factors belong in `rope_freqs.weight`.
     pub fn gguf_pairs(&self) -> Vec<(String, Value)> {
         let arch = self.architecture.name();
         let mut pairs = vec![("general.architecture".to_owned(), Value::from(arch))];
         let mut push = |name: &str, value: Value| pairs.push((format!("{arch}.{name}"), value));
-        // Every size is below 2^32: `validate` has seen to it.
+        // `validate` guarantees that every size is below 2^32.
         for (name, size) in [
             ("context_length", self.max_position_embeddings),
             ("embedding_length", self.hidden_size),
@@ -273,7 +274,7 @@ impl Source<'_> {
         self.metadata.find_f32(&self.key(name))
     }
 
-    /// The head size where no key gives it: the width divided among the heads.
+    /// The head size if no key gives it: the width divided by the number of heads.
     fn default_head_dim(&self, hidden: usize, heads: usize) -> Result<usize, FormatError> {
         if heads == 0 || !hidden.is_multiple_of(heads) {
             return Err(FormatError::KeyValue {
@@ -285,7 +286,8 @@ impl Source<'_> {
         Ok(hidden / heads)
     }
 
-    /// The key where there is one, else the tokenizer's list, else the embedding's rows; a list must fit in.
+    /// The key if present, else the length of the tokenizer's list, else the embedding's rows; a
+    /// list must fit.
     fn vocab_size(&self, tensors: &[TensorInfo]) -> Result<usize, FormatError> {
         let tokens = self
             .metadata
@@ -311,7 +313,7 @@ impl Source<'_> {
         }
     }
 
-    /// As llama.cpp: the type defaults to linear, and a factor of 0, or none, to 1.
+    /// As in llama.cpp: the type defaults to linear, and a missing or zero factor to 1.
     fn scaling(&self, context: usize, freq_factors: bool) -> Result<RopeScaling, FormatError> {
         let kind_key = self.key("rope.scaling.type");
         let kind = self.metadata.find_str(&kind_key)?.unwrap_or("linear");
@@ -330,7 +332,7 @@ impl Source<'_> {
             ("linear", false) => Ok(RopeScaling::Linear { factor }),
             ("none", true) => Ok(RopeScaling::FreqFactors),
             ("linear", true) if factor == 1.0 => Ok(RopeScaling::FreqFactors),
-            // Factors and another scaling at once: no model has both.
+            // No model has factors and another scaling.
             ("linear" | "yarn", true) => Err(FormatError::UnsupportedValue {
                 key: kind_key.clone(),
                 got: format!("{kind} together with rope_freqs.weight"),
@@ -351,7 +353,8 @@ impl Source<'_> {
             });
         }
         let or = |name, default| Ok::<f32, FormatError>(self.find_f32(name)?.unwrap_or(default));
-        // `attn_factor` is in real files; the yarn_* keys override llama.cpp's defaults since they exist.
+        // `attn_factor` occurs in real files; the yarn_* keys override llama.cpp's defaults since
+        // their introduction.
         let attn_factor = match self.find_f32("rope.scaling.yarn_attn_factor")? {
             Some(yarn) => yarn * or("rope.scaling.attn_factor", 1.0)?,
             None => or("rope.scaling.attn_factor", 1.0)?,
@@ -399,7 +402,8 @@ impl Source<'_> {
         Ok(names)
     }
 
-    /// Refuses features that would change the function if they were passed over, and whatever may be one.
+    /// Rejects features that would change the result if ignored, and keys that may be such
+    /// features.
     fn refuse_unsupported(&self, config: &ModelConfig) -> Result<(), FormatError> {
         let unsupported = |key: &str, got: String| {
             let key = key.to_owned();
@@ -407,7 +411,7 @@ impl Source<'_> {
         };
         let prefix = format!("{}.", self.prefix);
         for (key, value) in self.metadata.iter() {
-            // Weights that are folded with a transform, which the forward pass would have to apply.
+            // Weights folded with a transform, which the forward pass would have to apply.
             if key.starts_with("prism.") {
                 return unsupported(key, value.to_string());
             }

@@ -1,4 +1,5 @@
-//! [`ModelConfig`] from Hugging Face's `config.json`, with transformers' defaults where a field is absent.
+//! [`ModelConfig`] from Hugging Face's `config.json`, with transformers' defaults for absent
+//! fields.
 
 use super::{
     Architecture, HiddenAct, ModelConfig, RopeConfig, RopeScaling, RopeStyle, WeightScales,
@@ -9,14 +10,14 @@ use crate::{
     hf::{Object, linear_modules},
 };
 
-/// What an architecture has when config.json does not say.
+/// An architecture's defaults for fields absent from config.json.
 struct Defaults {
     architecture: Architecture,
     rms_norm_eps: f32,
     rope_theta: f32,
     head_dim: Option<usize>,
     max_position_embeddings: usize,
-    /// Whether linear layers are float masters where no `quantization_config` says so.
+    /// Whether linear layers hold float masters if there is no `quantization_config`.
     masters: bool,
 }
 
@@ -33,12 +34,11 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// Reads config.json without checking the shapes of tensors. What only the tensors tell (biases, and a tied head
-    /// where no field says) is taken from `tensors`.
+    /// Reads config.json without checking the shapes of tensors. Properties that only the tensors
+    /// show (biases, and a tied head if no field gives it) are taken from `tensors`.
     ///
     /// # Errors
-    ///
-    /// As [`ModelConfig::from_hf`], less those about tensors.
+    /// As [`ModelConfig::from_hf`], except those about tensors.
     pub fn from_hf_fields(
         config_json: &[u8],
         tensors: &[TensorInfo],
@@ -104,7 +104,7 @@ impl ModelConfig {
     }
 }
 
-/// The architecture by its class, or where none is named by its model type.
+/// The architecture by its class or, if none is named, by its model type.
 fn defaults(source: &Object<'_>) -> Result<Defaults, FormatError> {
     let class = match source.find_array("architectures")? {
         Some(classes) => classes.first().and_then(|class| class.as_str()),
@@ -123,7 +123,7 @@ fn defaults(source: &Object<'_>) -> Result<Defaults, FormatError> {
             max_position_embeddings: 2048,
             masters: false,
         },
-        // 1bitLLM's: a llama with sub-norms, whose linear layers quantise themselves.
+        // From 1bitLLM: a llama with sub-norms whose linear layers quantize their own weights.
         "BitnetForCausalLM" => Defaults {
             architecture: Architecture::Bitnet,
             rms_norm_eps: 1e-6,
@@ -176,19 +176,19 @@ fn divide(hidden: usize, heads: usize) -> Result<usize, FormatError> {
     Ok(hidden / heads)
 }
 
-/// How linear layers are stored and quantised.
+/// How linear layers are stored and quantized.
 struct Quantization {
-    /// What their scales do.
+    /// The use of their scales.
     scales: WeightScales,
-    /// Whether their floats are masters.
+    /// Whether their floats are master weights.
     masters: bool,
-    /// Whether they are BitNet's, with int8 activations of one scale a row.
+    /// Whether they are BitNet's, with int8 activations of one scale per row.
     is_bitnet: bool,
-    /// Those of them that stay floats.
+    /// The layers that keep floats.
     float_layers: Vec<String>,
 }
 
-/// What `quantization_config` says of linear layers.
+/// The quantization of linear layers from `quantization_config`.
 fn quantization(
     source: &Object<'_>,
     masters: bool,
@@ -238,8 +238,8 @@ fn quantization(
     })
 }
 
-/// The layers that `modules_to_not_convert` leaves out: each entry, as transformers reads it, names a module by how its path
-/// begins or ends. Without the list that is the head alone.
+/// The layers excluded by `modules_to_not_convert`: as in transformers, each entry matches the
+/// start or end of a module path. Without the list, only the head is excluded.
 fn float_layers(config: &Object<'_>, layers: usize) -> Result<Vec<String>, FormatError> {
     const FIELD: &str = "modules_to_not_convert";
     let Some(list) = config.find_array(FIELD)? else {
@@ -271,7 +271,8 @@ fn float_layers(config: &Object<'_>, layers: usize) -> Result<Vec<String>, Forma
     Ok(names)
 }
 
-/// Positions: `rope_scaling` with `rope_theta` beside it, or `rope_parameters` with it inside (transformers 5).
+/// Reads the rotary embedding: `rope_scaling` with `rope_theta` beside it, or `rope_parameters`
+/// with it inside (transformers 5).
 fn rope(
     source: &Object<'_>,
     default_theta: f32,
@@ -293,7 +294,7 @@ fn rope(
         Some(parameters) => scaling(parameters, context)?,
         None => RopeScaling::None,
     };
-    // Checkpoints of all these architectures have the rows of q and k in half order.
+    // Checkpoints of all these architectures store the rows of q and k in half order.
     Ok(RopeConfig {
         theta,
         style: RopeStyle::Neox,
@@ -368,7 +369,7 @@ fn ln(x: f64) -> f64 {
     2.0 * z * series + f64::from(k) * std::f64::consts::LN_2
 }
 
-/// Refuses features that would change the function if they were passed over.
+/// Rejects features that would change the result if ignored.
 fn refuse_unsupported(source: &Object<'_>, config: &ModelConfig) -> Result<(), FormatError> {
     let types = source
         .find_array("layer_types")?
@@ -378,7 +379,7 @@ fn refuse_unsupported(source: &Object<'_>, config: &ModelConfig) -> Result<(), F
             return Err(source.unsupported("layer_types", kind));
         }
     }
-    // Without a list, the layers from `max_window_layers` on are windowed.
+    // Without a list, the layers from `max_window_layers` on use a window.
     let whole = source.find_size("max_window_layers")?;
     let said = source.find_bool("use_sliding_window")?;
     let windowed = match types {

@@ -1,16 +1,17 @@
-//! Which keys of an architecture are understood, which change nothing, and which do only at some values.
+//! Which keys of an architecture are supported, which have no effect, and which have none only at
+//! certain values.
 //!
-//! A key that is in none of the lists is refused: a program that passes over what it does not understand computes something
-//! else than the model.
+//! Keys in none of the lists are rejected, because ignoring an unknown key may compute a different
+//! model.
 
-/// What a key `<architecture>.<name>` is to the forward pass.
+/// The effect of a key `<architecture>.<name>` on the forward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Key {
-    /// [`super::ModelConfig`] is made of it.
+    /// Read into [`super::ModelConfig`].
     Read,
-    /// Nothing of what is computed depends on it.
+    /// No effect on the results.
     Harmless,
-    /// The forward pass does not have it; at this value it changes nothing.
+    /// Not implemented, but without effect at this value.
     Neutral(f32),
     /// In none of the lists.
     Unknown,
@@ -59,7 +60,8 @@ const READ: &[&str] = &[
     "vocab_size",
 ];
 
-/// About training, other tasks than the next token, or features that another key switches on, which is refused then.
+/// Training settings, tasks other than next-token prediction, or parameters of features whose own
+/// key is rejected.
 const HARMLESS: &[&str] = &[
     "attention.layer_norm_epsilon",
     "attention.sliding_window_pattern",

@@ -1,4 +1,5 @@
-//! What a model is, whatever file described it: dimensions, positions, activations, and the tensors these ask for.
+//! A model's configuration, independent of the file format: dimensions, positions, activations, and
+//! the tensors that follow from them.
 
 mod gguf;
 mod hf;
@@ -10,24 +11,25 @@ mod validate;
 pub use rope::{RopeConfig, RopeScaling, RopeStyle};
 pub use tensors::{ExpectedTensor, TensorRole};
 
-/// The architectures that the forward pass implements; they differ by the data in [`ModelConfig`].
+/// The architectures that the forward pass implements; they differ only by the data in
+/// [`ModelConfig`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Architecture {
-    /// BitNet b1.58 as microsoft/bitnet-b1.58-2B-4T: sub-norms, squared ReLU.
+    /// BitNet b1.58 as in microsoft/bitnet-b1.58-2B-4T: sub-norms, squared ReLU.
     BitnetB158,
-    /// BitNet as llama.cpp's `bitnet`: sub-norms, SiLU.
+    /// BitNet as in llama.cpp's `bitnet`: sub-norms, SiLU.
     Bitnet,
-    /// Llama and the many models of its shape.
+    /// Llama and models with the same structure.
     Llama,
-    /// Qwen2: biases of q, k and v.
+    /// Qwen2: biases on q, k and v.
     Qwen2,
-    /// Qwen3: a norm on each head of q and k.
+    /// Qwen3: a norm on each q and k head.
     Qwen3,
 }
 
 impl Architecture {
-    /// The names for messages.
+    /// The names, for error messages.
     pub(crate) const NAMES: &'static str = "bitnet-b1.58, bitnet-25, bitnet, llama, qwen2, qwen3";
 
     /// The name in GGUF files.
@@ -46,7 +48,7 @@ impl Architecture {
         matches!(self, Architecture::BitnetB158 | Architecture::Bitnet)
     }
 
-    /// The activation where a file names none.
+    /// The default activation for files that name none.
     pub(crate) const fn hidden_act(self) -> HiddenAct {
         match self {
             Architecture::BitnetB158 => HiddenAct::Relu2,
@@ -55,7 +57,7 @@ impl Architecture {
     }
 }
 
-/// The activation between the feed-forward layer's gate and its product with up.
+/// The activation applied to the feed-forward gate before its product with up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HiddenAct {
@@ -74,7 +76,7 @@ impl HiddenAct {
         }
     }
 
-    /// The activation of that name.
+    /// The activation with this name.
     pub(crate) fn of_name(name: &str) -> Option<HiddenAct> {
         match name {
             "silu" | "swish" => Some(HiddenAct::Silu),
@@ -84,21 +86,22 @@ impl HiddenAct {
     }
 }
 
-/// What a tensor `blk.N.NAME.scale` beside `blk.N.NAME.weight` does to that linear layer's output.
+/// How a tensor `blk.N.NAME.scale` beside `blk.N.NAME.weight` applies to that linear layer's
+/// output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WeightScales {
-    /// There are none.
+    /// There are no such tensors.
     None,
-    /// The output is multiplied by it, where it is there: files that llama.cpp converted from BitNet checkpoints, and
-    /// Hugging Face's `autobitlinear`, where every packed weight has one.
+    /// The output is multiplied by it, if present: in files that llama.cpp converted from BitNet
+    /// checkpoints, and in Hugging Face's `autobitlinear`, where every packed weight has one.
     Multiply,
     /// The output is divided by it: Hugging Face's `bitlinear`.
     Divide,
 }
 
-/// A model's dimensions and rules, with Hugging Face's field names, checked against each other and against limits, so
-/// that sizes computed from them cannot overflow.
+/// A model's dimensions and rules, with Hugging Face's field names. They are checked against each
+/// other and against limits, so that sizes computed from them cannot overflow.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ModelConfig {
@@ -108,11 +111,11 @@ pub struct ModelConfig {
     pub hidden_size: usize,
     /// Width of the feed-forward layer.
     pub intermediate_size: usize,
-    /// Layers.
+    /// Number of layers.
     pub num_hidden_layers: usize,
-    /// Query heads.
+    /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Key and value heads; divides `num_attention_heads`.
+    /// Number of key and value heads; divides `num_attention_heads`.
     pub num_key_value_heads: usize,
     /// Width of a query or key head; `num_attention_heads` × this need not be `hidden_size`.
     pub key_head_dim: usize,
@@ -122,11 +125,12 @@ pub struct ModelConfig {
     pub rope_dim: usize,
     /// Rows of the embedding and of the head.
     pub vocab_size: usize,
-    /// The context that the model was made for. Size nothing by it without a limit of your own.
+    /// The context length that the model was made for. Do not size buffers by it without another
+    /// limit.
     pub max_position_embeddings: usize,
     /// Added to the mean square in every RMSNorm; finite, at least 0.
     pub rms_norm_eps: f32,
-    /// Positions.
+    /// Rotary position embedding.
     pub rope: RopeConfig,
     /// The feed-forward layer's activation.
     pub hidden_act: HiddenAct,
@@ -138,17 +142,18 @@ pub struct ModelConfig {
     pub attention_output_bias: bool,
     /// Whether there are norms before the attention's output projection and before down.
     pub sub_norms: bool,
-    /// Whether each head of q and k is normalised before its rotation.
+    /// Whether each q and k head is normalized before its rotation.
     pub qk_norm: bool,
-    /// What the scales of linear layers in tensors of their own (`blk.N.attn_q.scale`, one float each) do.
+    /// How separate scale tensors of linear layers (`blk.N.attn_q.scale`, one float each) apply.
     pub weight_scales: WeightScales,
-    /// Whether the linear layers' float weights are masters, to be made ternary on load (BitNet's `online` mode): with
-    /// s = 1/max(mean|w|, 1e-5) in f32, t = clip(round(w·s), −1, 1) and the scale is 1/s rounded to bf16.
-    /// See [`crate::encode::quantize_absmean`].
+    /// Whether the linear layers' float weights are masters, to be made ternary on load (BitNet's
+    /// `online` mode): with s = 1/max(mean|w|, 1e-5) in f32, t = clip(round(w·s), −1, 1), and the
+    /// scale is 1/s rounded to bf16. See [`crate::encode::quantize_absmean`].
     pub quantize_weights: bool,
-    /// Whether the model was trained with int8 activations of one scale a row.
+    /// Whether the model was trained with int8 activations of one scale per row.
     pub row_activations: bool,
-    /// Names of the linear layers' weights that stay floats, with float activations, while the others are quantised; sorted.
+    /// Names of the linear layers' weights that stay floats, with float activations, in a quantized
+    /// model; sorted.
     pub float_layers: Vec<String>,
 }
 
@@ -168,7 +173,7 @@ impl ModelConfig {
         self.num_key_value_heads * self.value_head_dim
     }
 
-    /// Whether a linear layer of these weights keeps floats where the others are quantised.
+    /// Whether the linear layer with this weight keeps floats in a quantized model.
     pub fn keeps_floats(&self, name: &str) -> bool {
         let search = |layer: &String| layer.as_str().cmp(name);
         self.float_layers.binary_search_by(search).is_ok()

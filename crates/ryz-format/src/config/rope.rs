@@ -1,6 +1,7 @@
-//! Rotary position embedding: which elements pair up, and how angles are scaled.
+//! Rotary position embedding: how elements are paired, and how angles are scaled.
 
-/// How positions turn queries and keys. The angle of pair i at position p is p · θ^(−2i/`rope_dim`), then scaled.
+/// How positions rotate queries and keys. The angle of pair i at position p is p ·
+/// θ^(−2i/`rope_dim`), then scaled.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RopeConfig {
     /// θ; finite, above 0.
@@ -11,8 +12,9 @@ pub struct RopeConfig {
     pub scaling: RopeScaling,
 }
 
-/// Which elements of a head form pair i. This belongs to the order in which a file has the rows of q and k: llama's GGUF
-/// files are permuted for [`RopeStyle::Norm`], its Hugging Face files are not, and nobody has to permute weights.
+/// Which elements of a head form pair i. It follows from a file's order of the q and k rows:
+/// llama's GGUF files are permuted for [`RopeStyle::Norm`], its Hugging Face files are not. Weights
+/// need no permutation on load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RopeStyle {
@@ -26,18 +28,20 @@ pub enum RopeStyle {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum RopeScaling {
-    /// Not at all.
+    /// No scaling.
     None,
     /// Every angle is divided by `factor`.
     Linear {
         /// Finite, above 0.
         factor: f32,
     },
-    /// Angle i is divided by element i of the tensor `rope_freqs.weight` (F32, `rope_dim`/2): llama 3 in GGUF files.
+    /// Angle i is divided by element i of the tensor `rope_freqs.weight` (F32, `rope_dim`/2): llama
+    /// 3 in GGUF files.
     FreqFactors,
-    /// Llama 3's rule, where no tensor holds its result. With wavelength λ = 2π · θ^(2i/`rope_dim`): angles with
-    /// λ < original/high are kept, with λ > original/low divided by `factor`, between them interpolated with
-    /// s = (original/λ − low)/(high − low): angle · ((1 − s)/factor + s). (transformers, `_compute_llama3_parameters`)
+    /// Llama 3's rule, if no tensor holds its result. With wavelength λ = 2π · θ^(2i/`rope_dim`):
+    /// angles with λ < original/high are kept, those with λ > original/low are divided by `factor`,
+    /// and those between are interpolated with s = (original/λ − low)/(high − low): angle · ((1 −
+    /// s)/factor + s). (transformers, `_compute_llama3_parameters`)
     Llama3 {
         /// Finite, above 0.
         factor: f32,
@@ -45,16 +49,17 @@ pub enum RopeScaling {
         low_freq_factor: f32,
         /// Finite.
         high_freq_factor: f32,
-        /// The context before it was extended; at least 1.
+        /// The context length before the extension; at least 1.
         original_context: usize,
     },
-    /// YaRN as ggml has it (`rope_yarn`, arXiv 2309.00071): angles between full and divided by `factor`, by a ramp over
-    /// the dimensions that `beta_fast` and `beta_slow` rotations in `original_context` bound, weighted by `ext_factor`;
-    /// cos and sin are multiplied by `attn_factor` and, unless `ext_factor` is 0, by 1 + 0.1 ln(`factor`).
+    /// YaRN as in ggml (`rope_yarn`, arXiv 2309.00071). Angles blend between unscaled and divided
+    /// by `factor`, by a ramp over the dimensions from `beta_fast` to `beta_slow` rotations in
+    /// `original_context`, weighted by `ext_factor`. cos and sin are multiplied by `attn_factor`
+    /// and, unless `ext_factor` is 0, by 1 + 0.1 ln(`factor`).
     Yarn {
         /// Finite, above 0.
         factor: f32,
-        /// The context before it was extended; at least 1.
+        /// The context length before the extension; at least 1.
         original_context: usize,
         /// Finite, above 0; 1 by default.
         attn_factor: f32,

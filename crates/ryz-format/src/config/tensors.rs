@@ -1,9 +1,9 @@
-//! The tensors that a model must have and may have, with their shapes.
+//! A model's required and optional tensors, with their shapes.
 
 use super::{ModelConfig, RopeScaling, WeightScales};
 use crate::{DType, FormatError, TensorInfo};
 
-/// What a tensor is for, which decides the types it may have.
+/// The role of a tensor, which determines its allowed types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TensorRole {
@@ -15,25 +15,26 @@ pub enum TensorRole {
     Vector,
 }
 
-/// A tensor that the architecture knows.
+/// A tensor of the architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExpectedTensor {
-    /// GGUF's name, which is the name inside the engine.
+    /// GGUF's name, which the engine also uses internally.
     pub name: String,
     /// Outputs; 1 for a vector.
     pub rows: usize,
     /// Inputs, or the length of a vector.
     pub cols: usize,
-    /// What it is for.
+    /// Its role.
     pub role: TensorRole,
-    /// Whether the model cannot do without.
+    /// Whether the model requires it.
     pub required: bool,
 }
 
 impl ModelConfig {
-    /// All tensors of the model: those outside the layers, then layer after layer. Optional ones are in the list with
-    /// [`ExpectedTensor::required`] false; what the config says is there (biases, an untied head) is required.
+    /// All tensors of the model: those outside the layers, then layer by layer. Optional ones have
+    /// [`ExpectedTensor::required`] false; those that the config declares (biases, an untied head)
+    /// are required.
     pub fn expected_tensors(&self) -> Vec<ExpectedTensor> {
         let mut list = self.global_tensors();
         (0..self.num_hidden_layers).for_each(|layer| list.extend(self.layer_tensors(layer)));
@@ -136,17 +137,17 @@ impl ModelConfig {
         list
     }
 
-    /// Checks that the file has the tensors that the config asks for, in the right shapes and types, and no others.
+    /// Checks that the file has exactly the tensors of the config, in the right shapes and types.
     ///
     /// # Errors
-    ///
     /// [`FormatError::MissingTensor`], [`FormatError::BadShape`], [`FormatError::BadType`], and
-    /// [`FormatError::UnexpectedTensor`] for one that the forward pass would leave out.
+    /// [`FormatError::UnexpectedTensor`] for one that the forward pass would ignore.
     pub fn check_tensors(&self, tensors: &[TensorInfo]) -> Result<(), FormatError> {
         let mut by_name: Vec<&TensorInfo> = tensors.iter().collect();
         by_name.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let mut known = vec![false; by_name.len()];
-        // Layer by layer, so that a header that claims thousands of layers is refused at the first that is not there.
+        // Layer by layer, so that a header that claims thousands of layers fails at the first
+        // missing one.
         let groups = std::iter::once(self.global_tensors())
             .chain((0..self.num_hidden_layers).map(|layer| self.layer_tensors(layer)));
         for expected in groups.flatten() {
@@ -155,7 +156,7 @@ impl ModelConfig {
                     known[i] = true;
                     check(&expected, by_name[i])?;
                     if by_name[i].dtype == DType::HfPacked {
-                        // Packed weights are codes alone.
+                        // Packed weights contain only codes.
                         let name = expected.name.replace(".weight", ".scale");
                         if by_name
                             .binary_search_by(|tensor| tensor.name.cmp(&name))
@@ -173,8 +174,8 @@ impl ModelConfig {
                 Err(_) => {}
             }
         }
-        // llama.cpp's converters once wrote these tables, which nothing reads.
-        // A tied checkpoint of Hugging Face may hold the head all the same.
+        // llama.cpp's converters once wrote these unused tables. A tied Hugging Face checkpoint may
+        // still contain the head.
         let ignored = |name: &str| {
             name.ends_with(".attn_rot_embd")
                 || name.ends_with(".attn_rot_embd.weight")

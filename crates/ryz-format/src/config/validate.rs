@@ -1,7 +1,7 @@
 //! The limits on a model's dimensions and the rules between them.
 //!
-//! The limits are far above any model there is, and low enough that a product of any three of them fits 64 bits: a
-//! hostile header gets an error here and never sizes a buffer.
+//! The limits are far above any existing model, and low enough that the product of any three fits
+//! in 64 bits. A hostile header therefore fails here and never sizes a buffer.
 
 use super::{ModelConfig, RopeScaling};
 use crate::FormatError;
@@ -14,7 +14,7 @@ pub(super) const MAX_HEAD_DIM: usize = 1 << 14;
 pub(super) const MAX_VOCAB: usize = 1 << 24;
 pub(super) const MAX_CONTEXT: usize = 1 << 30;
 
-/// Where each field came from, so that an error names the key that the file's author wrote.
+/// The origin of each field, so that an error names the key used in the file.
 pub(super) struct Keys<'a> {
     pub(super) name: &'a dyn Fn(&'static str) -> String,
 }

@@ -1,6 +1,6 @@
-//! Super-blocks of 256 weights with quantised sub-block scales: ggml's k-quants.
+//! Super-blocks of 256 weights with quantized sub-block scales: ggml's k-quants.
 //!
-//! The order of the products is ggml's, because it decides the rounding.
+//! The order of the products matches ggml's, because it determines the rounding.
 
 use super::half_at;
 
@@ -52,7 +52,7 @@ pub(super) fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     }
 }
 
-/// As `Q4_K` with the fifth bit of element 32b + m in bit b of `qh[m]`.
+/// As `Q4_K`, with the fifth bit of element 32b + m in bit b of `qh[m]`.
 pub(super) fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let (d, dmin) = (half_at(block, 0), half_at(block, 2));
     for (i, out) in out.iter_mut().enumerate() {
@@ -76,7 +76,7 @@ pub(super) fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     }
 }
 
-/// The 6-bit scale and minimum of sub-block `j`, out of twelve bytes.
+/// The 6-bit scale and minimum of sub-block `j`, from twelve bytes.
 fn scale_and_minimum(packed: &[u8], j: usize) -> (f32, f32) {
     let (scale, minimum) = if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)

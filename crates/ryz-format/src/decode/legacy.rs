@@ -1,4 +1,4 @@
-//! Blocks of 32 weights: ggml's first generation. d and m are fp16, widened before they are used.
+//! Blocks of 32 weights: ggml's first generation. d and m are fp16, widened before use.
 
 use super::half_at;
 
@@ -12,7 +12,7 @@ pub(super) fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     }
 }
 
-/// As `Q4_0` with a minimum: w = q·d + m.
+/// As `Q4_0`, with a minimum: w = q·d + m.
 pub(super) fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
     for i in 0..16 {
@@ -22,7 +22,7 @@ pub(super) fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     }
 }
 
-/// As `Q4_0` with the fifth bit of element i in bit i of a word; w = (q − 16)·d.
+/// As `Q4_0`, with the fifth bit of element i in bit i of a word; w = (q − 16)·d.
 pub(super) fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = half_at(block, 0);
     for (i, q) in five_bits(&block[2..]).into_iter().enumerate() {
@@ -30,7 +30,7 @@ pub(super) fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     }
 }
 
-/// As `Q5_0` with a minimum: w = q·d + m.
+/// As `Q5_0`, with a minimum: w = q·d + m.
 pub(super) fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
     let (d, m) = (half_at(block, 0), half_at(block, 2));
     for (i, q) in five_bits(&block[4..]).into_iter().enumerate() {

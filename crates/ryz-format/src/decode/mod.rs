@@ -1,6 +1,7 @@
-//! The plain reference decoders: one block at a time, exact, written to be read.
+//! The reference decoders: one block at a time, exact, optimized for readability.
 //!
-//! Kernels decode faster and are tested against these; these are tested against vectors made by other implementations.
+//! Kernels decode faster and are tested against these; these are tested against vectors from other
+//! implementations.
 
 mod k_quants;
 mod legacy;
@@ -10,14 +11,14 @@ use half::{bf16, f16};
 
 use crate::DType;
 
-/// Decodes whole blocks to f32, in the order and with the roundings of ggml's `dequantize_row_*`.
+/// Decodes whole blocks to f32, with the order and roundings of ggml's `dequantize_row_*`.
 ///
-/// `I2_S` has its scale in the tensor's tail, so that its weights come out as t; [`crate::TensorView::decode_row`] multiplies.
+/// `I2_S` stores its scale in the tensor's tail, so its weights are decoded as t;
+/// [`crate::TensorView::decode_row`] applies the scale.
 ///
 /// # Panics
-///
-/// When `out` is not a whole number of blocks, `bytes` has another length than those blocks, or the type has no
-/// contiguous rows ([`DType::HfPacked`]).
+/// When `out` is not a whole number of blocks, `bytes` does not have the length of those blocks, or
+/// the type has no contiguous rows ([`DType::HfPacked`]).
 pub fn decode_row(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     assert_eq!(
         dtype.row_bytes(out.len()),
@@ -75,14 +76,14 @@ pub fn decode_row(dtype: DType, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Unpacks whole ternary blocks to codes t + 1 (0, 1, 2, and 3 as it stands) and one f32 scale a block.
+/// Unpacks whole ternary blocks to codes t + 1 (0, 1, 2, and an unchanged 3) and one f32 scale per
+/// block.
 ///
-/// `I2_S` keeps its scale in the tensor's tail: for it `scales` is empty.
+/// `I2_S` stores its scale in the tensor's tail, so `scales` is empty for it.
 ///
 /// # Panics
-///
-/// When the type is not ternary with contiguous rows, `codes` is not a whole number of blocks, or `bytes` or `scales`
-/// have another length than those blocks need.
+/// When the type is not ternary with contiguous rows, `codes` is not a whole number of blocks, or
+/// `bytes` or `scales` do not have the length that those blocks need.
 pub fn unpack_codes(dtype: DType, bytes: &[u8], codes: &mut [u8], scales: &mut [f32]) {
     assert!(dtype.is_ternary(), "{dtype} is not ternary");
     assert_eq!(
@@ -118,7 +119,7 @@ pub fn unpack_codes(dtype: DType, bytes: &[u8], codes: &mut [u8], scales: &mut [
     }
 }
 
-/// Applies one block's decoder to every block.
+/// Applies a block decoder to every block.
 fn each<const BYTES: usize, const VALUES: usize>(
     bytes: &[u8],
     out: &mut [f32],

@@ -2,7 +2,7 @@
 
 use super::half_at;
 
-/// Trit n of a byte of five or four, the first the most significant: ((b·3ⁿ mod 256)·3) >> 8.
+/// Trit n of a byte of five or four trits, most significant first: ((b·3ⁿ mod 256)·3) >> 8.
 fn trit(byte: u8, n: usize) -> u8 {
     const POW3: [u8; 5] = [1, 3, 9, 27, 81];
     ((u16::from(byte.wrapping_mul(POW3[n])) * 3) >> 8) as u8

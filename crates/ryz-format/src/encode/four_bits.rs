@@ -1,13 +1,13 @@
-//! Floats to blocks of four bits: `Q4_0` and `Q4_K`.
+//! Encodes floats to four-bit blocks: `Q4_0` and `Q4_K`.
 
 use half::f16;
 
-/// Weights of a sub-block of `Q4_K`, and of a block of `Q4_0`.
+/// Weights per sub-block of `Q4_K`, and per block of `Q4_0`.
 const SUB_BLOCK: usize = 32;
-/// Scales that are tried for a sub-block: its range in 14.2 to 15.4 steps.
+/// Scales tried per sub-block: its range in 14.2 to 15.4 steps.
 const TRIALS: u8 = 7;
 
-/// Appends a `Q4_0` block as ggml's reference does: d = (the weight of the largest magnitude) / −8.
+/// Appends a `Q4_0` block like ggml's reference: d = (the weight of the largest magnitude) / −8.
 pub(super) fn q4_0(weights: &[f32; SUB_BLOCK], out: &mut Vec<u8>) {
     let largest = weights.iter().fold(
         0.0f32,
@@ -23,8 +23,8 @@ pub(super) fn q4_0(weights: &[f32; SUB_BLOCK], out: &mut Vec<u8>) {
     out.extend(low.iter().zip(high).map(|(&l, &h)| code(l) | code(h) << 4));
 }
 
-/// Appends a `Q4_K` block: w ≈ d·sc·q − dmin·m. Of some ranges of each sub-block the one is taken whose least squares fit
-/// has the smallest error.
+/// Appends a `Q4_K` block: w ≈ d·sc·q − dmin·m. Tries several ranges for each sub-block and keeps
+/// the one whose least-squares fit has the smallest error.
 pub(super) fn q4_k(weights: &[f32; 8 * SUB_BLOCK], out: &mut Vec<u8>) {
     let (sub_blocks, _) = weights.as_chunks::<SUB_BLOCK>();
     let mut fits = [Fit::default(); 8];
@@ -70,7 +70,7 @@ impl Fit {
     fn of(weights: &[f32; SUB_BLOCK]) -> Self {
         let least = weights.iter().copied().fold(0.0, f32::min);
         let range = weights.iter().copied().fold(0.0, f32::max) - least;
-        // Also where a weight is no number.
+        // Also if a weight is NaN.
         if range.is_nan() || range <= 0.0 || !range.is_finite() {
             return Self::default();
         }
@@ -91,7 +91,7 @@ impl Fit {
         best
     }
 
-    /// The least squares fit to given codes.
+    /// The least-squares fit to given codes.
     fn of_codes(weights: &[f32; SUB_BLOCK], codes: &[f32; SUB_BLOCK]) -> Self {
         let n = SUB_BLOCK as f32;
         let (mut q, mut qq, mut w, mut qw) = (0.0, 0.0, 0.0, 0.0);
@@ -108,7 +108,7 @@ impl Fit {
         };
         match fit.minimum >= 0.0 && fit.scale > 0.0 {
             true => fit,
-            // No minimum: weights that are all positive.
+            // No minimum: all weights are positive.
             false => Self {
                 scale: (qw / qq).max(0.0),
                 minimum: 0.0,
@@ -130,7 +130,7 @@ impl Fit {
 
 /// The nearest code.
 fn code(w: f32, minimum: f32, inverse: f32) -> u8 {
-    // A cast of a float holds it in range, and NaN becomes 0.
+    // Float casts saturate, and NaN becomes 0.
     ((w + minimum) * inverse + 0.5).clamp(0.0, 15.5) as u8
 }
 
@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn weights_come_back_within_half_a_step() {
-        // Magnitudes differ between blocks, not within one, so that six bits of a scale cost little.
+        // Magnitudes differ between blocks but not within one, so rounding scales to six bits costs
+        // little.
         let weights: Vec<f32> = floats(2048)
             .chunks(256)
             .enumerate()
@@ -180,7 +181,7 @@ mod tests {
                     _ => greatest - least,
                 };
                 for (w, r) in weights.iter().zip(read) {
-                    // Six bits of the scale: 15 steps of 1/126 of it more.
+                    // Rounding the scale to six bits adds 15 steps of 1/126 of it.
                     assert!(
                         (w - r).abs() <= scale * (share + 1.0 / 126.0 + 1.0 / 126.0),
                         "{dtype}: {w} came back as {r}, of {scale}"
@@ -192,7 +193,7 @@ mod tests {
 
     #[test]
     fn what_four_bits_hold_comes_back_exactly() {
-        // d = dmin = 1/1024, scales and minima of 63 and less.
+        // d = dmin = 1/1024, with scales and minima up to 63.
         let weights: Vec<f32> = (0..256)
             .map(|i: i32| {
                 let (scale, minimum) =

@@ -1,9 +1,9 @@
-//! What a file holds, whether its tensors run here or not.
+//! A file's contents, whether or not its tensors are supported.
 
 use super::{Gguf, header, types::type_name};
 use crate::{FormatError, Metadata};
 
-/// A header of which nothing is asked but that it is well formed.
+/// A header that only needs to be well formed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Description {
@@ -11,7 +11,7 @@ pub struct Description {
     pub metadata: Metadata,
     /// The tensors, in the header's order.
     pub tensors: Vec<TensorDescription>,
-    /// Why its tensors do not run here.
+    /// Why its tensors are not supported.
     pub fault: Option<FormatError>,
 }
 
@@ -22,18 +22,17 @@ pub struct TensorDescription {
     pub name: String,
     /// The type's name.
     pub dtype: String,
-    /// All dimensions in the file's order, the contiguous one first.
+    /// All dimensions in the file's order, contiguous dimension first.
     pub shape: Vec<u64>,
-    /// How many bytes it has; of a type whose blocks are not known, as many as lie up to the next tensor.
+    /// Its size in bytes; for types with unknown blocks, the bytes up to the next tensor.
     pub bytes: u64,
 }
 
 impl Description {
-    /// Describes the file whose prefix is given, of which `file_len` is the whole length.
+    /// Describes the file that starts with `prefix` and has `file_len` bytes in total.
     ///
     /// # Errors
-    ///
-    /// As [`Gguf::parse`], but for types of tensors.
+    /// As [`Gguf::parse`], except for tensor types.
     pub fn parse(prefix: &[u8], file_len: u64) -> Result<Description, FormatError> {
         let fault = match Gguf::parse(prefix, file_len) {
             Ok(gguf) => {

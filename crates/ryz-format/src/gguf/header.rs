@@ -1,20 +1,21 @@
-//! Parsing of the header: counts, pairs, tensor infos.
+//! Parses the header: counts, pairs, tensor infos.
 
 use super::{DEFAULT_ALIGNMENT, Gguf, layout, mistaken::mistaken, reader::Reader};
 use crate::{Array, FormatError, Metadata, StringArray, Value, error::QuotedText};
 
-/// More than any real file has, and few enough that the parsed form of so many stays within twice the file.
+/// More than any real file has, yet few enough that their parsed form takes at most twice the
+/// file's size.
 const MAX_PAIRS: u64 = 1 << 16;
 const MAX_TENSORS: u64 = 1 << 17;
-/// The format's limit on keys.
+/// The format's limit for keys.
 const MAX_KEY_BYTES: u64 = 65535;
-/// The format's limit on tensor names.
+/// The format's limit for tensor names.
 const MAX_NAME_BYTES: u64 = 64;
-/// The least bytes of a pair (1-byte key, u8) and of a tensor info (1-byte name, no dimension).
+/// Minimum bytes of a pair (1-byte key, u8) and of a tensor info (1-byte name, no dimension).
 const MIN_PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
 const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 4 + 8;
 
-/// A header as it stands, before it is known whether its tensors run and lie inside the file.
+/// A raw header, before it is known whether its tensors are supported and lie inside the file.
 pub(super) struct Header<'a> {
     pub version: u32,
     pub metadata: Metadata,
@@ -77,7 +78,7 @@ pub(super) fn read(prefix: &[u8], file_len: u64) -> Result<Header<'_>, FormatErr
     })
 }
 
-/// A count of things of at least `least_bytes` each, which the file must have room for.
+/// A count of items of at least `least_bytes` each, for which the file must have room.
 fn count(
     reader: &mut Reader<'_>,
     of: &str,
@@ -151,7 +152,7 @@ fn array(reader: &mut Reader<'_>, key: &str, what: &str) -> Result<Array, Format
     let element_type = reader.u32(what)?;
     let count = reader.u64(what)?;
 
-    /// Takes `count` elements of N bytes: the length is checked before anything is allocated.
+    /// Takes `count` elements of N bytes; checks the length before allocating.
     fn elements<const N: usize, T>(
         reader: &mut Reader<'_>,
         what: &str,
@@ -202,7 +203,8 @@ fn array(reader: &mut Reader<'_>, key: &str, what: &str) -> Result<Array, Format
     })
 }
 
-/// Reads the strings twice: once for their total length, so that the second time allocates exactly.
+/// Reads the strings twice: first for their total length, so that the second pass allocates
+/// exactly.
 fn strings(reader: &mut Reader<'_>, what: &str, count: u64) -> Result<StringArray, FormatError> {
     reader.require(what, count.saturating_mul(8))?;
     let mut ahead = reader.fork();

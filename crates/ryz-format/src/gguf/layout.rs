@@ -1,44 +1,45 @@
-//! Where each tensor lies: its type, its size, and the checks that keep it inside the file and off its neighbours.
+//! Each tensor's location, type and size, and the checks that it lies inside the file without
+//! overlaps.
 
 use super::types::{GgmlType, STQ1_0, type_name};
 use crate::{DType, FormatError};
 
-/// A tensor's place in the file.
+/// A tensor's location in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TensorInfo {
     /// The name, at most 64 bytes.
     pub name: String,
-    /// How the elements are stored; both layouts of `Q2_0` are told apart already.
+    /// How the elements are stored; distinguishes the two layouts of `Q2_0`.
     pub dtype: DType,
-    /// The product of all dimensions but the first; 1 for a vector.
+    /// The product of all dimensions except the first; 1 for a vector.
     pub rows: usize,
     /// The first dimension, along which elements are contiguous.
     pub cols: usize,
-    /// All dimensions in the file's order, the contiguous one first.
+    /// All dimensions in the file's order, contiguous dimension first.
     pub shape: Vec<u64>,
-    /// Where the data begin, in bytes from the start of the file.
+    /// Offset of the data in bytes from the start of the file.
     pub offset: u64,
-    /// How many they are, with the tail of `I2_S` and without padding.
+    /// Size of the data, with the tail of `I2_S` and without padding.
     pub bytes: u64,
-    /// Which file of a split model holds it, from 0.
+    /// Index of the file in a split model, from 0.
     pub shard: usize,
 }
 
-/// A tensor info as it stands in the header.
+/// A raw tensor info from the header.
 pub(super) struct RawTensor<'a> {
     pub name: &'a str,
     pub rank: usize,
     pub dims: [u64; 4],
     pub type_id: u32,
-    /// From the start of the data.
+    /// Offset from the start of the data section.
     pub offset: u64,
 }
 
-/// `Q2_0`: two layouts with one type id.
+/// `Q2_0`: two layouts with the same type id.
 const Q2_0: u32 = 42;
 
-/// Types and sizes all tensors and checks that they fit.
+/// Resolves the types and sizes of all tensors, and checks that they fit.
 pub(super) fn place(
     raw: &[RawTensor<'_>],
     data_start: u64,
@@ -48,7 +49,7 @@ pub(super) fn place(
     let data_len = file_len.saturating_sub(data_start);
     check_names(raw)?;
 
-    // In the order of their offsets each tensor has the room up to the next one.
+    // Sorted by offset, each tensor has the bytes up to the next one.
     let mut by_offset: Vec<u32> = (0..raw.len() as u32).collect();
     by_offset.sort_by_key(|&i| raw[i as usize].offset);
     let mut room = vec![0; raw.len()];
@@ -73,7 +74,7 @@ pub(super) fn place(
     for tensor in raw {
         tensors.push(info(tensor, q2_0, data_start)?);
     }
-    // What a whole file has to be, for whoever has a part of one.
+    // The length of the complete file, reported for truncated ones.
     let ends = tensors
         .iter()
         .map(|tensor| tensor.offset.saturating_add(tensor.bytes));
@@ -115,7 +116,7 @@ fn check_names(raw: &[RawTensor<'_>]) -> Result<(), FormatError> {
     }
 }
 
-/// One tensor, wherever it lies.
+/// One tensor, regardless of its location.
 fn info(tensor: &RawTensor<'_>, q2_0: DType, data_start: u64) -> Result<TensorInfo, FormatError> {
     let name = tensor.name.to_owned();
     let dtype = match tensor.type_id {
@@ -149,7 +150,7 @@ fn info(tensor: &RawTensor<'_>, q2_0: DType, data_start: u64) -> Result<TensorIn
     })
 }
 
-/// A type that does not run, and those that do.
+/// An unsupported type, and the supported ones.
 pub(super) fn unsupported(name: &str, got: String) -> FormatError {
     let mut expected: Vec<&str> = DType::ALL
         .iter()
@@ -164,9 +165,10 @@ pub(super) fn unsupported(name: &str, got: String) -> FormatError {
     }
 }
 
-/// Decides which layout the file's `Q2_0` tensors have: the one in which every one of them fills, up to padding, exactly
-/// the room to the next tensor. After the last tensor of a file there may be other bytes, so that for it filling the
-/// room exactly is asked only when nothing else decides; or it may be cut short, and then only the others tell.
+/// Decides the layout of the file's `Q2_0` tensors: the one in which every tensor fills the space
+/// up to the next one exactly, except for padding. The last tensor may be followed by other bytes,
+/// so an exact fit of it is required only if nothing else decides. It may also be truncated, in
+/// which case only the others decide.
 fn q2_layout(
     raw: &[RawTensor<'_>],
     room: &[u64],
@@ -190,7 +192,7 @@ fn q2_layout(
                 .checked_next_multiple_of(alignment)
                 .unwrap_or(u64::MAX)
         };
-        // The padding after a file's last tensor may be missing.
+        // The padding after the last tensor may be missing.
         let exact = |bytes: u64| padded(bytes) == room[i] || (is_last && bytes == room[i]);
         let of_sherry = STQ1_0.tensor_bytes(rows as u64, cols as u64);
         let is_sherry = of_sherry.is_some_and(exact);
@@ -199,7 +201,7 @@ fn q2_layout(
         let is_cut = is_last && !is_sherry && least.is_some_and(|least| room[i] < least);
         if is_cut {
             if subject.is_none() {
-                // Nothing else tells: whichever it is, the file lacks bytes of it.
+                // Nothing else decides: with either layout, the file is truncated.
                 let layout = if sizes[1].is_some() { 1 } else { 0 };
                 return Ok(layouts[layout]);
             }
@@ -215,7 +217,8 @@ fn q2_layout(
             fills[n] &= exact(bytes);
             fits[n] &= exact(bytes) || (is_last && bytes <= room[i]);
         }
-        // The error names the tensor that left no layout, or failing that the last of those that leave both.
+        // The error names the tensor that excluded the last layout or, failing that, the last
+        // tensor that allows both.
         if before != [false; 2] {
             subject = Some((
                 tensor.name,
@@ -245,7 +248,7 @@ fn q2_layout(
 }
 
 impl RawTensor<'_> {
-    /// Its bytes, where the blocks of its type are known and are all of one size.
+    /// Its size, if the type's blocks are known and have a fixed size.
     pub(super) fn bytes(&self) -> Option<u64> {
         let (rows, cols) = self.rows_and_cols().ok()?;
         let id = self.type_id;
@@ -263,7 +266,7 @@ impl RawTensor<'_> {
         let rows = self.dims[1..]
             .iter()
             .try_fold(1u64, |product, &dim| product.checked_mul(dim));
-        // The number of elements must fit too, whatever their size.
+        // The number of elements must fit too, regardless of their size.
         let counts = rows.and_then(|rows| {
             rows.checked_mul(self.dims[0])?;
             Some((

@@ -1,9 +1,9 @@
-//! What a file is that was taken for a model: what people pass by mistake, told by its first bytes.
+//! Recognizes other kinds of files, commonly passed by mistake, by their first bytes.
 
-/// How gzip's, xz's, zstd's and bzip2's files begin.
+/// Signatures of gzip, xz, zstd and bzip2 files.
 const COMPRESSED: [&[u8]; 4] = [b"\x1f\x8b", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"BZh"];
 
-/// What the file is, and what to do; `None` where nothing is recognised.
+/// The kind of file and what to do; `None` if it is not recognized.
 pub(crate) fn mistaken(prefix: &[u8]) -> Option<&'static str> {
     let head = &prefix[..prefix.len().min(512)];
     let text = head.trim_ascii_start();

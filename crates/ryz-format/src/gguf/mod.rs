@@ -24,7 +24,7 @@ pub use writer::{GgufBody, GgufWriter};
 
 use crate::{FormatError, Metadata};
 
-/// The alignment of tensor data when a file does not say.
+/// The default alignment of tensor data.
 pub const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// The header of one GGUF file, checked against the file's length.
@@ -37,23 +37,22 @@ pub struct Gguf {
     pub metadata: Metadata,
     /// The tensors, in the header's order.
     pub tensors: Vec<TensorInfo>,
-    /// Where the data section begins, in bytes from the start of the file.
+    /// Offset of the data section in bytes from the start of the file.
     pub data_start: u64,
-    /// What offsets of tensors are multiples of.
+    /// Alignment of tensor offsets.
     pub alignment: u64,
 }
 
 impl Gguf {
-    /// Parses the header out of a prefix of the file, of which `file_len` is the whole length.
+    /// Parses the header from a prefix of a file with `file_len` bytes in total.
     ///
-    /// All offsets and sizes of tensors are checked against `file_len`, so that the caller may read each tensor's
-    /// `offset..offset + bytes` without another check. Nothing is allocated by a count that the file's own length does
-    /// not bear out.
+    /// All tensor offsets and sizes are checked against `file_len`, so callers can read each
+    /// tensor's `offset..offset + bytes` without further checks. No allocation is sized by a count
+    /// that the file's length does not support.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::Incomplete`] when the prefix ends inside the header and is shorter than the file
-    /// ([`FormatError::is_incomplete`]: read more and call again); otherwise the fault of the file.
+    /// [`FormatError::Incomplete`] when the prefix ends inside the header and is shorter than the
+    /// file ([`FormatError::is_incomplete`]: read more and call again); otherwise the file's fault.
     pub fn parse(prefix: &[u8], file_len: u64) -> Result<Gguf, FormatError> {
         header::parse(prefix, file_len)
     }

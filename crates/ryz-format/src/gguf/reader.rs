@@ -1,8 +1,9 @@
-//! A cursor over the prefix of a file that knows how long the whole file is.
+//! A cursor over a prefix of a file with known total length.
 
 use crate::FormatError;
 
-/// Reads little-endian values; what the prefix lacks but the file has is `Incomplete`, what the file lacks `Truncated`.
+/// Reads little-endian values. Data past the prefix but inside the file gives `Incomplete`; data
+/// past the end of the file gives `Truncated`.
 pub(super) struct Reader<'a> {
     prefix: &'a [u8],
     file_len: u64,
@@ -19,12 +20,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Where the next byte is in the file.
+    /// The file offset of the next byte.
     pub(super) fn offset(&self) -> u64 {
         self.at as u64
     }
 
-    /// Checks that the file has `bytes` more, in the prefix or after it.
+    /// Checks that the file has `bytes` more bytes, in the prefix or after it.
     pub(super) fn require(&self, what: &str, bytes: u64) -> Result<(), FormatError> {
         let got = self.file_len - self.offset();
         if bytes > got {
@@ -74,7 +75,7 @@ impl<'a> Reader<'a> {
         self.array(what)
     }
 
-    /// A length and that many bytes of UTF-8.
+    /// A length followed by that many bytes of UTF-8.
     pub(super) fn string(&mut self, what: &str) -> Result<&'a str, FormatError> {
         let len = self.u64(what)?;
         let offset = self.offset();
@@ -108,7 +109,7 @@ impl<'a> Reader<'a> {
         self.string(what)
     }
 
-    /// The cursor as it stands, for reading ahead.
+    /// A copy of the cursor, for reading ahead.
     pub(super) fn fork(&self) -> Reader<'a> {
         Reader { ..*self }
     }

@@ -1,28 +1,28 @@
-//! Models in several files: `name-00001-of-00003.gguf`, each a GGUF of its own, the metadata in the first.
+//! Models in several files: `name-00001-of-00003.gguf`, each a complete GGUF file, with the
+//! metadata in the first.
 
 use std::path::{Path, PathBuf};
 
 use super::{Gguf, TensorInfo};
 use crate::{FormatError, Metadata};
 
-/// What one file says about the split that it is part of.
+/// A file's description of the split that it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SplitInfo {
-    /// Which part this is, from 0.
+    /// Index of this part, from 0.
     pub number: u32,
-    /// How many parts there are.
+    /// Number of parts.
     pub count: u32,
-    /// Tensors in all parts.
+    /// Number of tensors in all parts.
     pub tensors: u32,
 }
 
 impl SplitInfo {
-    /// Reads `split.no`, `split.count` and `split.tensors.count`; `None` when the file is whole by itself.
+    /// Reads `split.no`, `split.count` and `split.tensors.count`; `None` if the file is not split.
     ///
     /// # Errors
-    ///
-    /// Missing or impossible values of these keys.
+    /// Missing or invalid values of these keys.
     pub fn from_metadata(metadata: &Metadata) -> Result<Option<SplitInfo>, FormatError> {
         let count = metadata.find_u32("split.count")?.unwrap_or(0);
         if count <= 1 {
@@ -44,9 +44,10 @@ impl SplitInfo {
     }
 }
 
-/// The paths of all parts when `path` is named like one of them (`…-00002-of-00003.gguf`), in order; else `None`.
+/// The ordered paths of all parts if `path` is named like one of them (`…-00002-of-00003.gguf`);
+/// else `None`.
 ///
-/// Only names: whether the files exist is for the caller to find out.
+/// Does not check whether the files exist.
 pub fn split_paths(path: &Path) -> Option<Vec<PathBuf>> {
     let name = path.file_name()?.to_str()?;
     let (stem, extension) = name.split_at_checked(name.len().checked_sub(5)?)?;
@@ -75,18 +76,18 @@ pub fn split_paths(path: &Path) -> Option<Vec<PathBuf>> {
     )
 }
 
-/// The paths of all parts of a split model, of which one is given.
+/// The paths of all parts of a split model, given one of them.
 ///
 /// # Errors
-///
-/// [`FormatError::SplitName`] when its name does not tell the others'; `beside` are the names of the files in its folder.
+/// [`FormatError::SplitName`] when its name does not identify the others; `beside` are the names of
+/// the files in its folder.
 pub fn part_paths(
     path: &Path,
     split: &SplitInfo,
     beside: impl IntoIterator<Item = String>,
 ) -> Result<Vec<PathBuf>, FormatError> {
     let named = split_paths(path);
-    // Parts that disagree about their number are told so when they are joined.
+    // Parts with conflicting numbers are reported when they are merged.
     if let Some(paths) = named {
         return Ok(paths);
     }
@@ -106,27 +107,27 @@ pub fn part_paths(
     })
 }
 
-/// The header of a whole model, in however many files.
+/// The header of a complete model, regardless of the number of files.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ModelHeader {
     /// The metadata of the first file.
     pub metadata: Metadata,
-    /// All tensors, file after file; [`TensorInfo::shard`] says which file.
+    /// All tensors in file order; [`TensorInfo::shard`] gives the file.
     pub tensors: Vec<TensorInfo>,
-    /// How many files there are.
+    /// Number of files.
     pub shards: usize,
     /// Indices into `tensors`, sorted by name.
     by_name: Vec<u32>,
 }
 
 impl ModelHeader {
-    /// Joins the headers of a model's files, given in the order of [`split_paths`]; a model in one file is a list of one.
+    /// Merges the headers of a model's files, in the order of [`split_paths`]; a model in one file
+    /// is a list of one.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::BadSplit`] when the parts do not belong together or one is missing,
-    /// [`FormatError::DuplicateTensor`] when two parts have one tensor.
+    /// [`FormatError::BadSplit`] when the parts do not match or one is missing;
+    /// [`FormatError::DuplicateTensor`] when two parts contain the same tensor.
     pub fn merge(parts: Vec<Gguf>) -> Result<ModelHeader, FormatError> {
         let shards = parts.len();
         let mut metadata = None;
@@ -177,10 +178,9 @@ impl ModelHeader {
         ModelHeader::new(metadata.unwrap_or_default(), tensors, shards)
     }
 
-    /// Joins what is already known to belong together.
+    /// Merges parts already known to match.
     ///
     /// # Errors
-    ///
     /// [`FormatError::DuplicateTensor`].
     pub(crate) fn new(
         metadata: Metadata,
@@ -203,7 +203,7 @@ impl ModelHeader {
         })
     }
 
-    /// The tensor of that name.
+    /// The tensor with this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         let search = self
             .by_name

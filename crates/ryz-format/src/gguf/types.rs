@@ -1,25 +1,25 @@
-//! The tensor types that ggml and its forks have given an id: their names for messages, and sizes for descriptions.
+//! The tensor types with ids in ggml and its forks: names for messages, and sizes for descriptions.
 
 use crate::DType;
 
-/// A type by its id.
+/// A type id's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GgmlType {
     /// The id in a file.
     pub id: u32,
-    /// Its name; where two projects gave one id to two types, both.
+    /// Its name; both names if two projects use the same id.
     pub name: &'static str,
-    /// Weights and bytes of a block; zeroes where they are not known.
+    /// Weights and bytes per block; zeros if unknown.
     block: (u64, u64),
 }
 
 impl GgmlType {
-    /// What stands under an id, if anything is known to.
+    /// The type with this id, if known.
     pub fn of_id(id: u32) -> Option<&'static GgmlType> {
         OTHERS.iter().find(|ggml| ggml.id == id)
     }
 
-    /// Bytes of a tensor, where the type's blocks are known and fit its rows.
+    /// Bytes of a tensor, if the type's blocks are known and fit its rows.
     pub(super) fn tensor_bytes(self, rows: u64, cols: u64) -> Option<u64> {
         let (values, bytes) = self.block;
         if values == 0 || !cols.is_multiple_of(values) {
@@ -29,7 +29,7 @@ impl GgmlType {
     }
 }
 
-/// Tencent's Sherry, which took the id of `Q2_0`.
+/// Tencent's Sherry, which reuses the id of `Q2_0`.
 pub(super) const STQ1_0: GgmlType = other(42, "STQ1_0", 256, 42);
 
 /// The name of a type id for messages: `IQ2_XXS (id 16)`, or the id alone.
@@ -58,7 +58,7 @@ const fn named(id: u32, name: &'static str) -> GgmlType {
     other(id, name, 0, 0)
 }
 
-/// All that do not run here.
+/// All unsupported types.
 const OTHERS: &[GgmlType] = &[
     // ggml.
     other(4, "Q4_2", 16, 10),
@@ -82,11 +82,11 @@ const OTHERS: &[GgmlType] = &[
     other(31, "Q4_0_4_4", 32, 18),
     other(32, "Q4_0_4_8", 32, 18),
     other(33, "Q4_0_8_8", 32, 18),
-    // microsoft/BitNet's fork gave these three and 39 to types of its own.
+    // microsoft/BitNet's fork uses these three ids and 39 for its own types.
     named(37, "IQ4_NL_4_8 or I8_S"),
     named(38, "IQ4_NL_8_8 or TL1"),
     named(39, "MXFP4 or TL2"),
-    // Prism ML's first fork had 1-bit blocks of 32 here.
+    // Prism ML's first fork used this id for 1-bit blocks of 32.
     named(40, "NVFP4 or Q1_0 of 32"),
     // ik_llama.cpp.
     named(97, "Q8_0_X4"),

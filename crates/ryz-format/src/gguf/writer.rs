@@ -1,13 +1,14 @@
-//! Writing GGUF version 3: declare pairs and tensors, then stream the data.
+//! Writes GGUF version 3: declare pairs and tensors, then stream the data.
 
 use std::io::Write;
 
 use super::DEFAULT_ALIGNMENT;
 use crate::{Array, DType, FormatError, Value};
 
-/// Collects a file's pairs and tensor declarations; [`GgufWriter::start`] writes them and takes the data.
+/// Collects a file's pairs and tensor declarations; [`GgufWriter::start`] writes them and then
+/// accepts the data.
 ///
-/// The alignment is 32, or what the pair `general.alignment` (a u32) says.
+/// The alignment is 32, or the value of the pair `general.alignment` (a u32).
 #[derive(Clone, Debug, Default)]
 pub struct GgufWriter {
     pairs: Vec<(String, Value)>,
@@ -23,7 +24,7 @@ struct TensorDeclaration {
 }
 
 impl GgufWriter {
-    /// Nothing declared yet.
+    /// An empty writer.
     pub fn new() -> GgufWriter {
         GgufWriter::default()
     }
@@ -43,12 +44,12 @@ impl GgufWriter {
         Ok(self)
     }
 
-    /// Declares the next tensor; `shape` in the file's order, the contiguous dimension first.
+    /// Declares the next tensor, with `shape` in the file's order, contiguous dimension first.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::BadShape`] when the type cannot have the shape, [`FormatError::UnsupportedType`] for a type that
-    /// GGUF does not have, [`FormatError::DuplicateTensor`].
+    /// [`FormatError::BadShape`] when the shape is invalid for the type;
+    /// [`FormatError::UnsupportedType`] for a type that GGUF lacks;
+    /// [`FormatError::DuplicateTensor`].
     pub fn declare(
         &mut self,
         name: &str,
@@ -91,12 +92,11 @@ impl GgufWriter {
         }
     }
 
-    /// Writes the header and the padding after it; the data of the tensors come next, in the order declared.
+    /// Writes the header and its padding; the tensors' data follow in declaration order.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::Write`] when `out` fails; [`FormatError::KeyValue`] when `general.alignment` is no power of two of
-    /// at least 8 in a u32.
+    /// [`FormatError::Write`] when `out` fails; [`FormatError::KeyValue`] when `general.alignment`
+    /// is not a u32 power of two of at least 8.
     pub fn start<W: Write>(self, out: W) -> Result<GgufBody<W>, FormatError> {
         let alignment = match self
             .pairs
@@ -155,13 +155,13 @@ impl GgufWriter {
     }
 }
 
-/// A GGUF file whose header is written and which takes the tensors' data in the order declared.
+/// A GGUF file with its header written, which accepts the tensors' data in declaration order.
 #[derive(Debug)]
 pub struct GgufBody<W: Write> {
     out: W,
     tensors: Vec<TensorDeclaration>,
     alignment: u64,
-    /// The tensor being written, and how many of its bytes are.
+    /// The current tensor, and how many of its bytes are written.
     current: usize,
     written: u64,
 }
@@ -170,12 +170,11 @@ impl<W: Write> GgufBody<W> {
     /// Writes the whole next tensor.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::ByteCount`] when `bytes` is not as long as declared, [`FormatError::Write`].
+    /// [`FormatError::ByteCount`] when the length of `bytes` differs from the declaration;
+    /// [`FormatError::Write`].
     ///
     /// # Panics
-    ///
-    /// When `name` is not the next tensor, or that is begun already: the order is the caller's own.
+    /// When `name` is not the next tensor, or when that tensor is already partly written.
     pub fn tensor(&mut self, name: &str, bytes: &[u8]) -> Result<(), FormatError> {
         let next = &self.tensors[self.current];
         assert_eq!(
@@ -193,14 +192,13 @@ impl<W: Write> GgufBody<W> {
         self.append(bytes)
     }
 
-    /// Writes some more bytes of the tensor in progress; when it is complete, pads it and goes on to the next.
+    /// Writes more bytes of the current tensor; once it is complete, pads it and continues with the
+    /// next.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::ByteCount`] when they are more than the tensor has left, [`FormatError::Write`].
+    /// [`FormatError::ByteCount`] when they exceed the rest of the tensor; [`FormatError::Write`].
     ///
     /// # Panics
-    ///
     /// When all tensors are complete.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), FormatError> {
         let tensor = &self.tensors[self.current];
@@ -222,11 +220,11 @@ impl<W: Write> GgufBody<W> {
         Ok(())
     }
 
-    /// Flushes and gives the sink back.
+    /// Flushes and returns the sink.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::MissingTensor`] when a declared tensor was not written, [`FormatError::Write`].
+    /// [`FormatError::MissingTensor`] when a declared tensor was not written;
+    /// [`FormatError::Write`].
     pub fn finish(mut self) -> Result<W, FormatError> {
         if let Some(tensor) = self.tensors.get(self.current) {
             return Err(FormatError::MissingTensor {

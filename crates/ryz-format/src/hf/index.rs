@@ -1,4 +1,4 @@
-//! `model.safetensors.index.json`: which shard holds which tensor.
+//! `model.safetensors.index.json`, which maps tensors to shards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,9 +14,10 @@ use crate::FormatError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardIndex {
-    /// The shards' file names, sorted, each once; every one a plain name in the index's own folder.
+    /// The distinct file names of the shards, sorted; each is a plain name in the index's own
+    /// folder.
     pub files: Vec<String>,
-    /// The shard, as an index into `files`, of each tensor by its Hugging Face name.
+    /// The shard of each tensor, as an index into `files`, by Hugging Face name.
     pub(super) tensors: BTreeMap<String, usize>,
 }
 
@@ -24,9 +25,9 @@ impl ShardIndex {
     /// Parses the index.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::Json`] when it is malformed or names a tensor twice, [`FormatError::KeyValue`] for a shard that is
-    /// not a plain file name ending in `.safetensors`: no index may lead out of its folder.
+    /// [`FormatError::Json`] when it is malformed or names a tensor twice;
+    /// [`FormatError::KeyValue`] for a shard that is not a plain file name ending in
+    /// `.safetensors`, so that an index cannot refer to files outside its folder.
     pub fn parse(bytes: &[u8]) -> Result<ShardIndex, FormatError> {
         #[derive(Deserialize)]
         struct Document {
@@ -58,7 +59,7 @@ impl ShardIndex {
     }
 }
 
-/// A file name that means a file of this folder on every system.
+/// Whether a name denotes a file in the same folder on every system.
 fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     name.len() <= 255
@@ -69,7 +70,7 @@ fn is_plain(name: &str) -> bool {
             .is_some_and(|stem| !stem.is_empty())
 }
 
-/// The map, in which no tensor may be named twice.
+/// The map, which rejects duplicate tensors.
 struct WeightMap(BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for WeightMap {

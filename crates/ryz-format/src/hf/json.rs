@@ -1,11 +1,12 @@
-//! JSON objects read field by field, with errors that name the field, the type needed and the type there.
+//! Reads JSON objects field by field, with errors that name the field, the required type and the
+//! actual type.
 
 use serde_json::{Map, Value};
 
 use super::MAX_JSON_BYTES;
 use crate::FormatError;
 
-/// An object and the name that its fields' names begin with.
+/// An object, and the prefix of its fields' names in errors.
 pub(crate) struct Object<'a> {
     fields: &'a Map<String, Value>,
     prefix: &'a str,
@@ -44,7 +45,7 @@ impl<'a> Object<'a> {
         format!("{}{field}", self.prefix)
     }
 
-    /// A field that is there and not null.
+    /// A field that is present and not null.
     pub(crate) fn get(&self, field: &str) -> Option<&'a Value> {
         self.fields.get(field).filter(|value| !value.is_null())
     }
@@ -88,7 +89,7 @@ impl<'a> Object<'a> {
         self.find(field, "a string", Value::as_str)
     }
 
-    /// An object within, whose fields are named after it: `prefix` is `"NAME."`.
+    /// A nested object, whose fields are named with `prefix`: `"NAME."`.
     pub(crate) fn find_object(
         &self,
         field: &str,
@@ -102,7 +103,7 @@ impl<'a> Object<'a> {
         self.find(field, "an array", Value::as_array)
     }
 
-    /// As the others for a field that must be there.
+    /// Like the others, for a required field.
     pub(crate) fn need<T>(&self, field: &str, found: Option<T>) -> Result<T, FormatError> {
         found.ok_or_else(|| FormatError::MissingKey {
             key: self.key(field),

@@ -1,7 +1,8 @@
-//! Hugging Face folders: `config.json` ([`crate::ModelConfig::from_hf`]), `model.safetensors` or its shards with their
-//! index, under the same tensor names as in GGUF.
+//! Hugging Face folders: `config.json` ([`crate::ModelConfig::from_hf`]), `model.safetensors` or
+//! its shards with their index, under the same tensor names as in GGUF.
 //!
-//! The files come as bytes; the index names the shards to open, and only ever plain file names in the same folder.
+//! The files are passed as bytes. The index names the shards to open, only by plain file names in
+//! the same folder.
 
 mod index;
 mod json;
@@ -12,5 +13,5 @@ mod safetensors;
 pub use self::{index::ShardIndex, overrides::FolderOverrides, safetensors::Safetensors};
 pub(crate) use self::{json::Object, names::linear_modules};
 
-/// The longest `config.json` or index that is parsed.
+/// Maximum bytes of a `config.json` or index.
 pub const MAX_JSON_BYTES: u64 = 16 << 20;

@@ -1,4 +1,4 @@
-//! Hugging Face's tensor names as GGUF's, which are the names inside the engine.
+//! Maps Hugging Face's tensor names to GGUF's, which the engine uses internally.
 
 /// The linear layers of a block, by their paths in the checkpoint.
 const LINEAR: [(&str, &str); 7] = [
@@ -11,12 +11,12 @@ const LINEAR: [(&str, &str); 7] = [
     ("mlp.down_proj", "ffn_down"),
 ];
 
-/// The linear layers of a block: path in the checkpoint, and GGUF's name.
+/// The linear layers of a block: path in the checkpoint and GGUF's name.
 pub(crate) fn linear_modules() -> impl Iterator<Item = (&'static str, &'static str)> {
     LINEAR.into_iter()
 }
 
-/// GGUF's name, or `None` for a name that is not one of the architectures' (it is kept as it is and refused later).
+/// GGUF's name, or `None` for an unknown name (which is kept unchanged and rejected later).
 pub(super) fn to_gguf(name: &str) -> Option<String> {
     let name = name.strip_prefix("model.").unwrap_or(name);
     let global = match name {
@@ -29,7 +29,7 @@ pub(super) fn to_gguf(name: &str) -> Option<String> {
         return Some(global.to_owned());
     }
     let (layer, rest) = name.strip_prefix("layers.")?.split_once('.')?;
-    // As a number is written, so that two names cannot become one.
+    // Only in canonical form, so that two names cannot map to one.
     let number: u32 = layer
         .parse()
         .ok()
@@ -40,7 +40,7 @@ pub(super) fn to_gguf(name: &str) -> Option<String> {
         (Some((_, name)), _) => *name,
         (_, "input_layernorm") => "attn_norm",
         (_, "post_attention_layernorm") => "ffn_norm",
-        // The second names are 1bitLLM's.
+        // The alternative names are 1bitLLM's.
         (_, "self_attn.attn_sub_norm" | "self_attn.inner_attn_ln") => "attn_sub_norm",
         (_, "mlp.ffn_sub_norm" | "mlp.ffn_layernorm") => "ffn_sub_norm",
         (_, "self_attn.q_norm") => "attn_q_norm",
@@ -55,12 +55,12 @@ pub(super) fn to_gguf(name: &str) -> Option<String> {
     Some(format!("blk.{number}.{module}.{kind}"))
 }
 
-/// Whether nothing reads the tensor: tables that old checkpoints hold.
+/// Whether the tensor is unused: tables in old checkpoints.
 pub(super) fn is_unused(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq")
 }
 
-/// Whether a name (GGUF's) is that of a linear layer's weights, which may be packed.
+/// Whether a GGUF name is that of a linear layer's weights, which may be packed.
 pub(super) fn is_linear(name: &str) -> bool {
     let Some(("blk", rest)) = name.split_once('.') else {
         return false;

@@ -1,10 +1,10 @@
-//! Overrides by GGUF's keys for a folder, whose files have other names for the same things.
+//! Overrides by GGUF's keys for a folder, whose files use other names.
 
 use serde_json::{Map, Value};
 
 use crate::{FormatError, Overrides};
 
-/// What is changed in `config.json` and in the files beside it.
+/// The changes to `config.json` and its accompanying files.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FolderOverrides {
     config: Map<String, Value>,
@@ -12,7 +12,7 @@ pub struct FolderOverrides {
     chat_template: Option<String>,
 }
 
-/// GGUF's keys, without their architecture, and the fields of `config.json`.
+/// GGUF's keys, without their architecture, and the corresponding fields of `config.json`.
 const FIELDS: [(&str, &str); 9] = [
     ("attention.head_count", "num_attention_heads"),
     ("attention.head_count_kv", "num_key_value_heads"),
@@ -26,11 +26,11 @@ const FIELDS: [(&str, &str); 9] = [
 ];
 
 impl FolderOverrides {
-    /// What the overrides mean for a folder. Keys of any architecture are taken, and the fields of `config.json` themselves.
+    /// Translates the overrides for a folder. Accepts keys of any architecture, and the fields of
+    /// `config.json` themselves.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::UnsupportedValue`] for a key that has no field.
+    /// [`FormatError::UnsupportedValue`] for a key without a field.
     pub fn of(overrides: &Overrides) -> Result<FolderOverrides, FormatError> {
         let mut folder = FolderOverrides {
             chat_template: overrides.chat_template().map(str::to_owned),
@@ -65,14 +65,13 @@ impl FolderOverrides {
         Ok(folder)
     }
 
-    /// `config.json` with its changes.
+    /// `config.json` with the changes applied.
     ///
     /// # Errors
-    ///
     /// [`FormatError::Json`].
     pub fn config(&self, bytes: Vec<u8>) -> Result<Vec<u8>, FormatError> {
         let mut changes = self.config.clone();
-        // Since transformers 5 it lies inside, and counts there.
+        // Since transformers 5, the nested value is the one that counts.
         let theta = changes.get("rope_theta").cloned();
         if let Some(theta) = theta {
             let fields: Map<String, Value> = super::json::parse("config.json", &bytes)?;
@@ -87,10 +86,9 @@ impl FolderOverrides {
         changed("config.json", Some(bytes), &changes).map(Option::unwrap_or_default)
     }
 
-    /// A file beside it with its changes; `None` where there is none.
+    /// An accompanying file with the changes applied; `None` if it does not exist.
     ///
     /// # Errors
-    ///
     /// [`FormatError::Json`].
     pub fn neighbour(
         &self,
@@ -112,7 +110,7 @@ impl FolderOverrides {
     }
 }
 
-/// A JSON object with other values for some of its members; null takes one out.
+/// A JSON object with some members replaced; null removes one.
 fn changed(
     what: &'static str,
     bytes: Option<Vec<u8>>,

@@ -1,4 +1,5 @@
-//! The header of a safetensors file: a length, that much JSON, and then nothing but the tensors it lists.
+//! The header of a safetensors file: a length, that many bytes of JSON, then only the listed
+//! tensors.
 
 use std::collections::HashSet;
 
@@ -11,7 +12,7 @@ use serde::{
 use super::{ShardIndex, names};
 use crate::{DType, FormatError, Metadata, ModelHeader, TensorInfo, gguf::mistaken::mistaken};
 
-/// Headers of real files stay below a tenth of this.
+/// Headers of real files are below a tenth of this.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 const MAX_TENSORS: usize = 1 << 17;
 
@@ -21,22 +22,21 @@ const MAX_TENSORS: usize = 1 << 17;
 pub struct Safetensors {
     /// The tensors under their Hugging Face names, in the order of their data.
     tensors: Vec<(String, Entry)>,
-    /// Where the data begin, in bytes from the start of the file.
+    /// Offset of the data in bytes from the start of the file.
     pub data_start: u64,
 }
 
 impl Safetensors {
-    /// Parses the header out of a prefix of the file, of which `file_len` is the whole length.
+    /// Parses the header from a prefix of a file with `file_len` bytes in total.
     ///
-    /// The tensors must fill the rest of the file without hole or overlap, as the format asks.
+    /// The tensors must fill the rest of the file without gaps or overlaps, as the format requires.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::Incomplete`] as for [`crate::Gguf::parse`]; otherwise the fault of the file.
+    /// [`FormatError::Incomplete`] as for [`crate::Gguf::parse`]; otherwise the file's fault.
     pub fn parse(prefix: &[u8], file_len: u64) -> Result<Safetensors, FormatError> {
         let header = header(prefix, file_len)?;
         let data_start = 8 + header.len() as u64;
-        // The format has the object begin at once; spaces may follow it.
+        // The format requires the object to begin at once; spaces may follow it.
         if header[0] != b'{' {
             let source = Error::custom("expected the header to begin with an object");
             return Err(FormatError::Json {
@@ -50,7 +50,7 @@ impl Safetensors {
                 source,
             })?;
         for (name, entry) in &tensors {
-            // A dimension of 0 must not hide that the others are impossible.
+            // A dimension of 0 must not hide invalid other dimensions.
             let count = entry
                 .shape
                 .iter()
@@ -90,7 +90,7 @@ impl Safetensors {
         })
     }
 
-    /// The names in the file, with type and shape as it writes them, and bytes, in the order of the data.
+    /// The names in the file, with its type and shape notation, and bytes, in data order.
     pub fn entries(&self) -> impl ExactSizeIterator<Item = (&str, String, &[usize], u64)> {
         self.tensors.iter().map(|(name, entry)| {
             let (start, end) = entry.data_offsets;
@@ -105,17 +105,17 @@ impl Safetensors {
 }
 
 impl ModelHeader {
-    /// Joins the safetensors files of a model under GGUF's names (`model.layers.0.self_attn.q_proj.weight` is
-    /// `blk.0.attn_q.weight`, its `weight_scale` is `blk.0.attn_q.scale`), given in the order of [`ShardIndex::files`]; a
-    /// model in one file is a list of one, with or without an index.
+    /// Merges the safetensors files of a model under GGUF's names
+    /// (`model.layers.0.self_attn.q_proj.weight` is `blk.0.attn_q.weight`, its `weight_scale` is
+    /// `blk.0.attn_q.scale`), in the order of [`ShardIndex::files`]; a model in one file is a list
+    /// of one, with or without an index.
     ///
     /// A linear layer's uint8 weights are [`DType::HfPacked`]. The metadata are empty.
     ///
     /// # Errors
-    ///
-    /// [`FormatError::MissingTensor`] when the index places a tensor in a shard that does not have it,
-    /// [`FormatError::DuplicateTensor`], [`FormatError::UnsupportedType`], [`FormatError::BadShape`] for more than two
-    /// dimensions or none of a size.
+    /// [`FormatError::MissingTensor`] when the index places a tensor in a shard that lacks it;
+    /// [`FormatError::DuplicateTensor`]; [`FormatError::UnsupportedType`];
+    /// [`FormatError::BadShape`] for more than two dimensions, or a dimension of 0.
     pub fn from_safetensors(
         parts: &[Safetensors],
         index: Option<&ShardIndex>,
@@ -153,7 +153,7 @@ impl ModelHeader {
     }
 }
 
-/// The header's bytes: at least one.
+/// The header's bytes; at least one.
 fn header(prefix: &[u8], file_len: u64) -> Result<&[u8], FormatError> {
     let got = prefix.len() as u64;
     let need = |what: &str, offset: u64, bytes: u64| {
@@ -176,7 +176,7 @@ fn header(prefix: &[u8], file_len: u64) -> Result<&[u8], FormatError> {
     };
     need("the header's length", 0, 8)?;
     let len = u64::from_le_bytes(*prefix.first_chunk().expect("8 bytes are there"));
-    // A header's own first 16 bytes are none of these.
+    // The first 16 bytes of a valid header match none of these.
     if let Some(is) = mistaken(prefix).filter(|_| prefix.get(8) != Some(&b'{')) {
         return Err(FormatError::Mistaken { is });
     }
@@ -192,7 +192,7 @@ fn header(prefix: &[u8], file_len: u64) -> Result<&[u8], FormatError> {
     Ok(&prefix[8..8 + len.max(1) as usize])
 }
 
-/// One tensor under GGUF's name.
+/// One tensor, under GGUF's name.
 fn info(
     name: &str,
     entry: &Entry,
@@ -264,7 +264,8 @@ fn shape_text(shape: &[usize]) -> String {
     }
 }
 
-/// The header's entries but `__metadata__`, each name once. The crate's own type keeps the last of two silently.
+/// The header's entries except `__metadata__`, without duplicate names. The crate's own type
+/// silently keeps the last duplicate.
 struct Entries(Vec<(String, Entry)>);
 
 impl<'de> Deserialize<'de> for Entries {
@@ -303,7 +304,7 @@ impl<'de> Deserialize<'de> for Entries {
     }
 }
 
-/// A map of strings to strings that nothing reads.
+/// An unused map of strings to strings.
 struct StringMap;
 
 impl<'de> Deserialize<'de> for StringMap {
