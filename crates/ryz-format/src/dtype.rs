@@ -50,7 +50,8 @@ pub enum DType {
     PQ2_0,
     /// 128 ternary weights, five to a byte, fp16 scale (Prism ML).
     PTQ1_0,
-    /// 128 ternary weights in 32 bytes, one fp32 scale in a 32-byte tail of the tensor (microsoft/BitNet).
+    /// 128 ternary weights in 32 bytes, one fp32 scale in a 32-byte tail of the tensor
+    /// (microsoft/BitNet).
     I2S,
     /// Hugging Face's packing: uint8 (rows/4, cols), four output rows per byte; the scale is a
     /// separate tensor.

@@ -5,7 +5,8 @@
 //! without further checks.
 //!
 //! - [`Gguf::parse`] reads a GGUF header; [`ModelHeader::merge`] joins the parts of a split model.
-//! - [`hf`] reads the files of a Hugging Face folder: config.json, safetensors, and the index of shards.
+//! - [`hf`] reads the files of a Hugging Face folder: config.json, safetensors, and the index of
+//!   shards.
 //! - [`ModelConfig`] is a model's configuration, independent of the file format, checked against
 //!   the shapes of its tensors.
 //! - [`TensorView`] is a tensor's bytes, with a length guaranteed to match its shape.

@@ -7,10 +7,11 @@ use ryz_tmac::{InputFile, MemoryError};
 
 use crate::{SourceError, error::at};
 
-/// First read of a header; it is read again, twice as long, while it does not hold the whole header.
+/// Bytes of a header's first read; while they do not hold the whole header, the read is repeated
+/// with twice the length.
 const FIRST_READ: usize = 1 << 20;
 
-/// The metadata of a GGUF file of any architecture, overrides applied.
+/// The metadata of a GGUF file of any architecture, with overrides applied.
 ///
 /// # Errors
 /// [`SourceError::Read`], [`SourceError::Format`], [`SourceError::Overrides`].
@@ -26,7 +27,7 @@ pub(crate) fn names_in(folder: &Path) -> impl Iterator<Item = String> + use<> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
-/// Opens a file, and all parts when it is one of a split model.
+/// Opens a file, and all parts if it is one of a split model.
 pub(crate) fn open_parts<H>(
     path: &Path,
     parse: impl Fn(&[u8], u64) -> Result<H, FormatError> + Copy,

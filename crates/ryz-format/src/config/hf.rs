@@ -22,12 +22,13 @@ struct Defaults {
 }
 
 impl ModelConfig {
-    /// Reads config.json and checks it against the tensors ([`crate::ModelHeader::from_safetensors`]).
+    /// Reads config.json and checks it against the tensors
+    /// ([`crate::ModelHeader::from_safetensors`]).
     ///
     /// # Errors
     ///
-    /// A field that is missing, of the wrong type or out of range; an architecture or feature that is not implemented; a
-    /// tensor that is missing, unknown or of the wrong shape.
+    /// A field that is missing, of the wrong type or out of range; an architecture or feature that
+    /// is not implemented; a tensor that is missing, unknown or of the wrong shape.
     pub fn from_hf(config_json: &[u8], tensors: &[TensorInfo]) -> Result<ModelConfig, FormatError> {
         let config = ModelConfig::from_hf_fields(config_json, tensors)?;
         config.check_tensors(tensors)?;
@@ -348,7 +349,8 @@ fn scaling(rope: &Object<'_>, context: usize) -> Result<RopeScaling, FormatError
     })
 }
 
-/// ln(x) for x > 0 by its series, the same on every machine: x = 2^k·m with m in [1, 2), ln m = 2 artanh((m−1)/(m+1)).
+/// ln(x) for x > 0 by its series, identical on every machine: x = 2^k·m with m in [1, 2), ln m = 2
+/// artanh((m−1)/(m+1)).
 fn ln(x: f64) -> f64 {
     if !(x.is_finite() && x > 0.0) {
         return 0.0;

@@ -46,7 +46,8 @@ impl Keys<'_> {
 }
 
 impl ModelConfig {
-    /// Checks every field and the rules between them; `keys` maps a Hugging Face field name to the name in the file.
+    /// Checks every field and the rules between them; `keys` maps a Hugging Face field name to the
+    /// name in the file.
     pub(super) fn validate(&self, keys: &Keys<'_>) -> Result<(), FormatError> {
         keys.within("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS)?;
         keys.within("hidden_size", self.hidden_size, MAX_HIDDEN)?;

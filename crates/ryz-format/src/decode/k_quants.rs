@@ -4,8 +4,9 @@
 
 use super::half_at;
 
-/// `scales[16]` (scale in the low nibble, minimum in the high one), `qs[64]`, d, dmin. w = (d·sc)·q − (dmin·m).
-/// Element 128h + 32l + m is in byte 32h + m of `qs`, bits 2l..2l+1; a sub-block is 16 elements.
+/// `scales[16]` (scale in the low nibble, minimum in the high one), `qs[64]`, d, dmin. w = (d·sc)·q
+/// − (dmin·m). Element 128h + 32l + m is in byte 32h + m of `qs`, bits 2l..2l+1; a sub-block is 16
+/// elements.
 pub(super) fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     let (d, dmin) = (half_at(block, 80), half_at(block, 82));
     for (i, out) in out.iter_mut().enumerate() {
@@ -16,14 +17,16 @@ pub(super) fn q2_k(block: &[u8; 84], out: &mut [f32; 256]) {
     }
 }
 
-/// `hmask[32]`, `qs[64]`, twelve bytes of sixteen 6-bit scales, d. w = (d·(sc − 32))·(q − 4 where the mask bit is clear).
+/// `hmask[32]`, `qs[64]`, twelve bytes of sixteen 6-bit scales, d. w = (d·(sc − 32))·(q − 4 where
+/// the mask bit is clear).
 pub(super) fn q3_k(block: &[u8; 110], out: &mut [f32; 256]) {
     let d = half_at(block, 108);
     let packed = &block[96..108];
     for (i, out) in out.iter_mut().enumerate() {
         let (h, l, m) = (i / 128, i % 128 / 32, i % 32);
         let s = i / 16;
-        // Low nibbles: bytes 0-7, low half for scales 0-7 and high half for 8-15. Top two bits: bytes 8-11.
+        // Low nibbles: bytes 0-7, low half for scales 0-7 and high half for 8-15. Top two bits:
+        // bytes 8-11.
         let low = if s < 8 {
             packed[s] & 15
         } else {
@@ -64,7 +67,8 @@ pub(super) fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
 }
 
 /// `ql[128]`, `qh[64]`, sixteen signed scales, d. w = (d·sc)·(q − 32); a sub-block is 16 elements.
-/// Element 128h + 32l + m: low nibble from `ql[64h + 32·(l%2) + m]`, nibble l/2; high bits from `qh[32h + m]`, bits 2l..2l+1.
+/// Element 128h + 32l + m: low nibble from `ql[64h + 32·(l%2) + m]`, nibble l/2; high bits from
+/// `qh[32h + m]`, bits 2l..2l+1.
 pub(super) fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let d = half_at(block, 208);
     for (i, out) in out.iter_mut().enumerate() {
